@@ -1,0 +1,57 @@
+"""Videos written on the fly, for the tests of this folder."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+
+
+def write_video(
+  path,
+  *,
+  frames=30,
+  height=48,
+  width=64,
+  codec='libx264',
+  pix_fmt='yuv420p',
+  options=None,
+  container_options=None,
+  times=None,
+  rotation=0,
+  colour=None,
+):
+  """Writes a clip of moving colour gradients in which no two frames are alike.
+
+  Args:
+    times: Time stamps in thousandths of a second; by default 25 frames a second from 0.
+    rotation: Degrees counterclockwise of the display matrix.
+    colour: (colorspace, color_range) of the stream.
+  """
+  y, x = np.mgrid[:height, :width]
+  with av.open(str(path), 'w', options=container_options or {}) as container:
+    stream = container.add_stream(codec, rate=25, options=options or {})
+    stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+    stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+    if codec == 'mpeg4':
+      stream.time_base = stream.codec_context.time_base = Fraction(1, 25)
+    if rotation:
+      stream.set_display_rotation(rotation)
+    if colour:
+      stream.codec_context.colorspace, stream.codec_context.color_range = colour
+    for t in range(frames):
+      rgb = np.stack([x * 3 + t * 7, y * 4 + t * 5, (x + y) * 2 + t * 11], -1) % 256
+      frame = av.VideoFrame.from_ndarray(rgb.astype(np.uint8), format='rgb24')
+      if colour:
+        frame = frame.reformat(format=pix_fmt, dst_colorspace=colour[0], dst_color_range=colour[1])
+      frame.time_base = stream.codec_context.time_base
+      frame.pts = times[t] if times else t * (1 if codec == 'mpeg4' else 40)
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+  return str(path)
+
+
+def decode_all(path):
+  """Every frame, one after the other, the plain way."""
+  with av.open(str(path)) as container:
+    frames = list(container.decode(video=0))
+    return [np.rot90(f.to_ndarray(format='rgb24'), f.rotation // 90) for f in frames]

@@ -1,0 +1,201 @@
+"""The stream of batches is a function of the step alone."""
+
+import time
+
+import jax
+import numpy as np
+import pytest
+from tests.data.clips_on_disk import write_video
+
+from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.loader import Loader
+from vmae_jax.data.sources import Entry, FileSource
+from vmae_jax.errors import UserError
+from vmae_jax.sharding import batch_sharding, make_mesh
+
+SAMPLER = ClipSampler(frames=3, size=8, stride=2, flip=True, repeats=2, seed=5)
+SHAPES = {
+  'video': ((4, 3, 8, 8, 3), np.uint8),
+  **{name: ((4,), np.int32) for name in ('label', 'epoch', 'sample', 'repeat')},
+  **{name: ((4,), bool) for name in ('replaced', 'valid')},
+}
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+  """Seven videos, of which 2 and 5 cannot be read."""
+  folder = tmp_path_factory.mktemp('videos')
+  paths = [write_video(folder / f'{i}.mp4', frames=12 + i, height=16, width=32) for i in range(7)]
+  (folder / '2.mp4').write_bytes(b'no video')
+  paths[5] = str(folder / 'missing.mp4')
+  return FileSource(tuple(Entry(path, label=i) for i, path in enumerate(paths)))
+
+
+def _read(source, sampler=SAMPLER, **options):
+  options = dict(batch_size=4, seed=1, shuffle=True, num_steps=9, threads=2) | options
+  loader = Loader(source, sampler, **options)
+  batches = [{name: np.asarray(x) for name, x in batch.items()} for batch in loader]
+  loader.close()
+  return batches, loader
+
+
+def _check_equal(some, others):
+  assert len(some) == len(others)
+  for a, b in zip(some, others, strict=True):
+    assert a.keys() == b.keys()
+    for name in a:
+      np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_batches(source):
+  batches, loader = _read(source)
+  assert len(batches) == 9
+  for batch in batches:
+    assert {name: (x.shape, x.dtype) for name, x in batch.items()} == SHAPES
+    assert batch['repeat'].tolist() == [0, 1, 0, 1] and batch['valid'].all()
+    good = ~batch['replaced']
+    np.testing.assert_array_equal(batch['label'][good], batch['sample'][good])
+    assert np.isin(batch['sample'][batch['replaced']], [2, 5]).all()
+    assert not np.isin(batch['label'], [2, 5]).any()
+  with pytest.raises(StopIteration):
+    next(loader)
+  assert loader.wait_seconds > 0
+
+
+def test_clips_are_those_of_the_sampler(source):
+  batch = _read(source, num_steps=1)[0][0]
+  for row in (0, 2):
+    clips = SAMPLER(source, int(batch['epoch'][row]), int(batch['sample'][row]))
+    np.testing.assert_array_equal(batch['video'][row : row + 2], clips['video'])
+
+
+def test_each_sample_once_an_epoch_over_batch_boundaries(source):
+  batches, _ = _read(source, num_steps=14)  # 28 visits, four epochs of 7.
+  samples = np.concatenate([batch['sample'][::2] for batch in batches]).reshape(4, 7)
+  epochs = np.concatenate([batch['epoch'][::2] for batch in batches]).reshape(4, 7)
+  np.testing.assert_array_equal(np.sort(samples), np.tile(np.arange(7), (4, 1)))
+  np.testing.assert_array_equal(epochs, np.arange(4)[:, None] + np.zeros(7, int))
+  assert len({tuple(order) for order in samples.tolist()}) == 4
+  in_order, _ = _read(source, num_steps=7, shuffle=False)
+  assert [int(s) for b in in_order for s in b['sample'][::2]] == [*range(7), *range(7)]
+
+
+def test_seed(source):
+  one, other = (_read(source, seed=seed)[0] for seed in (1, 2))
+  assert any((a['sample'] != b['sample']).any() for a, b in zip(one, other, strict=True))
+
+
+def test_threads_and_resumption_change_nothing(source):
+  batches, _ = _read(source)
+  _check_equal(batches, _read(source, threads=1)[0])
+  _check_equal(batches, _read(source, threads=4, prefetch=1)[0])
+  _check_equal(batches[5:], _read(source, start_step=5)[0])
+
+
+def test_workers_change_nothing(source):
+  batches, loader = _read(source)
+  others, other_loader = _read(source, workers=2)
+  _check_equal(batches, others)
+  assert loader.failures == other_loader.failures
+
+
+def test_batch_size_changes_batches_only(source):
+  some, _ = _read(source, num_steps=6)
+  others, _ = _read(source, batch_size=12, num_steps=2)
+  for name in some[0]:
+    together = [np.concatenate([b[name] for b in batches]) for batches in (some, others)]
+    np.testing.assert_array_equal(*together)
+
+
+def test_failures(source):
+  _, loader = _read(source)
+  assert list(loader.failures.values()).count('file is missing') == 1
+  assert set(loader.failures) == {source.name(2), source.name(5)}
+
+
+@pytest.mark.parametrize('batch_size', [2, 4, 20])
+def test_one_pass_for_evaluation(source, batch_size):
+  sampler = ClipSampler(frames=3, size=8, stride=2, repeats=1, train=False)
+  batches, _ = _read(source, sampler, batch_size=batch_size, shuffle=False, num_steps=None)
+  assert all(len(batch['video']) == batch_size for batch in batches)
+  valid = np.concatenate([batch['valid'] for batch in batches])
+  samples = np.concatenate([batch['sample'] for batch in batches])[valid]
+  videos = np.concatenate([batch['video'] for batch in batches])[valid]
+  assert samples.tolist() == [0, 1, 3, 4, 6]
+  for sample, video in zip(samples, videos, strict=True):
+    np.testing.assert_array_equal(video, sampler(source, 0, int(sample))['video'][0])
+
+
+def test_mesh(source):
+  mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+  loader = Loader(
+    source, SAMPLER, batch_size=4, seed=1, shuffle=True, mesh=mesh, num_steps=2, threads=1
+  )
+  batch = next(loader)
+  loader.close()
+  assert all(x.sharding == batch_sharding(mesh) for x in batch.values())
+  np.testing.assert_array_equal(batch['video'], _read(source, num_steps=1)[0][0]['video'])
+
+
+def test_errors_reach_the_caller(source):
+  broken = FileSource((source.entries[5],))
+  for workers in (0, 1):
+    loader = Loader(
+      broken, SAMPLER, batch_size=2, seed=1, shuffle=True, num_steps=2, workers=workers
+    )
+    for _ in range(2):
+      with pytest.raises(UserError, match='16 videos in a row'):
+        next(loader)
+    loader.close()
+
+
+@pytest.mark.parametrize('batch_size', [0, 3])
+def test_batch_size_must_fit(source, batch_size):
+  with pytest.raises(UserError, match='batch_size is'):
+    Loader(source, SAMPLER, batch_size=batch_size, seed=1, shuffle=True, num_steps=1)
+
+
+class _SlowSource:
+  class_names = ()
+
+  def __len__(self):
+    return 8
+
+  def name(self, i):
+    return str(i)
+
+  def label(self, i):
+    return i
+
+  def open(self, i):
+    time.sleep(0.02)
+    return _Still()
+
+
+class _Still:
+  num_frames, rate, height, width = 8, 25.0, 8, 8
+
+  def read(self, indices):
+    return np.zeros((len(indices), 8, 8, 3), np.uint8)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    pass
+
+
+def test_reads_ahead_and_stops():
+  loader = Loader(
+    _SlowSource(), SAMPLER, batch_size=8, seed=1, shuffle=True, num_steps=10**6, threads=2
+  )
+  next(loader)
+  time.sleep(0.6)  # Two batches of four videos become ready meanwhile.
+  before = loader.wait_seconds
+  for _ in range(2):
+    next(loader)
+  assert loader.wait_seconds - before < 0.05
+  start = time.monotonic()
+  loader.close()
+  assert time.monotonic() - start < 2
+  assert not loader._thread.is_alive()

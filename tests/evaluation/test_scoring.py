@@ -1,0 +1,38 @@
+"""Accuracy, and labels that cannot be scored."""
+
+import numpy as np
+import pytest
+
+from vmae_jax.errors import UserError
+from vmae_jax.evaluation.scoring import accuracy, count_classes
+
+
+def test_accuracy():
+  scores = np.array([[6, 5, 4, 3, 2, 1, 0]] * 4, np.float32)
+  assert accuracy(scores, np.array([0, 1, 4, 5])) == {'top1': 0.25, 'top5': 0.75}
+
+
+def test_minus_infinity_is_no_guess():
+  scores = np.array([[1, -np.inf, -np.inf], [-np.inf, -np.inf, -np.inf]], np.float32)
+  assert accuracy(scores, np.array([1, 0])) == {'top1': 0.0, 'top5': 0.0}
+  assert accuracy(scores, np.array([0, 0])) == {'top1': 0.5, 'top5': 0.5}
+
+
+def test_count_classes_counts_those_of_either_set():
+  assert count_classes(np.array([0, 2]), np.array([1])) == 3
+  assert count_classes(np.array([0, 2]), np.array([7])) == 8
+
+
+@pytest.mark.parametrize(
+  ('train', 'test', 'message'),
+  [
+    ([1, 1, 1], [0, 1], 'one class'),
+    ([0, 1, -1], [0], '1 of 3 clips of the training set'),
+    ([0, 1], [-1, -1], '2 of 2 clips of the test set'),
+    ([0, 1], [], 'test set is empty'),
+    ([], [1], 'training set is empty'),
+  ],
+)
+def test_labels_that_cannot_be_scored(train, test, message):
+  with pytest.raises(UserError, match=message):
+    count_classes(np.array(train, int), np.array(test, int))

@@ -1,0 +1,89 @@
+"""Equal to transformers' VideoMAE: logits, loss and gradients, to 1e-5 in float32.
+
+The short tests compare with stored values, the full ones with the model itself. LayerNorm's
+eps differ between implementations (1e-12 and 1e-5 in transformers, 1e-6 in the official code);
+they are set to 1e-6 in both.
+"""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.interchange import peer
+from vmae_jax.interchange.huggingface import from_huggingface
+from vmae_jax.models.autoencoder import MaskedAutoencoder
+from vmae_jax.models.classifier import Classifier
+from vmae_jax.models.encoder import gather
+from vmae_jax.targets.pixels import pixels
+from vmae_jax.training.losses import mse
+from vmae_jax.training.objective import normalise, prepare
+
+FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures' / 'videomae_tiny.npz'
+
+
+@functools.cache
+def ours(kind):
+  """Logits, loss and gradients."""
+  clip, masked = peer.clip_and_mask()
+  clip = prepare(jnp.asarray(clip))
+  video = normalise(clip, mean=peer.MEAN, std=peer.STD)
+  order = jnp.argsort(jnp.asarray(masked), axis=1, stable=True)
+  visible, hidden = order[:, :8], order[:, 8:]
+  params = from_huggingface(peer.weights(kind))
+
+  def pretraining(params):
+    heads = {'pixels': ('decoder', 384)}
+    model = MaskedAutoencoder(peer.ENCODER, peer.DECODER, heads, {'implementation': 'mapped'})
+    logits = model.apply({'params': params}, video, visible, hidden)['pixels']
+    target = gather(pixels(clip, None, patch=peer.PATCH), hidden)
+    return mse(logits, target).mean(), logits
+
+  def classification(params):
+    model = Classifier(peer.ENCODER, peer.CLASSES)
+    logits = model.apply({'params': params}, video)
+    labels = jnp.array([1, 3])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
+
+  loss_fn = {'pretraining': pretraining, 'classification': classification}[kind]
+  (loss, logits), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)
+  return np.asarray(logits), float(loss), peer.flat(jax.tree.map(np.asarray, grads))
+
+
+def close(a, b, name):
+  scale = np.abs(b).max()
+  assert np.abs(a - b).max() <= 1e-5 * scale, (name, np.abs(a - b).max(), scale)
+
+
+@pytest.mark.parametrize('kind', ['pretraining', 'classification'])
+def test_stored_values(kind):
+  logits, loss, grads = ours(kind)
+  with np.load(FIXTURE) as stored:
+    close(logits, stored[f'{kind}:logits'], 'logits')
+    close(loss, stored[f'{kind}:loss'], 'loss')
+    names = [name for name in stored if name.startswith(f'{kind}:grad:')]
+    assert {name.split(':')[2] for name in names} == set(grads)
+    for name in names:
+      close(peer.summary(grads[name.split(':')[2]]), stored[name], name)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('kind', ['pretraining', 'classification'])
+def test_live(kind):
+  logits, loss, grads = ours(kind)
+  their_logits, their_loss, their_grads = peer.torch_results(kind)
+  close(logits, their_logits, 'logits')
+  close(loss, their_loss, 'loss')
+  assert set(grads) == set(their_grads)
+  for name, gradient in their_grads.items():
+    close(grads[name], gradient, name)
+
+
+def test_a_foreign_tensor_is_named():
+  tensors = peer.weights('pretraining') | {'decoder.extra': np.zeros(3, np.float32)}
+  with pytest.raises(ValueError, match='decoder.extra'):
+    from_huggingface(tensors)

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Makes .venv, installs what the tests need and runs them.
+#
+#   tests/run.sh [--full | --slow] [pytest's arguments]
+#
+#   tests/run.sh         the short tests
+#   tests/run.sh --full  and those that compare with PyTorch, TensorFlow and OpenCV, which it
+#                        installs
+#   tests/run.sh --slow  and those that take minutes: everything
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../launch/common.sh"
+
+requirements='requirements.txt' choice='not full and not slow'
+case "${1:-}" in
+  --full) requirements='requirements-full.txt' choice='not slow' && shift ;;
+  --slow) requirements='requirements-full.txt' choice='' && shift ;;
+  --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" && exit ;;
+esac
+
+ensure_venv "$root/tests/$requirements"
+cd "$root"
+exec "$venv/bin/python" -m pytest -m "$choice" "$@"

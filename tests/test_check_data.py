@@ -1,0 +1,85 @@
+"""The report on a list of videos."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import pytest
+from tests.data.clips_on_disk import write_video
+
+from vmae_jax.check_data import judge
+from vmae_jax.data.examine import Finding
+from vmae_jax.data.sources import Entry, open_source
+
+
+def _run(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'vmae_jax.check_data', *arguments],
+    capture_output=True,
+    text=True,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+  )
+
+
+def test_report(tmp_path):
+  folder, out = tmp_path / 'my videos', tmp_path / 'out'
+  folder.mkdir()
+  write_video(folder / 'good 1.mp4', frames=30, height=64)
+  (folder / 'twin.mp4').write_bytes((folder / 'good 1.mp4').read_bytes())
+  write_video(folder / 'short.mp4', frames=5, height=64)
+  write_video(folder / 'tiny.mp4', frames=30, height=16)
+  (folder / 'broken.mp4').write_bytes(b'x')
+  lines = ['good 1.mp4,0', 'broken.mp4,1', 'short.mp4,1', 'none.mp4,1', 'tiny.mp4,0', 'twin.mp4,0']
+  (folder / 'list.csv').write_text('\n'.join(lines))
+  (folder / 'classes.txt').write_text('run\nwalk\n')
+  done = _run(str(folder / 'list.csv'), f'--out={out}', '--frames=4', '--stride=5', '--workers=2')
+  assert done.returncode == 0, done.stderr
+  assert '2 ok, 1 odd, 1 short, 2 broken' in done.stdout
+  assert 'same content: ' in done.stdout and 'another has too: 1' in done.stdout
+  with open(out / 'report.csv', newline='') as f:
+    rows = {os.path.basename(row['path']): row for row in csv.DictReader(f)}
+  status = {name: row['status'] for name, row in rows.items()}
+  assert status == {
+    'good 1.mp4': 'ok',
+    'broken.mp4': 'broken',
+    'short.mp4': 'short',
+    'none.mp4': 'broken',
+    'tiny.mp4': 'odd',
+    'twin.mp4': 'ok',
+  }
+  good = rows['good 1.mp4']
+  assert (good['frames'], good['rate'], good['seconds']) == ('30', '25.0', '1.2')
+  assert good['hash'] == rows['twin.mp4']['hash'] != rows['tiny.mp4']['hash']
+  clean = open_source(str(out / 'clean.txt'))
+  names = [os.path.basename(clean.name(i)) for i in range(len(clean))]
+  assert names == ['good 1.mp4', 'short.mp4', 'tiny.mp4', 'twin.mp4']
+  assert [clean.label(i) for i in range(4)] == [0, 1, 0, 0]
+  assert clean.class_names == ('run', 'walk')
+  assert all(os.path.isfile(clean.name(i)) for i in range(4))
+  assert (out / 'clean.txt').read_text().startswith(f'{folder}/good 1.mp4,0\n')
+
+
+def test_mistakes(tmp_path):
+  done = _run(str(tmp_path / 'none.csv'), f'--out={tmp_path}')
+  assert done.returncode == 2
+  assert done.stderr.startswith('error: there is no list') and done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  'entry, found, status',
+  [
+    (Entry('a'), dict(), 'ok'),
+    (Entry('a', start=40), dict(), 'short'),
+    (Entry('a', count=63), dict(), 'short'),
+    (Entry('a', start=36, count=99), dict(), 'ok'),
+    (Entry('a', start=100), dict(), 'broken'),
+    (Entry('a'), dict(reason='no'), 'broken'),
+    (Entry('a'), dict(rate=0.0), 'odd'),
+    (Entry('a'), dict(rate=1000.0), 'odd'),
+    (Entry('a'), dict(width=2000), 'odd'),
+  ],
+)
+def test_judge(entry, found, status):
+  whole = dict(frames=100, rate=25.0, width=320, height=240) | found
+  assert judge(entry, Finding('a', **whole), span=64)[0] == status

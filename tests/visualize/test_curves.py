@@ -1,0 +1,49 @@
+"""Curves are drawn from what was logged, without a display."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vmae_jax.errors import UserError
+from vmae_jax.visualize.curves import COLOURS, loss_curve, smoothed
+
+METRICS = [
+  {'step': i, 'time': 0.0, 'loss': 1 / i if i != 5 else float('nan'), 'learning_rate': 1e-3}
+  for i in range(1, 50)
+]
+WITHOUT_RATE = [{'step': r['step'], 'loss': r['loss'] + 1} for r in METRICS]
+
+
+def has_colour(path, colour):
+  rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+  return (np.abs(np.asarray(Image.open(path).convert('RGB'), int) - rgb).max(-1) < 8).any()
+
+
+def test_one_run(tmp_path):
+  path = tmp_path / 'a b.png'
+  loss_curve({'': METRICS}, path)
+  assert has_colour(path, COLOURS[0]) and not has_colour(path, COLOURS[1])
+
+
+def test_several_runs_have_colours_of_their_own(tmp_path):
+  path = tmp_path / 'curve.png'
+  loss_curve({'one': METRICS, 'two': WITHOUT_RATE}, path, title='Runs')
+  assert has_colour(path, COLOURS[0]) and has_colour(path, COLOURS[1])
+
+
+def test_learning_rate_needs_room_only_if_logged(tmp_path):
+  loss_curve({'': METRICS}, tmp_path / 'with.png')
+  loss_curve({'': WITHOUT_RATE}, tmp_path / 'without.png')
+  heights = [Image.open(tmp_path / f'{name}.png').height for name in ('with', 'without')]
+  assert heights[0] > heights[1]
+
+
+def test_missing_key_is_told(tmp_path):
+  with pytest.raises(UserError, match="run 'one' has no acc .* there is: learning_rate, loss"):
+    loss_curve({'one': METRICS}, tmp_path / 'curve.png', keys=('acc',))
+
+
+def test_smoothing_is_a_centred_mean():
+  values = np.array([0.0, 3.0, 6.0, np.nan, 0.0])
+  np.testing.assert_allclose(smoothed(values, window=3), [1.5, 3.0, 4.5, 3.0, 0.0])
+  np.testing.assert_array_equal(smoothed(values, window=1), values)

@@ -1,0 +1,144 @@
+"""The defaults of every pre-training config, and the checks that catch a wrong one.
+
+A file in configs/ starts from `default()` and sets only what differs. Durations are in
+epochs of clips: with `data.repeats` = 4 an epoch is a quarter of a pass over the videos, as
+the papers count. The batch size, too, counts clips.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+from vmae_jax.errors import UserError, lookup
+from vmae_jax.models.sizes import SIZES
+
+
+def default() -> ml_collections.ConfigDict:
+  """VideoMAE's recipe on 16 frames of 224 x 224, ViT-B."""
+  return ml_collections.ConfigDict(
+    dict(
+      method='videomae',  # A name for logs and model cards.
+      seed=0,
+      epochs=800.0,
+      steps=0,  # Above 0 it sets the length instead of epochs.
+      batch_size=1024,  # Clips in a step, over all devices, repeats included.
+      init_from='',  # A run or checkpoint whose parameters to start from.
+      model=dict(
+        size='b',  # A name in models/sizes.py.
+        patch=(2, 16, 16),  # Frames, rows, columns.
+        decoder_width=placeholder(int),  # None: as the size says.
+        decoder_depth=placeholder(int),
+        decoder_heads=placeholder(int),
+        eps=1e-6,  # Of every LayerNorm.
+        dtype='auto',  # Of matrix work; auto: bfloat16, on CPU float32.
+        attention='auto',  # auto, xla, cudnn, mapped.
+        scan=False,  # Loop over layers instead of writing them out.
+        remat='none',  # none, dots, full: what the backward pass computes again.
+      ),
+      regressor=dict(name='none'),
+      masking=dict(name='tube', ratio=0.9, options=dict()),
+      decoder_masking=dict(name='none', ratio=0.5),
+      motion=dict(name='none'),  # Optical flow, for masks and targets that ask for it.
+      heads=dict(
+        pixels=dict(
+          target='pixels',
+          options=dict(normalise='patch', eps=1e-6),
+          loss='mse',
+          weight=1.0,
+          decoder='decoder',  # Heads that name the same decoder share it.
+        ),
+      ),
+      data=dict(
+        train='',  # A list file, a folder, tfds:NAME:SPLIT or synthetic:train.
+        root='',  # Paths in the list are relative to it; '' is the list's folder.
+        frames=16,
+        size=224,
+        stride=4,  # Between sampled frames.
+        sampling='dense',  # dense, or segment (one frame from each of equal parts).
+        crop='multi_scale',  # multi_scale, resized, centre.
+        flip=False,
+        repeats=1,  # Clips cut from one decoded video.
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        threads=0,  # Decoding threads in a process; 0: one for each core.
+        workers=0,  # Decoding processes beside the training one.
+        max_bad_share=0.05,  # More broken videos than this stop the run.
+      ),
+      optimizer=dict(
+        base_lr=1.5e-4,  # For 256 clips; the peak is base_lr * batch_size / 256.
+        base_min_lr=1e-5,
+        warmup_epochs=40.0,
+        b1=0.9,
+        b2=0.95,
+        eps=1e-8,
+        weight_decay=0.05,
+        clip_norm=0.0,  # 0: no clipping.
+        ema=0.0,  # 0: none.
+        accumulate=1,  # Parts of a batch computed one after another.
+        max_skipped=20,  # Steps in a row without a finite loss that stop the run.
+      ),
+      mesh=dict(data=-1, fsdp=1, tensor=1),  # -1: all devices that are left.
+      checkpoint=dict(
+        every_steps=1000,
+        keep=2,  # Newest ones.
+        keep_every_steps=0,  # Those at multiples of it are kept for good; 0: none.
+      ),
+      log=dict(
+        every_steps=50,
+        pictures_every_steps=1000,
+        pictures=4,  # Clips in a picture.
+        ground_truth_statistics=False,  # Also draw the flattering variant, and say so.
+      ),
+    )
+  )
+
+
+# Keys that say how a run is carried out and watched, not what it computes: a run may go on
+# with others.
+RUN_KEYS = ('mesh', 'checkpoint', 'log', 'data.threads', 'data.workers', 'data.root', 'model.scan',
+            'model.remat', 'model.attention')
+
+
+def parse_arg(arg: str | None, *, variants: tuple[str, ...], sizes=tuple(SIZES), file: str = ''):
+  """Splits a config's argument, `SIZE,DATASET` or a word such as `demo`.
+
+  Returns:
+    (size, variant): the size is None for a word.
+
+  Raises:
+    UserError: anything else; lists what there is.
+  """
+  words = [v for v in variants if v in ('demo', 'smoke')]
+  datasets = [v for v in variants if v not in words]
+  parts = (arg or '').split(',')
+  if len(parts) == 1 and parts[0] in words:
+    return None, parts[0]
+  if len(parts) == 2 and parts[0] in sizes and parts[1] in datasets:
+    return parts[0], parts[1]
+  raise UserError(
+    f'--config={file}:{arg or ""} is not known: write {file}:SIZE,DATASET with SIZE one of '
+    f'{", ".join(sizes)} and DATASET one of {", ".join(datasets)}, or {file}:'
+    + f' or {file}:'.join(words)
+    + '.'
+  )
+
+
+def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
+  """Raises a UserError for values that cannot work together."""
+  lookup(SIZES, config.model.size, 'model.size')
+  if not config.heads:
+    raise UserError('heads is empty: name at least one thing to predict.')
+  if not 0 < config.masking.ratio < 1:
+    raise UserError(f'masking.ratio is {config.masking.ratio}: it must lie between 0 and 1.')
+  batch, data = config.batch_size, config.data
+  accumulate = config.optimizer.accumulate
+  if batch < 1 or batch % (devices * accumulate):
+    each = devices * accumulate
+    near = max(each, batch // each * each)
+    raise UserError(
+      f'batch_size {batch} is no multiple of {each} (devices that hold data, {devices}, times '
+      f'optimizer.accumulate, {accumulate}): choose {near} or {near + each}.'
+    )
+  if data.repeats < 1 or batch % data.repeats:
+    raise UserError(f'batch_size {batch} is no multiple of data.repeats {data.repeats}.')
+  if config.checkpoint.every_steps < 1 or config.log.every_steps < 1:
+    raise UserError('checkpoint.every_steps and log.every_steps must be at least 1.')

@@ -1,0 +1,239 @@
+"""The stream of batches: decoded ahead by threads, already on the devices when asked for.
+
+The stream is a function of (source, sampler, seed) and the step alone. Visits of videos are
+counted globally: visit i belongs to epoch i // n, and within an epoch grain's stateless
+shuffle by (seed, epoch) says which of the n videos it is, so an epoch needs no end at a
+batch's end. A batch holds v = batch_size / repeats visits; step s holds the visits from
+s * v to (s + 1) * v, and each process reads the share of them that its devices hold. Hence
+threads, workers, devices, hosts and restarts change nothing, and the loader's whole state is
+the step.
+"""
+
+import functools
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh
+
+from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.sources import Source
+from vmae_jax.errors import UserError
+from vmae_jax.sharding import batch_sharding
+from vmae_jax.types import Array
+
+
+def _local_rows(batch_size: int, mesh: Mesh | None) -> tuple[int, int]:
+  """First and past-last row of the global batch that the devices of this process hold."""
+  if mesh is None:
+    return 0, batch_size
+  slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+  bounds = [rows[0].indices(batch_size) for rows in slices]
+  return min(b[0] for b in bounds), max(b[1] for b in bounds)
+
+
+def _visit(
+  position: int,
+  *,
+  source: Source,
+  sampler: ClipSampler,
+  order: grain.MapDataset,
+  end: int | None,
+  local_visits: int,
+  first: int,
+  per_step: int,
+) -> dict[str, Any]:
+  """Draws the clips of one visit; runs in the threads, or in other processes.
+
+  Args:
+    position: Counts the visits of this process from the first one it reads.
+    source: The data set.
+    sampler: Draws the clips.
+    order: From visit to sample.
+    end: The visit at which an evaluation ends; after it come black clips. None in training.
+    local_visits: Visits of this process in a batch.
+    first: The visit at position 0.
+    per_step: Visits in a batch over all processes.
+  """
+  step, place = divmod(position, local_visits)
+  i = first + step * per_step + place
+  if end is not None and i >= end:
+    shape = (sampler.repeats, sampler.frames, sampler.size, sampler.size, 3)
+    clips = dict(video=np.zeros(shape, np.uint8), label=-1, replaced=False, failures=[])
+    return dict(clips, epoch=0, sample=-1, valid=False)
+  epoch, sample = i // len(source), int(order[i])
+  clips = sampler(source, epoch, sample)
+  valid = end is None or not clips['replaced']
+  return dict(clips, epoch=epoch, sample=sample, valid=valid)
+
+
+class Loader:
+  """An iterator over batches of clips, as global arrays.
+
+  A batch is a dict of
+    video     UInt8 'b T H W 3'  RGB in [0, 255]
+    label     Int32 'b'          -1 if unknown
+    epoch     Int32 'b'
+    sample    Int32 'b'          the video's index in the source; a replaced one keeps its own
+    repeat    Int32 'b'          which of the clips cut from one decoded video
+    replaced  Bool 'b'           the video could not be read, another one stands in for it
+    valid     Bool 'b'           False for what evaluation must leave out, see num_steps
+
+  Attributes:
+    wait_seconds: How long the caller has waited for data in all.
+    failures: From the name of each video of this process that could not be read to the
+      reason, in the order in which they were met.
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    sampler: ClipSampler,
+    *,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    mesh: Mesh | None = None,
+    start_step: int = 0,
+    num_steps: int | None,
+    threads: int = 8,
+    workers: int = 0,
+    prefetch: int = 2,
+  ):
+    """Starts reading.
+
+    Args:
+      source: The data set.
+      sampler: Draws the clips of one visit.
+      batch_size: Clips in a batch over all devices.
+      seed: For the order.
+      shuffle: Whether each epoch has an order of its own.
+      mesh: Where batches lie; None puts them on the default device.
+      start_step: The step to go on from.
+      num_steps: The step to stop before, counted from 0. None is one pass for evaluation: the
+        last batch is filled up, and `valid` is False there and for replaced videos.
+      threads: That decode, in each process.
+      workers: Processes that decode, where Python itself is the limit; 0 decodes in this one.
+      prefetch: Batches that lie ready on the devices.
+
+    Raises:
+      UserError: the batch cannot be split into whole videos over the devices.
+    """
+    self.wait_seconds = 0.0
+    self.failures: dict[str, str] = {}
+    repeats, ways = sampler.repeats, 1
+    if mesh is not None:
+      ways = mesh.shape['data'] * mesh.shape['fsdp']
+    if batch_size < 1 or batch_size % ways or batch_size % repeats:
+      raise UserError(
+        f'batch_size is {batch_size}: it must be divisible by the {ways} devices that hold '
+        f'data and by {repeats} repeats.'
+      )
+    first_row, last_row = _local_rows(batch_size, mesh)
+    if first_row % repeats or last_row % repeats:
+      raise UserError(
+        f'this process holds {last_row - first_row} of the {batch_size} clips of a batch, '
+        f'which are not whole videos of {repeats} repeats.'
+      )
+    self._sharding = None if mesh is None else batch_sharding(mesh)
+    self._batch_size = batch_size
+    n, per_step = len(source), batch_size // repeats
+    stop_step = -(-n // per_step) if num_steps is None else num_steps
+    self._num_batches = max(0, stop_step - start_step)
+    self._local_visits = (last_row - first_row) // repeats
+    self._queue: queue.Queue = queue.Queue(maxsize=prefetch)
+    self._stop = threading.Event()
+
+    order = grain.MapDataset.range(n)
+    if shuffle:
+      order = order.shuffle(seed=seed)
+    visit = functools.partial(
+      _visit,
+      source=source,
+      sampler=sampler,
+      order=order,
+      end=n if num_steps is None else None,
+      local_visits=self._local_visits,
+      first=start_step * per_step + first_row // repeats,
+      per_step=per_step,
+    )
+    visits = grain.MapDataset.range(self._num_batches * self._local_visits).map(visit)
+    # Clips are megabytes each: grain's default buffer of 500 would be gigabytes.
+    visits = visits.to_iter_dataset(
+      grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    )
+    if workers:
+      if not flags.FLAGS.is_parsed():  # Notebooks and tests: grain hands absl's flags on.
+        flags.FLAGS.mark_as_parsed()
+      visits = visits.mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=threads)
+      )
+    self._visits = iter(visits)
+    self._thread = threading.Thread(target=self._produce, name='loader', daemon=True)
+    self._thread.start()
+
+  def __iter__(self) -> Iterator[dict[str, Array]]:
+    return self
+
+  def __next__(self) -> dict[str, Array]:
+    start = time.perf_counter()
+    item = self._queue.get()
+    self.wait_seconds += time.perf_counter() - start
+    if isinstance(item, BaseException):
+      self._queue.put(item)  # Asked again, the answer is the same.
+      raise item
+    batch, failures = item
+    for name, reason in failures:
+      self.failures.setdefault(name, reason)
+    return batch
+
+  def _produce(self) -> None:
+    try:
+      for _ in range(self._num_batches):
+        self._put(self._batch([next(self._visits) for _ in range(self._local_visits)]))
+        if self._stop.is_set():
+          return
+      self._put(StopIteration())
+    except BaseException as e:  # Whatever it is, the caller must see it rather than wait.
+      self._put(e)
+
+  def _put(self, item: Any) -> None:
+    while not self._stop.is_set():
+      try:
+        return self._queue.put(item, timeout=0.1)
+      except queue.Full:
+        pass
+
+  def _batch(self, visits: list[dict]) -> tuple[dict[str, Array], list[tuple[str, str]]]:
+    repeats = len(visits[0]['video'])
+    rows = {'video': np.concatenate([v['video'] for v in visits])}
+    for name in ('label', 'epoch', 'sample'):
+      rows[name] = np.repeat(np.array([v[name] for v in visits], np.int32), repeats)
+    for name in ('replaced', 'valid'):
+      rows[name] = np.repeat(np.array([v[name] for v in visits], bool), repeats)
+    rows['repeat'] = np.tile(np.arange(repeats, dtype=np.int32), len(visits))
+    return (
+      {name: self._to_devices(x) for name, x in rows.items()},
+      [failure for v in visits for failure in v['failures']],
+    )
+
+  def _to_devices(self, x: np.ndarray) -> Array:
+    if self._sharding is None:
+      return jax.device_put(x)
+    shape = (self._batch_size, *x.shape[1:])
+    return jax.make_array_from_process_local_data(self._sharding, x, shape)
+
+  def close(self) -> None:
+    """Stops reading and frees threads, worker processes and batches."""
+    self._stop.set()
+    self._thread.join(timeout=30)
+    self._visits.close()
+    while not self._queue.empty():
+      self._queue.get_nowait()
+    self._queue.put(StopIteration())  # For whoever asks a closed loader.

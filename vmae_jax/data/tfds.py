@@ -1,0 +1,88 @@
+"""Videos from TensorFlow Datasets, for those who have TensorFlow.
+
+`tfds:ucf101:train` and the like. TFDS stores a video as single images, which takes much more
+room and time than the video files themselves: for large data sets use those.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vmae_jax.errors import UserError
+from vmae_jax.types import Int, UInt8
+
+
+class ArrayVideo:
+  """Decoded frames with the face of a video file."""
+
+  rate = 0.0  # TFDS does not keep it.
+
+  def __init__(self, frames: UInt8[np.ndarray, 'T H W 3']):
+    self._frames = frames
+    self.num_frames, self.height, self.width, _ = frames.shape
+
+  def read(self, indices: Sequence[int] | Int[np.ndarray, 'T']) -> UInt8[np.ndarray, 'T H W 3']:
+    return self._frames[np.asarray(indices)]
+
+  def __enter__(self) -> 'ArrayVideo':
+    return self
+
+  def __exit__(self, *_) -> None:
+    pass
+
+
+class TfdsSource:
+  """A split of a data set that has the features `video` and, if it is labelled, `label`.
+
+  The data are prepared at the first use, in the ArrayRecord format.
+
+  Raises:
+    UserError: TensorFlow is missing, or there is no such data set, split or feature.
+  """
+
+  def __init__(self, spec: str, *, data_dir: str | None = None):
+    """Opens `name[/config]:split`, kept in `data_dir` or TFDS's usual folder."""
+    name, _, split = spec.partition(':')
+    if not name or not split:
+      raise UserError(f'tfds:{spec} must be of the form tfds:NAME[/CONFIG]:SPLIT.')
+    try:
+      import tensorflow  # noqa: F401  TFDS's video feature needs it.
+      import tensorflow_datasets as tfds
+    except ImportError as e:
+      raise UserError(
+        f'tfds:{spec} needs TensorFlow, which training otherwise does not: '
+        f'pip install tensorflow tensorflow-datasets ({e}).'
+      ) from e
+    self._spec = spec
+    try:
+      builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
+      builder.download_and_prepare()
+      features = builder.info.features
+      if 'video' not in features:
+        raise UserError(f'tfds:{spec} has no feature `video`, only {", ".join(features)}.')
+      # Bytes, parsed below, as reading a label must not decode a video.
+      raw = tfds.decode.DeserializeMethod.RAW_BYTES
+      self._examples = builder.as_data_source(split, deserialize_method=raw)
+    except (tfds.core.DatasetNotFoundError, ValueError, NotImplementedError) as e:
+      raise UserError(f'tfds:{spec}: {" ".join(str(e).split())[:300]}') from e
+    self._video = tfds.features.FeaturesDict({'video': features['video']})
+    self._label = None
+    self.class_names = ()
+    if 'label' in features:
+      self._label = tfds.features.FeaturesDict({'label': features['label']})
+      self.class_names = tuple(features['label'].names)
+
+  def __len__(self) -> int:
+    return len(self._examples)
+
+  def name(self, i: int) -> str:
+    return f'tfds:{self._spec}#{i}'
+
+  def label(self, i: int) -> int:
+    if self._label is None:
+      return -1
+    return int(self._label.deserialize_example_np(self._examples[i])['label'])
+
+  def open(self, i: int) -> ArrayVideo:
+    frames = self._video.deserialize_example_np(self._examples[i])['video']
+    return ArrayVideo(np.stack(frames))

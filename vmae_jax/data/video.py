@@ -1,0 +1,241 @@
+"""Exact, cheap reading of single frames out of a video file, with PyAV.
+
+All packets of the video stream are read first, without decoding (1 to 2 ms for ten seconds):
+their time stamps say which frames there are and in which order they are shown, and their
+flags say where decoding can start. A read then decodes from the keyframe before each wanted
+frame to that frame and nothing more, leaves out unwanted frames that no other frame needs,
+and converts the colours of wanted frames only. Nothing seeks, so nothing can land wrongly.
+
+An open video holds its compressed packets in memory, a few MB for a clip of ten seconds. Cut
+films into clips before training on them.
+"""
+
+import bisect
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import av
+import numpy as np
+from av.stream import Discard
+from av.video.reformatter import VideoReformatter
+
+from vmae_jax.types import Int, UInt8
+
+
+class VideoError(Exception):
+  """A video that cannot be read; the message is the reason, in one line, without the path."""
+
+
+@contextmanager
+def _libav_errors() -> Iterator[None]:
+  """Turns whatever a damaged file makes PyAV raise into a VideoError."""
+  try:
+    yield
+  except (av.FFmpegError, ValueError, OverflowError, MemoryError) as e:
+    text = getattr(e, 'strerror', None) or str(e) or type(e).__name__
+    raise VideoError(' '.join(text.split())) from e
+
+
+def _orient(image: UInt8[np.ndarray, 'H W 3'], degrees: int) -> UInt8[np.ndarray, '... 3']:
+  """Turns an image counterclockwise by the rotation of its display matrix."""
+  return np.rot90(image, round(degrees / 90)) if degrees else image
+
+
+class Video:
+  """A video file whose frames are read by their index in the order of display.
+
+  Attributes:
+    num_frames: Frames that a player would show.
+    rate: Average frames per second; 0.0 if the file does not say.
+
+  Raises:
+    VideoError: the file is missing, is no video, or is truncated.
+  """
+
+  num_frames: int
+  rate: float
+
+  def __init__(self, path: str | os.PathLike):
+    path = os.fspath(path)
+    if not os.path.isfile(path):  # A pipe or a device could block for ever.
+      raise VideoError('file is missing' if not os.path.exists(path) else 'not a file')
+    if os.path.getsize(path) == 0:
+      raise VideoError('empty file')
+    with _libav_errors():
+      self._container = av.open(path, metadata_errors='ignore')
+    try:
+      with _libav_errors():
+        self._read_packets()
+    except BaseException:
+      self.close()
+      raise
+
+  def _read_packets(self) -> None:
+    container = self._container
+    stream = container.streams.best('video')
+    if stream is None:
+      raise VideoError('no video stream')
+    if stream.codec_context is None:
+      raise VideoError('no decoder for its video stream')
+    for other in container.streams:
+      if other is not stream:
+        other.discard = Discard.all
+    self._context = stream.codec_context
+    # One thread a file: the loader reads many files at once. Frame threads would also decode
+    # beyond the last wanted frame.
+    self._context.thread_count = 1
+    self._context.open(strict=False)  # Now, as dav1d takes skip_frame only when it is opened.
+    self._converter = VideoReformatter()
+    self.rate = float(stream.average_rate or stream.guessed_rate or 0)
+
+    # Empty packets would tell the decoder that the stream has ended.
+    self._packets = [packet for packet in container.demux(stream) if packet.size]
+    if not self._packets:
+      raise VideoError('no frames')
+    if len(self._packets) < len(stream.index_entries) or self._packets[-1].is_corrupt:
+      whole = max(len(stream.index_entries), len(self._packets))
+      raise VideoError(f'truncated: {len(self._packets)} of {whole} frames are in the file')
+
+    times = [packet.pts for packet in self._packets]
+    self._indexed = (
+      self.codec != 'vp8'  # Some of its packets are invisible frames.
+      and None not in times
+      and len(set(times)) == len(times)
+      and self._packets[0].is_keyframe
+      and times[0] == min(times)
+    )
+    if self._indexed:
+      shown = [i for i, packet in enumerate(self._packets) if not packet.is_discard]
+      self._shown = sorted(shown, key=times.__getitem__)  # Frame -> packet.
+      self._keys = [i for i, packet in enumerate(self._packets) if packet.is_keyframe]
+      self.num_frames = len(self._shown)
+    else:
+      self.num_frames = sum(1 for _ in self._decode(self._packets))
+    if not self.num_frames:
+      raise VideoError('no frames')
+
+  @property
+  def height(self) -> int:
+    """Height as displayed, after rotation."""
+    return self.read([0]).shape[1]
+
+  @property
+  def width(self) -> int:
+    """Width as displayed, after rotation."""
+    return self.read([0]).shape[2]
+
+  @property
+  def codec(self) -> str:
+    """The codec's name in libav, such as h264."""
+    return self._context.codec.canonical_name
+
+  def read(self, indices: Sequence[int] | Int[np.ndarray, 'T']) -> UInt8[np.ndarray, 'T H W 3']:
+    """Returns the frames of these indices, in this order; an index may come repeatedly.
+
+    Args:
+      indices: Places in the order of display, in [0, num_frames).
+
+    Returns:
+      RGB in [0, 255], converted as the stream's colour matrix and range say, rotated as the
+      display matrix says.
+
+    Raises:
+      VideoError: libav reports an error, or a wanted frame does not decode.
+    """
+    wanted = sorted({int(i) for i in indices})
+    if not wanted or wanted[0] < 0 or wanted[-1] >= self.num_frames:
+      raise IndexError(f'frames {wanted} of a video of {self.num_frames}')
+    with _libav_errors():
+      images = self._decode_wanted(wanted) if self._indexed else {}
+      if len(images) < len(wanted):
+        # No usable time stamps, or a keyframe after which not all frames decode (intra refresh).
+        images = self._decode_counting(wanted)
+    if len({image.shape for image in images.values()}) > 1:
+      raise VideoError('the size changes within the video')
+    return np.stack([images[int(i)] for i in indices])
+
+  def check(self) -> None:
+    """Decodes every frame, without converting any.
+
+    Raises:
+      VideoError: libav reports an error, a frame is damaged, or some are missing.
+    """
+    count = 0
+    with _libav_errors():
+      for frame in self._decode(self._packets):
+        if frame.is_corrupt:
+          raise VideoError(f'frame {count} is damaged')
+        count += 1
+    if count != self.num_frames:
+      raise VideoError(f'only {count} of {self.num_frames} frames decode')
+
+  def _decode_wanted(self, wanted: list[int]) -> dict[int, np.ndarray]:
+    """Frame -> image, for as many of the wanted frames as decode from their keyframes."""
+    packets = self._packets
+    spans = []
+    for last in (self._shown[i] for i in wanted):
+      # A frame shown before a keyframe may follow it in the stream, but needs the one before.
+      keys = reversed(self._keys[: bisect.bisect_right(self._keys, last)])
+      spans.append((next(k for k in keys if packets[k].pts <= packets[last].pts), last))
+    runs: list[list[int]] = []  # First and last packet of what has to be decoded.
+    for first, last in sorted(spans):
+      if runs and first <= runs[-1][1] + 1:
+        runs[-1][1] = max(runs[-1][1], last)
+      else:
+        runs.append([first, last])
+    frame_at = {packets[self._shown[i]].pts: i for i in wanted}
+    images = {}
+    for first, last in runs:
+      for frame in self._decode(packets[first : last + 1], frame_at):
+        if frame.pts in frame_at:
+          images[frame_at[frame.pts]] = self._convert(frame)
+    return images
+
+  def _decode_counting(self, wanted: list[int]) -> dict[int, np.ndarray]:
+    """Frame -> image for all wanted frames, found by decoding and counting from the start."""
+    images, count = {}, 0
+    for frame in self._decode(self._packets):
+      if count in wanted:
+        images[count] = self._convert(frame)
+      count += 1
+      if count > wanted[-1] and not self._indexed:  # They were counted at opening.
+        return images
+    if count != self.num_frames:
+      raise VideoError(f'only {count} of {self.num_frames} frames decode')
+    return images
+
+  def _decode(self, packets, needed=None) -> Iterator[av.VideoFrame]:
+    """Decodes a run of packets that starts at a keyframe.
+
+    Args:
+      packets: In the order of the stream.
+      needed: Time stamps of the frames that must come out; None means all. Others may be left
+        out where no other frame refers to them.
+    """
+    context = self._context
+    try:
+      for packet in packets:
+        context.skip_frame = 'DEFAULT' if needed is None or packet.pts in needed else 'NONREF'
+        yield from context.decode(packet)
+      yield from context.decode(None)  # What the decoder still holds back.
+    finally:
+      context.flush_buffers()
+
+  def _convert(self, frame: av.VideoFrame) -> UInt8[np.ndarray, 'H W 3']:
+    if frame.is_corrupt:
+      raise VideoError('a frame is damaged')
+    # One converter a file, as making one costs more than using it.
+    rgb = self._converter.reformat(frame, format='rgb24', threads=1)
+    return _orient(rgb.to_ndarray(), frame.rotation)
+
+  def close(self) -> None:
+    """Frees the file and its packets."""
+    self._packets = []
+    self._container.close()
+
+  def __enter__(self) -> 'Video':
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()

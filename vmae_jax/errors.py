@@ -1,0 +1,52 @@
+"""Mistakes a user can make, told in one line."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any
+
+
+class UserError(Exception):
+  """A mistake of the user's: wrong config, path, shape, checkpoint or video.
+
+  The message is one line that says what is wrong, where, and what to do. Entry points
+  (`vmae_jax.cli`) print it without a stack trace and exit with code 2.
+  """
+
+
+def suggest(name: str, names: Collection[str]) -> str:
+  """What to say after an unknown name: the nearest one and all that exist."""
+  close = difflib.get_close_matches(name, list(names), n=1)
+  hint = f' Did you mean {close[0]!r}?' if close else ''
+  return f'{hint} There is: {", ".join(sorted(names))}.'
+
+
+def lookup(table: dict[str, Any], name: str, what: str) -> Any:
+  """Returns `table[name]`.
+
+  Args:
+    table: A plain dict from name to entry.
+    name: The name that a config or command line gave.
+    what: What the table holds, as the config calls it, such as `masking.name`.
+
+  Raises:
+    UserError: the name is not in the table; lists what is.
+  """
+  if name not in table:
+    raise UserError(f'{what}: there is no {name!r}.{suggest(name, table)}')
+  return table[name]
+
+
+def check_options(function: Callable, options: Collection[str], what: str, given: Collection[str]):
+  """Raises a UserError for an option that `function` does not take.
+
+  Args:
+    function: Takes the options as keyword arguments.
+    options: The names that the config gives.
+    what: The config block, for the message.
+    given: Arguments of `function` that the caller supplies, hence no options.
+  """
+  known = set(inspect.signature(function).parameters) - set(given)
+  for name in options:
+    if name not in known:
+      raise UserError(f'{what}: there is no option {name!r}.{suggest(name, known)}')

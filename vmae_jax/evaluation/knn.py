@@ -1,0 +1,87 @@
+"""k nearest neighbours on frozen features."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vmae_jax.errors import UserError
+from vmae_jax.evaluation.scoring import accuracy, count_classes
+from vmae_jax.types import Array, Float, Int
+
+
+@functools.partial(jax.jit, static_argnames=('k', 'classes', 'chunk'))
+def vote(
+  train: Float[Array, 's d'],
+  train_labels: Int[Array, ' s'],
+  test: Float[Array, 'q d'],
+  *,
+  k: int,
+  temperature: Float[Array, ''],
+  classes: int,
+  chunk: int,
+) -> Float[Array, 'q c']:
+  """What the k nearest training samples say of each test sample.
+
+  Each votes for its class with exp(similarity / temperature), as in DINO (Caron et al. 2021),
+  here over the nearest one's vote: whatever the temperature, that is 1. A class without a
+  vote is no guess: -inf.
+  """
+
+  def unit(x: Float[Array, '*any d']) -> Float[Array, '*any d']:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+  train = unit(train)
+
+  def one(x: Float[Array, ' d']) -> Float[Array, ' c']:
+    # In full precision: GPUs and TPUs would round it, and change who is near.
+    similarity, nearest = jax.lax.top_k(jnp.dot(train, unit(x), precision='highest'), k)
+    votes = jnp.exp((similarity - similarity[0]) / temperature)
+    total = jnp.zeros(classes).at[train_labels[nearest]].add(votes)
+    return jnp.where(total > 0, total, -jnp.inf)
+
+  # `chunk` samples at a time: the similarities of all would not fit.
+  return jax.lax.map(one, test, batch_size=chunk)
+
+
+def knn(
+  train: Float[np.ndarray, 's d'],
+  train_labels: Int[np.ndarray, ' s'],
+  test: Float[np.ndarray, 'q d'],
+  test_labels: Int[np.ndarray, ' q'],
+  *,
+  k: int = 20,
+  temperature: float = 0.07,
+  chunk: int = 512,
+) -> dict[str, float]:
+  """Classifies by cosine similarity to the training set; nothing is learnt.
+
+  Args:
+    train: Features of the training set.
+    train_labels: Their classes, from 0.
+    test: Features of the test set.
+    test_labels: Their classes.
+    k: Neighbours that vote.
+    temperature: Of the votes: the smaller, the more the nearest count.
+    chunk: Test samples at a time.
+
+  Returns:
+    `top1` and `top5`, shares of the test set.
+
+  Raises:
+    UserError: k is out of range, or the labels cannot be used (`count_classes`).
+  """
+  classes = count_classes(train_labels, test_labels)
+  if not 1 <= k <= len(train):
+    raise UserError(f'k is {k}: choose 1 to {len(train)}, the size of the training set.')
+  votes = vote(
+    jnp.asarray(train),
+    jnp.asarray(train_labels),
+    jnp.asarray(test),
+    k=k,
+    temperature=jnp.float32(temperature),
+    classes=classes,
+    chunk=chunk,
+  )
+  return accuracy(np.asarray(votes), test_labels)

@@ -1,0 +1,43 @@
+"""Masking of the decoder: predict only some of the hidden tokens (VideoMAE V2)."""
+
+import jax
+import jax.numpy as jnp
+
+from vmae_jax.errors import UserError
+from vmae_jax.masking.mask import Mask, count
+from vmae_jax.types import Array, Key
+
+
+def running_cell(
+  key: Key[Array, ''], mask: Mask, *, grid: tuple[int, int, int], ratio: float
+) -> Mask:
+  """Decodes a moving pattern of 2 x 2 cells: a fixed share of each cell and slot.
+
+  The pattern advances by one place of the cell in each time slot and starts at a random one,
+  so that all places are decoded equally often. The decoder gets a mask token for each of them,
+  also where the encoder saw the token; the loss counts only those that it did not.
+
+  Args:
+    key: Of the clip.
+    mask: What the encoder sees.
+    grid: Tokens (t, h, w); h and w are even.
+    ratio: Share of tokens that is not decoded: 0.25, 0.5 or 0.75.
+
+  Raises:
+    UserError: the grid is odd, or no whole number of places of a cell is left out.
+
+  Source: VideoMAE V2 (Wang et al., 2023), section 3.2.
+  """
+  t, h, w = grid
+  skipped = count(ratio, 4)
+  if h % 2 or w % 2:
+    raise UserError(f'decoder_masking running_cell needs an even token grid, not {h} x {w}.')
+  if not 0 < skipped < 4 or skipped != 4 * ratio:
+    raise UserError(f'decoder_masking.ratio is {ratio}: running_cell takes 0.25, 0.5 or 0.75.')
+  ys, xs = jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing='ij')
+  place = 2 * (ys % 2) + xs % 2
+  start = jax.random.randint(key, (), 0, 4)
+  decoded = (place + jnp.arange(t)[:, None, None] + start) % 4 >= skipped
+  order = jnp.argsort(~decoded.reshape(-1), stable=True)[: t * h * w * (4 - skipped) // 4]
+  hidden = jnp.ones(t * h * w).at[mask.visible].set(0)
+  return Mask(mask.visible, order, hidden[order])

@@ -1,0 +1,117 @@
+"""Pre-norm transformer blocks and a stack of them."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vmae_jax.errors import lookup
+from vmae_jax.models.attention import attention
+from vmae_jax.sharding import constrain_batch
+from vmae_jax.types import Array, Float
+
+xavier = nn.initializers.xavier_uniform()
+
+# What the backward pass keeps instead of computing it again.
+REMAT = {
+  'none': None,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Attention(nn.Module):
+  """Self-attention with a bias on queries and values and none on keys.
+
+  A key's bias would add the same number to all scores of a query, which softmax ignores.
+  One kernel makes q, k and v, so that the initial range is that of one (3d, d) matrix, as in
+  VideoMAE.
+  """
+
+  heads: int
+  dtype: Any = jnp.float32
+  implementation: str = 'auto'
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
+    b, n, d = x.shape
+    qkv = nn.Dense(3 * d, use_bias=False, kernel_init=xavier, dtype=self.dtype, name='qkv')(x)
+    q_bias = self.param('q_bias', nn.initializers.zeros, (d,))
+    v_bias = self.param('v_bias', nn.initializers.zeros, (d,))
+    bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(self.dtype)
+    q, k, v = jnp.split((qkv + bias).reshape(b, n, 3 * self.heads, -1), 3, axis=2)
+    x = attention(q, k, v, implementation=self.implementation).reshape(b, n, d)
+    return nn.Dense(d, kernel_init=xavier, dtype=self.dtype, name='proj')(x)
+
+
+class Mlp(nn.Module):
+  """Two layers with an exact (erf) GELU between them."""
+
+  hidden: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
+    d = x.shape[-1]
+    x = nn.Dense(self.hidden, kernel_init=xavier, dtype=self.dtype, name='fc1')(x)
+    x = nn.gelu(x, approximate=False)
+    return nn.Dense(d, kernel_init=xavier, dtype=self.dtype, name='fc2')(x)
+
+
+def layer_norm(*, eps: float, dtype: Any, name: str) -> nn.LayerNorm:
+  """LayerNorm with statistics in float32, variance by the two-pass formula."""
+  return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class Block(nn.Module):
+  """x + Attention(LN(x)), then x + Mlp(LN(x))."""
+
+  heads: int
+  mlp: int
+  eps: float = 1e-6
+  dtype: Any = jnp.float32
+  implementation: str = 'auto'
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
+    x = constrain_batch(x)
+    y = layer_norm(eps=self.eps, dtype=self.dtype, name='norm1')(x)
+    x = x + Attention(self.heads, self.dtype, self.implementation, name='attention')(y)
+    y = layer_norm(eps=self.eps, dtype=self.dtype, name='norm2')(x)
+    x = x + Mlp(self.mlp, self.dtype, name='mlp')(y)
+    return constrain_batch(x)
+
+
+class Blocks(nn.Module):
+  """`depth` blocks, their parameters stacked along a leading axis.
+
+  `scan=True` compiles one block and loops over it (large models compile much faster);
+  `scan=False` writes the blocks out (fewer copies). Parameters are the same either way, and
+  whatever `remat` is, so that checkpoints move between them.
+  """
+
+  depth: int
+  heads: int
+  mlp: int
+  eps: float = 1e-6
+  dtype: Any = jnp.float32
+  implementation: str = 'auto'
+  scan: bool = False
+  remat: str = 'none'
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
+    policy = lookup(REMAT, self.remat, 'model.remat')
+    block = Block if policy is None else nn.remat(Block, prevent_cse=False, policy=policy)
+    stack = nn.scan(
+      lambda block, x, _: (block(x), None),
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      length=self.depth,
+      unroll=1 if self.scan else self.depth,
+    )
+    layer = block(
+      self.heads, self.mlp, self.eps, self.dtype, self.implementation, name='block'
+    )
+    return stack(layer, x, None)[0]

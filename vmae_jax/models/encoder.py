@@ -1,0 +1,82 @@
+"""The encoder: patches that are visible become latents."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vmae_jax.models.blocks import Blocks, layer_norm
+from vmae_jax.models.patches import patchify
+from vmae_jax.models.positions import sincos_positions
+from vmae_jax.types import Array, Float, Int
+
+
+def gather(x: Float[Array, 'b n d'], index: Int[Array, 'b k']) -> Float[Array, 'b k d']:
+  """The tokens of each clip at `index`, without communication between devices."""
+  return jnp.take_along_axis(x, index[..., None], axis=1)
+
+
+def torch_uniform(fan_in: int):
+  """PyTorch's default for linear and convolution layers: U(-1, 1) / sqrt(fan_in)."""
+
+  def init(key, shape, dtype=jnp.float32):
+    bound = fan_in**-0.5
+    return nn.initializers.uniform(2 * bound)(key, shape, dtype) - bound
+
+  return init
+
+
+class Encoder(nn.Module):
+  """Tubelet embedding, fixed positions, blocks and a last LayerNorm.
+
+  The embedding is a Dense on flattened patches, equal to VideoMAE's strided convolution, and
+  is computed for visible tokens alone.
+
+  Attributes:
+    patch: Size of a patch in frames, rows and columns.
+    final_norm: Whether latents are normalised; a classifier norms after pooling instead.
+  """
+
+  width: int
+  depth: int
+  heads: int
+  mlp: int
+  patch: tuple[int, int, int] = (2, 16, 16)
+  final_norm: bool = True
+  eps: float = 1e-6
+  dtype: Any = jnp.float32
+  implementation: str = 'auto'
+  scan: bool = False
+  remat: str = 'none'
+
+  @nn.compact
+  def __call__(
+    self, video: Float[Array, 'b T H W C'], visible: Int[Array, 'b k'] | None = None
+  ) -> Float[Array, 'b k d']:
+    """Latents of the visible tokens, in the order of `visible`; of all tokens without it.
+
+    Args:
+      video: A normalised clip.
+      visible: Token indices, or None for all.
+    """
+    x = patchify(video, patch=self.patch)
+    positions = jnp.asarray(sincos_positions(x.shape[1], self.width))
+    if visible is not None:
+      x, positions = gather(x, visible), positions[visible]
+    init = torch_uniform(x.shape[-1])
+    x = nn.Dense(self.width, kernel_init=init, bias_init=init, dtype=self.dtype, name='embed')(x)
+    x = x + positions.astype(self.dtype)
+    x = Blocks(
+      self.depth,
+      self.heads,
+      self.mlp,
+      self.eps,
+      self.dtype,
+      self.implementation,
+      self.scan,
+      self.remat,
+      name='blocks',
+    )(x)
+    if self.final_norm:
+      x = layer_norm(eps=self.eps, dtype=self.dtype, name='norm')(x)
+    return x

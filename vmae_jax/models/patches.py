@@ -1,0 +1,48 @@
+"""Between a clip and its patches, in the one token layout of the package."""
+
+import einops
+
+from vmae_jax.errors import UserError
+from vmae_jax.types import Array, Num
+
+
+def token_grid(video_shape: tuple[int, int, int], patch: tuple[int, int, int]) -> tuple[int, ...]:
+  """Tokens (t, h, w) of a clip of (T, H, W) frames, rows and columns.
+
+  Raises:
+    UserError: a side of the clip is no multiple of the patch's.
+  """
+  for name, size, step in zip(('frames', 'height', 'width'), video_shape, patch, strict=True):
+    if size % step:
+      below = size // step * step
+      near = f'{below} or {below + step}' if below else f'{step}'
+      raise UserError(
+        f'{name} {size} is no multiple of the patch, {step}: choose {near}, or another '
+        'model.patch (frames, height, width).'
+      )
+  return tuple(size // step for size, step in zip(video_shape, patch, strict=True))
+
+
+def patchify(video: Num[Array, 'b T H W C'], *, patch: tuple[int, int, int]) -> Num[Array, 'b n p']:
+  """Cuts a clip into patches: token (t * h + y) * w + x, values (p_t, p_h, p_w, C)."""
+  pt, ph, pw = patch
+  return einops.rearrange(
+    video, 'b (t pt) (h ph) (w pw) C -> b (t h w) (pt ph pw C)', pt=pt, ph=ph, pw=pw
+  )
+
+
+def unpatchify(
+  patches: Num[Array, 'b n p'], *, patch: tuple[int, int, int], grid: tuple[int, int, int]
+) -> Num[Array, 'b T H W C']:
+  """Puts patches back together: the inverse of `patchify`."""
+  (pt, ph, pw), (t, h, w) = patch, grid
+  return einops.rearrange(
+    patches,
+    'b (t h w) (pt ph pw C) -> b (t pt) (h ph) (w pw) C',
+    pt=pt,
+    ph=ph,
+    pw=pw,
+    t=t,
+    h=h,
+    w=w,
+  )

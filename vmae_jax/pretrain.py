@@ -1,0 +1,41 @@
+"""Pre-trains a video masked autoencoder.
+
+  python -m vmae_jax.pretrain --config=configs/videomae.py:b,k400 --workdir=runs/b_k400 \
+    --config.data.train=lists/k400_train.txt
+
+Any value of the config can be set with --config.KEY=VALUE. The same command goes on where an
+earlier one stopped. On several hosts start it on each with --distributed.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from vmae_jax import cli
+from vmae_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'FILE:ARGUMENT, such as configs/videomae.py:b,k400'
+)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, pictures.')
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed',
+  False,
+  'Joins the processes of a TPU pod, a Slurm job or a Kubernetes job, or those that '
+  'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name, into one run.',
+)
+
+
+def main(_):
+  if _CONFIG.value is None:
+    raise UserError('give --config=FILE:ARGUMENT, such as --config=configs/videomae.py:demo.')
+  if not _WORKDIR.value:
+    raise UserError('give --workdir=DIR, a folder for checkpoints, logs and pictures.')
+  if _DISTRIBUTED.value:
+    cli.join_processes()
+  from vmae_jax.training.loop import train  # After `initialize`: it may touch devices.
+
+  train(_CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,113 @@
+"""Tells how much the frozen features of a run say about classes: k-NN and a linear probe.
+
+  python -m vmae_jax.probe --checkpoint=runs/b_k400 --train=lists/train.txt --val=lists/val.txt
+
+Prints a table and writes it to WORKDIR/probe.json. The same model with fresh weights is probed
+beside it: what pre-training has added is the difference, not the figure.
+"""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from vmae_jax import cli
+from vmae_jax.errors import UserError
+
+_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A run, or one of its checkpoints.')
+_TRAIN = flags.DEFINE_string('train', None, 'Labelled training videos: a list, folder, tfds:...')
+_VAL = flags.DEFINE_string('val', None, 'Labelled held-out videos.')
+_POOL = flags.DEFINE_string(
+  'pool', 'slots', 'slots: mean over each time slot, concatenated; mean: over all tokens.'
+)
+_BATCH = flags.DEFINE_integer('batch_size', 64, 'Clips encoded at a time.')
+_UNTRAINED = flags.DEFINE_bool('untrained', True, 'Also probe fresh weights, for comparison.')
+_OUT = flags.DEFINE_string('out', None, "The JSON file; by default probe.json in the run's folder.")
+
+
+def main(_):
+  from vmae_jax.evaluation import encoder as encoders
+  from vmae_jax.evaluation.knn import knn
+  from vmae_jax.evaluation.linear import linear_probe
+
+  for flag in (_CHECKPOINT, _TRAIN, _VAL):
+    if not flag.value:
+      raise UserError(f'give --{flag.name}: {flag.help}')
+  config, trained, apply = encoders.load_encoder(_CHECKPOINT.value, pool=_POOL.value)
+  models = {'pre-trained': trained}
+  if _UNTRAINED.value:
+    encoder, _ = encoders.build_encoder(config, pool=_POOL.value)
+    models['untrained'] = jax.jit(lambda: encoders.init_encoder(config, encoder))()
+
+  train, train_labels = _features(config, models, apply, _TRAIN.value)
+  val, val_labels = _features(config, models, apply, _VAL.value)
+  rows = {}
+  for name in models:
+    arguments = train[name], train_labels, val[name], val_labels
+    rows[name] = {
+      'knn': knn(*arguments, k=min(20, len(train_labels))),
+      'linear': linear_probe(*arguments),
+    }
+  largest = np.bincount(val_labels).max() / len(val_labels)
+  result = {
+    'checkpoint': _CHECKPOINT.value,
+    'pool': _POOL.value,
+    'clips': {'train': len(train_labels), 'val': len(val_labels)},
+    'largest_class': float(largest),
+    'accuracy': rows,
+  }
+  _print(result)
+  folder = pathlib.Path(_CHECKPOINT.value)
+  folder = folder.parent.parent if (folder / 'state').is_dir() else folder
+  out = pathlib.Path(_OUT.value or folder / 'probe.json')
+  out.write_text(json.dumps(result, indent=2) + '\n')
+  print(f'written to {out}')
+
+
+def _features(config, models, apply, spec: str):
+  """Features of each model and labels, from one pass over the videos."""
+  from vmae_jax.data.clips import ClipSampler
+  from vmae_jax.data.loader import Loader
+  from vmae_jax.data.sources import check_paths, open_source
+  from vmae_jax.evaluation.features import extract
+
+  data = config.data
+  source = open_source(spec, root=data.root)
+  check_paths(source, max_bad_share=data.max_bad_share)
+  sampler = ClipSampler(
+    frames=data.frames, size=data.size, stride=data.stride, sampling=data.sampling, train=False
+  )
+  loader = Loader(
+    source, sampler, batch_size=_BATCH.value, seed=0, shuffle=False, num_steps=None
+  )
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *models.values())
+  several = jax.jit(jax.vmap(apply, in_axes=(0, None), out_axes=1))
+
+  def features(video):
+    x = several(stacked, video)
+    return x.reshape(len(x), -1)
+
+  total = -(-len(source) // _BATCH.value)
+  with tqdm(loader, total=total, desc=f'features of {spec}', unit='batch') as batches:
+    both, labels = extract(features, batches)
+  loader.close()
+  return dict(zip(models, np.split(both, len(models), axis=1), strict=True)), labels
+
+
+def _print(result) -> None:
+  print(f'{"":14}{"k-NN top-1":>12}{"linear top-1":>14}')
+  for name, row in result['accuracy'].items():
+    print(f'{name:14}{row["knn"]["top1"]:12.3f}{row["linear"]["top1"]:14.3f}')
+  clips = result['clips']
+  print(
+    f'({clips["train"]} training and {clips["val"]} held-out clips; always naming the largest '
+    f'class gives {result["largest_class"]:.3f})'
+  )
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,98 @@
+"""Where arrays lie: the mesh, the batch's axes, and rules from parameter paths to axes.
+
+The mesh has three axes. The batch is split over `data` and `fsdp`; parameters, optimizer
+moments and EMA are split over `fsdp` (their input side) and `tensor` (heads and hidden
+units). Any size may be 1: one CPU is the mesh 1 x 1 x 1, and nothing else changes.
+"""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vmae_jax.errors import UserError
+from vmae_jax.types import Array
+
+AXES = ('data', 'fsdp', 'tensor')
+BATCH_AXES = ('data', 'fsdp')
+
+# The first pattern found in a parameter's path decides; the optimizer's moments and the EMA
+# have paths that end alike. Leading axes that a rule does not name (the depth of a stack of
+# blocks) are replicated.
+RULES = (
+  (r'(qkv|fc1)/kernel$', P('fsdp', 'tensor')),
+  (r'(proj|fc2)/kernel$', P('tensor', 'fsdp')),
+  (r'(embed|from_encoder|head_\w+|classifier)/kernel$', P('fsdp', None)),
+  (r'/(bias|scale|q_bias|v_bias|mask_token)$', P()),
+)
+
+
+def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+  """A mesh over `devices` (all of them by default); one size may be -1, the rest.
+
+  Axes are Auto: flax.linen modules do not support Explicit ones.
+
+  Raises:
+    UserError: the sizes do not make up the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [data, fsdp, tensor]
+  free = [i for i, size in enumerate(sizes) if size == -1]
+  known = int(np.prod([size for size in sizes if size != -1]))
+  if len(free) == 1 and known > 0 and len(devices) % known == 0:
+    sizes[free[0]] = len(devices) // known
+  if min(sizes) < 1 or np.prod(sizes) != len(devices):
+    raise UserError(
+      f'mesh data={data} fsdp={fsdp} tensor={tensor} does not cover the {len(devices)} devices: '
+      'choose sizes whose product is that number; one of them may be -1.'
+    )
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The leading axis split over all devices that hold data; the rest is whole."""
+  return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def constrain_batch(x: Array) -> Array:
+  """Keeps activations split over the batch; does nothing where no mesh is set.
+
+  Without it the compiler follows the parameters' `fsdp` axis into the activations, which
+  costs many times the memory.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
+
+
+def _spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+  for pattern, spec in RULES:
+    if re.search(pattern, path):
+      # An axis that does not divide stays whole: correct everywhere, and only small or odd
+      # sizes meet it.
+      names = (None,) * (len(shape) - len(spec)) + tuple(spec) if len(spec) else ()
+      return P(
+        *(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(names, shape, strict=False))
+      )
+  raise ValueError(f'no sharding rule covers the parameter {path}, shape {shape}: add one.')
+
+
+def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+  """Shardings for a tree of parameters, moments or a whole train state.
+
+  Scalars (steps and counters) are replicated; every other leaf must be covered by a rule.
+
+  Raises:
+    ValueError: no rule covers a leaf.
+  """
+
+  def sharding(path, leaf):
+    if leaf.ndim == 0:
+      return NamedSharding(mesh, P())
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    return NamedSharding(mesh, _spec(name, leaf.shape, mesh))
+
+  return jax.tree_util.tree_map_with_path(sharding, tree)

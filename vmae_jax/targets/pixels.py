@@ -1,0 +1,54 @@
+"""The pixels themselves, each patch normalised or raw."""
+
+import einops
+import jax.numpy as jnp
+
+from vmae_jax.errors import lookup
+from vmae_jax.models.patches import patchify
+from vmae_jax.types import Array, Float
+
+
+def normalise_patches(
+  patches: Float[Array, 'b n p'], *, channels: int, eps: float
+) -> Float[Array, 'b n p']:
+  """Zero mean and unit (unbiased) standard deviation for each token and channel.
+
+  Args:
+    patches: Values ordered (p_t, p_h, p_w, channel).
+    channels: C.
+    eps: Added to the standard deviation, in units of the patches.
+  """
+  x = einops.rearrange(patches, 'b n (v C) -> b n v C', C=channels)
+  x = (x - x.mean(axis=2, keepdims=True)) / (x.std(axis=2, keepdims=True, ddof=1) + eps)
+  return einops.rearrange(x, 'b n v C -> b n (v C)')
+
+
+def _keep(patches, *, channels, eps):
+  return patches
+
+
+NORMALISATIONS = {'patch': normalise_patches, 'none': _keep}
+
+
+def pixels(
+  clip: Float[Array, 'b T H W C'],
+  flow: Float[Array, 'b _ H W 2'] | None,
+  *,
+  patch: tuple[int, int, int],
+  normalise: str = 'patch',
+  eps: float = 1e-6,
+) -> Float[Array, 'b n p']:
+  """Pixels of each token, per channel normalised over the patch as VideoMAE does.
+
+  Args:
+    clip: In [0, 1], not normalised.
+    flow: Not used.
+    patch: Size of a patch in frames, rows and columns.
+    normalise: `patch` or `none`.
+    eps: Added to a patch's standard deviation (1e-6 in VideoMAE). A larger one, in units of
+      intensity, keeps noise in flat patches from being blown up.
+
+  Source: VideoMAE section 3; papers' released code, `engine_for_pretraining.py`.
+  """
+  function = lookup(NORMALISATIONS, normalise, 'target pixels, normalise')
+  return function(patchify(clip, patch=patch), channels=clip.shape[-1], eps=eps)

@@ -1,0 +1,42 @@
+"""AdamW with the papers' decay rules and learning rate."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def warmup_cosine(*, peak: float, end: float, warmup_steps: int, steps: int) -> optax.Schedule:
+  """Linear from 0 to the peak, which the last warm-up step reaches, then half a cosine.
+
+  Source: VideoMAE's `cosine_scheduler`; its step after the warm-up is at the peak once more.
+  """
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    rise = peak * step / max(warmup_steps - 1, 1)
+    x = (step - warmup_steps) / max(steps - warmup_steps, 1)
+    fall = end + 0.5 * (peak - end) * (1 + jnp.cos(jnp.pi * jnp.clip(x, 0, 1)))
+    return jnp.where(step < warmup_steps, rise, fall)
+
+  return schedule
+
+
+def decays(params):
+  """True for what weight decay acts on: kernels; not biases, norms, mask tokens."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
+
+
+def make_optimizer(
+  *,
+  schedule: optax.Schedule,
+  b1: float,
+  b2: float,
+  eps: float,
+  weight_decay: float,
+  clip_norm: float,
+) -> optax.GradientTransformation:
+  """AdamW; gradients are first cut to the global norm `clip_norm` if that is above 0."""
+  adamw = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=decays)
+  if clip_norm > 0:
+    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+  return adamw

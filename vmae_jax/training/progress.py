@@ -1,0 +1,101 @@
+"""Progress on the console: a bar on a terminal, plain lines in the log of a job."""
+
+import io
+import sys
+import time
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+# Scalar's name -> how it is shown, in this order; other scalars are for the metrics only.
+FIELDS = {
+  'loss': 'loss {:.4f}',
+  'learning_rate': 'lr {:.2e}',
+  'clips_per_second': '{:.1f} clips/s',
+  'mfu': 'MFU {:.1%}',
+  'data_wait': 'data wait {:.0%}',
+  'bad_clips': 'bad clips {:.0f}',
+}
+_ONLY_IF_ABOVE_ZERO = ('bad_clips',)
+
+
+class Progress:
+  """Shows how far training is, how fast, and when it ends.
+
+  Args:
+    total_steps: Steps of the whole run.
+    start_step: Steps done before this start, if the run was resumed.
+    log_every: Steps between two lines where the output is no terminal.
+    enabled: False on all processes but the main one: then nothing is shown.
+    stream: Where to; standard error by default.
+  """
+
+  def __init__(
+    self,
+    total_steps: int,
+    start_step: int = 0,
+    *,
+    log_every: int = 50,
+    enabled: bool = True,
+    stream: io.TextIOBase | None = None,
+  ):
+    self._total, self._log_every = total_steps, log_every
+    self._stream = stream or sys.stderr
+    self._enabled = enabled
+    self._text = ''
+    self._first: tuple[int, float] | None = None  # Step and time; compilation is before it.
+    self._bar = None
+    if enabled and self._stream.isatty():
+      self._bar = tqdm(
+        total=total_steps,
+        initial=start_step,
+        file=self._stream,
+        dynamic_ncols=True,
+        bar_format='{n_fmt}/{total_fmt} |{bar:10}| ETA {remaining}{postfix}',
+      )
+
+  def update(self, step: int, scalars: Mapping[str, float | int]) -> None:
+    """Tells that `step` steps are done.
+
+    Args:
+      step: Counted from the beginning of the run.
+      scalars: The newest numbers, those of FIELDS if known; without any, the last ones stay.
+    """
+    if not self._enabled:
+      return
+    now = time.monotonic()
+    self._first = self._first or (step, now)
+    if scalars:
+      self._text = describe(scalars)
+    if self._bar is not None:
+      self._bar.set_postfix_str(self._text, refresh=False)
+      self._bar.update(step - self._bar.n)
+    elif step % self._log_every == 0 or step == self._total:
+      eta = self._eta(step, now)
+      self.print(f'step {step}/{self._total}, {self._text or "no numbers yet"}, ETA {eta}')
+
+  def print(self, text: str) -> None:
+    """Prints a line above the bar."""
+    if self._enabled:
+      tqdm.write(text, file=self._stream)
+      self._stream.flush()
+
+  def close(self) -> None:
+    """Leaves the bar as it is and ends its line."""
+    if self._bar is not None:
+      self._bar.close()
+
+  def _eta(self, step: int, now: float) -> str:
+    first_step, start = self._first
+    if step == first_step:
+      return 'unknown'
+    return tqdm.format_interval((self._total - step) * (now - start) / (step - first_step))
+
+
+def describe(scalars: Mapping[str, float | int]) -> str:
+  """The numbers in one line: 'loss 0.6120, lr 1.20e-03, 410.3 clips/s, ...'."""
+  return ', '.join(
+    template.format(scalars[name])
+    for name, template in FIELDS.items()
+    if name in scalars and (scalars[name] > 0 or name not in _ONLY_IF_ABOVE_ZERO)
+  )

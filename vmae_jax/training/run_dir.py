@@ -1,0 +1,178 @@
+"""The folder of a run: what was asked for, where it ran, and what came of it."""
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from vmae_jax.errors import UserError
+
+CONFIG_FILE = 'config.json'
+ENVIRONMENT_FILE = 'environment.json'
+SUMMARY_FILE = 'summary.json'
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'av', 'grain')
+_ABSENT = object()
+_MOST_SHOWN = 6  # Differing keys named in one error message.
+
+
+def prepare_run_dir(
+  workdir: str | os.PathLike, config: ml_collections.ConfigDict, *, ignore: Sequence[str] = ()
+) -> Path:
+  """Makes the folder of a new run, or checks that the run in it is the same one.
+
+  A new folder gets config.json (all values resolved, keys sorted), which is never written
+  again. Each start adds what `environment()` says to the list in environment.json. All
+  processes of a run check; only the main one writes.
+
+  Args:
+    workdir: The folder, local or mounted.
+    config: The whole config.
+    ignore: Keys that may change between starts of one run, such as `log_every`; a key stands
+      for all below it.
+
+  Returns:
+    The folder.
+
+  Raises:
+    UserError: the folder belongs to a run with another config, holds other files, or can't
+      be written to.
+  """
+  if '://' in str(workdir):
+    raise UserError(
+      f'--workdir={workdir}: a run needs a folder; mount the bucket (such as with gcsfuse) and '
+      'give the path of a folder in it.'
+    )
+  workdir = Path(workdir)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    _claim(workdir, json.loads(config.to_json()), ignore)
+  except OSError as e:
+    raise UserError(
+      f'--workdir={workdir}: {e.strerror}; choose a folder that can be written to.'
+    ) from e
+  return workdir
+
+
+def environment() -> dict[str, Any]:
+  """What a run depends on beside its config: versions, devices, commit, command, time."""
+  devices = jax.devices()
+  return {
+    'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    'command': shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+    'platform': platform.platform(),
+    'python': platform.python_version(),
+    'packages': {name: metadata.version(name) for name in PACKAGES},
+    'backend': jax.default_backend(),
+    'devices': len(devices),
+    'device_kinds': sorted({device.device_kind for device in devices}),
+    'processes': jax.process_count(),
+    'git': _git_state(),
+  }
+
+
+def write_summary(workdir: str | os.PathLike, summary: Mapping[str, Any]) -> None:
+  """Writes what came of the run to summary.json, in place of an earlier one."""
+  _write_json(Path(workdir) / SUMMARY_FILE, summary)
+
+
+def write_atomically(path: Path, text: str) -> None:
+  """Writes a file such that, whenever the process dies, it is the old or the new one."""
+  part = path.with_name(f'.{path.name}.part')  # Hidden, hence no foreign file to `_claim`.
+  with part.open('w', encoding='utf-8') as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  part.replace(path)
+
+
+def _write_json(path: Path, value: Any) -> None:
+  write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
+
+
+def _read_json(path: Path) -> Any:
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as e:
+    raise UserError(f'{path}: is no JSON ({e}); repair it or choose another --workdir.') from e
+
+
+def _claim(workdir: Path, config: dict[str, Any], ignore: Sequence[str]) -> None:
+  """Writes the run's first files, or compares with the config that is there."""
+  main = jax.process_index() == 0
+  path = workdir / CONFIG_FILE
+  # Listed before config.json is looked for, since the main process may write it in between.
+  found = sorted(p.name for p in workdir.iterdir() if not p.name.startswith('.'))
+  if path.exists():
+    _check_same(path, _read_json(path), config, ignore)
+  elif found:
+    raise UserError(
+      f'--workdir={workdir}: holds {found[0]!r} but no {CONFIG_FILE}, so it is no run of '
+      "vmae_jax's; choose a new or an empty folder."
+    )
+  elif main:
+    _write_json(path, config)
+  if main:
+    path = workdir / ENVIRONMENT_FILE
+    earlier = _read_json(path) if path.exists() else []
+    _write_json(path, [*earlier, environment()])
+
+
+def _check_same(
+  path: Path, there: dict[str, Any], here: dict[str, Any], ignore: Sequence[str]
+) -> None:
+  there, here = dict(_leaves(there)), dict(_leaves(here))
+  differences = []
+  for key in sorted(there.keys() | here.keys()):
+    ignored = any(f'{key}.'.startswith(f'{prefix}.') for prefix in ignore)
+    before, now = there.get(key, _ABSENT), here.get(key, _ABSENT)
+    if before != now and not ignored:
+      differences.append(f'{key} was {_show(before)}, is {_show(now)}')
+  if differences:
+    more = len(differences) - _MOST_SHOWN
+    raise UserError(
+      f'{path}: the run there has another config: {"; ".join(differences[:_MOST_SHOWN])}'
+      f'{f"; and {more} more" if more > 0 else ""}. Choose another --workdir, or start with the '
+      'old values to go on with that run.'
+    )
+
+
+def _leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+  """Yields ('a.b', value) of nested dicts; an empty dict is a value."""
+  if isinstance(config, dict) and (config or not prefix):
+    for key, value in config.items():
+      yield from _leaves(value, f'{prefix}.{key}' if prefix else key)
+  else:
+    yield prefix, config
+
+
+def _show(value: Any) -> str:
+  return 'absent' if value is _ABSENT else json.dumps(value)
+
+
+def _git_state() -> dict[str, Any] | None:
+  """Commit of the checkout that holds this file, and whether its tracked files differ.
+
+  None for an installed package, even one inside another project's checkout, and without git.
+  """
+
+  def git(*args: str) -> str:
+    command = ['git', '-C', str(Path(__file__).parent), *args]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+  try:
+    git('ls-files', '--error-unmatch', Path(__file__).name)
+    commit = git('rev-parse', 'HEAD')
+    return {'commit': commit, 'dirty': bool(git('status', '--porcelain', '--untracked-files=no'))}
+  except (OSError, subprocess.CalledProcessError):
+    return None

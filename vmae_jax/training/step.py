@@ -1,0 +1,130 @@
+"""The train state and the one jitted step from a batch to the next state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from vmae_jax.sharding import constrain_batch
+from vmae_jax.types import Array, Float, Int32
+
+Batch = dict[str, Array]
+# (params, batch) -> the loss and its parts, all scalars.
+LossFn = Callable[[Any, Batch], tuple[Float[Array, ''], dict[str, Float[Array, '']]]]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that a step changes; with the loader's position, which equals `step`, a checkpoint.
+
+  Attributes:
+    step: Steps taken, skipped ones included.
+    params: Float32 parameters.
+    opt_state: The optimizer's moments.
+    ema: Moving average of the parameters, or None.
+    skipped: Steps without a finite loss and gradient, in all.
+    skipped_in_a_row: The same since the last good step.
+    replaced: Clips that stand in for broken videos, in all.
+  """
+
+  step: Int32[Array, '']
+  params: Any
+  opt_state: Any
+  ema: Any
+  skipped: Int32[Array, '']
+  skipped_in_a_row: Int32[Array, '']
+  replaced: Int32[Array, '']
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation, *, ema: float) -> TrainState:
+  """The state before the first step."""
+
+  def zero():  # Buffers that are donated must not be shared.
+    return jnp.zeros((), jnp.int32)
+
+  return TrainState(
+    step=zero(),
+    params=params,
+    opt_state=optimizer.init(params),
+    ema=jax.tree.map(jnp.copy, params) if ema > 0 else None,
+    skipped=zero(),
+    skipped_in_a_row=zero(),
+    replaced=zero(),
+  )
+
+
+def make_train_step(
+  loss_fn: LossFn, optimizer: optax.GradientTransformation, *, accumulate: int, ema: float
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+  """A pure step: gradients, update, metrics. The caller jits it and donates the state.
+
+  A step whose loss or gradient is not finite leaves parameters, moments and EMA as they were
+  and is counted.
+
+  Args:
+    loss_fn: Loss of a batch, a mean over its clips.
+    optimizer: Turns gradients into updates.
+    accumulate: Number of equal parts of the batch that are computed one after another.
+    ema: Decay of the moving average; 0 for none.
+  """
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+  def gradients(params, batch):
+    if accumulate == 1:
+      return grad_fn(params, batch)
+    # Clip i goes to part i % accumulate, so that each device keeps its own clips.
+    parts = jax.tree.map(
+      lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+
+    def add(total, part):
+      part = jax.tree.map(constrain_batch, part)
+      return jax.tree.map(jnp.add, total, grad_fn(params, part)), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, params, first)
+    )
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda x: x / accumulate, total)
+
+  def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    (loss, parts), grads = gradients(state.params, batch)
+    norm = optax.tree.norm(grads)
+    good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+
+    def keep(new, old):
+      return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+
+    average = None
+    if ema > 0:
+      average = jax.tree.map(lambda a, p: ema * a + (1 - ema) * p, state.ema, params)
+      average = keep(average, state.ema)
+    bad = 1 - good.astype(jnp.int32)
+    new = TrainState(
+      step=state.step + 1,
+      params=keep(params, state.params),
+      opt_state=keep(opt_state, state.opt_state),
+      ema=average,
+      skipped=state.skipped + bad,
+      skipped_in_a_row=(state.skipped_in_a_row + bad) * bad,
+      replaced=state.replaced + batch['replaced'].sum(dtype=jnp.int32),
+    )
+    metrics = {
+      'loss': loss,
+      **parts,
+      'grad_norm': norm,
+      'update_norm': optax.tree.norm(updates),
+      'param_norm': optax.tree.norm(state.params),
+      'skipped': new.skipped,
+      'skipped_in_a_row': new.skipped_in_a_row,
+      'bad_clips': new.replaced,
+    }
+    return new, metrics
+
+  return step

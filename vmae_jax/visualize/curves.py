@@ -1,0 +1,105 @@
+"""Training curves of one or several runs as a PNG, sized for a README."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vmae_jax.errors import UserError
+from vmae_jax.types import Float
+
+# Okabe and Ito's colours, told apart with any colour vision; line styles repeat the difference.
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+STYLES = ('-', '--', '-.', ':')
+SMOOTHING = 0.05  # Of the run's length: the window of the thick line.
+
+
+def loss_curve(
+  runs: Mapping[str, Sequence[Mapping[str, Any]]],
+  path: str | os.PathLike,
+  *,
+  keys: Sequence[str] = ('loss',),
+  rate_key: str = 'learning_rate',
+  title: str = '',
+) -> None:
+  """Draws the loss over steps, raw thin and smoothed thick, above the learning rate.
+
+  Args:
+    runs: Name of a run -> what `read_metrics` gave; a single run's name may be ''.
+    path: The PNG to write.
+    keys: Scalars to draw, such as the losses of several heads.
+    rate_key: The learning rate's scalar; the lower part is left out if no run has it.
+    title: Text above.
+
+  Raises:
+    UserError: a run has none of the keys.
+  """
+  # No pyplot: it would keep global state and could look for a display.
+  from matplotlib.figure import Figure
+  from matplotlib.ticker import FuncFormatter
+
+  with_rate = any(rate_key in record for metrics in runs.values() for record in metrics)
+  figure = Figure(figsize=(7.2, 4.2 if with_rate else 3.4), layout='constrained')
+  axes = figure.subplots(
+    1 + with_rate, 1, sharex=True, squeeze=False, height_ratios=[3.5, 1][: 1 + with_rate]
+  )[:, 0]
+  lines = 0
+  for name, metrics in runs.items():
+    found = [key for key in keys if any(key in record for record in metrics)]
+    if not found:
+      there = sorted({key for record in metrics for key in record} - {'step', 'time'})
+      raise UserError(
+        f'run {name!r} has no {" or ".join(keys)} in its metrics; there is: {", ".join(there)}.'
+      )
+    run_look = _look(lines)
+    for key in found:
+      look = _look(lines)
+      lines += 1
+      steps, values = _series(metrics, key)
+      smooth = smoothed(values, window=1 + int(SMOOTHING * len(values)))
+      label = ': '.join(part for part in (name, key if len(keys) > 1 else '') if part)
+      axes[0].plot(steps, values, color=look['color'], linewidth=0.6, alpha=0.3)
+      axes[0].plot(steps, smooth, linewidth=1.8, label=label or None, **look)
+    if with_rate:
+      axes[1].plot(*_series(metrics, rate_key), linewidth=1.2, **run_look)
+  axes[0].set_ylabel(keys[0] if len(keys) == 1 else 'loss')
+  axes[0].set_title(title, loc='left', fontsize='medium')
+  if axes[0].get_legend_handles_labels()[1]:
+    axes[0].legend(frameon=False)
+  if with_rate:
+    axes[1].set_ylabel('learning\nrate')
+    axes[1].set_ylim(bottom=0)
+    axes[1].locator_params(axis='y', nbins=3)
+    axes[1].yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f'{rate:.0e}' if rate else '0'))
+  axes[-1].set_xlabel('step')
+  for ax in axes:
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.grid(color='#dddddd', linewidth=0.6)
+  figure.align_ylabels()
+  figure.savefig(path, dpi=160, format='png')
+
+
+def _look(line: int) -> dict[str, str]:
+  return {'color': COLOURS[line % len(COLOURS)], 'linestyle': STYLES[line % len(STYLES)]}
+
+
+def _series(
+  metrics: Sequence[Mapping[str, Any]], key: str
+) -> tuple[Float[np.ndarray, ' s'], Float[np.ndarray, ' s']]:
+  """Steps and values of the records that have the key."""
+  pairs = [(record['step'], record[key]) for record in metrics if key in record]
+  steps, values = np.array(pairs, float).reshape(-1, 2).T
+  return steps, values
+
+
+def smoothed(values: Float[np.ndarray, ' s'], *, window: int) -> Float[np.ndarray, ' s']:
+  """The mean over `window` values around each, fewer at the ends; NaN is left out.
+
+  Centred, so that the line does not lag behind; a step whose window is all NaN stays NaN.
+  """
+  kernel = np.ones(window)
+  known = np.isfinite(values)
+  sums = np.convolve(np.where(known, values, 0), kernel, mode='same')
+  counts = np.convolve(known, kernel, mode='same')
+  return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0.5)

@@ -1,0 +1,163 @@
+"""What a model predicts, as pictures that say what was borrowed from the clip.
+
+A model that predicts patch-normalised pixels says nothing of a patch's mean and contrast.
+Pictures that add both from the ground truth look good whatever the model does, since the
+means alone show the scene: the usual demonstration overstates every such model. Here mean
+and contrast of a hidden patch come from the visible patches around it; the other way
+exists for comparison, and its picture says so.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from vmae_jax.errors import lookup
+from vmae_jax.models.patches import patchify, token_grid, unpatchify
+from vmae_jax.types import Bool, Float, UInt8
+from vmae_jax.visualize.images import labelled_rows, to_uint8
+
+# Where a hidden patch's mean and std came from -> what the caption says of it.
+CAPTIONS = {
+  'none': 'The model predicts the pixels themselves: nothing is borrowed from the hidden patches.',
+  'visible': 'Honest: the model predicts normalised patches; the mean and std of each hidden patch '
+  'are interpolated from the visible patches near it, not taken from the hidden ones.',
+  'ground truth': 'CHEATS: the model predicts normalised patches; the true mean and std of each '
+  'hidden patch are borrowed from the ground truth, which alone shows most of the scene.',
+}
+GREY = 0.5  # Hidden patches.
+NEIGHBOURS = 16  # Visible patches whose statistics are averaged.
+TIME_STEP = 0.5  # Distance of a patch to itself one time slot later, in widths of a patch.
+
+
+def reconstruction_grid(
+  video: Float[np.ndarray, 'T H W 3'],
+  masked_tokens: Bool[np.ndarray, ' n'],
+  predicted: Float[np.ndarray, 'T H W 3'],
+  *,
+  patch: tuple[int, int, int],
+  statistics: str,
+  title: str = '',
+  max_frames: int = 8,
+) -> UInt8[np.ndarray, 'H2 W2 3']:
+  """Draws input, masked input, prediction, and prediction beside the visible patches.
+
+  Args:
+    video: The clip in [0, 1].
+    masked_tokens: True where a token was hidden.
+    predicted: What `predicted_video` gave, or the pixels that a model predicts directly;
+      only its hidden patches are shown.
+    patch: Frames, height and width of a patch.
+    statistics: A key of CAPTIONS: how `predicted` got its mean and contrast.
+    title: Text above the picture.
+    max_frames: At most so many columns, each the first frame of a time slot.
+
+  Raises:
+    UserError: there are no such statistics.
+  """
+  caption = lookup(CAPTIONS, statistics, 'statistics of the reconstruction')
+  grid = token_grid(video.shape[:3], patch)
+  hidden = np.asarray(masked_tokens).reshape(grid)
+  for axis, size in enumerate(patch):
+    hidden = hidden.repeat(size, axis)
+  hidden = hidden[..., None]
+  slots = np.linspace(0, grid[0] - 1, min(max_frames, grid[0])).round().astype(int)
+  frames = slots * patch[0]
+  rows = {
+    'input': video,
+    f'masked\n{masked_tokens.mean():.0%} hidden': np.where(hidden, GREY, video),
+    'predicted': np.where(hidden, predicted, GREY),
+    'predicted\n+ visible': np.where(hidden, predicted, video),
+  }
+  return labelled_rows(
+    {label: list(to_uint8(row[frames])) for label, row in rows.items()},
+    columns=[f'frame {i + 1}' for i in frames],
+    title=title,
+    caption=caption,
+  )
+
+
+def predicted_video(
+  predicted: Float[np.ndarray, 'm p'],
+  video: Float[np.ndarray, 'T H W 3'],
+  masked_tokens: Bool[np.ndarray, ' n'],
+  *,
+  patch: tuple[int, int, int],
+  statistics: str,
+  eps: float = 1e-6,
+) -> Float[np.ndarray, 'T H W 3']:
+  """Puts predicted patches into the clip they were hidden from.
+
+  Args:
+    predicted: The model's patches, in the order of the hidden tokens' indices.
+    video: The clip in [0, 1].
+    masked_tokens: True where a token was hidden.
+    patch: Frames, height and width of a patch.
+    statistics: A key of CAPTIONS; 'none' if the model predicts pixels as they are.
+    eps: What the target's normalisation added to the std.
+  """
+  grid = token_grid(video.shape[:3], patch)
+  patches = np.array(patchify(jnp.asarray(video)[None], patch=patch)[0])
+  if statistics != 'none':
+    predicted = denormalise(
+      predicted, patches, masked_tokens, grid=grid, statistics=statistics, eps=eps
+    )
+  patches[masked_tokens] = predicted
+  return np.asarray(unpatchify(jnp.asarray(patches)[None], patch=patch, grid=grid)[0])
+
+
+def denormalise(
+  predicted: Float[np.ndarray, 'm p'],
+  patches: Float[np.ndarray, 'n p'],
+  masked_tokens: Bool[np.ndarray, ' n'],
+  *,
+  grid: tuple[int, ...],
+  statistics: str,
+  eps: float = 1e-6,
+) -> Float[np.ndarray, 'm p']:
+  """Gives patch-normalised predictions a mean and a std for each channel.
+
+  Args:
+    predicted: Normalised patches, in the order of the hidden tokens' indices.
+    patches: All patches of the clip, in [0, 1].
+    masked_tokens: True where a token was hidden.
+    grid: Tokens (t, h, w) of the clip.
+    statistics: 'visible' or 'ground truth', see CAPTIONS.
+    eps: What the target's normalisation added to the std.
+
+  Raises:
+    UserError: there are no such statistics.
+  """
+  means, stds = patch_statistics(patches)
+  choices = {
+    'visible': lambda values: interpolate_visible(values, masked_tokens, grid=grid),
+    'ground truth': lambda values: values[masked_tokens],
+  }
+  choose = lookup(choices, statistics, 'statistics of normalised predictions')
+  colours = predicted.reshape(len(predicted), -1, 3)
+  colours = colours * (choose(stds) + eps)[:, None] + choose(means)[:, None]
+  return colours.reshape(predicted.shape)
+
+
+def patch_statistics(
+  patches: Float[np.ndarray, 'n p'],
+) -> tuple[Float[np.ndarray, 'n 3'], Float[np.ndarray, 'n 3']]:
+  """Mean and std (unbiased, as in VideoMAE's target) of each patch and channel."""
+  colours = patches.reshape(len(patches), -1, 3)
+  return colours.mean(axis=1), colours.std(axis=1, ddof=1)
+
+
+def interpolate_visible(
+  values: Float[np.ndarray, 'n c'], masked_tokens: Bool[np.ndarray, ' n'], *, grid: tuple[int, ...]
+) -> Float[np.ndarray, 'm c']:
+  """Values at hidden tokens from those at visible ones; hidden values are not looked at.
+
+  A hidden token gets the mean over its NEIGHBOURS nearest visible tokens in space and time,
+  weighted by one over the squared distance.
+  """
+  t, y, x = np.unravel_index(np.arange(len(values)), grid)
+  places = np.stack([t * TIME_STEP, y, x], axis=1).astype(np.float32)
+  offsets = places[masked_tokens][:, None] - places[~masked_tokens][None]
+  distances = np.square(offsets).sum(axis=-1)
+  nearest = np.argsort(distances, axis=1, kind='stable')[:, :NEIGHBOURS]
+  weights = 1 / np.take_along_axis(distances, nearest, axis=1)
+  weights /= weights.sum(axis=1, keepdims=True)
+  return np.einsum('mq,mqc->mc', weights, values[~masked_tokens][nearest])
