@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from tests.data.clips_on_disk import write_video
 
+from tests.data.clips_on_disk import write_video
 from vmae_jax.check_data import judge
 from vmae_jax.data.examine import Finding
 from vmae_jax.data.sources import Entry, open_source

@@ -17,7 +17,6 @@ import os
 import sys
 from collections.abc import Callable
 
-import jax
 from absl import app, flags
 
 from vmae_jax.errors import UserError, suggest
@@ -52,11 +51,11 @@ def join_processes() -> None:
   told by JAX_COORDINATOR_ADDRESS (host:port of the first one), JAX_NUM_PROCESSES and
   JAX_PROCESS_ID.
   """
+  import jax  # Not above: entry points' worker processes need none.
+
   count, index = os.environ.get('JAX_NUM_PROCESSES'), os.environ.get('JAX_PROCESS_ID')
   try:
-    jax.distributed.initialize(
-      num_processes=count and int(count), process_id=index and int(index)
-    )
+    jax.distributed.initialize(num_processes=count and int(count), process_id=index and int(index))
   except ValueError as e:
     raise UserError(f'--distributed: {str(e).splitlines()[0]}') from e
 

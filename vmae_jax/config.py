@@ -94,8 +94,17 @@ def default() -> ml_collections.ConfigDict:
 
 # Keys that say how a run is carried out and watched, not what it computes: a run may go on
 # with others.
-RUN_KEYS = ('mesh', 'checkpoint', 'log', 'data.threads', 'data.workers', 'data.root', 'model.scan',
-            'model.remat', 'model.attention')
+RUN_KEYS = (
+  'mesh',
+  'checkpoint',
+  'log',
+  'data.threads',
+  'data.workers',
+  'data.root',
+  'model.scan',
+  'model.remat',
+  'model.attention',
+)
 
 
 def parse_arg(arg: str | None, *, variants: tuple[str, ...], sizes=tuple(SIZES), file: str = ''):

@@ -81,9 +81,7 @@ def _features(config, models, apply, spec: str):
   sampler = ClipSampler(
     frames=data.frames, size=data.size, stride=data.stride, sampling=data.sampling, train=False
   )
-  loader = Loader(
-    source, sampler, batch_size=_BATCH.value, seed=0, shuffle=False, num_steps=None
-  )
+  loader = Loader(source, sampler, batch_size=_BATCH.value, seed=0, shuffle=False, num_steps=None)
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *models.values())
   several = jax.jit(jax.vmap(apply, in_axes=(0, None), out_axes=1))
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tests.data.clips_on_disk import write_video
 
+from tests.data.clips_on_disk import write_video
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import Entry, FileSource
 from vmae_jax.errors import UserError

@@ -27,6 +27,8 @@ def test_multi_scale_golden():
 def test_multi_scale_takes_the_exact_size_if_it_is_near():
   sides = {w for _, _, w, _ in _boxes(crop.multi_scale_box, height=258, width=300, size=224)}
   assert sides == {258, 224, 193, 170}  # int(258 * .875) = 225.
+  sides = {w for _, _, w, _ in _boxes(crop.multi_scale_box, height=227, width=300, size=224)}
+  assert max(sides) == 227  # Three pixels are too many.
   sides = {w for _, _, w, _ in _boxes(crop.multi_scale_box, height=222, width=300, size=224)}
   assert max(sides) == 222  # 224 would not fit.
 

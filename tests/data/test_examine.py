@@ -4,7 +4,6 @@ import os
 import time
 
 from tests.data.clips_on_disk import write_video
-
 from vmae_jax.data import examine as module
 from vmae_jax.data.examine import examine, examine_all
 

@@ -5,8 +5,8 @@ import time
 import jax
 import numpy as np
 import pytest
-from tests.data.clips_on_disk import write_video
 
+from tests.data.clips_on_disk import write_video
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Entry, FileSource

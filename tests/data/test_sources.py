@@ -1,8 +1,8 @@
 """Lists, folders and what can be wrong with them."""
 
 import pytest
-from tests.data.clips_on_disk import decode_all, write_video
 
+from tests.data.clips_on_disk import decode_all, write_video
 from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.data.video import VideoError
 from vmae_jax.errors import UserError

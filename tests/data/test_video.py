@@ -5,8 +5,8 @@ import time
 import av
 import numpy as np
 import pytest
-from tests.data.clips_on_disk import decode_all, write_video
 
+from tests.data.clips_on_disk import decode_all, write_video
 from vmae_jax.data.video import Video, VideoError
 
 OPEN_GOP = {'x264-params': 'open-gop=1:keyint=8:min-keyint=8:scenecut=0:bframes=3'}
@@ -33,25 +33,29 @@ KINDS = {
   'MPEG-4 in AVI': dict(name='v.avi', codec='mpeg4', options=dict(bf='2')),
   'MPEG-4 in MP4': dict(name='v.mp4', codec='mpeg4', options=dict(bf='2', g='9')),
   'transport stream': dict(name='v.ts', options=dict(bf='2', g='9')),
-  'invisible frames': dict(
-    name='v.webm', codec='libvpx', options={'auto-alt-ref': '1', 'lag-in-frames': '16'}
-  ),
+  'VP8': dict(name='v.webm', codec='libvpx'),
+  'AV1': dict(name='v.mp4', codec='libsvtav1', height=64),
   'VP9': dict(name='v.webm', codec='libvpx-vp9'),
 }
+# In these a packet is no frame, or a keyframe does not suffice: decoded from the start.
+NEED_COUNTING = ('intra refresh', 'VP8')
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_frames_are_those_of_decoding_from_the_start(kind, tmp_path):
+def test_frames_are_those_of_decoding_from_the_start(kind, tmp_path, monkeypatch):
   options = dict(KINDS[kind])
   path = write_video(tmp_path / options.pop('name'), **options)
   want = decode_all(path)
   rng = np.random.default_rng(0)
   with Video(path) as video:
+    if kind not in NEED_COUNTING:
+      monkeypatch.setattr(video, '_decode_counting', lambda _: pytest.fail('slow way taken'))
     assert video.num_frames == len(want) == 30
     assert (video.height, video.width, 3) == want[0].shape
-    singles = [[i] for i in range(30)]
+    singles = [[i] for i in reversed(range(30))]
     scattered = [rng.integers(0, 30, 5) for _ in range(10)]
-    for indices in [*singles, *scattered, range(30), [29, 0, 0, 13]]:
+    pairs = [[i, i + 1] for i in range(29)]
+    for indices in [*singles, *pairs, *scattered, range(30), [29, 0, 0, 13]]:
       got = video.read(indices)
       for i, image in zip(indices, got, strict=True):
         np.testing.assert_array_equal(image, want[i], err_msg=f'frame {i} of {indices}')
@@ -144,7 +148,11 @@ def _damage(data, k, rng):
 
 @pytest.mark.parametrize('name', ['v.mp4', 'v.mkv'])
 def test_damaged_files_give_frames_or_an_error(tmp_path, name):
-  source = write_video(tmp_path / name, options=dict(bf='2', g='10'))
+  source = write_video(
+    tmp_path / name,
+    options=dict(bf='2', g='10'),
+    container_options=dict(fflags='bitexact'),
+  )
   data = (tmp_path / name).read_bytes()
   want = np.stack(decode_all(source))
   rng = np.random.default_rng(0)
@@ -162,7 +170,7 @@ def test_damaged_files_give_frames_or_an_error(tmp_path, name):
       assert '\n' not in str(e) and str(e)
     assert time.monotonic() - start < 5
   assert errors > 50
-  assert wrong < 20  # Damage that leaves a valid stream cannot be seen.
+  assert wrong < 4  # Damage that leaves a valid stream cannot be seen.
 
 
 def test_check(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vmae_jax.errors import UserError
+from vmae_jax.evaluation import features
 from vmae_jax.evaluation.features import extract
 
 
@@ -29,26 +30,27 @@ def apply_fn(video):
 
 @pytest.mark.parametrize('batch', [1, 3, 4, 20])
 def test_keeps_order_and_drops_padding(batch):
-  features, labels = extract(apply_fn, made_up(10, batch))
-  assert features.dtype == np.float32
-  np.testing.assert_array_equal(features, np.stack([np.arange(10), -np.arange(10)], -1))
+  found, labels = extract(apply_fn, made_up(10, batch))
+  assert found.dtype == np.float32
+  np.testing.assert_array_equal(found, np.stack([np.arange(10), -np.arange(10)], -1))
   np.testing.assert_array_equal(labels, np.arange(10) * 10)
 
 
-def test_the_model_runs_a_batch_ahead_of_the_host():
+def test_the_model_runs_a_batch_ahead_of_the_host(monkeypatch):
   seen = []
+  gather = features.multihost_utils.process_allgather
 
-  def watched(video):
+  def run(video):
     seen.append('run')
     return apply_fn(video)
 
-  def batches():
-    for batch in made_up(3, 1):
-      yield batch
-      seen.append('next')
+  def read(*args, **kwargs):
+    seen.append('read')
+    return gather(*args, **kwargs)
 
-  extract(watched, batches())
-  assert seen == ['run', 'next'] * 3
+  monkeypatch.setattr(features.multihost_utils, 'process_allgather', read)
+  extract(run, made_up(3, 1))
+  assert seen == ['run', 'run', 'read', 'run', 'read', 'read']
 
 
 def test_nothing_to_read():

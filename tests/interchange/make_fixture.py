@@ -1,6 +1,6 @@
 """Makes tests/fixtures/videomae_tiny.npz from transformers (needs torch and transformers).
 
-  PYTHONPATH=. python tests/interchange/make_fixture.py
+PYTHONPATH=. python tests/interchange/make_fixture.py
 """
 
 import pathlib

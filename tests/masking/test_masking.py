@@ -85,9 +85,7 @@ def test_running_cell_decodes_half_of_each_slot_and_counts_hidden_tokens_alone()
   assert (decoded.reshape(4, 2, 4, 196).sum(2) == 2).all()
   seen = ~hidden_map(before).reshape(4, -1)
   weight = np.asarray(after.weight)
-  np.testing.assert_array_equal(
-    weight, ~np.take_along_axis(seen, np.asarray(after.masked), 1)
-  )
+  np.testing.assert_array_equal(weight, ~np.take_along_axis(seen, np.asarray(after.masked), 1))
   assert 0 < (weight == 0).sum()
 
 

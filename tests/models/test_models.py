@@ -32,7 +32,9 @@ def parts(size, patch=(2, 16, 16)):
 
 def autoencoder(size='demo', patch=(2, 8, 8), **common):
   encoder, decoder = parts(size, patch)
-  return MaskedAutoencoder(encoder, decoder, {'pixels': ('decoder', 3 * int(np.prod(patch)))}, common)
+  return MaskedAutoencoder(
+    encoder, decoder, {'pixels': ('decoder', 3 * int(np.prod(patch)))}, common
+  )
 
 
 def inputs(frames=4, side=32, batch=2, visible=8, patch=(2, 8, 8), seed=0):
@@ -132,7 +134,9 @@ def test_scan_and_remat_change_nothing(scan, remat):
   plain = Blocks(depth=3, heads=2, mlp=32)
   params = jax.jit(plain.init)(jax.random.key(0), x)
   other = Blocks(depth=3, heads=2, mlp=32, scan=scan, remat=remat)
-  assert jax.tree.structure(params) == jax.tree.structure(jax.eval_shape(other.init, jax.random.key(0), x))
+  assert jax.tree.structure(params) == jax.tree.structure(
+    jax.eval_shape(other.init, jax.random.key(0), x)
+  )
   value = lambda blocks: lambda p: jnp.square(blocks.apply(p, x)).mean()  # noqa: E731
   for a, b in zip(*(jax.tree.leaves(jax.jit(jax.grad(value(m)))(params)) for m in (plain, other))):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
@@ -140,7 +144,9 @@ def test_scan_and_remat_change_nothing(scan, remat):
 
 def test_layers_start_different():
   x = jnp.zeros((1, 3, 16))
-  kernel = jax.jit(Blocks(2, 2, 32).init)(jax.random.key(0), x)['params']['block']['mlp']['fc1']['kernel']
+  kernel = jax.jit(Blocks(2, 2, 32).init)(jax.random.key(0), x)['params']['block']['mlp']['fc1'][
+    'kernel'
+  ]
   assert not jnp.array_equal(kernel[0], kernel[1])
 
 
@@ -153,9 +159,7 @@ def test_attention_kernels_agree(implementation):
   weights = np.exp(scores - scores.max(-1, keepdims=True))
   weights /= weights.sum(-1, keepdims=True)
   expected = np.einsum('bgnm,bmge->bnge', weights, v)
-  out = jax.jit(attention, static_argnames='implementation')(
-    q, k, v, implementation=implementation
-  )
+  out = jax.jit(attention, static_argnames='implementation')(q, k, v, implementation=implementation)
   np.testing.assert_allclose(out, expected, atol=1e-5)
 
 

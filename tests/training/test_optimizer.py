@@ -31,7 +31,12 @@ def test_only_kernels_decay():
   assert mask['blocks']['qkv']['kernel'] and not mask['mask_token']
   assert not any([mask['blocks']['q_bias'], *mask['blocks']['norm1'].values()])
   optimizer = make_optimizer(
-    schedule=optax.constant_schedule(0.1), b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.5, clip_norm=0.0
+    schedule=optax.constant_schedule(0.1),
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=0.5,
+    clip_norm=0.0,
   )
   zeros = optax.tree.zeros_like(params)
   updates, _ = optimizer.update(zeros, optimizer.init(params), params)

@@ -29,7 +29,7 @@ def fit(
 
   The problem is convex and all features are at hand: L-BFGS from zero needs no learning rate
   and no random order. One strength at a time: side by side under vmap the line searches wait
-  for the slowest, which took ten times as long as one after the other.
+  for the slowest, and measured slower than one after the other.
 
   Args:
     features: Standardised.

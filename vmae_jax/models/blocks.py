@@ -111,7 +111,5 @@ class Blocks(nn.Module):
       length=self.depth,
       unroll=1 if self.scan else self.depth,
     )
-    layer = block(
-      self.heads, self.mlp, self.eps, self.dtype, self.implementation, name='block'
-    )
+    layer = block(self.heads, self.mlp, self.eps, self.dtype, self.implementation, name='block')
     return stack(layer, x, None)[0]

@@ -1,7 +1,6 @@
 """The pixels themselves, each patch normalised or raw."""
 
 import einops
-import jax.numpy as jnp
 
 from vmae_jax.errors import lookup
 from vmae_jax.models.patches import patchify

@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policies
@@ -41,6 +42,9 @@ class Checkpointer:
     A full disk or another failure to write is reported, and the run goes on: the checkpoints
     that exist stay, and the next save tries again.
     """
+    if jax.default_backend() == 'cpu':
+      # Orbax writes from the very buffers there, which the next step overwrites.
+      state = jax.tree.map(jnp.copy, state)
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state),
       data=ocp.args.JsonSave({'next_step': step}),
@@ -75,8 +79,8 @@ class Checkpointer:
     failures = []
     for step in sorted(self._manager.all_steps(), reverse=True):
       item = pathlib.Path(self._manager.directory) / str(step) / 'state'
-      check_same(like, _metadata(item), where=str(item))
       try:
+        check_same(like, _metadata(item), where=str(item))
         items = ocp.args.Composite(
           state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
         )
@@ -129,7 +133,11 @@ def check_same(like: Any, found: dict[str, Any], *, where: str) -> None:
     if k in found and tuple(found[k].shape) != tuple(wanted[k].shape)
   ]
   parts = []
-  for what, names in (('missing', missing), ('not in the model', extra), ('of another shape', other)):
+  for what, names in (
+    ('missing', missing),
+    ('not in the model', extra),
+    ('of another shape', other),
+  ):
     if names:
       more = f' and {len(names) - 3} more' if len(names) > 3 else ''
       parts.append(f'{len(names)} {what}: {"; ".join(names[:3])}{more}')
@@ -153,8 +161,10 @@ def find_checkpoint(path: str) -> pathlib.Path:
     steps = [p for p in parent.glob('*') if p.name.isdigit() and (p / 'state').is_dir()]
     if steps:
       return max(steps, key=lambda p: int(p.name))
-  raise UserError(f'{path} holds no checkpoint: give a --workdir of a run, or one of its '
-                  'checkpoints/STEP folders.')
+  raise UserError(
+    f'{path} holds no checkpoint: give a --workdir of a run, or one of its '
+    'checkpoints/STEP folders.'
+  )
 
 
 def load_params(path: str, like: Any) -> Any:

@@ -33,15 +33,21 @@ class RunLog:
   """
 
   def __init__(
-    self, config, workdir: str, objective: Objective, *, schedule, steps: int, start: int,
+    self,
+    config,
+    workdir: str,
+    objective: Objective,
+    *,
+    schedule,
+    steps: int,
+    start: int,
     videos: int,
   ):
     main = jax.process_index() == 0
     self.config, self.workdir, self.main = config, pathlib.Path(workdir), main
     self.schedule, self.steps, self.start, self.videos = schedule, steps, start, videos
     self.writer = MetricWriter(workdir, enabled=main)
-    if start:
-      self.writer.resume(start)
+    self.writer.resume(start)
     self._bad = 0  # Broken videos of this process that bad_videos.csv already names.
     self.progress = Progress(steps, start, log_every=config.log.every_steps, enabled=main)
     self.clip_flops = flops.training_flops(objective.flops())

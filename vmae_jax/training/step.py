@@ -76,9 +76,7 @@ def make_train_step(
     if accumulate == 1:
       return grad_fn(params, batch)
     # Clip i goes to part i % accumulate, so that each device keeps its own clips.
-    parts = jax.tree.map(
-      lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
-    )
+    parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total, part):
       part = jax.tree.map(constrain_batch, part)

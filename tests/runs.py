@@ -1,0 +1,96 @@
+"""Runs of `python -m vmae_jax.pretrain` as a user starts them, small enough for tests."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMOKE = f'{ROOT}/configs/videomae.py:smoke'
+BROKEN_TF = 'import sys; sys.modules.update(dict.fromkeys(["tensorflow", "torch", "transformers"]))'
+
+
+def environment(cache, devices=1, **more):
+  """What a child process sees: so many emulated devices, a shared cache of compiled programs."""
+  env = {k: v for k, v in os.environ.items() if not k.startswith(('JAX_', 'XLA_'))}
+  env |= {
+    'PYTHONPATH': str(ROOT),
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'JAX_COMPILATION_CACHE_DIR': str(cache),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
+  return env | {name: str(value) for name, value in more.items()}
+
+
+def start(workdir, *overrides, env, config=SMOKE, flags=()):
+  """Starts a run; returns the process."""
+  command = [sys.executable, '-m', 'vmae_jax.pretrain', f'--config={config}']
+  command += [f'--workdir={workdir}', *flags, *(f'--config.{o}' for o in overrides)]
+  return subprocess.Popen(
+    command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  )
+
+
+def run(workdir, *overrides, env, config=SMOKE, code=0):
+  """Runs to the end; returns what was printed."""
+  process = start(workdir, *overrides, env=env, config=config)
+  output, _ = process.communicate(timeout=300)
+  assert process.returncode == code, output
+  return output
+
+
+def run_processes(workdir, *overrides, cache, count, devices):
+  """Runs one training in several processes, all on this machine."""
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    port = s.getsockname()[1]
+  children = [
+    start(
+      workdir,
+      *overrides,
+      flags=('--distributed',),
+      env=environment(
+        cache,
+        devices,
+        JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{port}',
+        JAX_NUM_PROCESSES=count,
+        JAX_PROCESS_ID=i,
+      ),
+    )
+    for i in range(count)
+  ]
+  outputs = [child.communicate(timeout=300)[0] for child in children]
+  assert all(child.returncode == 0 for child in children), '\n'.join(outputs)
+  return outputs
+
+
+def losses(workdir):
+  """Step -> loss."""
+  lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
+  return {r['step']: r['loss'] for r in map(json.loads, lines)}
+
+
+def arrays(workdir, step):
+  """Every array of a checkpoint's train state, under its path."""
+  item = pathlib.Path(workdir).absolute() / 'checkpoints' / str(step) / 'state'
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    metadata = ocp.PyTreeCheckpointHandler().metadata(item).tree
+    args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
+    tree = reader.restore(item, args=ocp.args.PyTreeRestore(restore_args=args))
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
+
+
+def assert_same_state(one, other, step):
+  """Both runs' states at `step` are equal to the last bit."""
+  a, b = arrays(one, step), arrays(other, step)
+  assert a.keys() == b.keys() and len(a) > 50
+  for path in a:
+    np.testing.assert_array_equal(a[path], b[path], err_msg=path)

@@ -1,0 +1,128 @@
+"""Whole runs: resumed, preempted, killed, on other meshes and in several processes."""
+
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests import runs
+
+STEPS, EVERY = 6, 3
+
+
+@pytest.fixture(scope='session')
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp('compiled')
+
+
+@pytest.fixture(scope='session')
+def unbroken(tmp_path_factory, cache):
+  """A run on one device that nothing disturbs."""
+  workdir = tmp_path_factory.mktemp('unbroken') / 'run'
+  runs.run(workdir, 'optimizer.ema=0.9', env=runs.environment(cache))
+  return workdir
+
+
+def half(unbroken, tmp_path):
+  """The same run as it was at half time, as a kill right after the checkpoint leaves it."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(unbroken, workdir)
+  shutil.rmtree(workdir / 'checkpoints' / str(STEPS))
+  return workdir
+
+
+def test_a_run_leaves_what_it_promises(unbroken):
+  for name in ('config.json', 'environment.json', 'metrics.jsonl', 'summary.json', 'loss.png'):
+    assert (unbroken / name).stat().st_size > 100, name
+  assert list(unbroken.glob('events.out.tfevents.*')) and list(unbroken.glob('pictures/*.png'))
+  losses = runs.losses(unbroken)
+  assert list(losses) == list(range(1, STEPS + 1)) and np.isfinite(list(losses.values())).all()
+
+
+def test_resumed_is_bit_identical(unbroken, tmp_path, cache):
+  workdir = half(unbroken, tmp_path)
+  output = runs.run(workdir, 'optimizer.ema=0.9', env=runs.environment(cache))
+  assert 'going on from the checkpoint of step 3' in output
+  runs.assert_same_state(unbroken, workdir, STEPS)
+  assert runs.losses(unbroken) == runs.losses(workdir)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_and_started_again_is_bit_identical(number, tmp_path, cache):
+  overrides = ('steps=40', 'checkpoint.every_steps=5', 'checkpoint.keep=100')
+  env = runs.environment(cache)
+  whole = tmp_path / 'whole'
+  runs.run(whole, *overrides, env=env)
+  broken = tmp_path / 'broken'
+  process = runs.start(broken, *overrides, env=env)
+  deadline = time.monotonic() + 120
+  while not (broken / 'checkpoints' / '10').is_dir():
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.01)
+  process.send_signal(number)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == (75 if number == signal.SIGTERM else -signal.SIGKILL), output
+  if number == signal.SIGTERM:
+    assert 'is saved in' in output and 'Traceback' not in output
+  assert not (broken / 'checkpoints' / '40').exists()
+  runs.run(broken, *overrides, env=env)
+  runs.assert_same_state(whole, broken, 40)
+  assert runs.losses(whole) == runs.losses(broken)
+
+
+def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path, cache):
+  workdir = tmp_path / 'run'
+  shutil.copytree(unbroken, workdir)
+  for file in (workdir / 'checkpoints' / str(STEPS) / 'state').rglob('*'):
+    if file.is_file() and file.parent.name == 'd':
+      file.write_bytes(b'')
+  output = runs.run(workdir, 'optimizer.ema=0.9', env=runs.environment(cache))
+  assert 'trying the one before' in output and 'from the checkpoint of step 3' in output
+
+
+MESHES = [
+  ('mesh.data=8',),
+  ('mesh.data=1', 'mesh.fsdp=8'),
+  ('mesh.data=2', 'mesh.fsdp=2', 'mesh.tensor=2'),
+  ('mesh.data=8', 'optimizer.accumulate=1', 'model.scan=True', 'model.remat=dots'),
+]
+
+
+@pytest.mark.parametrize('mesh', MESHES, ids=lambda mesh: ','.join(mesh))
+def test_eight_devices_go_on_after_one_with_equal_losses(mesh, unbroken, tmp_path, cache):
+  workdir = half(unbroken, tmp_path)
+  runs.run(workdir, 'optimizer.ema=0.9', *mesh, env=runs.environment(cache, 8))
+  close(unbroken, workdir)
+
+
+def test_eight_devices_go_on_after_four(unbroken, tmp_path, cache):
+  four = tmp_path / 'four'
+  runs.run(four, 'optimizer.ema=0.9', 'mesh.fsdp=2', env=runs.environment(cache, 4))
+  close(unbroken, four)
+  shutil.rmtree(four / 'checkpoints' / str(STEPS))
+  runs.run(four, 'optimizer.ema=0.9', env=runs.environment(cache, 8))
+  close(unbroken, four)
+
+
+@pytest.mark.parametrize('fresh', [True, False], ids=['fresh', 'after one process'])
+def test_two_processes(fresh, unbroken, tmp_path, cache):
+  workdir = tmp_path / 'run' if fresh else half(unbroken, tmp_path)
+  runs.run_processes(
+    workdir, 'optimizer.ema=0.9', 'mesh.fsdp=2', cache=cache, count=2, devices=2
+  )
+  close(unbroken, workdir)
+
+
+def test_gradients_of_parts_of_a_batch_add_up(unbroken, tmp_path, cache):
+  workdir = tmp_path / 'run'
+  overrides = ('optimizer.ema=0.9', 'optimizer.accumulate=4')
+  runs.run(workdir, *overrides, env=runs.environment(cache))
+  close(unbroken, workdir)
+
+
+def close(one, other):
+  a, b = runs.losses(one), runs.losses(other)
+  assert list(a) == list(b) == list(range(1, STEPS + 1))
+  np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
