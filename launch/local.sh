@@ -42,12 +42,60 @@ verb() {
   PYTHONPATH="$root" "$venv/bin/python" -m "vmae_jax.$name" "$@"
 }
 
+# split_list LIST TRAIN VAL: every fifth line goes to VAL, the others to TRAIN.
+split_list() {
+  awk -v train="$2" -v val="$3" '{ print > (NR % 5 == 0 ? val : train) }' "$1"
+}
+
 # Paths of the user's are relative to where the script was started, the repository's own to
 # $root. Older versions of bash (macOS has 3.2) take an empty array for an unset one, hence
 # ${overrides[@]+"${overrides[@]}"}.
 run_demo() {
-  verb pretrain --config="$root/configs/videomae.py:demo" --workdir="$workdir" \
-    ${overrides[@]+"${overrides[@]}"}
+  local check="$workdir/check" run="$workdir/run" train val='' variant=demo
+  mkdir -p "$workdir"
+  if [ -n "$videos" ]; then
+    variant=videos
+    verb check_data "$videos" --out="$check"
+    train="$check/train.txt"
+    if [ -e "$check/classes.txt" ]; then
+      val="$check/val.txt"
+      split_list "$check/clean.txt" "$train" "$val"
+    else
+      cp "$check/clean.txt" "$train"
+    fi
+  else
+    local set="$workdir/synthetic"
+    verb prepare synthetic --out="$set" --train=6144 --val=1536
+    verb check_data "$set/train.txt" --out="$check" --frames=8 --stride=1
+    train="$check/clean.txt" val="$set/val.txt"
+  fi
+  verb pretrain --config="$root/configs/videomae.py:$variant" --workdir="$run" \
+    --config.data.train="$train" ${overrides[@]+"${overrides[@]}"}
+  if [ -n "$val" ]; then
+    verb probe --checkpoint="$run" --train="$train" --val="$val"
+  else
+    say "No probe: $videos has no folders of classes, CLASS/VIDEO, to tell features by."
+  fi
+  report "$run"
+}
+
+report() {
+  cat <<END
+
+Done. In $1:
+  loss.png          the loss over steps
+  pictures/         what the model makes of hidden patches, and when
+  checkpoints/      state, loader position and config; the same command goes on from the newest
+  metrics.jsonl     all numbers; TensorBoard: .venv/bin/tensorboard --logdir $1
+  probe.json        how much its features tell, beside those of an untrained model
+
+Next, with .venv/bin/python in $root:
+  launch/local.sh --videos=FOLDER        the same on your own videos
+  python -m vmae_jax.check_data LIST --out=DIR     which videos of a list are broken
+  python -m vmae_jax.pretrain --config=configs/videomae.py:b,k400 --workdir=runs/b_k400 \\
+    --config.data.train=LIST             the paper's recipe, on a GPU or TPU (see README.md)
+  python -m vmae_jax.benchmark           how fast this machine is
+END
 }
 
 parse_arguments "$@"

@@ -5,6 +5,8 @@ epochs of clips: with `data.repeats` = 4 an epoch is a quarter of a pass over th
 the papers count. The batch size, too, counts clips.
 """
 
+from collections.abc import Sequence
+
 import ml_collections
 from ml_collections.config_dict import placeholder
 
@@ -107,27 +109,31 @@ RUN_KEYS = (
 )
 
 
-def parse_arg(arg: str | None, *, variants: tuple[str, ...], sizes=tuple(SIZES), file: str = ''):
-  """Splits a config's argument, `SIZE,DATASET` or a word such as `demo`.
+def parse_arg(
+  arg: str | None,
+  *,
+  datasets: Sequence[str],
+  words: Sequence[str],
+  file: str,
+  sizes: Sequence[str] = tuple(SIZES),
+) -> tuple[str | None, str]:
+  """Splits a config's argument: `SIZE,DATASET`, or one of `words` such as `demo`.
 
   Returns:
-    (size, variant): the size is None for a word.
+    (size, dataset or word); the size is None for a word.
 
   Raises:
     UserError: anything else; lists what there is.
   """
-  words = [v for v in variants if v in ('demo', 'smoke')]
-  datasets = [v for v in variants if v not in words]
-  parts = (arg or '').split(',')
-  if len(parts) == 1 and parts[0] in words:
-    return None, parts[0]
-  if len(parts) == 2 and parts[0] in sizes and parts[1] in datasets:
-    return parts[0], parts[1]
+  if arg in words:
+    return None, arg
+  size, _, dataset = (arg or '').partition(',')
+  if size in sizes and dataset in datasets:
+    return size, dataset
   raise UserError(
     f'--config={file}:{arg or ""} is not known: write {file}:SIZE,DATASET with SIZE one of '
-    f'{", ".join(sizes)} and DATASET one of {", ".join(datasets)}, or {file}:'
-    + f' or {file}:'.join(words)
-    + '.'
+    f'{", ".join(sizes)} and DATASET one of {", ".join(datasets)}, or one word of '
+    f'{", ".join(words)}.'
   )
 
 

@@ -134,11 +134,13 @@ def test_scan_and_remat_change_nothing(scan, remat):
   plain = Blocks(depth=3, heads=2, mlp=32)
   params = jax.jit(plain.init)(jax.random.key(0), x)
   other = Blocks(depth=3, heads=2, mlp=32, scan=scan, remat=remat)
-  assert jax.tree.structure(params) == jax.tree.structure(
-    jax.eval_shape(other.init, jax.random.key(0), x)
-  )
-  value = lambda blocks: lambda p: jnp.square(blocks.apply(p, x)).mean()  # noqa: E731
-  for a, b in zip(*(jax.tree.leaves(jax.jit(jax.grad(value(m)))(params)) for m in (plain, other))):
+  fresh = jax.eval_shape(other.init, jax.random.key(0), x)
+  assert jax.tree.structure(params) == jax.tree.structure(fresh)
+
+  def gradient(blocks):
+    return jax.jit(jax.grad(lambda p: jnp.square(blocks.apply(p, x)).mean()))(params)
+
+  for a, b in zip(*map(jax.tree.leaves, (gradient(plain), gradient(other))), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 

@@ -1,6 +1,7 @@
 """The pixels themselves, each patch normalised or raw."""
 
 import einops
+import jax.numpy as jnp
 
 from vmae_jax.errors import lookup
 from vmae_jax.models.patches import patchify
@@ -18,7 +19,9 @@ def normalise_patches(
     eps: Added to the standard deviation, in units of the patches.
   """
   x = einops.rearrange(patches, 'b n (v C) -> b n v C', C=channels)
-  x = (x - x.mean(axis=2, keepdims=True)) / (x.std(axis=2, keepdims=True, ddof=1) + eps)
+  x = x - x.mean(axis=2, keepdims=True)
+  std = jnp.sqrt(jnp.square(x).sum(axis=2, keepdims=True) / (x.shape[2] - 1))
+  x = x / (std + eps)
   return einops.rearrange(x, 'b n v C -> b n (v C)')
 
 
