@@ -18,12 +18,12 @@ ViT-S on K400.
 from vmae_jax import config as base
 
 
-def get_config(arg=None):
+def get_config(arg=None, file='configs/videomae.py'):
   size, variant = base.parse_arg(
     arg,
     words=('demo', 'videos', 'smoke'),
     datasets=('k400', 'ssv2', 'ucf101'),
-    file='configs/videomae.py',
+    file=file,
   )
   c = base.default()
   c.method = 'videomae'
@@ -56,17 +56,18 @@ def ucf101(c):
 def demo(c):
   """Ours: the synthetic motion set, small enough for two CPU cores."""
   c.model.size = 'demo'
+  c.model.scan = True  # Compiles in half the time.
   c.model.patch = (2, 8, 8)
   c.data.train = 'synthetic:train'
   c.data.frames, c.data.size, c.data.stride = 8, 32, 1
   c.data.repeats = 4
-  c.batch_size, c.epochs, c.steps = 64, 0.0, 1000
+  c.batch_size, c.epochs, c.steps = 32, 0.0, 1200
   c.masking.ratio = 0.75
   c.heads.pixels.options.eps = 0.05
-  c.optimizer.base_lr, c.optimizer.base_min_lr = 4e-3, 1e-5
-  c.optimizer.warmup_epochs = 0.5
-  c.checkpoint.every_steps = 500
-  c.log.every_steps, c.log.pictures_every_steps = 20, 250
+  c.optimizer.base_lr, c.optimizer.base_min_lr = 2.4e-2, 8e-5
+  c.optimizer.warmup_epochs, c.optimizer.clip_norm = 0.3, 1.0
+  c.checkpoint.every_steps = 300
+  c.log.every_steps, c.log.pictures_every_steps = 20, 600
 
 
 def videos(c):

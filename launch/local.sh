@@ -2,8 +2,10 @@
 # The demo on this machine, from nothing: makes .venv, then data, checks, pre-training,
 # evaluation and a report.
 #
-#   launch/local.sh [--videos=FOLDER] [--workdir=DIR] [--steps=N] [--config.KEY=VALUE ...]
+#   launch/local.sh [--method=NAME] [--videos=FOLDER] [--workdir=DIR] [--steps=N]
+#                   [--config.KEY=VALUE ...]
 #
+#   --method=NAME       a file in configs/ (default: motionmae)
 #   --videos=FOLDER     train on these videos in place of the synthetic set
 #   --workdir=DIR       where everything goes (default: runs/demo); start with the same DIR to
 #                       go on with a run that was stopped
@@ -17,13 +19,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
 
-videos='' workdir='runs/demo' overrides=()
+method=motionmae videos='' workdir='runs/demo' overrides=()
 
 parse_arguments() {
   local argument
   for argument in "$@"; do
     case "$argument" in
       --help | -h) usage && exit 0 ;;
+      --method=?*) method="${argument#*=}" ;;
       --videos=?*) videos="${argument#*=}" ;;
       --workdir=?*) workdir="${argument#*=}" ;;
       --steps=?*) overrides+=("--config.steps=${argument#*=}") ;;
@@ -32,6 +35,7 @@ parse_arguments() {
     esac
   done
   if [ -n "$videos" ] && [ ! -d "$videos" ]; then die "--videos=$videos: there is no such folder."; fi
+  [ -f "$root/configs/$method.py" ] || die "--method=$method: there is no configs/$method.py."
 }
 
 # verb NAME ARGUMENTS...: says what is run, and runs it.
@@ -69,7 +73,7 @@ run_demo() {
     verb check_data "$set/train.txt" --out="$check" --frames=8 --stride=1
     train="$check/clean.txt" val="$set/val.txt"
   fi
-  verb pretrain --config="$root/configs/videomae.py:$variant" --workdir="$run" \
+  verb pretrain --config="$root/configs/$method.py:$variant" --workdir="$run" \
     --config.data.train="$train" ${overrides[@]+"${overrides[@]}"}
   if [ -n "$val" ]; then
     verb probe --checkpoint="$run" --train="$train" --val="$val"
@@ -91,6 +95,7 @@ Done. In $1:
 
 Next, with .venv/bin/python in $root:
   launch/local.sh --videos=FOLDER        the same on your own videos
+  launch/local.sh --method=videomae --workdir=runs/videomae     another method
   python -m vmae_jax.check_data LIST --out=DIR     which videos of a list are broken
   python -m vmae_jax.pretrain --config=configs/videomae.py:b,k400 --workdir=runs/b_k400 \\
     --config.data.train=LIST             the paper's recipe, on a GPU or TPU (see README.md)

@@ -120,7 +120,11 @@ def main(argv: list[str]) -> None:
   try:
     os.makedirs(OUT.value, exist_ok=True)
   except OSError as e:
-    raise UserError(f'--out={OUT.value}: {e.strerror}.') from e
+    raise UserError(f'--out={OUT.value}: {e.strerror}; give a folder to write to.') from e
+  if not os.access(OUT.value, os.W_OK):
+    raise UserError(f'--out={OUT.value} cannot be written to: give another folder.')
+  if os.path.realpath(argv[1]) == os.path.realpath(os.path.join(OUT.value, 'clean.txt')):
+    raise UserError(f'--out={OUT.value} would overwrite the list {argv[1]}: give another folder.')
   paths = list(dict.fromkeys(entry.path for entry in source.entries))
   workers = WORKERS.value or os.cpu_count() or 1
   findings = {}

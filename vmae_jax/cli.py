@@ -13,12 +13,16 @@ saving (start the same command again to go on), 130 interrupted with Ctrl-C; a b
 Python's stack trace and 1.
 """
 
+import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags
 
+from vmae_jax.config_file import load_config, look_up
 from vmae_jax.errors import UserError, suggest
 
 EXIT_USER_ERROR = 2
@@ -31,17 +35,44 @@ class Preempted(Exception):
 
 
 def _parse(argv: list[str]) -> list[str]:
+  there = _config_values(argv)
   try:
     return flags.FLAGS(argv)
   except flags.UnrecognizedFlagError as e:
-    known = [name for name in flags.FLAGS if not name.startswith('config.')]
+    groups = flags.FLAGS.flags_by_module_dict().items()
+    own = [f.name for module, group in groups if not module.startswith('absl.') for f in group]
+    known = [name for name in own if not name.startswith('config.')]
     raise UserError(f'there is no flag --{e.flagname}.{suggest(e.flagname, known)}') from e
   except flags.Error as e:
-    raise UserError(str(e).replace('\n', ' ')) from e
-  except (AttributeError, KeyError, TypeError, ValueError) as e:
-    # ml_collections reports unknown and ill-typed --config.x=y in these ways.
-    text = e.args[0] if e.args else e
-    raise UserError(str(text).strip().split('\n')[0]) from e
+    text = ' '.join(str(e).split())
+    if key := re.match(r'flag --config\.([\w.]+)=', text):
+      value = ' '.join(repr(there[key[1]]).split())
+      text += f'; give a value like the one that the config has, {value}.'
+    raise UserError(text) from e
+
+
+def _config_values(argv: list[str]) -> dict[str, Any]:
+  """For each --config.KEY=VALUE: what the config file has there.
+
+  ml_collections, which loads the file again, tells a missing file only when the config is
+  used, a wrong key without the right ones, and a mistake in the file on many lines.
+  """
+  keys = [m[1] for arg in argv[1:] if (m := re.match(r'--?(?:no)?config\.([\w.]+)', arg))]
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  parser.add_argument('--config', '-config', nargs='?')
+  spec = parser.parse_known_args(argv[1:])[0].config
+  if 'config' not in flags.FLAGS or not (spec or keys):
+    return {}
+  if not spec:
+    raise UserError(f'--config.{keys[0]} changes a config: give --config=FILE:ARGUMENT, too.')
+  config = load_config(spec)
+  return {key: look_up(config, key) for key in keys}
+
+
+def refuse_arguments(argv: list[str]) -> None:
+  """Raises a UserError for what is no flag, lest a forgotten -- change nothing silently."""
+  if argv[1:]:
+    raise UserError(f'{argv[1]!r} is no flag: values are given as --NAME=VALUE.')
 
 
 def join_processes() -> None:
@@ -60,12 +91,17 @@ def join_processes() -> None:
     raise UserError(f'--distributed: {str(e).splitlines()[0]}') from e
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-  """Parses the flags, runs `main(argv)` and exits with the code above."""
-  app.define_help_flags()
+def run(main: Callable[[list[str]], None], *, absl_flags: bool = True) -> None:
+  """Runs `main(argv)` and exits with the code above.
+
+  Args:
+    main: Gets the program's name and what is no flag.
+    absl_flags: False leaves flags to `main`, which gets them all.
+  """
   try:
-    argv = _parse(sys.argv)
-    main(argv)
+    if absl_flags:
+      app.define_help_flags()
+    main(_parse(sys.argv) if absl_flags else sys.argv)
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)

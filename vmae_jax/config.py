@@ -5,18 +5,20 @@ epochs of clips: with `data.repeats` = 4 an epoch is a quarter of a pass over th
 the papers count. The batch size, too, counts clips.
 """
 
+import operator
 from collections.abc import Sequence
 
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-from vmae_jax.errors import UserError, lookup
+from vmae_jax.data.clips import CROPS, SAMPLINGS
+from vmae_jax.errors import UserError, check_name
 from vmae_jax.models.sizes import SIZES
 
 
 def default() -> ml_collections.ConfigDict:
   """VideoMAE's recipe on 16 frames of 224 x 224, ViT-B."""
-  return ml_collections.ConfigDict(
+  config = ml_collections.ConfigDict(
     dict(
       method='videomae',  # A name for logs and model cards.
       seed=0,
@@ -91,7 +93,10 @@ def default() -> ml_collections.ConfigDict:
         ground_truth_statistics=False,  # Also draw the flattering variant, and say so.
       ),
     )
-  )
+  ).lock()  # A config file that sets a key which does not exist is told so.
+  for block in (config.heads, config.masking.options):
+    block.unlock()
+  return config
 
 
 # Keys that say how a run is carried out and watched, not what it computes: a run may go on
@@ -137,23 +142,69 @@ def parse_arg(
   )
 
 
+# The least value of a number, where it matters and the number is not left open (None).
+_LEAST = {
+  'steps': 0,
+  'batch_size': 1,
+  'model.decoder_width': 1,
+  'model.decoder_depth': 1,
+  'model.decoder_heads': 1,
+  'data.frames': 1,
+  'data.size': 1,
+  'data.repeats': 1,
+  'data.threads': 0,
+  'data.workers': 0,
+  'optimizer.accumulate': 1,
+  'optimizer.max_skipped': 1,
+  'checkpoint.every_steps': 1,
+  'checkpoint.keep': 1,
+  'checkpoint.keep_every_steps': 0,
+  'log.every_steps': 1,
+  'log.pictures_every_steps': 1,
+  'log.pictures': 1,
+}
+_HEAD_KEYS = ('target', 'options', 'loss', 'weight', 'decoder')
+
+
 def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
-  """Raises a UserError for values that cannot work together."""
-  lookup(SIZES, config.model.size, 'model.size')
+  """Raises a UserError for values that cannot work, alone or together."""
+  for key, least in _LEAST.items():
+    value = operator.attrgetter(key)(config)
+    if value is not None and value < least:
+      raise UserError(f'{key} is {value}: it must be at least {least}.')
+  for key, kind, what in (
+    ('model.patch', int, 'whole numbers above 0: frames, rows, columns'),
+    ('data.mean', float, 'numbers from 0 on: red, green, blue'),
+    ('data.std', float, 'numbers above 0: red, green, blue'),
+  ):
+    value = tuple(operator.attrgetter(key)(config))
+    least = 0 if key == 'data.mean' else 1e-9
+    if len(value) != 3 or not all(isinstance(x, (int, kind)) and x >= least for x in value):
+      raise UserError(f'{key} is {value}: it takes three {what}.')
+  check_name(config.model.size, SIZES, 'model.size')
+  check_name(config.data.sampling, SAMPLINGS, 'data.sampling')
+  check_name(config.data.crop, CROPS, 'data.crop')
+  if not config.data.train:
+    raise UserError(
+      'data.train is empty: give --config.data.train=LIST, a list file or a folder of videos.'
+    )
   if not config.heads:
     raise UserError('heads is empty: name at least one thing to predict.')
+  for name, head in config.heads.items():
+    for key in head:
+      check_name(key, _HEAD_KEYS, f'heads.{name}')
+    if missing := [key for key in _HEAD_KEYS if key not in head]:
+      raise UserError(f'heads.{name} lacks {", ".join(missing)}: set it in the config file.')
   if not 0 < config.masking.ratio < 1:
     raise UserError(f'masking.ratio is {config.masking.ratio}: it must lie between 0 and 1.')
-  batch, data = config.batch_size, config.data
+  batch, repeats = config.batch_size, config.data.repeats
   accumulate = config.optimizer.accumulate
-  if batch < 1 or batch % (devices * accumulate):
-    each = devices * accumulate
-    near = max(each, batch // each * each)
-    raise UserError(
-      f'batch_size {batch} is no multiple of {each} (devices that hold data, {devices}, times '
-      f'optimizer.accumulate, {accumulate}): choose {near} or {near + each}.'
-    )
-  if data.repeats < 1 or batch % data.repeats:
-    raise UserError(f'batch_size {batch} is no multiple of data.repeats {data.repeats}.')
-  if config.checkpoint.every_steps < 1 or config.log.every_steps < 1:
-    raise UserError('checkpoint.every_steps and log.every_steps must be at least 1.')
+  for each, what in (
+    (devices * accumulate, f'{devices} devices that hold data x optimizer.accumulate {accumulate}'),
+    (repeats, 'data.repeats'),
+  ):
+    if batch % each:
+      near = max(each, batch // each * each)
+      raise UserError(
+        f'batch_size {batch} is no multiple of {each} ({what}): choose {near} or {near + each}.'
+      )

@@ -16,9 +16,17 @@ class UserError(Exception):
 
 def suggest(name: str, names: Collection[str]) -> str:
   """What to say after an unknown name: the nearest one and all that exist."""
+  if not names:
+    return ' There is none at all.'
   close = difflib.get_close_matches(name, list(names), n=1)
   hint = f' Did you mean {close[0]!r}?' if close else ''
   return f'{hint} There is: {", ".join(sorted(names))}.'
+
+
+def check_name(name: str, names: Collection[str], what: str) -> None:
+  """Raises a UserError for a name that is not among `names`; lists them."""
+  if name not in names:
+    raise UserError(f'{what}: there is no {name!r}.{suggest(name, names)}')
 
 
 def lookup(table: dict[str, Any], name: str, what: str) -> Any:
@@ -32,8 +40,7 @@ def lookup(table: dict[str, Any], name: str, what: str) -> Any:
   Raises:
     UserError: the name is not in the table; lists what is.
   """
-  if name not in table:
-    raise UserError(f'{what}: there is no {name!r}.{suggest(name, table)}')
+  check_name(name, table, what)
   return table[name]
 
 

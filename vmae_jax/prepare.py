@@ -5,10 +5,10 @@ Commands:
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import NoReturn
 
+from vmae_jax import cli
 from vmae_jax.data.synthetic import CLIPS
 from vmae_jax.data.synthetic_set import write_set
 from vmae_jax.errors import UserError
@@ -22,15 +22,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _synthetic(args: argparse.Namespace) -> None:
-  written = write_set(
-    args.out,
-    train=args.train,
-    val=args.val,
-    frames=args.frames,
-    size=args.size,
-    seed=args.seed,
-    workers=args.workers,
-  )
+  try:
+    written = write_set(
+      args.out,
+      train=args.train,
+      val=args.val,
+      frames=args.frames,
+      size=args.size,
+      seed=args.seed,
+      workers=args.workers,
+    )
+  except OSError as e:
+    raise UserError(f'--out={args.out} cannot be written: {e.strerror or e}.') from e
   print(f'{"wrote" if written else "kept, for it is complete:"} {args.out}')
 
 
@@ -63,14 +66,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  # Imported here, for it imports JAX: the processes that write a set import this file, too.
-  from vmae_jax import cli
-
-  try:
-    main(sys.argv)
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
-    sys.exit(cli.EXIT_USER_ERROR)
-  except KeyboardInterrupt:
-    print('stopped: interrupted', file=sys.stderr)
-    sys.exit(cli.EXIT_INTERRUPTED)
+  cli.run(main, absl_flags=False)

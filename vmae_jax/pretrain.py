@@ -14,7 +14,12 @@ from vmae_jax import cli
 from vmae_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'FILE:ARGUMENT, such as configs/videomae.py:b,k400'
+  'config',
+  None,
+  'FILE:ARGUMENT, such as configs/videomae.py:b,k400',
+  # `cli` and the config's defaults refuse unknown keys; blocks called options are open.
+  lock_config=False,
+  accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, pictures.')
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -25,7 +30,8 @@ _DISTRIBUTED = flags.DEFINE_bool(
 )
 
 
-def main(_):
+def main(argv):
+  cli.refuse_arguments(argv)
   if _CONFIG.value is None:
     raise UserError('give --config=FILE:ARGUMENT, such as --config=configs/videomae.py:demo.')
   if not _WORKDIR.value:

@@ -7,6 +7,7 @@ beside it: what pre-training has added is the difference, not the figure.
 """
 
 import json
+import os
 import pathlib
 
 import jax
@@ -29,22 +30,30 @@ _UNTRAINED = flags.DEFINE_bool('untrained', True, 'Also probe fresh weights, for
 _OUT = flags.DEFINE_string('out', None, "The JSON file; by default probe.json in the run's folder.")
 
 
-def main(_):
+def main(argv):
   from vmae_jax.evaluation import encoder as encoders
   from vmae_jax.evaluation.knn import knn
   from vmae_jax.evaluation.linear import linear_probe
 
+  cli.refuse_arguments(argv)
   for flag in (_CHECKPOINT, _TRAIN, _VAL):
     if not flag.value:
       raise UserError(f'give --{flag.name}: {flag.help}')
   config, trained, apply = encoders.load_encoder(_CHECKPOINT.value, pool=_POOL.value)
+  # Before hours of encoding: what would fail after them.
+  train_source, val_source = (_open(spec, config.data) for spec in (_TRAIN.value, _VAL.value))
+  folder = pathlib.Path(_CHECKPOINT.value)
+  folder = folder.parent.parent if (folder / 'state').is_dir() else folder
+  out = pathlib.Path(_OUT.value or folder / 'probe.json')
+  if out.is_dir() or not os.access(out.parent, os.W_OK):
+    raise UserError(f'--out={out}: give the name of a file, in a folder that can be written to.')
   models = {'pre-trained': trained}
   if _UNTRAINED.value:
     encoder, _ = encoders.build_encoder(config, pool=_POOL.value)
     models['untrained'] = jax.jit(lambda: encoders.init_encoder(config, encoder))()
 
-  train, train_labels = _features(config, models, apply, _TRAIN.value)
-  val, val_labels = _features(config, models, apply, _VAL.value)
+  train, train_labels = _features(config, models, apply, train_source, _TRAIN.value)
+  val, val_labels = _features(config, models, apply, val_source, _VAL.value)
   rows = {}
   for name in models:
     arguments = train[name], train_labels, val[name], val_labels
@@ -61,23 +70,28 @@ def main(_):
     'accuracy': rows,
   }
   _print(result)
-  folder = pathlib.Path(_CHECKPOINT.value)
-  folder = folder.parent.parent if (folder / 'state').is_dir() else folder
-  out = pathlib.Path(_OUT.value or folder / 'probe.json')
   out.write_text(json.dumps(result, indent=2) + '\n')
   print(f'written to {out}')
 
 
-def _features(config, models, apply, spec: str):
+def _open(spec: str, data):
+  """The source of labelled videos that `spec` names."""
+  from vmae_jax.data.sources import check_paths, open_source
+
+  source = open_source(spec, root=data.root)
+  check_paths(source, max_bad_share=data.max_bad_share)
+  if source.label(0) < 0:
+    raise UserError(f'{spec} has no labels: a probe needs lines `path label`, or class folders.')
+  return source
+
+
+def _features(config, models, apply, source, title: str):
   """Features of each model and labels, from one pass over the videos."""
   from vmae_jax.data.clips import ClipSampler
   from vmae_jax.data.loader import Loader
-  from vmae_jax.data.sources import check_paths, open_source
   from vmae_jax.evaluation.features import extract
 
   data = config.data
-  source = open_source(spec, root=data.root)
-  check_paths(source, max_bad_share=data.max_bad_share)
   sampler = ClipSampler(
     frames=data.frames, size=data.size, stride=data.stride, sampling=data.sampling, train=False
   )
@@ -90,7 +104,7 @@ def _features(config, models, apply, spec: str):
     return x.reshape(len(x), -1)
 
   total = -(-len(source) // _BATCH.value)
-  with tqdm(loader, total=total, desc=f'features of {spec}', unit='batch') as batches:
+  with tqdm(loader, total=total, desc=f'features of {title}', unit='batch') as batches:
     both, labels = extract(features, batches)
   loader.close()
   return dict(zip(models, np.split(both, len(models), axis=1), strict=True)), labels

@@ -13,8 +13,11 @@ from vmae_jax.data import crop as crops
 from vmae_jax.data.sampling import dense_indices, segment_indices
 from vmae_jax.data.sources import Source
 from vmae_jax.data.video import VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, check_name
 from vmae_jax.types import UInt8
+
+SAMPLINGS = ('dense', 'segment')
+CROPS = ('multi_scale', 'resized', 'centre')
 
 MAX_ATTEMPTS = 16
 # Keeps the draws for replacements apart from those for repeats, whose last word is 1 + repeat.
@@ -48,14 +51,8 @@ class ClipSampler:
   train: bool = True
 
   def __post_init__(self):
-    for name, options in {
-      'sampling': ('dense', 'segment'),
-      'crop': ('multi_scale', 'resized', 'centre'),
-    }.items():
-      if getattr(self, name) not in options:
-        raise UserError(
-          f'data.{name}: there is no {getattr(self, name)!r}. There is: {", ".join(options)}.'
-        )
+    check_name(self.sampling, SAMPLINGS, 'data.sampling')
+    check_name(self.crop, CROPS, 'data.crop')
     for name in ('frames', 'size', 'stride', 'repeats'):
       if getattr(self, name) < 1:
         raise UserError(f'data.{name} is {getattr(self, name)}: it must be at least 1.')

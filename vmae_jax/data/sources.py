@@ -214,8 +214,11 @@ def _class_names(list_path: str, highest_label: int) -> tuple[str, ...]:
   path = os.path.join(os.path.dirname(os.path.abspath(list_path)), 'classes.txt')
   if not os.path.isfile(path) or os.path.samefile(path, list_path):
     return ()
-  with open(path, encoding='utf-8') as f:
-    names = tuple(line.strip() for line in f if line.strip())
+  try:
+    with open(path, encoding='utf-8') as f:
+      names = tuple(line.strip() for line in f if line.strip())
+  except (OSError, UnicodeDecodeError) as e:
+    raise UserError(f'cannot read the names of the classes, {path}: {e}') from e
   if highest_label >= len(names):
     raise UserError(
       f'{list_path} has the label {highest_label}, but {path} names only {len(names)} classes.'

@@ -113,6 +113,8 @@ def _holds_set(folder: Path, parameters: dict[str, int]) -> bool:
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
       raise UserError(f'{folder} is not empty: give another folder.') from None
     return False
+  except ValueError as e:
+    raise UserError(f'{folder}/set.json is damaged ({e}): give another folder.') from e
   if found != parameters:
     differ = [f'{k} {found.get(k)}, not {v}' for k, v in parameters.items() if found.get(k) != v]
     raise UserError(f'{folder} holds another set ({"; ".join(differ)}): give another folder.')

@@ -6,7 +6,7 @@
 # tiny and demo are ours, for tests, laptops and the demo.
 SIZES = {
   'demo': dict(
-    width=128, depth=4, heads=4, mlp=512, decoder=dict(width=64, depth=2, heads=2, mlp=256)
+    width=128, depth=4, heads=4, mlp=512, decoder=dict(width=128, depth=2, heads=4, mlp=512)
   ),
   'tiny': dict(
     width=192, depth=12, heads=3, mlp=768, decoder=dict(width=96, depth=4, heads=3, mlp=384)

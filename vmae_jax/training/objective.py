@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vmae_jax.errors import UserError, check_options, lookup
+from vmae_jax.errors import UserError, check_name, check_options, lookup
 from vmae_jax.masking import DECODER_MASKINGS, MASKINGS, Mask
+from vmae_jax.models.attention import IMPLEMENTATIONS
 from vmae_jax.models.autoencoder import MaskedAutoencoder
+from vmae_jax.models.blocks import REMAT
 from vmae_jax.models.encoder import gather
 from vmae_jax.models.flops import autoencoder_flops
 from vmae_jax.models.patches import token_grid
@@ -169,12 +171,12 @@ def model_arguments(model) -> tuple[dict, dict, dict]:
       raise UserError(
         f'model: the {name} width {part["width"]} is no multiple of its {part["heads"]} heads.'
       )
-  dtype = model.dtype
-  if dtype == 'auto':
-    dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  fastest = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
+  check_name(model.attention, IMPLEMENTATIONS, 'model.attention')
+  check_name(model.remat, REMAT, 'model.remat')
   common = dict(
     eps=model.eps,
-    dtype=lookup(DTYPES, dtype, 'model.dtype'),
+    dtype=lookup(DTYPES | {'auto': fastest}, model.dtype, 'model.dtype'),
     implementation=model.attention,
     scan=model.scan,
     remat=model.remat,
@@ -198,10 +200,9 @@ def _mask(config, grid: tuple[int, int, int]) -> Callable[..., Mask]:
   given = ('key', 'clip', 'flow', 'grid', 'ratio')
   check_options(hide, masking.options.keys(), 'masking.options', given)
   hide = functools.partial(hide, grid=grid, ratio=masking.ratio, **masking.options)
-  if decoding.name == 'none':
-    rule = hide
-  else:
-    decode = lookup(DECODER_MASKINGS, decoding.name, 'decoder_masking.name')
+  rule = hide
+  decode = lookup({'none': None} | DECODER_MASKINGS, decoding.name, 'decoder_masking.name')
+  if decode is not None:
     decode = functools.partial(decode, grid=grid, ratio=decoding.ratio)
 
     def rule(key, clip, flow):

@@ -117,8 +117,6 @@ def make_train_step(
       'loss': loss,
       **parts,
       'grad_norm': norm,
-      'update_norm': optax.tree.norm(updates),
-      'param_norm': optax.tree.norm(state.params),
       'skipped': new.skipped,
       'skipped_in_a_row': new.skipped_in_a_row,
       'bad_clips': new.replaced,

@@ -1,0 +1,76 @@
+"""The entry point."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data.clips_on_disk import write_video
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(folder, *arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'vmae_jax.benchmark', *arguments],
+    capture_output=True,
+    text=True,
+    cwd=folder,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
+  )
+
+
+def test_given_videos(tmp_path):
+  (tmp_path / 'videos').mkdir()
+  video = Path(write_video(tmp_path / 'video.mp4', frames=4)).read_bytes()
+  for i in range(25):
+    (tmp_path / 'videos' / f'{i}.mp4').write_bytes(video)
+  # In another order than they are done in.
+  flags = ('--videos=videos', '--rounds=1', '--seconds=0', '--batches=5')
+  done = _run(tmp_path, 'decode', 'loader', *flags)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.index('Host memory') < done.stdout.index('clips per CPU-second')
+  assert done.stdout.endswith('written: benchmark.json\n')
+  report = json.loads((tmp_path / 'benchmark.json').read_text())
+  assert list(report) == ['machine', 'load_average', 'date', 'versions', 'commit', 'results']
+  assert list(report['results']) == ['loader', 'decode']
+  (decode,) = report['results']['decode']
+  assert (decode['what'], decode['videos'], decode['rounds']) == ('videos', 20, 1)
+  assert decode['decoders']['vmae_jax']['wrong_frames'] == 0
+  loader = report['results']['loader']
+  assert loader['memory']['batches'] == 5 and loader['memory']['unreadable'] == 0
+  assert {row['repeats'] for row in loader['speed']} == {1, 4}
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (('decoed',), "command: there is no 'decoed'. Did you mean 'decode'?"),
+    (('decode', '--sizes=s'), '--sizes is no flag of decode'),
+    (('--sizes=s,hugo',), "--sizes: there is no 'hugo'"),
+    (('--contenders=vmae_jax,keras',), "--contenders: there is no 'keras'"),
+    (('decode', '--vidoes=x'), 'there is no flag --vidoes. Did you mean'),
+    (('decode', '--videos=nowhere'), "there is no list or folder 'nowhere'"),
+    (('decode', '--videos=synthetic:train'), 'does not consist of video files'),
+    (('decode', '--videos=list.txt'), 'broken.mp4 cannot be read (empty file)'),
+    (('--out=no/where.json',), '--out=no/where.json: give the name of a file'),
+  ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path, arguments, message):
+  (tmp_path / 'broken.mp4').touch()
+  (tmp_path / 'list.txt').write_text('broken.mp4 0\n')
+  done = _run(tmp_path, *arguments)
+  assert done.returncode == 2, done.stderr
+  assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
+  assert message in done.stderr
+  assert not (tmp_path / 'benchmark.json').exists()
+
+
+def test_help(tmp_path):
+  done = _run(tmp_path, '--help')
+  assert not done.stderr
+  for word in ('step  ', 'loader  ', 'decode  ', '--videos', '--batches'):
+    assert word in done.stdout

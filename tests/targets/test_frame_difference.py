@@ -1,0 +1,53 @@
+"""The frame difference target."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vmae_jax.errors import UserError
+from vmae_jax.models.patches import unpatchify
+from vmae_jax.targets.frame_difference import frame_difference
+
+PATCH = (2, 8, 8)
+
+
+def clip(seed=0):
+  return jnp.asarray(np.random.default_rng(seed).random((2, 4, 16, 16, 3), np.float32))
+
+
+def frames(**options):
+  target = frame_difference(clip(), None, patch=PATCH, normalise='none', **options)
+  return np.asarray(unpatchify(target, patch=PATCH, grid=(2, 2, 2)))
+
+
+def test_signed_difference_to_the_frame_before_the_first_one_repeated():
+  video, found = np.asarray(clip()), frames()
+  np.testing.assert_array_equal(found[:, 1:], video[:, 1:] - video[:, :-1])
+  np.testing.assert_array_equal(found[:, 0], found[:, 1])
+
+
+def test_options():
+  video = np.asarray(clip())
+  np.testing.assert_array_equal(frames(gap=2)[:, 2:], video[:, 2:] - video[:, :-2])
+  assert not frames(pad='zero')[:, 0].any()
+  np.testing.assert_array_equal(frames(absolute=True), np.abs(frames()))
+
+
+def test_a_still_clip_is_zero_and_reversal_turns_the_sign():
+  still = jnp.tile(clip()[:, :1], (1, 4, 1, 1, 1))
+  assert not np.any(frame_difference(still, None, patch=PATCH))
+  backwards = frame_difference(clip()[:, ::-1], None, patch=PATCH, normalise='none')
+  backwards = unpatchify(backwards, patch=PATCH, grid=(2, 2, 2))
+  np.testing.assert_allclose(backwards[:, 1:], -frames()[:, :0:-1], atol=1e-7)
+
+
+def test_noise_of_still_patches_is_not_blown_up():
+  still = 0.5 + 1e-3 * clip()
+  assert np.abs(frame_difference(still, None, patch=PATCH)).max() < 0.1
+
+
+def test_wrong_options_are_named():
+  with pytest.raises(UserError, match='gap is 4, of 4 frames'):
+    frame_difference(clip(), None, patch=PATCH, gap=4)
+  with pytest.raises(UserError, match="'mirror'.*repeat, zero"):
+    frame_difference(clip(), None, patch=PATCH, pad='mirror')

@@ -1,0 +1,181 @@
+"""How fast this machine is, and beside what: `python -m vmae_jax.benchmark [COMMAND ...]`.
+
+Commands; without one, all three:
+  step     a pre-training step of several sizes, beside transformers' VideoMAE in PyTorch:
+           seconds, clips/s, FLOP/s, peak memory
+  loader   clips/s that the loader delivers with 1, 2 and all threads, with and without several
+           clips from one decoded video, and its memory over many batches
+  decode   clips per second of CPU time out of video files, beside OpenCV and torchcodec, and
+           how many frames are wrong
+
+PyTorch, OpenCV and torchcodec take part if they are installed. Prints tables in Markdown and
+writes all numbers, with the machine, date, versions and commit, to a JSON file.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from vmae_jax import cli
+from vmae_jax.benchmark import clips, decode, loader, step
+from vmae_jax.benchmark.report import describe
+from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
+from vmae_jax.data.video import VideoError
+from vmae_jax.errors import UserError, lookup
+from vmae_jax.models.sizes import SIZES
+
+MAX_VIDEOS = 20  # More of a list are left out, evenly: a data set would take days.
+
+_OUT = flags.DEFINE_string('out', 'benchmark.json', 'The JSON file with all numbers.')
+_SIZES = flags.DEFINE_list('sizes', ['s', 'b'], 'step: sizes of the model.')
+_BATCH = flags.DEFINE_integer('batch', 2, 'step: clips in a batch.', lower_bound=1)
+_CONTENDERS = flags.DEFINE_list(
+  'contenders',
+  None,
+  f'step: some of {",".join(step.CONTENDERS)}; by default vmae_jax, torch if it is installed '
+  'and torch_compiled if it sees a GPU.',
+)
+_ROUNDS = flags.DEFINE_integer(
+  'rounds', 5, 'Times that all is measured, except memory; medians are told.', lower_bound=1
+)
+_VIDEOS = flags.DEFINE_string(
+  'videos',
+  None,
+  f'loader, decode: a folder or list of videos, of which at most {MAX_VIDEOS} are used; by '
+  'default clips of 10 seconds are made.',
+)
+_SECONDS = flags.DEFINE_float(
+  'seconds', 5.0, 'loader: length of each measurement of speed.', lower_bound=0.0
+)
+_BATCHES = flags.DEFINE_integer(
+  'batches', 200, 'loader: batches over which memory is watched.', lower_bound=loader.MARKS
+)
+
+
+def _has_torch() -> bool:
+  return all(importlib.util.find_spec(name) for name in ('torch', 'transformers'))
+
+
+def _default_contenders() -> list[str]:
+  """Those that can run here."""
+  if not _has_torch():
+    print('torch is left out: PyTorch and transformers are not both installed.\n')
+    return ['vmae_jax']
+  # Asked in another process, as importing PyTorch here would take its memory and time.
+  ask = 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)'
+  gpu = subprocess.run([sys.executable, '-c', ask]).returncode == 0
+  return ['vmae_jax', 'torch', *(['torch_compiled'] if gpu else [])]
+
+
+def _step(_) -> list[dict]:
+  contenders, results = _CONTENDERS.value or _default_contenders(), []
+  for size in _SIZES.value:
+    result = step.benchmark_step(
+      size=size, batch=_BATCH.value, rounds=_ROUNDS.value, contenders=contenders
+    )
+    print(step.table(result) + '\n', flush=True)
+    results.append(result)
+  return results
+
+
+def _loader(videos: dict[str, FileSource]) -> dict:
+  source = FileSource(sum((s.entries for s in videos.values()), ()))
+  every = os.cpu_count() or 1
+  # Memory first, as what other measurements leave behind could hide a growth.
+  memory = loader.benchmark_memory(source, threads=every, batches=_BATCHES.value)
+  print(loader.memory_table(memory) + '\n', flush=True)
+  speed = loader.benchmark_speed(
+    source, threads=sorted({1, 2, every}), rounds=_ROUNDS.value, seconds=_SECONDS.value
+  )
+  print(loader.speed_table(speed, rounds=_ROUNDS.value) + '\n', flush=True)
+  return {'videos': list(videos), 'speed': speed, 'memory': memory}
+
+
+def _decode(videos: dict[str, FileSource]) -> list[dict]:
+  decoders, missing = decode.available()
+  for name, reason in missing.items():
+    print(f'{name} is left out: {reason}\n')
+  results = []
+  for what, source in videos.items():
+    paths = [entry.path for entry in source.entries]
+    result = decode.benchmark_decode(paths, what=what, rounds=_ROUNDS.value, decoders=decoders)
+    print(decode.table(result) + '\n', flush=True)
+    results.append(result)
+  return results
+
+
+# In this order, for decode may import PyTorch, whose memory is not the loader's.
+COMMANDS = {
+  'step': (_step, ('sizes', 'batch', 'contenders', 'rounds')),
+  'loader': (_loader, ('videos', 'rounds', 'seconds', 'batches')),
+  'decode': (_decode, ('videos', 'rounds')),
+}
+
+
+def _videos(folder: Path) -> dict[str, FileSource]:
+  """From what they are to the videos, which are made in `folder` if none were given."""
+  if not _VIDEOS.value:
+    print('making clips: seconds each\n', flush=True)
+    return {
+      f'moving texture, 340 x 256, a keyframe every {gop} frames': FileSource(
+        tuple(Entry(path) for path in clips.make_clips(folder, gop=gop))
+      )
+      for gop in clips.GOPS
+    }
+  source = open_source(_VIDEOS.value)
+  if not isinstance(source, FileSource):
+    raise UserError(f'--videos={_VIDEOS.value} does not consist of video files: nothing to decode.')
+  check_paths(source, max_bad_share=0.0)
+  entries = source.entries
+  chosen = np.linspace(0, len(entries) - 1, min(len(entries), MAX_VIDEOS)).round().astype(int)
+  source = FileSource(tuple(entries[i] for i in chosen))
+  for i in range(len(source)):
+    try:
+      with source.open(i):
+        pass
+    except VideoError as e:
+      raise UserError(f'--videos: {source.name(i)} cannot be read ({e}): leave it out.') from e
+  return {_VIDEOS.value: source}
+
+
+def _check(commands: list[str], out: Path) -> None:
+  """Raises a UserError for what would otherwise fail, or do nothing, after minutes."""
+  used = {flag for command in commands for flag in COMMANDS[command][1]}
+  for _, names in COMMANDS.values():
+    for name in names:
+      if flags.FLAGS[name].present and name not in used:
+        raise UserError(f'--{name} is no flag of {" or ".join(commands)}: leave it out.')
+  for size in _SIZES.value:
+    lookup(SIZES, size, '--sizes')
+  for name in _CONTENDERS.value or []:
+    lookup(dict.fromkeys(step.CONTENDERS), name, '--contenders')
+    if name != 'vmae_jax' and not _has_torch():
+      raise UserError(f'--contenders: {name} needs PyTorch: pip install torch transformers.')
+  if out.is_dir() or not out.parent.is_dir():
+    raise UserError(f'--out={out}: give the name of a file, in a folder that is there.')
+
+
+def main(argv: list[str]) -> None:
+  for command in argv[1:]:
+    lookup(COMMANDS, command, 'command')
+  commands = [name for name in COMMANDS if name in argv[1:]] or list(COMMANDS)
+  out = Path(_OUT.value)
+  _check(commands, out)
+  report = describe() | {'results': {}}
+  with tempfile.TemporaryDirectory() as folder:
+    videos = _videos(Path(folder)) if {'loader', 'decode'} & set(commands) else {}
+    for command in commands:
+      report['results'][command] = COMMANDS[command][0](videos)
+      out.write_text(json.dumps(report, indent=2) + '\n')
+  print(f'written: {out}')
+
+
+if __name__ == '__main__':
+  cli.run(main)

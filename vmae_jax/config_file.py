@@ -1,0 +1,80 @@
+"""Config files: loading one, and looking up what the command line wants to change in it."""
+
+import difflib
+import os
+import re
+import runpy
+import traceback
+from typing import Any
+
+import ml_collections
+
+from vmae_jax.errors import UserError, suggest
+
+
+def load_config(spec: str) -> ml_collections.ConfigDict:
+  """What `get_config` of a config file returns.
+
+  Args:
+    spec: `FILE` or `FILE:ARGUMENT`, such as configs/videomae.py:demo.
+
+  Raises:
+    UserError: there is no such file or argument, or the file has a mistake.
+  """
+  file, *argument = spec.split(':', 1)
+  if not os.path.isfile(file):
+    folder = os.path.dirname(file)
+    there = [os.path.join(folder, name) for name in _listdir(folder) if name.endswith('.py')]
+    close = difflib.get_close_matches(file, there, n=1)
+    hint = f' Did you mean {close[0]}?' if close else ' It is given as --config=FILE:ARGUMENT.'
+    raise UserError(f'there is no config file {file!r} (looked in {os.getcwd()}).{hint}')
+  try:
+    config = runpy.run_path(file)['get_config'](*argument)
+  except UserError:
+    raise
+  except Exception as e:  # Whatever it is, the file is the user's.
+    lines = [x.lineno for x in traceback.extract_tb(e.__traceback__) if x.filename == file]
+    where = f'{file}, line {lines[-1]}' if lines else file
+    raise UserError(f'{where}: {type(e).__name__}: {_reason(e)}') from e
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UserError(f'{file}: get_config returns no ConfigDict: start from config.default().')
+  return config
+
+
+def _listdir(folder: str) -> list[str]:
+  try:
+    return os.listdir(folder or '.')
+  except OSError:
+    return []
+
+
+def _reason(e: Exception) -> str:
+  """The message in one line, without the whole config, which ml_collections shows."""
+  while e.args and isinstance(e.args[0], Exception):
+    e = e.args[0]
+  text = str(e.args[0] if e.args else e)
+  text = re.sub(r'(?s) Other fields present: .*?(\nDid you mean [^\n]*)?$', r'\1', text)
+  return ' '.join(text.split())
+
+
+def look_up(config: ml_collections.ConfigDict, key: str) -> Any:
+  """The value at a key such as `model.patch`; None for an option that is not set.
+
+  Blocks called `options` take any key: what they may hold is for the function that they
+  belong to, and is checked where that is known.
+
+  Raises:
+    UserError: there is no such key.
+  """
+  node, path = config, []
+  for name in key.split('.'):
+    block = '.'.join(path)
+    if not isinstance(node, ml_collections.ConfigDict):
+      raise UserError(f'--config.{key}: {block} is a value, {node!r}, and has no keys below it.')
+    if name not in node:
+      if path and path[-1] == 'options':
+        return None
+      raise UserError(f'--config.{key}: {block or "it"} has no key {name!r}.{suggest(name, node)}')
+    node = node[name]
+    path.append(name)
+  return node
