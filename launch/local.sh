@@ -5,7 +5,7 @@
 #   launch/local.sh [--method=NAME] [--videos=FOLDER] [--workdir=DIR] [--steps=N]
 #                   [--config.KEY=VALUE ...]
 #
-#   --method=NAME       a file in configs/ (default: motionmae)
+#   --method=NAME       a file in configs/ (default: videomae)
 #   --videos=FOLDER     train on these videos in place of the synthetic set
 #   --workdir=DIR       where everything goes (default: runs/demo); start with the same DIR to
 #                       go on with a run that was stopped
@@ -19,7 +19,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
 
-method=motionmae videos='' workdir='runs/demo' overrides=()
+method=videomae videos='' workdir='runs/demo' overrides=()
 
 parse_arguments() {
   local argument
@@ -95,7 +95,7 @@ Done. In $1:
 
 Next, with .venv/bin/python in $root:
   launch/local.sh --videos=FOLDER        the same on your own videos
-  launch/local.sh --method=videomae --workdir=runs/videomae     another method
+  launch/local.sh --method=motionmae --workdir=runs/motion    another method
   python -m vmae_jax.check_data LIST --out=DIR     which videos of a list are broken
   python -m vmae_jax.pretrain --config=configs/videomae.py:b,k400 --workdir=runs/b_k400 \\
     --config.data.train=LIST             the paper's recipe, on a GPU or TPU (see README.md)

@@ -13,7 +13,6 @@ import orbax.checkpoint as ocp
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = f'{ROOT}/configs/videomae.py:smoke'
-BROKEN_TF = 'import sys; sys.modules.update(dict.fromkeys(["tensorflow", "torch", "transformers"]))'
 
 
 def environment(cache, devices=1, **more):

@@ -97,6 +97,7 @@ VALUES = [
   ('maskin.ratio=0.5', ["'maskin'", "Did you mean 'masking'?", 'There is: batch_size, ']),
   ('masking.ratoi=0.5', ['masking.ratoi', "Did you mean 'ratio'?"]),
   ('masking.ratio.low=0.5', ['masking.ratio.low', 'masking.ratio is a value']),
+  ('model.patch[0]=4', ["'patch[0]'", "Did you mean 'patch'?"]),
   ('batch_size=many', ['--config.batch_size=many', "'many'", 'give a value like']),
   ('steps=2.5', ['--config.steps=2.5', 'give a value like']),
   ('data.flip=perhaps', ['--config.data.flip=perhaps', 'False']),
@@ -134,7 +135,7 @@ VALUES = [
   ('data.train=nowhere.txt', ["no list or folder 'nowhere.txt'", 'looked in', 'tfds:NAME:SPLIT']),
   ('data.train=synthetic:test', ["'synthetic:test'", 'synthetic:train']),
   ('data.train=tfds:ucf101', ['tfds:ucf101', 'NAME']),
-  ('data.train=', ['data.train is empty', '--config.data.train=LIST']),
+  ('data.train=', ['no data is named', '--config.data.train=LIST']),
 ]
 
 
@@ -235,6 +236,7 @@ def test_mistakes_in_a_config_file(code, parts, told, tmp_path):
   )
   line, new = told(config='mine.py')
   assert [part for part in parts if part not in line] == [], line
+  assert 'Other fields' not in line  # ml_collections shows them all.
   assert new == []
 
 

@@ -57,7 +57,7 @@ def _config_values(argv: list[str]) -> dict[str, Any]:
   ml_collections, which loads the file again, tells a missing file only when the config is
   used, a wrong key without the right ones, and a mistake in the file on many lines.
   """
-  keys = [m[1] for arg in argv[1:] if (m := re.match(r'--?(?:no)?config\.([\w.]+)', arg))]
+  keys = [m[1] for arg in argv[1:] if (m := re.match(r'--?(?:no)?config\.([^=]+)', arg))]
   parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
   parser.add_argument('--config', '-config', nargs='?')
   spec = parser.parse_known_args(argv[1:])[0].config

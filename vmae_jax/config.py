@@ -184,10 +184,6 @@ def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
   check_name(config.model.size, SIZES, 'model.size')
   check_name(config.data.sampling, SAMPLINGS, 'data.sampling')
   check_name(config.data.crop, CROPS, 'data.crop')
-  if not config.data.train:
-    raise UserError(
-      'data.train is empty: give --config.data.train=LIST, a list file or a folder of videos.'
-    )
   if not config.heads:
     raise UserError('heads is empty: name at least one thing to predict.')
   for name, head in config.heads.items():

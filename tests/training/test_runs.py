@@ -109,9 +109,7 @@ def test_eight_devices_go_on_after_four(unbroken, tmp_path, cache):
 @pytest.mark.parametrize('fresh', [True, False], ids=['fresh', 'after one process'])
 def test_two_processes(fresh, unbroken, tmp_path, cache):
   workdir = tmp_path / 'run' if fresh else half(unbroken, tmp_path)
-  runs.run_processes(
-    workdir, 'optimizer.ema=0.9', 'mesh.fsdp=2', cache=cache, count=2, devices=2
-  )
+  runs.run_processes(workdir, 'optimizer.ema=0.9', 'mesh.fsdp=2', cache=cache, count=2, devices=2)
   close(unbroken, workdir)
 
 

@@ -263,6 +263,8 @@ def open_source(spec: str, *, root: str = '') -> Source:
   Raises:
     UserError: there is no such thing, or nothing is in it.
   """
+  if not spec:
+    raise UserError('no data is named: give --config.data.train=LIST, a list or folder of videos.')
   kind, _, rest = spec.partition(':')
   if kind == 'synthetic':
     from vmae_jax.data.synthetic import SyntheticSource

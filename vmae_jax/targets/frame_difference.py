@@ -41,7 +41,9 @@ def frame_difference(
   """
   frames = clip.shape[1]
   if not 0 < gap < frames:
-    raise UserError(f'frame_difference: gap is {gap}, of {frames} frames: choose 1 to {frames - 1}.')
+    raise UserError(
+      f'frame_difference: gap is {gap}, of {frames} frames: choose 1 to {frames - 1}.'
+    )
   mode = lookup(PADS, pad, 'target frame_difference, pad')
   difference = clip[:, gap:] - clip[:, :-gap]
   difference = jnp.pad(difference, ((0, 0), (gap, 0), (0, 0), (0, 0), (0, 0)), mode=mode)

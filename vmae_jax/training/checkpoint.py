@@ -167,6 +167,21 @@ def find_checkpoint(path: str) -> pathlib.Path:
   )
 
 
+def check_params(path: str, like: Any) -> pathlib.Path:
+  """The state of the checkpoint that `path` names, if its parameters have the shapes of `like`.
+
+  Raises:
+    UserError: there is no checkpoint, or its parameters differ.
+  """
+  item = find_checkpoint(path) / 'state'
+  tops = tuple(f'params/{name}/' for name in like)
+  found = {
+    name.removeprefix('params/'): x for name, x in _metadata(item).items() if name.startswith(tops)
+  }
+  check_same(like, found, where=str(item))
+  return item
+
+
 def load_params(path: str, like: Any) -> Any:
   """The parameters of a run's newest checkpoint, or of the one that `path` names.
 
@@ -177,12 +192,7 @@ def load_params(path: str, like: Any) -> Any:
   Raises:
     UserError: there is no checkpoint, or its parameters differ.
   """
-  item = find_checkpoint(path) / 'state'
-  found = {
-    k.removeprefix('params/'): v for k, v in _metadata(item).items() if k.startswith('params/')
-  }
-  tops = tuple(f'{k}/' for k in like)
-  check_same(like, {k: v for k, v in found.items() if k.startswith(tops)}, where=str(item))
+  item = check_params(path, like)
   args = ocp.args.PyTreeRestore(
     {'params': like},
     restore_args=ocp.checkpoint_utils.construct_restore_args({'params': like}),

@@ -12,7 +12,7 @@ from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.errors import UserError
 from vmae_jax.training import optimizer as optimizer_lib
-from vmae_jax.training.checkpoint import Checkpointer, load_params
+from vmae_jax.training.checkpoint import Checkpointer, check_params, load_params
 from vmae_jax.training.objective import Objective, build_objective
 from vmae_jax.training.run_dir import prepare_run_dir
 from vmae_jax.training.run_log import RunLog
@@ -48,6 +48,8 @@ def train(config, workdir: str) -> TrainState:
       f'epochs {config.epochs} of {len(source)} videos are less than one step of '
       f'{config.batch_size} clips: raise epochs or set steps.'
     )
+  if config.init_from:  # Before the folder is claimed for this config.
+    check_params(config.init_from, jax.eval_shape(objective.init, jax.random.key(0)))
   prepare_run_dir(workdir, config, ignore=config_lib.RUN_KEYS)
 
   optimizer, schedule = _optimizer(config, steps=steps, videos=len(source))
@@ -86,8 +88,8 @@ def train(config, workdir: str) -> TrainState:
       config, workdir, objective, schedule=schedule, steps=steps, start=start, videos=len(source)
     )
     log.describe(state, mesh)
-    pictures = Pictures(objective, source, sampler, config, workdir, mesh)
     try:
+      pictures = Pictures(objective, source, sampler, config, workdir, mesh)
       for step, batch in enumerate(loader, start=start + 1):
         state, metrics = step_fn(state, batch)
         log.dispatched(step, metrics, loader)
