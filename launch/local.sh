@@ -51,6 +51,12 @@ split_list() {
   awk -v train="$2" -v val="$3" '{ print > (NR % 5 == 0 ? val : train) }' "$1"
 }
 
+# labelled FOLDER: whether all videos that check_data found good have a class, of two or more.
+labelled() {
+  [ -e "$1/classes.txt" ] && [ "$(wc -l <"$1/classes.txt")" -gt 1 ] &&
+    ! grep -qvE '[ ,][0-9]+$' "$1/clean.txt"
+}
+
 # Paths of the user's are relative to where the script was started, the repository's own to
 # $root. Older versions of bash (macOS has 3.2) take an empty array for an unset one, hence
 # ${overrides[@]+"${overrides[@]}"}.
@@ -61,7 +67,7 @@ run_demo() {
     variant=videos
     verb check_data "$videos" --out="$check"
     train="$check/train.txt"
-    if [ -e "$check/classes.txt" ]; then
+    if labelled "$check"; then
       val="$check/val.txt"
       split_list "$check/clean.txt" "$train" "$val"
     else
@@ -78,7 +84,7 @@ run_demo() {
   if [ -n "$val" ]; then
     verb probe --checkpoint="$run" --train="$train" --val="$val"
   else
-    say "No probe: $videos has no folders of classes, CLASS/VIDEO, to tell features by."
+    say "No probe: it needs all videos in two or more folders of classes, $videos/CLASS/VIDEO."
   fi
   report "$run"
 }
