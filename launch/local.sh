@@ -97,7 +97,8 @@ Done. In $1:
   pictures/         what the model makes of hidden patches, and when
   checkpoints/      state, loader position and config; the same command goes on from the newest
   metrics.jsonl     all numbers; TensorBoard: .venv/bin/tensorboard --logdir $1
-  probe.json        how much its features tell, beside those of an untrained model
+$([ ! -e "$1/probe.json" ] || printf '  %-18s%s' probe.json \
+    'how much its features tell, beside those of an untrained model')
 
 Next, with .venv/bin/python in $root:
   launch/local.sh --videos=FOLDER        the same on your own videos
