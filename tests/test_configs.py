@@ -5,6 +5,7 @@ import pytest
 
 from configs import motionmae, videomae
 from vmae_jax import config as config_lib
+from vmae_jax.errors import UserError
 from vmae_jax.training.objective import build_objective
 
 ARGUMENTS = [
@@ -48,3 +49,11 @@ def test_motionmaes_independent_decoder_shares_nothing():
   own = {x for x in shapes(config) if x.startswith('motion_decoder/')}
   assert {'motion_decoder/mask_token', 'motion_decoder/from_encoder/kernel'} < own
   assert 'decoder/head_motion/kernel' not in shapes(config)
+
+
+@pytest.mark.parametrize('block', ['regressor', 'motion'])
+def test_a_part_that_does_not_exist_is_named(block):
+  config = videomae.get_config('smoke')
+  config[block].name = 'raft'
+  with pytest.raises(UserError, match=f"{block}.name: there is no 'raft'.*There is: none"):
+    build_objective(config)

@@ -22,7 +22,8 @@ def test_without_tensorflow(monkeypatch):
 
 @pytest.mark.full
 def test_reads(tmp_path):
-  tfds = pytest.importorskip('tensorflow_datasets')
+  import tensorflow_datasets as tfds
+
   videos = np.random.default_rng(0).integers(0, 255, (3, 5, 8, 8, 3), dtype=np.uint8)
 
   class TinyVideos(tfds.core.GeneratorBasedBuilder):

@@ -133,6 +133,8 @@ def build_objective(config) -> Objective:
     UserError: a name or option that does not exist, or sizes that do not divide.
   """
   model, data = config.model, config.data
+  for block in ('regressor', 'motion'):  # Methods to come add to these.
+    check_name(config[block].name, ('none',), f'{block}.name')
   patch = tuple(model.patch)
   grid = token_grid((data.frames, data.size, data.size), patch)
   heads = {name: _head(name, head, patch) for name, head in config.heads.items()}
