@@ -64,7 +64,7 @@ def demo(c):
   c.batch_size, c.epochs, c.steps = 32, 0.0, 800
   c.masking.ratio = 0.75
   c.heads.pixels.options.eps = 0.05
-  c.optimizer.base_lr, c.optimizer.base_min_lr = 2.4e-2, 8e-5
+  c.optimizer.base_lr, c.optimizer.base_min_lr = 4e-3, 8e-5
   c.optimizer.warmup_epochs, c.optimizer.clip_norm = 0.3, 1.0
   c.checkpoint.every_steps = 200
   c.log.every_steps, c.log.pictures_every_steps = 20, 400
