@@ -52,8 +52,8 @@ def _mapped(
   """One head of one clip at a time, so that its n x m scores stay near the processor.
 
   The backward pass computes the scores again and needs but their log-sum-exp to turn them
-  into weights, as in FlashAttention (Dao et al., 2022), without its blocks, which gained nothing when
-  measured on CPU.
+  into weights, as in FlashAttention (Dao et al., 2022), without its blocks, which
+  gained nothing when measured on CPU.
   """
   return _mapped_forward(q, k, v)[0]
 
