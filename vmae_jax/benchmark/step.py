@@ -1,7 +1,9 @@
 """A whole pre-training step, beside transformers' VideoMAE in PyTorch.
 
 Each contender runs in a process of its own, so that their memory can be told apart, and they
-take turns, so that both meet the same noise. Times are medians.
+take turns, so that both meet the same noise. A turn is two steps, of which the second counts:
+training takes its steps one after another, and the first one after a pause pays for what the
+system took back of caches and memory meanwhile. Times are medians.
 """
 
 import json
@@ -61,6 +63,7 @@ def benchmark_step(*, size: str, batch: int, rounds: int, contenders: list[str])
       contender.ask('step')
     for _ in range(rounds):
       for contender in running:
+        contender.ask('step')
         times[contender.name].append(contender.ask('step')['seconds'])
     memory = {c.name: c.ask('memory')['bytes'] for c in running}
     about = {c.name: c.about for c in running}

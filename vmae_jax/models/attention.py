@@ -81,8 +81,8 @@ def _mapped_backward(kept, d_out):
     weights = jnp.exp(scores - logsumexp)
     d_weights = (d_out @ v.T).astype(jnp.float32)
     along = (d_out * out).sum(axis=-1, keepdims=True, dtype=jnp.float32)
-    d_scores = (weights * (d_weights - along) * scale).astype(q.dtype)
-    return d_scores @ k, d_scores.T @ q, weights.astype(v.dtype).T @ d_out
+    d_scores = (weights * (d_weights - along)).astype(q.dtype)
+    return (d_scores @ k) * scale, d_scores.T @ (q * scale), weights.astype(v.dtype).T @ d_out
 
   grads = jax.lax.map(head, (*kept, _heads_first(d_out)))
   return tuple(_heads_last(x, len(d_out)) for x in grads)
