@@ -79,6 +79,9 @@ run_demo() {
     verb check_data "$set/train.txt" --out="$check" --frames=8 --stride=1
     train="$check/clean.txt" val="$set/val.txt"
   fi
+  if [ "$method" = mam2 ]; then
+    train_tokenizer "$train" "$workdir/tokenizer.safetensors"
+  fi
   verb pretrain --config="$root/configs/$method.py:$variant" --workdir="$run" \
     --config.data.train="$train" ${overrides[@]+"${overrides[@]}"}
   if [ -n "$val" ]; then
@@ -87,6 +90,13 @@ run_demo() {
     say "No probe: it needs all videos in two or more folders of classes, $videos/CLASS/VIDEO."
   fi
   report "$run"
+}
+
+# train_tokenizer LIST FILE: MAM2 predicts the codes of a tokenizer, unless the user names one.
+train_tokenizer() {
+  case " ${overrides[*]-} " in *' --config.tokenizer.path='*) return ;; esac
+  [ -e "$2" ] || verb tokenizers.train --videos="$1" --out="$2"
+  overrides+=("--config.tokenizer.path=$2")
 }
 
 report() {

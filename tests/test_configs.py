@@ -1,12 +1,13 @@
 """Every config of the repository builds the method that it names."""
 
 import jax
+import numpy as np
 import pytest
 
-from configs import motionmae, videomae
+from configs import mam2, mgmae, motionmae, videomae
 from vmae_jax import config as config_lib
 from vmae_jax.errors import UserError
-from vmae_jax.training.objective import build_objective
+from vmae_jax.training.compose import build_objective
 
 ARGUMENTS = [
   *(f'{size},{data}' for size in ('tiny', 's', 'b', 'l', 'h', 'giant') for data in ('k400',)),
@@ -14,15 +15,16 @@ ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize('method', [videomae, motionmae])
+@pytest.mark.parametrize('method', [videomae, motionmae, mam2, mgmae])
 @pytest.mark.parametrize('arg', ARGUMENTS)
 def test_config(method, arg):
   config = method.get_config(arg)
+  config.tokenizer.path = 'untrained'
   config_lib.check(config, devices=1)
   objective = build_objective(config)
   assert set(objective.heads) == set(config.heads)
   params = jax.eval_shape(objective.init, jax.random.key(0))
-  assert 'decoder' in params
+  assert {head.decoder for head in config.heads.values()} < set(params)
 
 
 def test_videomae_keeps_the_papers_numbers():
@@ -51,9 +53,144 @@ def test_motionmaes_independent_decoder_shares_nothing():
   assert 'decoder/head_motion/kernel' not in shapes(config)
 
 
+def batch(config, b=4):
+  data = config.data
+  video = np.random.default_rng(0).integers(
+    0, 256, (b, data.frames, data.size, data.size, 3), np.uint8
+  )
+  index = np.arange(b, dtype=np.int32)
+  return {'video': video, 'epoch': 0 * index, 'sample': index, 'repeat': 0 * index}
+
+
+def loss_of(config, params=None):
+  """The parameters and the loss and its parts on one batch."""
+  objective = build_objective(config)
+  params = params or jax.jit(objective.init)(jax.random.key(0))
+  return params, *jax.jit(objective.loss)(params, batch(config), objective.frozen)
+
+
+def test_motionmae_without_its_motion_is_videomae():
+  """With a weight of 0 and the same masks, the loss is equal to the last bit."""
+  config = motionmae.get_config('smoke')
+  config.heads.motion.weight = 0.0
+  params, loss, parts = loss_of(config)
+  plain = videomae.get_config('smoke')
+  plain.masking.name = 'per_slot'
+  del params['decoder']['head_motion']
+  _, expected, _ = loss_of(plain, params)
+  assert loss == expected and parts['loss_motion'] > 0
+
+
+def test_mam2s_loss_is_the_weighted_sum_of_parts_that_are_logged():
+  config = mam2.get_config('smoke')
+  config.heads.motion.weight = 3.0
+  _, loss, parts = loss_of(config)
+  names = {'loss_appearance', 'loss_motion', 'loss_alignment', 'accuracy_appearance'}
+  assert set(parts) == names and 0 <= parts['accuracy_appearance'] <= 1
+  total = parts['loss_appearance'] + 3 * parts['loss_motion'] + 2 * parts['loss_alignment']
+  np.testing.assert_allclose(loss, total, rtol=1e-6)
+
+
+def per_slot_masks(c):
+  c.masking.name = 'per_slot'
+
+
+def pixels_as_appearance(c):
+  pixels = videomae.get_config('smoke').heads.pixels
+  with c.heads.unlocked():
+    del c.heads['appearance']
+    c.heads.pixels = pixels
+  c.heads.pixels.decoder = 'appearance_decoder'
+
+
+def motion_alone(c):
+  with c.heads.unlocked():
+    del c.heads['appearance']
+
+
+def one_decoder(c):
+  c.heads.motion.decoder = 'appearance_decoder'
+
+
+def no_regressor(c):
+  c.regressor.name = 'none'
+
+
+def both_frames(c):
+  c.heads.appearance.options.frames = 'both'
+  c.heads.motion.options = dict(normalise='patch', scope='slot', grey=True)
+
+
+def narrow(c):
+  c.model.decoder_width = 64
+
+
+CROSSOVERS = [
+  per_slot_masks,
+  pixels_as_appearance,
+  motion_alone,
+  one_decoder,
+  no_regressor,
+  both_frames,
+  narrow,
+]
+
+
+@pytest.mark.parametrize('change', CROSSOVERS, ids=lambda change: change.__name__)
+def test_mam2_in_parts_and_with_others(change):
+  config = mam2.get_config('smoke')
+  change(config)
+  _, loss, parts = loss_of(config)
+  assert np.isfinite(loss)
+  assert ('loss_alignment' in parts) == (change is not no_regressor)
+  for name in config.heads:
+    assert f'loss_{name}' in parts
+
+
+@pytest.mark.parametrize('method', [videomae, motionmae, mam2])
+def test_masks_that_follow_motion_go_with_any_method(method):
+  config = method.get_config('smoke')
+  config.masking.name = 'motion_guided'
+  _, loss, _ = loss_of(config)
+  assert np.isfinite(loss)
+
+
+def test_mgmaes_own_recipe():
+  own, fair = mgmae.get_config('b,ssv2_own'), mgmae.get_config('b,ssv2')
+  assert own.optimizer.base_lr * own.batch_size / 256 == pytest.approx(1.5e-3)
+  assert own.data.repeats == 4 and own.data.stride == fair.data.stride == 2
+  assert fair.optimizer.base_lr == videomae.get_config('b,ssv2').optimizer.base_lr
+
+
+def test_raft_without_weights_says_where_they_come_from():
+  config = mgmae.get_config('smoke')
+  config.motion.name = 'raft'
+  with pytest.raises(UserError, match='vmae_jax.convert'):
+    build_objective(config)
+
+
+def test_mam2_without_a_tokenizer_says_how_to_get_one():
+  with pytest.raises(UserError, match='tokenizers.train --videos.*vmae_jax.convert'):
+    build_objective(mam2.get_config('demo'))
+
+
+def test_codes_need_cross_entropy():
+  config = mam2.get_config('smoke')
+  config.heads.appearance.loss = 'mse'
+  with pytest.raises(UserError, match='heads.appearance: the target codes goes with'):
+    build_objective(config)
+
+
+def test_a_regressor_is_not_shown_visible_tokens():
+  config = mam2.get_config('smoke')
+  config.decoder_masking.name = 'running_cell'
+  with pytest.raises(UserError, match='decoder_masking.name random'):
+    build_objective(config)
+
+
 @pytest.mark.parametrize('block', ['regressor', 'motion'])
 def test_a_part_that_does_not_exist_is_named(block):
-  config = videomae.get_config('smoke')
-  config[block].name = 'raft'
-  with pytest.raises(UserError, match=f"{block}.name: there is no 'raft'.*There is: none"):
+  config = mgmae.get_config('smoke')
+  config[block].name = 'hugo'
+  with pytest.raises(UserError, match=f"{block}.name: there is no 'hugo'.*There is: "):
     build_objective(config)

@@ -38,10 +38,20 @@ def default() -> ml_collections.ConfigDict:
         scan=False,  # Loop over layers instead of writing them out.
         remat='none',  # none, dots, full: what the backward pass computes again.
       ),
-      regressor=dict(name='none'),
+      regressor=dict(
+        name='none',  # none, or latent: MAM2's; its width and heads are the decoder's.
+        depth=4,
+        layer_scale=0.1,  # Where the scales of its branches and the decoders' start; 0: none.
+        alignment_weight=2.0,
+      ),
+      tokenizer=dict(path=''),  # Of the target codes: a file made by tokenizers.train or convert.
       masking=dict(name='tube', ratio=0.9, options=dict()),
       decoder_masking=dict(name='none', ratio=0.5),
-      motion=dict(name='none'),  # Optical flow, for masks and targets that ask for it.
+      motion=dict(  # Optical flow, where masks or targets ask for it.
+        name='pyramid',  # pyramid, which needs no weights, or raft.
+        path='',  # Of RAFT's weights: a file made by convert.
+        options=dict(),
+      ),
       heads=dict(
         pixels=dict(
           target='pixels',
@@ -94,7 +104,7 @@ def default() -> ml_collections.ConfigDict:
       ),
     )
   ).lock()  # A config file that sets a key which does not exist is told so.
-  for block in (config.heads, config.masking.options):
+  for block in (config.heads, config.masking.options, config.motion.options):
     block.unlock()
   return config
 
@@ -152,6 +162,7 @@ _LEAST = {
   'data.frames': 1,
   'data.size': 1,
   'data.repeats': 1,
+  'regressor.depth': 1,
   'data.threads': 0,
   'data.workers': 0,
   'optimizer.accumulate': 1,

@@ -38,7 +38,7 @@ def main(argv):
   cli.refuse_arguments(argv)
   for flag in (_CHECKPOINT, _TRAIN, _VAL):
     if not flag.value:
-      raise UserError(f'give --{flag.name}: {flag.help}')
+      raise UserError(f'give --{flag.name}: {flags.FLAGS[flag.name].help}')
   config, trained, apply = encoders.load_encoder(_CHECKPOINT.value, pool=_POOL.value)
   # Before hours of encoding: what would fail after them.
   train_source, val_source = (_open(spec, config.data) for spec in (_TRAIN.value, _VAL.value))

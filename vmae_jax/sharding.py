@@ -23,7 +23,7 @@ BATCH_AXES = ('data', 'fsdp')
 # have paths that end alike. Leading axes that a rule does not name (the depth of a stack of
 # blocks) are replicated.
 RULES = (
-  (r'(qkv|fc1)/kernel$', P('fsdp', 'tensor')),
+  (r'(qkv|attention/[qkv]|fc1)/kernel$', P('fsdp', 'tensor')),
   (r'(proj|fc2)/kernel$', P('tensor', 'fsdp')),
   (r'(embed|from_encoder|head_\w+|classifier)/kernel$', P('fsdp', None)),
   (r'/(bias|scale|q_bias|v_bias|mask_token)$', P()),
@@ -55,6 +55,11 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """The leading axis split over all devices that hold data; the rest is whole."""
   return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same array on every device."""
+  return NamedSharding(mesh, P())
 
 
 def constrain_batch(x: Array) -> Array:

@@ -14,6 +14,7 @@ Capitals are pixels, small letters tokens:
   c        classes
   r        clips cut from one decoded video ("repeats")
   s        samples of a data set
+  q        pairs of frames, or any other list
 
 uint8 video is RGB in [0, 255]; float video is RGB in [0, 1] unless it is called normalised.
 A boolean mask is True where a token is hidden.

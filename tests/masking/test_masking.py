@@ -11,6 +11,7 @@ from vmae_jax.errors import UserError
 from vmae_jax.masking import DECODER_MASKINGS, MASKINGS
 
 GRID = (8, 14, 14)
+RANDOM = ('tube', 'per_slot', 'random', 'frame')  # That look at nothing but their key.
 
 
 def draw(name, *, ratio=0.9, grid=GRID, seeds=4):
@@ -25,7 +26,7 @@ def hidden_map(mask, grid=GRID):
   return hidden.reshape(-1, *grid)
 
 
-@pytest.mark.parametrize('name', MASKINGS)
+@pytest.mark.parametrize('name', RANDOM)
 def test_visible_and_masked_tokens_are_all_tokens_each_in_raster_order(name):
   mask = draw(name, ratio=0.75)
   both = np.concatenate([mask.visible, mask.masked], axis=1)
@@ -34,7 +35,7 @@ def test_visible_and_masked_tokens_are_all_tokens_each_in_raster_order(name):
   assert (np.asarray(mask.weight) == 1).all()
 
 
-@pytest.mark.parametrize('name', MASKINGS)
+@pytest.mark.parametrize('name', RANDOM)
 def test_samples_differ_and_keys_decide(name):
   one, other = draw(name, ratio=0.5), draw(name, ratio=0.5)
   np.testing.assert_array_equal(one.visible, other.visible)
@@ -87,6 +88,17 @@ def test_running_cell_decodes_half_of_each_slot_and_counts_hidden_tokens_alone()
   weight = np.asarray(after.weight)
   np.testing.assert_array_equal(weight, ~np.take_along_axis(seen, np.asarray(after.masked), 1))
   assert 0 < (weight == 0).sum()
+
+
+def test_a_random_share_of_the_hidden_tokens_is_decoded():
+  before = draw('tube')
+  rule = functools.partial(DECODER_MASKINGS['random'], grid=GRID, ratio=0.8)
+  after = jax.jit(jax.vmap(rule))(jax.random.split(jax.random.key(1), 4), before)
+  np.testing.assert_array_equal(before.visible, after.visible)
+  assert after.masked.shape == (4, 1408 - int(0.8 * 1408)) == after.weight.shape
+  for some, hidden in zip(np.asarray(after.masked), np.asarray(before.masked), strict=True):
+    assert np.isin(some, hidden).all() and (np.diff(some) > 0).all()
+  assert not np.array_equal(after.masked[0], after.masked[1])
 
 
 def test_running_cell_needs_an_even_grid_and_whole_places():

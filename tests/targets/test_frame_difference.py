@@ -51,3 +51,33 @@ def test_wrong_options_are_named():
     frame_difference(clip(), None, patch=PATCH, gap=4)
   with pytest.raises(UserError, match="'mirror'.*repeat, zero"):
     frame_difference(clip(), None, patch=PATCH, pad='mirror')
+
+
+def test_forward_differences_belong_to_the_frame_before():
+  forward, backward = frames(direction='forward'), frames()
+  np.testing.assert_array_equal(forward[:, :-1], backward[:, 1:])
+  np.testing.assert_array_equal(forward[:, -1], forward[:, -2])
+
+
+def test_a_slots_own_difference_needs_no_padding():
+  target = frame_difference(clip(), None, patch=PATCH, scope='slot', normalise='none')
+  assert target.shape == (2, 8, 8 * 8 * 3)
+  own = unpatchify(target, patch=(1, 8, 8), grid=(2, 2, 2))
+  np.testing.assert_array_equal(own, frames()[:, 1::2])
+
+
+def test_grey_and_global():
+  grey = frame_difference(clip(), None, patch=PATCH, grey=True, normalise='none')
+  assert grey.shape == (2, 8, 2 * 8 * 8)
+  video = unpatchify(grey, patch=PATCH, grid=(2, 2, 2))
+  np.testing.assert_allclose(video[..., 0], frames().mean(-1), atol=1e-6)
+  scaled = frame_difference(clip(), None, patch=PATCH, normalise='global', scale=0.5)
+  scaled = unpatchify(scaled, patch=PATCH, grid=(2, 2, 2))
+  np.testing.assert_allclose(scaled, 2 * frames(), rtol=1e-6)
+
+
+def test_unknown_directions_and_scopes_are_named():
+  with pytest.raises(UserError, match="'up'.*backward, forward"):
+    frame_difference(clip(), None, patch=PATCH, direction='up')
+  with pytest.raises(UserError, match='but one frame'):
+    frame_difference(clip(), None, patch=(1, 8, 8), scope='slot')

@@ -113,6 +113,21 @@ def test_two_processes(fresh, unbroken, tmp_path, cache):
   close(unbroken, workdir)
 
 
+@pytest.mark.parametrize('method', ['motionmae', 'mam2'])
+def test_other_methods_resume_bit_identically_and_on_eight_devices(method, tmp_path, cache):
+  config = f'{runs.ROOT}/configs/{method}.py:smoke'
+  whole, again = tmp_path / 'whole', tmp_path / 'run'
+  runs.run(whole, config=config, env=runs.environment(cache))
+  half(whole, tmp_path)
+  runs.run(again, config=config, env=runs.environment(cache))
+  runs.assert_same_state(whole, again, STEPS)
+  assert runs.losses(whole) == runs.losses(again)
+  shutil.rmtree(again / 'checkpoints' / str(STEPS))
+  mesh = ('mesh.data=4', 'mesh.fsdp=2')
+  runs.run(again, *mesh, config=config, env=runs.environment(cache, 8))
+  close(whole, again)
+
+
 def test_gradients_of_parts_of_a_batch_add_up(unbroken, tmp_path, cache):
   workdir = tmp_path / 'run'
   overrides = ('optimizer.ema=0.9', 'optimizer.accumulate=4')

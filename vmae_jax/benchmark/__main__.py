@@ -1,8 +1,9 @@
 """How fast this machine is, and beside what: `python -m vmae_jax.benchmark [COMMAND ...]`.
 
-Commands; without one, all three:
+Commands; without one, all of them:
   step     a pre-training step of several sizes, beside transformers' VideoMAE in PyTorch:
            seconds, clips/s, FLOP/s, peak memory
+  methods  the same step of every method here, over VideoMAE's: time, FLOPs, peak memory
   loader   clips/s that the loader delivers with 1, 2 and all threads, with and without several
            clips from one decoded video, and its memory over many batches
   decode   clips per second of CPU time out of video files, beside OpenCV and torchcodec, and
@@ -24,7 +25,7 @@ import numpy as np
 from absl import flags
 
 from vmae_jax import cli
-from vmae_jax.benchmark import clips, decode, loader, step
+from vmae_jax.benchmark import clips, decode, loader, methods, step
 from vmae_jax.benchmark.report import describe
 from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
 from vmae_jax.data.video import VideoError
@@ -34,8 +35,8 @@ from vmae_jax.models.sizes import SIZES
 MAX_VIDEOS = 20  # More of a list are left out, evenly: a data set would take days.
 
 _OUT = flags.DEFINE_string('out', 'benchmark.json', 'The JSON file with all numbers.')
-_SIZES = flags.DEFINE_list('sizes', ['s', 'b'], 'step: sizes of the model.')
-_BATCH = flags.DEFINE_integer('batch', 2, 'step: clips in a batch.', lower_bound=1)
+_SIZES = flags.DEFINE_list('sizes', ['s', 'b'], 'step, methods: sizes of the model.')
+_BATCH = flags.DEFINE_integer('batch', 2, 'step, methods: clips in a batch.', lower_bound=1)
 _CONTENDERS = flags.DEFINE_list(
   'contenders',
   None,
@@ -85,6 +86,15 @@ def _step(_) -> list[dict]:
   return results
 
 
+def _methods(_) -> list[dict]:
+  results = []
+  for size in _SIZES.value:
+    result = methods.benchmark_methods(size=size, batch=_BATCH.value, rounds=_ROUNDS.value)
+    print(methods.table(result) + '\n', flush=True)
+    results.append(result)
+  return results
+
+
 def _loader(videos: dict[str, FileSource]) -> dict:
   source = FileSource(sum((s.entries for s in videos.values()), ()))
   every = os.cpu_count() or 1
@@ -114,6 +124,7 @@ def _decode(videos: dict[str, FileSource]) -> list[dict]:
 # In this order, for decode may import PyTorch, whose memory is not the loader's.
 COMMANDS = {
   'step': (_step, ('sizes', 'batch', 'contenders', 'rounds')),
+  'methods': (_methods, ('sizes', 'batch', 'rounds')),
   'loader': (_loader, ('videos', 'rounds', 'seconds', 'batches')),
   'decode': (_decode, ('videos', 'rounds')),
 }

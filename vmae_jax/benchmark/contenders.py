@@ -1,6 +1,7 @@
 """Processes that `vmae_jax.benchmark.step` runs: one step for each line on standard input."""
 
 import json
+import pathlib
 import resource
 import sys
 import time
@@ -21,18 +22,20 @@ def _host_peak() -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def vmae_jax(size: str, batch: int):
-  """Our step, as `vmae_jax.pretrain` compiles it."""
+def vmae_jax(size: str, batch: int, *, method: str = 'videomae', overrides: dict | None = None):
+  """Our step, as `vmae_jax.pretrain` compiles it, of any method in configs/."""
   import jax
 
-  from vmae_jax import config as config_lib
-  from vmae_jax.training.objective import build_objective
+  from vmae_jax.config_file import load_config
+  from vmae_jax.training.compose import build_objective
   from vmae_jax.training.optimizer import make_optimizer
   from vmae_jax.training.step import init_state, make_train_step
 
-  config = config_lib.default()
-  config.model.size = size
+  root = pathlib.Path(__file__).parents[2]
+  sys.path.insert(0, str(root))  # Config files import each other.
+  config = load_config(f'{root}/configs/{method}.py:{size},k400')
   config.model.scan = jax.default_backend() == 'cpu'
+  config.update_from_flattened_dict(overrides or {})
   objective = build_objective(config)
   optimizer = make_optimizer(
     schedule=lambda _: 1e-4, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05, clip_norm=0.0
@@ -47,9 +50,11 @@ def vmae_jax(size: str, batch: int):
   data = {'video': _video(batch), 'epoch': index * 0, 'sample': index, 'repeat': index * 0}
   data |= {'replaced': np.zeros(batch, bool)}
 
+  frozen = jax.device_put(objective.frozen)
+
   def run():
     nonlocal state
-    state, metrics = step(state, data)
+    state, metrics = step(state, data, frozen)
     jax.block_until_ready(state)
     return float(metrics['loss'])
 
@@ -59,7 +64,8 @@ def vmae_jax(size: str, batch: int):
     stats = device.memory_stats()
     return stats['peak_bytes_in_use'] if stats else _host_peak()
 
-  return run, peak, {'version': f'jax {jax.__version__}', 'device': device.device_kind}
+  about = {'version': f'jax {jax.__version__}', 'device': device.device_kind}
+  return run, peak, about | {'clip_flops': objective.flops()}
 
 
 def torch(size: str, batch: int, *, compiled: bool = False):

@@ -22,8 +22,8 @@ CONTENDERS = ('vmae_jax', 'torch', 'torch_compiled')
 class Contender:
   """A process that does one step whenever it is told to."""
 
-  def __init__(self, name: str, settings: dict):
-    self.name = name
+  def __init__(self, name: str, settings: dict, *, label: str = ''):
+    self.name = label or name
     command = [sys.executable, '-m', 'vmae_jax.benchmark.contenders', name, json.dumps(settings)]
     self._process = subprocess.Popen(
       command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
@@ -46,6 +46,22 @@ class Contender:
     self._process.wait(timeout=60)
 
 
+def take_turns(running: list[Contender], *, rounds: int) -> tuple[dict, dict]:
+  """Seconds of each contender's steps, and its peak memory in bytes; ends the contenders."""
+  times = {c.name: [] for c in running}
+  try:
+    for contender in running:
+      contender.ask('step')
+    for _ in range(rounds):
+      for contender in running:
+        contender.ask('step')
+        times[contender.name].append(contender.ask('step')['seconds'])
+    return times, {c.name: c.ask('memory')['bytes'] for c in running}
+  finally:
+    for contender in running:
+      contender.close()
+
+
 def benchmark_step(*, size: str, batch: int, rounds: int, contenders: list[str]) -> dict:
   """Times steps of 16 x 224 x 224 clips, 90 % masked: forward, backward, AdamW.
 
@@ -57,19 +73,8 @@ def benchmark_step(*, size: str, batch: int, rounds: int, contenders: list[str])
   lookup(SIZES, size, '--size')
   settings = {'size': size, 'batch': batch}
   running = [Contender(name, settings) for name in contenders]
-  try:
-    times = {c.name: [] for c in running}
-    for contender in running:
-      contender.ask('step')
-    for _ in range(rounds):
-      for contender in running:
-        contender.ask('step')
-        times[contender.name].append(contender.ask('step')['seconds'])
-    memory = {c.name: c.ask('memory')['bytes'] for c in running}
-    about = {c.name: c.about for c in running}
-  finally:
-    for contender in running:
-      contender.close()
+  times, memory = take_turns(running, rounds=rounds)
+  about = {c.name: c.about for c in running}
   count = clip_flops(size)
   rows = {}
   for name, seconds in times.items():

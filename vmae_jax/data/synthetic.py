@@ -37,7 +37,7 @@ CLASSES = (
 )
 CLIPS = {'train': 8192, 'val': 2048}  # Of each split, unless the caller says otherwise.
 RATE = 8  # Frames a second: slow enough to watch.
-_RADIUS = 0.12, 0.32  # The sprite's, least and greatest.
+RADIUS = 0.12, 0.32  # The sprite's, least and greatest.
 _WAVES = 1  # The background's finest wavelength is 1 / _WAVES of the frame.
 VERSION = 2  # Of the pixels: raise it when a seed makes other ones.
 
@@ -144,7 +144,7 @@ def _sprite(
   lobes, lobe_phases = rng.uniform(0.12, 0.25, 2), rng.uniform(0, 2 * np.pi, 2)
   stripes, stripe_phase = rng.uniform(2, 3.5), rng.uniform(0, 2 * np.pi)
 
-  low, high = np.log(_RADIUS)
+  low, high = np.log(RADIUS)
   radius = np.exp(low + (high - low) * course.size)
   at = (np.arange(size) + 0.5) / size
 

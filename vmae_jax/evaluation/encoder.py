@@ -12,7 +12,8 @@ import ml_collections
 from vmae_jax.errors import lookup
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.training.checkpoint import load_config, load_params
-from vmae_jax.training.objective import model_arguments, normalise, prepare
+from vmae_jax.training.compose import model_arguments
+from vmae_jax.training.objective import normalise, prepare
 from vmae_jax.types import Array, Float, UInt8
 
 

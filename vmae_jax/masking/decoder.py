@@ -1,10 +1,10 @@
-"""Masking of the decoder: predict only some of the hidden tokens (VideoMAE V2)."""
+"""Masking of the decoder: predict only some of the hidden tokens."""
 
 import jax
 import jax.numpy as jnp
 
 from vmae_jax.errors import UserError
-from vmae_jax.masking.mask import Mask, count
+from vmae_jax.masking.mask import Mask, count, hide_at_random
 from vmae_jax.types import Array, Key
 
 
@@ -41,3 +41,25 @@ def running_cell(
   order = jnp.argsort(~decoded.reshape(-1), stable=True)[: t * h * w * (4 - skipped) // 4]
   hidden = jnp.ones(t * h * w).at[mask.visible].set(0)
   return Mask(mask.visible, order, hidden[order])
+
+
+def random_share(
+  key: Key[Array, ''], mask: Mask, *, grid: tuple[int, int, int], ratio: float
+) -> Mask:
+  """Decodes a random choice of the hidden tokens, in raster order.
+
+  Where each masked token costs much, as with MAM2's regressor and alignment, this is what
+  makes a step affordable.
+
+  Args:
+    key: Of the clip.
+    mask: What the encoder sees.
+    grid: Not used.
+    ratio: Share of the hidden tokens that is left out, rounded down.
+
+  Source: our choice; no paper does it.
+  """
+  m = mask.masked.shape[0]
+  skipped = count(ratio, m)
+  order = jnp.argsort(hide_at_random(key, n=m, hidden=skipped), stable=True)[: m - skipped]
+  return Mask(mask.visible, mask.masked[order], mask.weight[order])

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from vmae_jax.masking.mask import Mask, count, hide_at_random, split
+from vmae_jax.motion.flow import Flow
 from vmae_jax.types import Array, Float, Key
 
 
 def tube(
   key: Key[Array, ''],
   clip: Float[Array, 'T H W C'] | None,
-  flow: Float[Array, '_ H W 2'] | None,
+  flow: Flow | None,
   *,
   grid: tuple[int, int, int],
   ratio: float,
@@ -25,7 +26,7 @@ def tube(
 def per_slot(
   key: Key[Array, ''],
   clip: Float[Array, 'T H W C'] | None,
-  flow: Float[Array, '_ H W 2'] | None,
+  flow: Flow | None,
   *,
   grid: tuple[int, int, int],
   ratio: float,
@@ -40,7 +41,7 @@ def per_slot(
 def random(
   key: Key[Array, ''],
   clip: Float[Array, 'T H W C'] | None,
-  flow: Float[Array, '_ H W 2'] | None,
+  flow: Flow | None,
   *,
   grid: tuple[int, int, int],
   ratio: float,
@@ -54,7 +55,7 @@ def random(
 def frame(
   key: Key[Array, ''],
   clip: Float[Array, 'T H W C'] | None,
-  flow: Float[Array, '_ H W 2'] | None,
+  flow: Flow | None,
   *,
   grid: tuple[int, int, int],
   ratio: float,

@@ -74,23 +74,61 @@ def layer_norm(*, eps: float, dtype: Any, name: str) -> nn.LayerNorm:
   return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
+class LayerScale(nn.Module):
+  """Each value of a branch times a learnt number that starts at `init` (as in CaiT and CAE)."""
+
+  init: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
+    scale = self.param('scale', nn.initializers.constant(self.init), x.shape[-1:])
+    return x * scale.astype(x.dtype)
+
+
 class Block(nn.Module):
-  """x + Attention(LN(x)), then x + Mlp(LN(x))."""
+  """x + Attention(LN(x)), then x + Mlp(LN(x)), the branches scaled if `layer_scale` is not 0."""
 
   heads: int
   mlp: int
   eps: float = 1e-6
   dtype: Any = jnp.float32
   implementation: str = 'auto'
+  layer_scale: float = 0.0
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
     x = constrain_batch(x)
     y = layer_norm(eps=self.eps, dtype=self.dtype, name='norm1')(x)
-    x = x + Attention(self.heads, self.dtype, self.implementation, name='attention')(y)
+    y = Attention(self.heads, self.dtype, self.implementation, name='attention')(y)
+    if self.layer_scale:
+      y = LayerScale(self.layer_scale, name='scale1')(y)
+    x = x + y
     y = layer_norm(eps=self.eps, dtype=self.dtype, name='norm2')(x)
-    x = x + Mlp(self.mlp, self.dtype, name='mlp')(y)
-    return constrain_batch(x)
+    y = Mlp(self.mlp, self.dtype, name='mlp')(y)
+    if self.layer_scale:
+      y = LayerScale(self.layer_scale, name='scale2')(y)
+    return constrain_batch(x + y)
+
+
+def stack(body, *, depth: int, scan: bool, **kwargs):
+  """`body` lifted over `depth` layers, their parameters stacked along a leading axis.
+
+  `scan=True` compiles one layer and loops over it; otherwise the layers are written out.
+  """
+  return nn.scan(
+    body,
+    variable_axes={'params': 0},
+    split_rngs={'params': True},
+    length=depth,
+    unroll=1 if scan else depth,
+    **kwargs,
+  )
+
+
+def rematerialised(module: type[nn.Module], remat: str) -> type[nn.Module]:
+  """The module whose backward pass computes again what the policy `remat` does not keep."""
+  policy = lookup(REMAT, remat, 'model.remat')
+  return module if policy is None else nn.remat(module, prevent_cse=False, policy=policy)
 
 
 class Blocks(nn.Module):
@@ -109,17 +147,19 @@ class Blocks(nn.Module):
   implementation: str = 'auto'
   scan: bool = False
   remat: str = 'none'
+  layer_scale: float = 0.0
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
-    policy = lookup(REMAT, self.remat, 'model.remat')
-    block = Block if policy is None else nn.remat(Block, prevent_cse=False, policy=policy)
-    stack = nn.scan(
-      lambda block, x, _: (block(x), None),
-      variable_axes={'params': 0},
-      split_rngs={'params': True},
-      length=self.depth,
-      unroll=1 if self.scan else self.depth,
+    block = rematerialised(Block, self.remat)
+    layer = block(
+      self.heads,
+      self.mlp,
+      self.eps,
+      self.dtype,
+      self.implementation,
+      self.layer_scale,
+      name='block',
     )
-    layer = block(self.heads, self.mlp, self.eps, self.dtype, self.implementation, name='block')
-    return stack(layer, x, None)[0]
+    layers = stack(lambda block, x, _: (block(x), None), depth=self.depth, scan=self.scan)
+    return layers(layer, x, None)[0]

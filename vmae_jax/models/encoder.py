@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from vmae_jax.models.blocks import Blocks, layer_norm
 from vmae_jax.models.patches import patchify
 from vmae_jax.models.positions import sincos_positions
-from vmae_jax.types import Array, Float, Int
+from vmae_jax.types import Array, Float, Int, Num
 
 
-def gather(x: Float[Array, 'b n d'], index: Int[Array, 'b k']) -> Float[Array, 'b k d']:
+def gather(x: Num[Array, 'b n d'], index: Int[Array, 'b k']) -> Num[Array, 'b k d']:
   """The tokens of each clip at `index`, without communication between devices."""
   return jnp.take_along_axis(x, index[..., None], axis=1)
 

@@ -39,6 +39,44 @@ def autoencoder_flops(
   return total
 
 
+def regressed_autoencoder_flops(
+  *,
+  encoder: dict,
+  regressor: dict,
+  decoder: dict,
+  heads: dict,
+  visible: int,
+  masked: int,
+  patch_values: int,
+) -> tuple[int, int]:
+  """The forward pass of a `RegressedAutoencoder` for one clip, with and without gradient.
+
+  Args:
+    encoder: Its width, depth and mlp.
+    regressor: Its depth and mlp; its width is the decoder's.
+    decoder: The same of each decoder.
+    heads: Head -> (decoder's name, width of the prediction).
+    visible: Tokens that the encoder sees.
+    masked: Tokens that are regressed and predicted.
+    patch_values: p.
+  """
+
+  def encoded(n):
+    width = encoder['width']
+    total = 2 * n * patch_values * width
+    total += encoder['depth'] * block_flops(n=n, width=width, mlp=encoder['mlp'])
+    return total + 2 * n * width * d * (d != width)
+
+  d, both = decoder['width'], visible + masked
+  cross = 2 * masked * (2 * d * d + 2 * both * d + 2 * d * regressor['mlp']) + 2 * both * 2 * d * d
+  total = encoded(visible) + regressor['depth'] * cross
+  for name in {owner for owner, _ in heads.values()}:
+    total += decoder['depth'] * block_flops(n=masked, width=d, mlp=decoder['mlp'])
+    outputs = sum(dim for owner, dim in heads.values() if owner == name)
+    total += 2 * masked * d * outputs
+  return total, encoded(masked)
+
+
 def training_flops(forward: int) -> int:
   """Forward and backward pass: the backward one does each product twice."""
   return 3 * forward

@@ -1,53 +1,86 @@
 """Motion as the difference of frames: the motion target of MotionMAE and MAM2."""
 
+import einops
 import jax.numpy as jnp
 
-from vmae_jax.errors import UserError, lookup
+from vmae_jax.errors import UserError, check_name, lookup
 from vmae_jax.models.patches import patchify
+from vmae_jax.motion.flow import Flow
 from vmae_jax.targets.pixels import NORMALISATIONS
 from vmae_jax.types import Array, Float
 
 PADS = {'repeat': 'edge', 'zero': 'constant'}
+DIRECTIONS = ('backward', 'forward')
+SCOPES = ('consecutive', 'slot')
+# Root of the mean squared difference of frames in MotionMAE's published clip, in [0, 1] units.
+TYPICAL = 0.055
 
 
 def frame_difference(
   clip: Float[Array, 'b T H W C'],
-  flow: Float[Array, 'b _ H W 2'] | None,
+  flow: Flow | None,
   *,
   patch: tuple[int, int, int],
   gap: int = 1,
+  direction: str = 'backward',
+  scope: str = 'consecutive',
   pad: str = 'repeat',
   absolute: bool = False,
+  grey: bool = False,
   normalise: str = 'patch',
   eps: float = 0.03,
+  scale: float = TYPICAL,
 ) -> Float[Array, 'b n p']:
-  """Signed difference of each sampled frame to the one `gap` before it, in [-1, 1].
+  """Signed differences of sampled frames, in the order of the pixels of a patch.
+
+  By default D_t = F_t - F_(t-1) over all frames of the clip and D_0 = D_1, in [-1, 1] before
+  normalisation: what MotionMAE's published pictures show when measured (their text reads like
+  an absolute value).
 
   Args:
     clip: In [0, 1], not normalised.
     flow: Not used.
     patch: Size of a patch in frames, rows and columns.
     gap: In sampled frames; adjacent ones are best in MotionMAE's ablation.
-    pad: What the first `gap` frames get: `repeat` the first difference (so in MotionMAE's
-      published pictures, where frames 0 and 1 are equal) or `zero`.
-    absolute: Without its sign, as MotionMAE's text reads; its published pictures have one.
-    normalise: `patch` or `none`. Our choice: neither paper's normalisation is known, and raw
-      differences would weigh next to nothing beside normalised pixels.
-    eps: Added to a patch's standard deviation. Ours, and far above the pixels' 1e-6, which
-      would blow the noise of still patches up.
+    direction: `backward`, F_t - F_(t-gap) at frame t, or `forward`, F_(t+gap) - F_t.
+    scope: `consecutive` frames of the clip, or those of one time `slot` only, which needs no
+      padding and tells nothing of its neighbours (the tubelet's own difference).
+    pad: What the frames without a partner get: `repeat` the nearest difference or `zero`.
+    absolute: Without its sign.
+    grey: Mean over the channels.
+    normalise: `patch`, `global` or `none`. Our choice: neither paper's normalisation is known,
+      and raw differences would weigh next to nothing beside normalised pixels.
+    eps: With `patch`: added to a patch's standard deviation. Ours, and far above the pixels'
+      1e-6, which would blow the noise of still patches up.
+    scale: With `global`: what differences are divided by.
 
   Raises:
     UserError: an unknown option, or a gap that leaves no difference.
   """
-  frames = clip.shape[1]
+  pt, ph, pw = patch
+  check_name(direction, DIRECTIONS, 'target frame_difference, direction')
+  check_name(scope, SCOPES, 'target frame_difference, scope')
+  mode = lookup(PADS, pad, 'target frame_difference, pad')
+  function = lookup(NORMALISATIONS, normalise, 'target frame_difference, normalise')
+  frames = clip.shape[1] if scope == 'consecutive' else pt
   if not 0 < gap < frames:
     raise UserError(
       f'frame_difference: gap is {gap}, of {frames} frames: choose 1 to {frames - 1}.'
+      if frames > 1
+      else 'frame_difference: there is but one frame to take differences of (scope, model.patch).'
     )
-  mode = lookup(PADS, pad, 'target frame_difference, pad')
-  difference = clip[:, gap:] - clip[:, :-gap]
-  difference = jnp.pad(difference, ((0, 0), (gap, 0), (0, 0), (0, 0), (0, 0)), mode=mode)
+  if grey:
+    clip = clip.mean(axis=-1, keepdims=True)
+  if scope == 'slot':
+    slots = einops.rearrange(clip, 'b (t pt) H W C -> b t pt H W C', pt=pt)
+    difference = slots[:, :, gap:] - slots[:, :, :-gap]
+    difference = einops.rearrange(difference, 'b t pt H W C -> b (t pt) H W C')
+    patch = (pt - gap, ph, pw)
+  else:
+    difference = clip[:, gap:] - clip[:, :-gap]
+    missing = (gap, 0) if direction == 'backward' else (0, gap)
+    difference = jnp.pad(difference, ((0, 0), missing, (0, 0), (0, 0), (0, 0)), mode=mode)
   if absolute:
     difference = jnp.abs(difference)
-  function = lookup(NORMALISATIONS, normalise, 'target frame_difference, normalise')
-  return function(patchify(difference, patch=patch), channels=clip.shape[-1], eps=eps)
+  patches = patchify(difference, patch=patch)
+  return function(patches, channels=clip.shape[-1], eps=eps, scale=scale)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from vmae_jax.errors import lookup
 from vmae_jax.models.patches import patchify
+from vmae_jax.motion.flow import Flow
 from vmae_jax.types import Array, Float
 
 
@@ -25,20 +26,24 @@ def normalise_patches(
   return einops.rearrange(x, 'b n v C -> b n (v C)')
 
 
-def _keep(patches, *, channels, eps):
-  return patches
-
-
-NORMALISATIONS = {'patch': normalise_patches, 'none': _keep}
+# (patches, channels, eps of a patch's deviation, scale of all) -> patches.
+NORMALISATIONS = {
+  'patch': lambda patches, *, channels, eps, scale: normalise_patches(
+    patches, channels=channels, eps=eps
+  ),
+  'global': lambda patches, *, channels, eps, scale: patches / scale,
+  'none': lambda patches, *, channels, eps, scale: patches,
+}
 
 
 def pixels(
   clip: Float[Array, 'b T H W C'],
-  flow: Float[Array, 'b _ H W 2'] | None,
+  flow: Flow | None,
   *,
   patch: tuple[int, int, int],
   normalise: str = 'patch',
   eps: float = 1e-6,
+  scale: float = 0.225,
 ) -> Float[Array, 'b n p']:
   """Pixels of each token, per channel normalised over the patch as VideoMAE does.
 
@@ -46,11 +51,12 @@ def pixels(
     clip: In [0, 1], not normalised.
     flow: Not used.
     patch: Size of a patch in frames, rows and columns.
-    normalise: `patch` or `none`.
+    normalise: `patch`, `global` or `none`.
     eps: Added to a patch's standard deviation (1e-6 in VideoMAE). A larger one, in units of
       intensity, keeps noise in flat patches from being blown up.
+    scale: With `global`: what all pixels are divided by.
 
   Source: VideoMAE section 3; papers' released code, `engine_for_pretraining.py`.
   """
   function = lookup(NORMALISATIONS, normalise, 'target pixels, normalise')
-  return function(patchify(clip, patch=patch), channels=clip.shape[-1], eps=eps)
+  return function(patchify(clip, patch=patch), channels=clip.shape[-1], eps=eps, scale=scale)

@@ -13,7 +13,8 @@ from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.errors import UserError
 from vmae_jax.training import optimizer as optimizer_lib
 from vmae_jax.training.checkpoint import Checkpointer, check_params, load_params
-from vmae_jax.training.objective import Objective, build_objective
+from vmae_jax.training.compose import build_objective
+from vmae_jax.training.objective import Objective
 from vmae_jax.training.run_dir import prepare_run_dir
 from vmae_jax.training.run_log import RunLog
 from vmae_jax.training.step import TrainState, init_state, make_train_step
@@ -70,6 +71,8 @@ def train(config, workdir: str) -> TrainState:
       ),
       donate_argnums=0,
     )
+    # Frozen networks are whole on every device: they are small beside what is trained.
+    frozen = jax.device_put(objective.frozen, sharding.replicated(mesh))
     sampler = clip_sampler(config)
     start = int(state.step)
     loader = Loader(
@@ -91,10 +94,10 @@ def train(config, workdir: str) -> TrainState:
     try:
       pictures = Pictures(objective, source, sampler, config, workdir, mesh)
       for step, batch in enumerate(loader, start=start + 1):
-        state, metrics = step_fn(state, batch)
+        state, metrics = step_fn(state, batch, frozen)
         log.dispatched(step, metrics, loader)
         if step % config.log.pictures_every_steps == 0 or step == steps:
-          log.writer.write_images(step, pictures.draw(step, state.params))
+          log.writer.write_images(step, pictures.draw(step, state.params, frozen))
         stopping = stop.asked(step)
         if stopping or step % config.checkpoint.every_steps == 0 or step == steps:
           checkpointer.save(step, state)

@@ -1,6 +1,5 @@
-"""A method, composed from a config: masking x targets x wiring -> one loss function."""
+"""A method ready to train: masking x targets x wiring as one loss function."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,24 +7,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vmae_jax.errors import UserError, check_name, check_options, lookup
-from vmae_jax.masking import DECODER_MASKINGS, MASKINGS, Mask
-from vmae_jax.models.attention import IMPLEMENTATIONS
+from vmae_jax.masking import Mask
+from vmae_jax.models import flops as flops_lib
 from vmae_jax.models.autoencoder import MaskedAutoencoder
-from vmae_jax.models.blocks import REMAT
 from vmae_jax.models.encoder import gather
-from vmae_jax.models.flops import autoencoder_flops
-from vmae_jax.models.patches import token_grid
-from vmae_jax.models.sizes import SIZES
-from vmae_jax.targets import TARGETS
-from vmae_jax.training.losses import LOSSES
+from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
+from vmae_jax.motion.flow import Flow
+from vmae_jax.tokenizers.tokenizer import Tokenizer
+from vmae_jax.training.losses import code_accuracy, cross_entropy
 from vmae_jax.types import Array, Float, Int32, Key, UInt8
-
-DTYPES = {'bfloat16': jnp.bfloat16, 'float32': jnp.float32}
 
 
 class Head(NamedTuple):
-  """One thing to predict: (clip, flow) -> target, its loss and weight."""
+  """One thing to predict: (clip, flow, frozen) -> target, its loss and weight."""
 
   target: Callable[..., Array]
   loss: Callable[[Array, Array], Array]
@@ -37,8 +31,13 @@ class Objective(NamedTuple):
 
   Attributes:
     model: The autoencoder.
-    mask: (keys 'b', clip, flow) -> Mask with a batch axis.
+    flow: (clip, frozen) -> the optical flow that masks or targets ask for, or None.
+    hide: (keys 'b', clip, flow) -> Mask with a batch axis: all hidden tokens are predicted.
+    mask: The same after the decoder's masking: what a training step predicts.
     heads: What the model predicts.
+    auxiliary: Loss that the model itself sows -> its weight.
+    tokenizer: The frozen tokenizer that a head's target asks for, or None.
+    raft: Parameters of the frozen RAFT that estimates the flow, or None.
     prepare: uint8 video -> clip in [0, 1].
     normalise: clip in [0, 1] -> the model's input.
     grid: Tokens (t, h, w).
@@ -46,9 +45,14 @@ class Objective(NamedTuple):
     seed: Of all randomness on the device.
   """
 
-  model: MaskedAutoencoder
+  model: MaskedAutoencoder | RegressedAutoencoder
+  flow: Callable[..., Flow | None]
+  hide: Callable[..., Mask]
   mask: Callable[..., Mask]
   heads: dict[str, Head]
+  auxiliary: dict[str, float]
+  tokenizer: Tokenizer | None
+  raft: Any
   prepare: Callable[[Array], Array]
   normalise: Callable[[Array], Array]
   grid: tuple[int, int, int]
@@ -63,10 +67,16 @@ class Objective(NamedTuple):
     index = jnp.arange(2)[None]
     return self.model.init(key, clip, index[:, :1], index[:, 1:])['params']
 
+  @property
+  def frozen(self) -> dict[str, Any]:
+    """Parameters that a step needs and never changes; in no state and no checkpoint."""
+    frozen = {} if self.tokenizer is None else {'tokenizer': self.tokenizer.params}
+    return frozen if self.raft is None else frozen | {'raft': self.raft}
+
   def flops(self) -> int:
-    """Floating-point operations of the forward pass of one clip."""
-    mask = jax.eval_shape(self.mask, jax.random.split(jax.random.key(0), 1), None, None)
-    return autoencoder_flops(
+    """Floating-point operations of a training step for one clip."""
+    mask = self.mask_shape()
+    sizes = dict(
       encoder=self.model.encoder,
       decoder=self.model.decoder,
       heads=self.model.heads,
@@ -74,31 +84,74 @@ class Objective(NamedTuple):
       masked=mask.masked.shape[1],
       patch_values=math.prod(self.patch) * 3,
     )
+    if isinstance(self.model, RegressedAutoencoder):
+      trained, rest = flops_lib.regressed_autoencoder_flops(regressor=self.model.regressor, **sizes)
+    else:
+      trained, rest = flops_lib.autoencoder_flops(**sizes), 0
+    return flops_lib.training_flops(trained) + rest + self._target_flops()
 
-  def outputs(self, params: Any, batch: dict[str, Array]):
-    """Clip, mask, predictions and targets of a batch, as the loss and the pictures see them."""
+  def mask_shape(self) -> Mask:
+    """The shapes of one clip's mask, with a batch axis of 1."""
+    keys = jax.random.split(jax.random.key(0), 1)
+    return jax.eval_shape(
+      lambda clip, frozen: self.mask(keys, clip, self.flow(clip, frozen)),
+      self._clip_shape(),
+      self.frozen,
+    )
+
+  def _clip_shape(self) -> jax.ShapeDtypeStruct:
+    shape = (1, *(n * p for n, p in zip(self.grid, self.patch, strict=True)), 3)
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+  def _target_flops(self) -> int:
+    """Those of flow and targets, counted by the compiler."""
+
+    def targets(clip, frozen):
+      flow = self.flow(clip, frozen)
+      return flow, {name: head.target(clip, flow, frozen) for name, head in self.heads.items()}
+
+    return int(jax.jit(targets).lower(self._clip_shape(), self.frozen).cost_analysis()['flops'])
+
+  def outputs(self, params: Any, batch: dict[str, Array], frozen: Any, *, mask=None):
+    """Clip, mask, predictions, targets and the model's own losses, for loss and pictures.
+
+    Args:
+      params: Of the model.
+      batch: From the loader.
+      frozen: `self.frozen`.
+      mask: Which of the rules to use, `self.mask` by default.
+    """
     clip = self.prepare(batch['video'])
-    flow = None
-    mask = self.mask(batch_keys(self.seed, batch), clip, flow)
-    predictions = self.model.apply(
-      {'params': params}, self.normalise(clip), mask.visible, mask.masked
+    flow = self.flow(clip, frozen)
+    mask = (mask or self.mask)(batch_keys(self.seed, batch), clip, flow)
+    predictions, sown = self.model.apply(
+      {'params': params}, self.normalise(clip), mask.visible, mask.masked, mutable='losses'
     )
     targets = {
-      name: gather(jax.lax.stop_gradient(head.target(clip, flow)), mask.masked)
+      name: gather(jax.lax.stop_gradient(head.target(clip, flow, frozen)), mask.masked)
       for name, head in self.heads.items()
     }
-    return clip, mask, predictions, targets
+    own = {name: values[0] for name, values in sown.get('losses', {}).items()}
+    return clip, mask, predictions, targets, own
 
   def loss(
-    self, params: Any, batch: dict[str, Array]
+    self, params: Any, batch: dict[str, Array], frozen: Any
   ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
-    """The weighted sum over heads of their mean loss at masked tokens, and its parts."""
-    _, mask, predictions, targets = self.outputs(params, batch)
+    """The weighted sum of mean losses at masked tokens, and its parts."""
+    _, mask, predictions, targets, own = self.outputs(params, batch, frozen)
+
+    def mean(tokens):
+      return (tokens * mask.weight).sum() / mask.weight.sum()
+
     total, parts = jnp.zeros(()), {}
     for name, head in self.heads.items():
-      tokens = head.loss(predictions[name], targets[name])
-      parts[f'loss_{name}'] = (tokens * mask.weight).sum() / mask.weight.sum()
+      parts[f'loss_{name}'] = mean(head.loss(predictions[name], targets[name]))
       total += head.weight * parts[f'loss_{name}']
+      if head.loss is cross_entropy:
+        parts[f'accuracy_{name}'] = mean(code_accuracy(predictions[name], targets[name]))
+    for name, weight in self.auxiliary.items():
+      parts[f'loss_{name}'] = mean(own[name])
+      total += weight * parts[f'loss_{name}']
     return total, parts
 
 
@@ -124,97 +177,3 @@ def normalise(
 ) -> Float[Array, 'b T H W C']:
   """A clip in [0, 1] with the given mean and deviation of each channel taken out."""
   return (clip - jnp.asarray(mean)) / jnp.asarray(std)
-
-
-def build_objective(config) -> Objective:
-  """The method that a config describes.
-
-  Raises:
-    UserError: a name or option that does not exist, or sizes that do not divide.
-  """
-  model, data = config.model, config.data
-  for block in ('regressor', 'motion'):  # Methods to come add to these.
-    check_name(config[block].name, ('none',), f'{block}.name')
-  patch = tuple(model.patch)
-  grid = token_grid((data.frames, data.size, data.size), patch)
-  heads = {name: _head(name, head, patch) for name, head in config.heads.items()}
-  clip = jax.ShapeDtypeStruct((1, data.frames, data.size, data.size, len(data.mean)), jnp.float32)
-  widths = {
-    name: (config.heads[name].decoder, jax.eval_shape(head.target, clip, None).shape[-1])
-    for name, head in heads.items()
-  }
-  return Objective(
-    model=build_model(model, heads=widths),
-    mask=_mask(config, grid),
-    heads=heads,
-    prepare=prepare,
-    normalise=functools.partial(normalise, mean=tuple(data.mean), std=tuple(data.std)),
-    grid=grid,
-    patch=patch,
-    seed=config.seed,
-  )
-
-
-def build_model(model, *, heads: dict[str, tuple[str, int]]) -> MaskedAutoencoder:
-  """The autoencoder of the config block `model`, with the given heads."""
-  encoder, decoder, common = model_arguments(model)
-  return MaskedAutoencoder(encoder, decoder, heads, common)
-
-
-def model_arguments(model) -> tuple[dict, dict, dict]:
-  """Arguments of encoder, decoder and both, from the config block `model`."""
-  size = lookup(SIZES, model.size, 'model.size')
-  encoder = {k: v for k, v in size.items() if k != 'decoder'} | {'patch': tuple(model.patch)}
-  given = dict(width=model.decoder_width, depth=model.decoder_depth, heads=model.decoder_heads)
-  decoder = size['decoder'] | {k: v for k, v in given.items() if v is not None}
-  decoder['mlp'] = 4 * decoder['width']
-  for name, part in (('encoder', encoder), ('decoder', decoder)):
-    if part['width'] % part['heads']:
-      raise UserError(
-        f'model: the {name} width {part["width"]} is no multiple of its {part["heads"]} heads.'
-      )
-  fastest = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
-  check_name(model.attention, IMPLEMENTATIONS, 'model.attention')
-  check_name(model.remat, REMAT, 'model.remat')
-  common = dict(
-    eps=model.eps,
-    dtype=lookup(DTYPES | {'auto': fastest}, model.dtype, 'model.dtype'),
-    implementation=model.attention,
-    scan=model.scan,
-    remat=model.remat,
-  )
-  return encoder, decoder, common
-
-
-def _head(name: str, head, patch: tuple[int, int, int]) -> Head:
-  target = lookup(TARGETS, head.target, f'heads.{name}.target')
-  check_options(target, head.options.keys(), f'heads.{name}.options', ('clip', 'flow', 'patch'))
-  return Head(
-    target=functools.partial(target, patch=patch, **head.options),
-    loss=lookup(LOSSES, head.loss, f'heads.{name}.loss'),
-    weight=head.weight,
-  )
-
-
-def _mask(config, grid: tuple[int, int, int]) -> Callable[..., Mask]:
-  masking, decoding = config.masking, config.decoder_masking
-  hide = lookup(MASKINGS, masking.name, 'masking.name')
-  given = ('key', 'clip', 'flow', 'grid', 'ratio')
-  check_options(hide, masking.options.keys(), 'masking.options', given)
-  hide = functools.partial(hide, grid=grid, ratio=masking.ratio, **masking.options)
-  rule = hide
-  decode = lookup({'none': None} | DECODER_MASKINGS, decoding.name, 'decoder_masking.name')
-  if decode is not None:
-    decode = functools.partial(decode, grid=grid, ratio=decoding.ratio)
-
-    def rule(key, clip, flow):
-      return decode(jax.random.fold_in(key, 1), hide(key, clip, flow))
-
-  mask = jax.eval_shape(rule, jax.random.key(0), None, None)
-  if not mask.visible.size or not mask.masked.size:
-    raise UserError(
-      f'masking {masking.name} with ratio {masking.ratio} leaves {mask.visible.size} of '
-      f'{grid[0]}x{grid[1]}x{grid[2]} tokens visible and {mask.masked.size} to predict: '
-      'change masking.ratio.'
-    )
-  return jax.vmap(rule)

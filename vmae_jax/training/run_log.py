@@ -50,7 +50,7 @@ class RunLog:
     self.writer.resume(start)
     self._bad = 0  # Broken videos of this process that bad_videos.csv already names.
     self.progress = Progress(steps, start, log_every=config.log.every_steps, enabled=main)
-    self.clip_flops = flops.training_flops(objective.flops())
+    self.clip_flops = objective.flops()
     self._pending = None  # (step, metrics on the device)
     self._sums = collections.Counter()
     self._wait = 0.0  # Seconds that the loop has waited for data, in all.

@@ -12,8 +12,8 @@ from vmae_jax.sharding import constrain_batch
 from vmae_jax.types import Array, Float, Int32
 
 Batch = dict[str, Array]
-# (params, batch) -> the loss and its parts, all scalars.
-LossFn = Callable[[Any, Batch], tuple[Float[Array, ''], dict[str, Float[Array, '']]]]
+# (params, batch, frozen) -> the loss and its parts, all scalars.
+LossFn = Callable[[Any, Batch, Any], tuple[Float[Array, ''], dict[str, Float[Array, '']]]]
 
 
 @flax.struct.dataclass
@@ -58,8 +58,11 @@ def init_state(params: Any, optimizer: optax.GradientTransformation, *, ema: flo
 
 def make_train_step(
   loss_fn: LossFn, optimizer: optax.GradientTransformation, *, accumulate: int, ema: float
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, Array]]]:
   """A pure step: gradients, update, metrics. The caller jits it and donates the state.
+
+  Its third argument holds the parameters of frozen networks (an argument, since jit would
+  compile closed-over arrays in as constants).
 
   A step whose loss or gradient is not finite leaves parameters, moments and EMA as they were
   and is counted.
@@ -72,25 +75,25 @@ def make_train_step(
   """
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-  def gradients(params, batch):
+  def gradients(params, batch, frozen):
     if accumulate == 1:
-      return grad_fn(params, batch)
+      return grad_fn(params, batch, frozen)
     # Clip i goes to part i % accumulate, so that each device keeps its own clips.
     parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total, part):
       part = jax.tree.map(constrain_batch, part)
-      return jax.tree.map(jnp.add, total, grad_fn(params, part)), None
+      return jax.tree.map(jnp.add, total, grad_fn(params, part, frozen)), None
 
     first = jax.tree.map(lambda x: x[0], parts)
     zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, params, first)
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, params, first, frozen)
     )
     total, _ = jax.lax.scan(add, zeros, parts)
     return jax.tree.map(lambda x: x / accumulate, total)
 
-  def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-    (loss, parts), grads = gradients(state.params, batch)
+  def step(state: TrainState, batch: Batch, frozen: Any) -> tuple[TrainState, dict[str, Array]]:
+    (loss, parts), grads = gradients(state.params, batch, frozen)
     norm = optax.tree.norm(grads)
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -1,8 +1,10 @@
 """Pictures of what a model in training predicts, of the same few clips each time."""
 
 import functools
+import inspect
 import pathlib
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +14,22 @@ from PIL import Image
 
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import Source
-from vmae_jax.training.objective import Objective
+from vmae_jax.masking.motion_guided import warped_maps
+from vmae_jax.masking.random import tube
+from vmae_jax.targets.codes import FRAMES
+from vmae_jax.training.losses import code_logits, cross_entropy
+from vmae_jax.training.objective import Objective, batch_keys
 from vmae_jax.types import UInt8
+from vmae_jax.visualize.codes import codes_grid
+from vmae_jax.visualize.differences import difference_grid
+from vmae_jax.visualize.flow import flow_of_frames, motion_grid
 from vmae_jax.visualize.reconstruction import predicted_video, reconstruction_grid
 
 
 class Pictures:
-  """Draws the heads that predict pixels, for the first clips of the data set.
+  """Draws what each head predicts, for the first clips of the data set.
+
+  All hidden tokens are predicted, also where training decodes but some of them.
 
   Args:
     objective: The method.
@@ -38,11 +49,9 @@ class Pictures:
     workdir: str,
     mesh: Mesh,
   ):
-    self._heads = {
-      name: head.options for name, head in config.heads.items() if head.target == 'pixels'
-    }
+    self._heads = {name: (head.target, head.options) for name, head in config.heads.items()}
     self._ground_truth = config.log.ground_truth_statistics
-    self._patch = objective.patch
+    self._objective, self._patch = objective, objective.patch
     self._folder = pathlib.Path(workdir) / 'pictures'
     self._method = config.method
     self._count = min(config.log.pictures, len(source))
@@ -56,52 +65,137 @@ class Pictures:
       'sample': index,
       'repeat': np.zeros_like(index),
     }
-    whole = NamedSharding(mesh, P())
-    self._outputs = jax.jit(functools.partial(_outputs, objective), out_shardings=whole)
+    outputs = functools.partial(_outputs, objective, config.masking)
+    self._outputs = jax.jit(outputs, out_shardings=NamedSharding(mesh, P()))
 
-  def draw(self, step: int, params) -> dict[str, UInt8[np.ndarray, 'H2 W2 3']]:
-    """Name -> picture; each is also written to WORKDIR/pictures as a PNG."""
-    if not self._heads:
-      return {}
-    clip, masked, predictions = jax.device_get(self._outputs(params, self._batch))
+  def draw(self, step: int, params, frozen) -> dict[str, UInt8[np.ndarray, 'H2 W2 3']]:
+    """Name -> picture; each is also written to WORKDIR/pictures as a PNG.
+
+    Args:
+      step: For the title and the file's name.
+      params: Of the model.
+      frozen: The objective's frozen parameters, on the devices.
+    """
+    outputs = jax.device_get(self._outputs(params, self._batch, frozen))
     if jax.process_index() != 0:
       return {}
+    draw = {'pixels': self._pixels, 'frame_difference': self._difference, 'codes': self._codes}
     pictures = {}
-    for name, options in self._heads.items():
-      normalised = options.get('normalise', 'patch') != 'none'
-      kinds = ['visible' if normalised else 'none']
-      if self._ground_truth and normalised:
-        kinds.append('ground truth')
-      for kind in kinds:
-        for i in range(self._count):
-          label = f'{name}_{kind.replace(" ", "_")}_clip{i}'
-          pictures[label] = self._picture(
-            clip[i], masked[i], predictions[name][i], kind, options.get('eps', 1e-6), step
-          )
+    for name, (target, options) in self._heads.items():
+      for i in range(self._count):
+        title = f'{self._method}, step {step}'
+        for kind, picture in draw[target](name, options, outputs, i, title).items():
+          pictures[f'{name}_{kind}_clip{i}'] = picture
+    if 'maps' in outputs:
+      for i in range(self._count):
+        pictures[f'mask_motion_clip{i}'] = self._motion(outputs, i)
     self._folder.mkdir(exist_ok=True)
     for label, picture in pictures.items():
       Image.fromarray(picture).save(self._folder / f'step{step:07d}_{label}.png')
     return pictures
 
-  def _picture(self, clip, masked, predicted, statistics, eps, step):
-    hidden = np.zeros(np.prod(clip.shape[:3]) // np.prod(self._patch), bool)
-    hidden[masked] = True
-    video = predicted_video(
-      predicted, clip, hidden, patch=self._patch, statistics=statistics, eps=eps
-    )
-    return reconstruction_grid(
-      clip,
-      hidden,
-      video,
+  def _pixels(self, name, options, outputs, i, title):
+    clip, hidden, predicted = outputs['clip'][i], outputs['hidden'][i], outputs[name][i]
+    normalise, eps = options.get('normalise', 'patch'), options.get('eps', 1e-6)
+    if normalise == 'global':
+      predicted = predicted * options.get('scale', 0.225)
+    kinds = ['visible' if normalise == 'patch' else 'none']
+    if self._ground_truth and normalise == 'patch':
+      kinds.append('ground truth')
+    pictures = {}
+    for kind in kinds:
+      video = predicted_video(predicted, clip, hidden, patch=self._patch, statistics=kind, eps=eps)
+      pictures[kind.replace(' ', '_')] = reconstruction_grid(
+        clip, hidden, video, patch=self._patch, statistics=kind, title=title
+      )
+    return pictures
+
+  def _difference(self, name, options, outputs, i, title):
+    picture = difference_grid(
+      outputs['clip'][i],
+      outputs['hidden'][i],
+      outputs[name][i],
       patch=self._patch,
-      statistics=statistics,
-      title=f'{self._method}, step {step}',
+      options=dict(options),
+      title=title,
+    )
+    return {'difference': picture}
+
+  def _codes(self, name, options, outputs, i, title):
+    frames, decoded, predicted, accuracy = (x[i] for x in outputs[name])
+    place = range(self._patch[0])[FRAMES[options.get('frames', 'first')]][0]
+    frames = frames[:, place]
+    picture = codes_grid(
+      frames,
+      outputs['hidden'][i].reshape(self._objective.grid),
+      decoded,
+      predicted,
+      accuracy=float(accuracy),
+      columns=[f'frame {slot * self._patch[0] + place + 1}' for slot in range(len(frames))],
+      tokenizer=pathlib.Path(self._objective.tokenizer.path).name,
+      title=title,
+    )
+    return {'codes': picture}
+
+
+  def _motion(self, outputs, i):
+    clip, flow = outputs['clip'][i], outputs['flow']
+    return motion_grid(
+      clip,
+      flow_of_frames(flow.values[i], flow.pairs, len(clip)),
+      outputs['maps'][i],
+      {'visible': outputs['hidden'][i], 'tube masking\nin its place': outputs['tube'][i]},
+      patch=self._patch,
+      title=f'{self._method}: what is visible follows the motion',
+      caption='Flow: hue is direction, colour is speed. Map: red is visible in the middle frame, '
+      'carried to the others along the flow; in each slot the tokens with most of it are visible.',
     )
 
 
-def _outputs(objective: Objective, params, batch):
-  clip, mask, predictions, _ = objective.outputs(params, batch)
+def _outputs(objective: Objective, masking, params, batch, frozen):
+  """Name -> what the picture of this head needs, beside the clips and what is hidden of them."""
+  clip, mask, predictions, _, _ = objective.outputs(params, batch, frozen, mask=objective.hide)
+  b, n = clip.shape[0], int(np.prod(objective.grid))
+
+  def hidden_map(mask):
+    return jnp.ones((b, n), bool).at[jnp.arange(b)[:, None], mask.visible].set(False)
+
   # The picture wants predictions in the order of token indices.
-  order = jnp.argsort(mask.masked, axis=1)
-  sort = functools.partial(jnp.take_along_axis, indices=order[..., None], axis=1)
-  return clip, mask.masked, jax.tree.map(sort, predictions)
+  order = jnp.argsort(mask.masked, axis=1)[..., None]
+  outputs = {'clip': clip, 'hidden': hidden_map(mask)}
+  if masking.name == 'motion_guided':
+    keys, flow = batch_keys(objective.seed, batch), objective.flow(clip, frozen)
+    where = dict(grid=objective.grid, ratio=masking.ratio)
+    known = inspect.signature(warped_maps).parameters
+    options = {name: x for name, x in masking.options.items() if name in known}
+    maps = functools.partial(warped_maps, **where, **options)
+    # The same key as the mask's own map has.
+    maps = jax.vmap(lambda key, *args: maps(jax.random.split(key)[0], *args))(keys, clip, flow)
+    other = jax.vmap(lambda key: tube(key, None, None, **where))(keys)
+    outputs |= {'flow': flow, 'maps': maps, 'tube': hidden_map(other)}
+  for name, prediction in predictions.items():
+    outputs[name] = jnp.take_along_axis(prediction, order, axis=1)
+    if objective.heads[name].loss is cross_entropy:
+      outputs[name] = _decoded(objective, name, clip, mask, prediction, frozen)
+  return outputs
+
+
+def _decoded(objective: Objective, name: str, clip, mask, prediction, frozen):
+  """Frames, what their codes decode to, the same of predicted codes, and the accuracy."""
+  true = objective.heads[name].target(clip, None, frozen)
+  f = true.shape[-1]
+  rows = jnp.arange(len(clip))[:, None]
+  guess = code_logits(prediction, f).argmax(axis=-1)
+  accuracy = (guess == true[rows, mask.masked]).mean(axis=(1, 2))
+  predicted = true.at[rows, mask.masked].set(guess)
+  t, h, w = objective.grid
+  model, (_, _, H, W, C) = objective.tokenizer.model, clip.shape
+
+  def decode(codes):  # Where each frame of a slot has codes, the first one's are shown.
+    codes = einops.rearrange(codes[..., 0], 'b (t h w) -> (b t) h w', t=t, h=h, w=w)
+    images = model.apply({'params': frozen['tokenizer']}, codes, method='decode')
+    images = jax.image.resize(images, (len(images), H, W, C), 'linear')
+    return images.reshape(-1, t, H, W, C)
+
+  frames = einops.rearrange(clip, 'b (t p) H W C -> b t p H W C', t=t)
+  return frames, decode(true), decode(predicted), accuracy

@@ -1,0 +1,76 @@
+"""MAM2: masked appearance (codes of a frozen VQGAN) and motion (frame differences).
+
+Paper: Song et al., It Takes Two: Masked Appearance-Motion Modeling for Self-supervised Video
+Transformer Pre-training, arXiv 2210.05234. Its authors have published no code.
+
+  python -m vmae_jax.convert vqgan_gumbel_f8_8192.ckpt --out=tokenizers/gumbel_f8.safetensors
+  python -m vmae_jax.pretrain --config=configs/mam2.py:b,k400 --workdir=runs/mam2_b_k400 \
+    --config.data.train=lists/k400_train.txt \
+    --config.tokenizer.path=tokenizers/gumbel_f8.safetensors
+
+Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 ucf101; `demo`,
+`videos`, `smoke` as in videomae.py, from which everything that is not named here comes. The
+tokenizer is one of taming-transformers' VQGANs or one trained from one's own videos:
+
+  python -m vmae_jax.tokenizers.train --videos=lists/k400_train.txt --out=tokenizers/own.safetensors
+
+The paper's: an encoder, a regressor and two decoders of their own; VQGAN codes as appearance;
+RGB differences as motion, the best of the targets it tried; 400 epochs on K400.
+From Context Autoencoder, on which it builds: the regressor's and decoders' blocks, 4 of each at
+the encoder's width, scales from 0.1, alignment to the encoder's own latents with weight 2.
+Our choice, since the paper's details could not be had: tube masks and VideoMAE's recipe; codes of
+the first frame of each time slot; consecutive differences over a fixed scale; a motion weight
+of 1; and that only a fifth of the masked tokens, drawn anew each time, is aligned, regressed
+and decoded (decoder_masking), because all of them cost seven VideoMAE steps.
+
+Cost of a step, ViT-B, in GFLOP a clip (16 x 224 x 224, 160 visible tokens), and over VideoMAE's:
+
+  decoder_masking.ratio    tokens    without tokenizer    with Gumbel f8 (264 a clip)
+  none                      1,408     1,414  (7.0)            1,678  (8.3)
+  0.5                         704       679  (3.3)              943  (4.7)
+  0.75                        352       366  (1.8)              630  (3.1)
+  0.8 (default)               282       308  (1.5)              572  (2.8)
+  0.875                       176       224  (1.1)              488  (2.4)
+
+VQGAN f16 at 224 costs 847 a clip. Counted, by `Objective.flops` (VideoMAE: 203).
+Expected after fine-tuning (the abstract, ViT-B, top-1): K400 82.3, SSv2 71.3, UCF101 91.5,
+HMDB51 62.5.
+"""
+
+from configs import videomae
+from vmae_jax.models.sizes import SIZES
+
+
+def get_config(arg=None):
+  c = videomae.get_config(arg, file='configs/mam2.py')
+  c.method = 'mam2'
+  c.epochs = c.epochs and 400.0
+  c.regressor.name = 'latent'
+  c.model.decoder_width = SIZES[c.model.size]['width']
+  c.model.decoder_heads = SIZES[c.model.size]['heads']
+  c.model.decoder_depth = 4
+  c.decoder_masking.name, c.decoder_masking.ratio = 'random', 0.8
+  small = arg in ('demo', 'videos', 'smoke')
+  if small:
+    c.model.decoder_depth = c.regressor.depth = 2
+    c.decoder_masking.ratio = 0.5
+  if arg == 'smoke':
+    c.tokenizer.path = 'untrained'
+  with c.heads.unlocked():
+    c.heads = dict(
+      appearance=dict(
+        target='codes',
+        options=dict(frames='first'),
+        loss='cross_entropy',
+        weight=1.0,
+        decoder='appearance_decoder',
+      ),
+      motion=dict(
+        target='frame_difference',
+        options=dict(normalise='global'),
+        loss='mse',
+        weight=1.0,
+        decoder='motion_decoder',
+      ),
+    )
+  return c

@@ -1,0 +1,117 @@
+"""The weight-free estimator finds known motions, in the right direction and on any size."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vmae_jax.motion.pyramid import MAX_SIDE, pyramid
+
+PAIRS = ((0, 1), (1, 0))
+
+
+@functools.lru_cache
+def texture(size, seed=0):
+  """A function of places (in sides of the frame) with detail of several scales."""
+  rng = np.random.default_rng(seed)
+  waves = rng.normal(size=(40, 2)) * rng.uniform(0.5, size / 10, (40, 1))
+  phases, sizes = rng.uniform(0, 2 * np.pi, 40), 1 / (1 + np.hypot(*waves.T))
+
+  def at(x, y):
+    angle = 2 * np.pi * (x[..., None] * waves[:, 0] + y[..., None] * waves[:, 1]) + phases
+    return 0.5 + 0.35 * np.sin(angle) @ sizes / np.sqrt(np.square(sizes).sum())
+
+  return at
+
+
+def moved(flow, size, seed=0):
+  """Frame 0 shows frame 1 at p + flow(p)."""
+  x, y = np.meshgrid(np.arange(size) / size, np.arange(size) / size)
+  at = texture(size, seed)
+  frames = np.stack([at(x + flow[..., 0] / size, y + flow[..., 1] / size), at(x, y)])
+  return np.clip(frames, 0, 1)[..., None].repeat(3, -1).astype(np.float32)
+
+
+@functools.lru_cache
+def jitted(pairs):
+  return jax.jit(functools.partial(pyramid, pairs=pairs))
+
+
+def errors(clip, flow):
+  """End-point errors in pixels of the clip, away from content that leaves."""
+  size = clip.shape[2]
+  found = np.asarray(jitted(PAIRS)(jnp.asarray(clip)))
+  factor = size // found.shape[2]
+  coarse = flow.reshape(size // factor, factor, size // factor, factor, 2).mean((1, 3))
+  there = np.linalg.norm(factor * found[:, 0] - coarse, axis=-1)
+  back = np.linalg.norm(factor * found[:, 1] + coarse, axis=-1)
+  return there, back
+
+
+def motions(size):
+  y, x = np.mgrid[:size, :size] - (size - 1) / 2
+  zeros = np.zeros((size, size, 2))
+  turn = np.deg2rad(3)
+  return {
+    'still': zeros,
+    'right': zeros + [size / 32, 0.0],
+    'up and left': zeros + [-size / 40, -size / 28],
+    'far': zeros + [size / 12, 0.0],
+    'rotation': np.stack([(np.cos(turn) - 1) * x - np.sin(turn) * y, np.sin(turn) * x], -1),
+    'zoom': 0.04 * np.stack([x, y], -1),
+  }
+
+
+@pytest.mark.parametrize('size', [32, 64, 224])
+def test_known_motions(size):
+  there = motions(size)
+  clips = np.stack([moved(flow, size) for flow in there.values()])
+  forth, back = zip(
+    *(errors(c[None], f) for c, f in zip(clips, there.values(), strict=True)), strict=True
+  )
+  for name, a, b in zip(there, forth, back, strict=True):
+    assert np.median(a) < 0.5 and np.median(b) < 0.6, (name, np.median(a), np.median(b))
+  assert np.max(forth[0]) < 1e-3  # Nothing moves.
+
+
+def test_noise_and_brightness():
+  flow = motions(64)['up and left']
+  clip = moved(flow, 64)
+  noisy = np.clip(clip + np.random.default_rng(0).normal(0, 0.03, clip.shape), 0, 1)
+  assert np.median(errors(noisy[None].astype(np.float32), flow)[0]) < 0.6
+  dark = clip * np.array([1, 0.8])[:, None, None, None] + 0.05
+  assert np.median(errors(dark[None].astype(np.float32), flow)[0]) < 0.4
+
+
+def test_places_without_detail_follow_their_surroundings():
+  flow = motions(64)['right']
+  x, y = np.meshgrid(np.arange(64) / 64, np.arange(64) / 64)
+
+  def flat(shift):  # A disc that moves with the content and shows nothing.
+    return np.clip(24 * (0.2 - np.hypot(x + shift / 64 - 0.5, y - 0.5)), 0, 1)[..., None]
+
+  clip = moved(flow, 64)
+  discs = np.stack([flat(flow[0, 0, 0]), flat(0.0)])
+  clip = (clip * (1 - discs) + 0.5 * discs).astype(np.float32)
+  error = errors(clip[None], flow)[0][0]
+  assert np.median(error[30:34, 28:32]) < 1
+
+
+def test_clips_and_pairs_do_not_mix():
+  one, other = moved(motions(32)['right'], 32), moved(motions(32)['up and left'], 32, seed=1)
+  both = np.asarray(jitted(PAIRS)(jnp.asarray(np.stack([one, other]))))
+  alone = np.asarray(jitted(PAIRS)(jnp.asarray(other[None])))
+  np.testing.assert_allclose(both[1], alone[0], atol=1e-4)
+  swapped = np.asarray(jitted(PAIRS[::-1])(jnp.asarray(other[None])))
+  np.testing.assert_allclose(swapped[:, ::-1], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize('height, width', [(224, 224), (100, 60), (150, 33)])
+def test_grid(height, width):
+  shape = jax.eval_shape(
+    functools.partial(pyramid, pairs=PAIRS), jnp.zeros((1, 2, height, width, 3))
+  ).shape
+  factor = 1 if max(height, width) <= MAX_SIDE else 2
+  assert shape == (1, 2, -(-height // factor), -(-width // factor), 2)

@@ -1,0 +1,92 @@
+"""Frozen networks (tokenizers, flow estimators) as one safetensors file each."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from vmae_jax.errors import UserError
+
+FORMAT = 'vmae_jax'
+
+
+def save_params(
+  path: str | Path, params: Mapping[str, Any], *, kind: str, config: Mapping[str, Any]
+) -> None:
+  """Writes parameters and what is needed to build their model again.
+
+  The file appears when it is complete. Keys are paths in the tree, such as `encoder/conv/bias`.
+
+  Args:
+    path: Of the file; one that is there is replaced.
+    params: A tree of arrays.
+    kind: What the parameters belong to, such as 'vqgan'.
+    config: Fields of the model, for JSON.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  path = Path(path)
+  # Only rows that lie one after another in memory are saved rightly.
+  tensors = {k: np.asarray(v, order='C') for k, v in flatten_dict(params, sep='/').items()}
+  # One entry: safetensors writes several in any order, and the same network is to be one file.
+  metadata = {FORMAT: json.dumps({'kind': kind, 'config': dict(config)}, sort_keys=True)}
+  partial = path.with_name(f'.{path.name}.partial-{os.getpid()}')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, partial, metadata)
+    os.replace(partial, path)
+  except (OSError, SafetensorError) as e:
+    raise UserError(f'cannot write {path}: {e}') from e
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def read_kind(path: str | Path) -> str:
+  """What a file that `save_params` wrote holds; '' for any other file."""
+  try:
+    with safe_open(path, framework='numpy') as f:
+      return json.loads((f.metadata() or {}).get(FORMAT, '{}')).get('kind', '')
+  except (OSError, SafetensorError, ValueError):
+    return ''
+
+
+def load_params(path: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads what `save_params` wrote.
+
+  Args:
+    path: Of the file.
+    kind: That the file must be of.
+
+  Returns:
+    The tree of NumPy arrays, and the config.
+
+  Raises:
+    UserError: there is no such file, it is damaged, of another format or of another kind.
+  """
+  if not Path(path).is_file():
+    raise UserError(f'there is no file {path}.')
+  try:
+    with safe_open(path, framework='numpy') as f:
+      metadata = f.metadata() or {}
+      if FORMAT not in metadata:
+        raise UserError(
+          f'{path} is a safetensors file, but none of vmae_jax: python -m vmae_jax.convert '
+          f'{path} --out=FILE makes one of a checkpoint it knows.'
+        )
+      about = json.loads(metadata[FORMAT])
+      if about['kind'] != kind:
+        raise UserError(f'{path} holds a {about["kind"]}, not a {kind}: give another file.')
+      config = about['config']
+      tensors = {name: f.get_tensor(name) for name in f.keys()}
+  except (OSError, SafetensorError, KeyError, ValueError) as e:
+    raise UserError(
+      f'{path} is no safetensors file or a damaged one ({e}): make or copy it again.'
+    ) from e
+  return unflatten_dict(tensors, sep='/'), config

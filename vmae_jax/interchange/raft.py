@@ -1,0 +1,145 @@
+"""RAFT as torchvision or princeton-vl names it -> size and parameters of this package."""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vmae_jax.errors import UserError
+from vmae_jax.motion.raft import RAFT
+from vmae_jax.types import Float, Num
+
+Tensors = Mapping[str, Num[np.ndarray, '...']]
+
+# Princeton's names -> torchvision's, in this order.
+_PRINCETON = (
+  (r'^fnet\.', 'feature_encoder.'),
+  (r'^cnet\.', 'context_encoder.'),
+  (r'_encoder\.conv1\.', '_encoder.convnormrelu.0.'),
+  (r'_encoder\.norm1\.', '_encoder.convnormrelu.1.'),
+  (r'_encoder\.conv2\.', '_encoder.conv.'),
+  (r'(layer\d\.\d)\.conv(\d)\.', r'\1.convnormrelu\2.0.'),
+  (r'(layer\d\.\d)\.norm([12])\.', r'\1.convnormrelu\2.1.'),
+  (r'^update_block\.encoder\.convc(\d)', r'update_block.motion_encoder.convcorr\1.0'),
+  (r'^update_block\.encoder\.convf(\d)', r'update_block.motion_encoder.convflow\1.0'),
+  (r'^update_block\.encoder\.conv\.', 'update_block.motion_encoder.conv.0.'),
+  (r'^update_block\.gru\.conv([zrq])(\d?)\.', r'update_block.recurrent_block.convgru\2.conv\1.'),
+  (r'^update_block\.mask\.0\.', 'mask_predictor.convrelu.0.'),
+  (r'^update_block\.mask\.2\.', 'mask_predictor.conv.'),
+)
+# Our paths -> torchvision's names, in this order; small RAFT's only GRU has no number there.
+_OURS = (
+  (r'^(\w+_encoder)/stem/conv', r'\1.convnormrelu.0'),
+  (r'^(\w+_encoder)/stem/norm', r'\1.convnormrelu.1'),
+  (r'^(\w+_encoder)/out', r'\1.conv'),
+  (r'/stage(\d)_(\d)/layer(\d)', r'.layer\1.\2.convnormrelu\3'),
+  (r'/stage(\d)_(\d)/skip', r'.layer\1.\2.downsample'),
+  (r'/conv/', '.0/'),
+  (r'/norm/', '.1/'),
+  (r'^update/(corr|flow)(\d)', r'update_block.motion_encoder.conv\1\2.0'),
+  (r'^update/motion', 'update_block.motion_encoder.conv.0'),
+  (r'^update/gru(\d)/(\w)', r'update_block.recurrent_block.convgru\1.conv\2'),
+  (r'^update/head(\d)', r'update_block.flow_head.conv\1'),
+  (r'^convex_mask/layer1', 'mask_predictor.convrelu.0'),
+  (r'^convex_mask/layer2', 'mask_predictor.conv'),
+)
+
+
+def raft_kind(names: Collection[str]) -> bool:
+  """Whether these are the names of RAFT's tensors, be it torchvision's or princeton-vl's."""
+  stems = 'feature_encoder.convnormrelu.0.weight', 'fnet.conv1.weight'
+  return any(name.removeprefix('module.') in stems for name in names)
+
+
+def raft_from_torch(tensors: Tensors) -> tuple[str, dict[str, Any]]:
+  """Size ('small' or 'large') and parameters of `RAFT` from a state dict.
+
+  A frozen BatchNorm becomes a scale and a bias: its weight and bias with the running statistics
+  worked in. What RAFT does not compute with, batch counters and princeton's second names of some
+  norms, is left out.
+
+  Args:
+    tensors: The whole state dict.
+
+  Raises:
+    UserError: tensors are missing, left over or of other shapes; the first five are named.
+  """
+  left, twice = {}, []
+  for name, value in tensors.items():
+    if name.endswith('.num_batches_tracked'):
+      continue
+    theirs = name.removeprefix('module.')
+    for pattern, replacement in _PRINCETON:
+      theirs = re.sub(pattern, replacement, theirs)
+    if theirs in left:
+      twice.append(name)
+    left[theirs] = value
+  _drop_second_names(left)
+  size = 'large' if 'mask_predictor.conv.weight' in left else 'small'
+  shapes = flatten_dict(param_shapes(size), sep='/')
+  sources = {path: _their_names(path, size) for path in shapes}
+  needed = dict.fromkeys(name for names in sources.values() for name in names)
+  _refuse(size, twice, 'are there twice')
+  _refuse(size, [name for name in needed if name not in left], 'are missing')
+  _refuse(size, [name for name in left if name not in needed], 'have no place in it')
+  flat, misshapen = {}, []
+  for path, names in sources.items():
+    values = [left[name].astype(np.float32) for name in names]
+    values = [v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for v in values]
+    wrong = [name for name, v in zip(names, values, strict=True) if v.shape != shapes[path].shape]
+    misshapen += [f'{name} {left[name].shape}' for name in wrong]
+    if not wrong:
+      flat[path] = _folded(*values) if '/norm/' in path else values[0]
+  _refuse(size, list(dict.fromkeys(misshapen)), 'have other shapes')
+  return size, unflatten_dict(flat, sep='/')
+
+
+def param_shapes(size: str) -> dict[str, Any]:
+  """The tree of RAFT's parameters, shapes for values."""
+  frames = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+  return jax.eval_shape(RAFT(size, 1).init, jax.random.key(0), frames, frames)['params']
+
+
+def _drop_second_names(tensors: dict[str, Any]) -> None:
+  """Princeton saves the norm of a skip connection twice, as `downsample.1` and as `norm3`."""
+  for name in [name for name in tensors if '.norm3.' in name]:
+    first = tensors.get(name.replace('.norm3.', '.downsample.1.'))
+    if first is not None and np.array_equal(first, tensors[name]):
+      del tensors[name]
+
+
+def _their_names(path: str, size: str) -> list[str]:
+  """The tensors that a parameter is made of."""
+  name = path
+  for pattern, replacement in _OURS:
+    name = re.sub(pattern, replacement, name)
+  if size == 'small':
+    name = name.replace('convgru1', 'convgru')
+  layer, leaf = name.rsplit('/', 1)
+  if '/norm/' in path:
+    parts = ('weight', 'running_var', 'bias', 'running_mean')
+    return [f'{layer}.{part}' for part in parts[: 2 if leaf == 'scale' else 4]]
+  return [f'{layer}.{"weight" if leaf == "kernel" else "bias"}']
+
+
+def _folded(
+  weight: Float[np.ndarray, ' d'],
+  variance: Float[np.ndarray, ' d'],
+  bias: Float[np.ndarray, ' d'] | None = None,
+  mean: Float[np.ndarray, ' d'] | None = None,
+) -> Float[np.ndarray, ' d']:
+  """The scale of a frozen BatchNorm, or its bias if bias and mean are given."""
+  scale = weight / np.sqrt(variance + np.float32(1e-5))
+  return scale if bias is None else bias - mean * scale
+
+
+def _refuse(size: str, names: list[str], what: str) -> None:
+  if names:
+    raise UserError(
+      f"these are not the weights of RAFT {size}: {len(names)} tensors (torchvision's names) "
+      f'{what}: {", ".join(names[:5])}{", ..." * (len(names) > 5)}; give a checkpoint of '
+      "torchvision's raft_small or raft_large, or of princeton-vl's RAFT."
+    )

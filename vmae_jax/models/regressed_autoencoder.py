@@ -1,0 +1,88 @@
+"""MAM2's wiring: encoder, latent regressor, decoders of their own, and alignment."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vmae_jax.models.blocks import layer_norm, xavier
+from vmae_jax.models.decoder import LatentDecoder
+from vmae_jax.models.encoder import Encoder
+from vmae_jax.models.positions import sincos_positions
+from vmae_jax.models.regressor import Regressor
+from vmae_jax.types import Array, Float, Int
+
+
+class RegressedAutoencoder(nn.Module):
+  """Regresses the latents of masked tokens, aligns them, and decodes them.
+
+  The encoder sees the visible tokens; the regressor predicts from them what the encoder would
+  make of the masked ones; decoders turn these latents, and nothing else, into predictions, so
+  that decoding a task and encoding a video are kept apart. The latents that the regressor
+  aims at come from the same encoder at work on the masked tokens alone, without gradient.
+
+  Under the collection `losses` it sows `alignment`: the mean squared difference of regressed
+  and target latents, Float 'b m'.
+
+  Attributes:
+    encoder: Keyword arguments of `Encoder`.
+    regressor: Keyword arguments of `Regressor`.
+    decoder: Keyword arguments of `LatentDecoder` but for its heads; its width is the regressor's
+      too. Where it is not the encoder's, one projection and norm leads from one to the other.
+    heads: As in `MaskedAutoencoder`.
+    common: Keyword arguments of all parts: eps, dtype, implementation, scan, remat.
+
+  Source: MAM2 (Song et al., 2022); details from Context Autoencoder, on which it builds.
+  """
+
+  encoder: Mapping[str, Any]
+  regressor: Mapping[str, Any]
+  decoder: Mapping[str, Any]
+  heads: Mapping[str, tuple[str, int]]
+  common: Mapping[str, Any]
+
+  @nn.compact
+  def __call__(
+    self,
+    video: Float[Array, 'b T H W C'],
+    visible: Int[Array, 'b k'],
+    masked: Int[Array, 'b m'],
+  ) -> dict[str, Float[Array, 'b m _']]:
+    """Predictions at the masked tokens, in the order of `masked`, in float32.
+
+    Args:
+      video: A normalised clip.
+      visible: Tokens that the encoder sees.
+      masked: Tokens to predict: all hidden ones or some of them.
+    """
+    width, dtype = self.decoder['width'], self.common['dtype']
+    encoder = Encoder(**self.encoder, **self.common, name='encoder')
+    latents = encoder(video, visible)
+    # The parameters' gradient is cut, not only the output's: nothing is kept for a backward pass.
+    frozen = jax.lax.stop_gradient(encoder.variables['params'])
+    targets = Encoder(**self.encoder, **self.common, parent=None).apply(
+      {'params': frozen}, video, masked
+    )
+    if width != self.encoder['width']:
+      project = nn.Dense(width, kernel_init=xavier, dtype=dtype, name='from_encoder')
+      norm = layer_norm(eps=self.common['eps'], dtype=dtype, name='from_encoder_norm')
+      latents, targets = norm(project(latents)), jax.lax.stop_gradient(norm(project(targets)))
+
+    pt, ph, pw = self.encoder['patch']
+    _, T, H, W, _ = video.shape
+    tokens = (T // pt) * (H // ph) * (W // pw)
+    positions = jnp.asarray(sincos_positions(tokens, width)).astype(dtype)
+    regressed = Regressor(**self.regressor, **self.common, name='regressor')(
+      latents, positions[visible], positions[masked]
+    )
+    difference = regressed.astype(jnp.float32) - targets.astype(jnp.float32)
+    self.sow('losses', 'alignment', jnp.square(difference).mean(axis=-1))
+
+    predictions = {}
+    for name in dict.fromkeys(decoder for decoder, _ in self.heads.values()):
+      heads = tuple((head, dim) for head, (owner, dim) in self.heads.items() if owner == name)
+      decoder = LatentDecoder(**self.decoder, **self.common, heads_out=heads, name=name)
+      predictions |= decoder(regressed, positions[masked])
+    return {name: x.astype(jnp.float32) for name, x in predictions.items()}

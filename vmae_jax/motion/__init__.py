@@ -1,0 +1,1 @@
+"""Motion between the frames of a clip: optical flow, and what follows it."""

@@ -1,0 +1,75 @@
+"""RAFT's correlation volume: how alike each place of one frame is to all of another.
+
+Everything is in pixels of the map, never in [-1, 1]: the original divides by a level's size less
+one, which is zero at the coarsest level of frames of 64 and of 112 pixels.
+"""
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from vmae_jax.types import Array, Float
+
+
+def hat(points: Float[Array, '*q'], size: int) -> Float[Array, '*q {size}']:
+  """Weights by which linear interpolation at the points mixes values at 0, 1, ... size - 1.
+
+  Outside there are zeros, which fade in over one pixel. To multiply with these few weights takes
+  the place of a gather: the same values, and the work that accelerators are made for.
+  """
+  return jnp.maximum(0.0, 1.0 - jnp.abs(points[..., None] - jnp.arange(size)))
+
+
+def correlation_pyramid(
+  first: Float[Array, 'b h w d'], second: Float[Array, 'b h w d'], *, levels: int
+) -> list[Float[Array, 'b h w _ _']]:
+  """Scalar products of all features of the first frame with those of the second, in float32.
+
+  Args:
+    first: Features of the first frames.
+    second: Features of the second frames.
+    levels: Each has half the rows and columns of the one before, rounded down. In small frames
+      the last ones may have none at all.
+  """
+  pyramid = []
+  for _ in range(levels):
+    products = jnp.einsum(
+      'bhwd,byxd->bhwyx',
+      first,
+      second,
+      precision=lax.Precision.HIGHEST,
+      preferred_element_type=jnp.float32,
+    )
+    pyramid.append(products / math.sqrt(first.shape[-1]))
+    # Products are linear: the mean of four of them is the product with the mean.
+    second = nn.avg_pool(second, (2, 2), (2, 2))
+  return pyramid
+
+
+def look_up(
+  pyramid: list[Float[Array, 'b h w _ _']], target: Float[Array, 'b h w 2'], *, radius: int
+) -> Float[Array, 'b h w l']:
+  """Correlations around the places where the flow leads, bilinear, zero outside.
+
+  Args:
+    pyramid: Of `correlation_pyramid`.
+    target: Where each place of the first frame is in the second, (x, y) in pixels of the map.
+    radius: Of the window at each level, in pixels of the level.
+
+  Returns:
+    (2 radius + 1) ** 2 values a level, finest level first; in a window x varies slowest, since
+    the weights were trained so.
+  """
+  offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
+  found = []
+  for i, level in enumerate(pyramid):
+    centre = target / 2**i
+    x = hat(centre[..., 0, None] + offsets, level.shape[-1])
+    y = hat(centre[..., 1, None] + offsets, level.shape[-2])
+    # Full precision: these weights are coordinates.
+    rows = jnp.einsum('bhwyx,bhwjy->bhwjx', level, y, precision=lax.Precision.HIGHEST)
+    window = jnp.einsum('bhwjx,bhwix->bhwij', rows, x, precision=lax.Precision.HIGHEST)
+    found.append(window.reshape(*target.shape[:3], -1))
+  return jnp.concatenate(found, axis=-1)

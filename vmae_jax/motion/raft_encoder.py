@@ -1,0 +1,115 @@
+"""RAFT's convolutional encoder: a frame -> a map of an eighth of its size."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vmae_jax.types import Array, Float
+
+
+def conv(
+  width: int, kernel: int | tuple[int, int], *, stride: int = 1, dtype: Any, name: str
+) -> nn.Conv:
+  """A convolution padded by half its kernel on both sides, as RAFT was trained.
+
+  'SAME' pads frames of even size on one side only where the stride is 2.
+  """
+  kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+  padding = [(k // 2, k // 2) for k in kernel]
+  return nn.Conv(width, kernel, strides=stride, padding=padding, dtype=dtype, name=name)
+
+
+def instance_norm(x: Float[Array, 'b h w d'], *, eps: float = 1e-5) -> Float[Array, 'b h w d']:
+  """Zero mean and unit variance of each channel over the map; statistics in float32."""
+  y = x.astype(jnp.float32)
+  y -= y.mean(axis=(1, 2), keepdims=True)
+  y *= jax.lax.rsqrt(jnp.square(y).mean(axis=(1, 2), keepdims=True) + eps)
+  return y.astype(x.dtype)
+
+
+class Affine(nn.Module):
+  """What is left of a frozen BatchNorm: its weights and running statistics as scale and bias."""
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
+    scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
+    bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
+    return (x * scale + bias).astype(x.dtype)
+
+
+class ConvNormRelu(nn.Module):
+  """A convolution, the norm ('instance', 'batch' or 'none') and perhaps ReLU."""
+
+  width: int
+  kernel: int
+  norm: str
+  stride: int = 1
+  relu: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b _ _ _']) -> Float[Array, 'b h w d']:
+    x = conv(self.width, self.kernel, stride=self.stride, dtype=self.dtype, name='conv')(x)
+    if self.norm == 'instance':
+      x = instance_norm(x)
+    elif self.norm == 'batch':
+      x = Affine(name='norm')(x)
+    return nn.relu(x) if self.relu else x
+
+
+class Block(nn.Module):
+  """Residual block: two 3x3 convolutions or, with a bottleneck, 1x1, 3x3 and 1x1."""
+
+  width: int
+  norm: str
+  bottleneck: bool
+  stride: int = 1
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b _ _ _']) -> Float[Array, 'b h w d']:
+    def layer(width, kernel, name, stride=1, relu=True):
+      return ConvNormRelu(width, kernel, self.norm, stride, relu, self.dtype, name=name)
+
+    if self.bottleneck:
+      y = layer(self.width // 4, 1, 'layer1')(x)
+      y = layer(self.width // 4, 3, 'layer2', self.stride)(y)
+      y = layer(self.width, 1, 'layer3')(y)
+    else:
+      y = layer(self.width, 3, 'layer1', self.stride)(x)
+      y = layer(self.width, 3, 'layer2')(y)
+    if self.stride != 1:
+      x = layer(self.width, 1, 'skip', self.stride, relu=False)(x)
+    # y has been through a ReLU, and the sum goes through another one: so it was trained.
+    return nn.relu(x + y)
+
+
+class FrameEncoder(nn.Module):
+  """A stem, three stages of two blocks, and a linear map to the output's width.
+
+  Attributes:
+    widths: Of the stem and of the three stages.
+    out: Width of the output.
+    norm: 'instance', 'batch' (frozen) or 'none'.
+    bottleneck: Whether blocks are bottlenecks.
+    dtype: Of convolutions and activations.
+  """
+
+  widths: tuple[int, int, int, int]
+  out: int
+  norm: str
+  bottleneck: bool
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, frames: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
+    stem, *stages = self.widths
+    x = ConvNormRelu(stem, 7, self.norm, 2, dtype=self.dtype, name='stem')(frames)
+    for i, width in enumerate(stages, 1):
+      for j in range(2):
+        stride = 2 if i > 1 and j == 0 else 1
+        name = f'stage{i}_{j}'
+        x = Block(width, self.norm, self.bottleneck, stride, self.dtype, name=name)(x)
+    return conv(self.out, 1, dtype=self.dtype, name='out')(x)

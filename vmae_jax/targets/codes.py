@@ -1,0 +1,50 @@
+"""Codes of a frozen tokenizer: the appearance target of MAM2."""
+
+from collections.abc import Callable
+
+import einops
+import jax
+
+from vmae_jax.errors import lookup
+from vmae_jax.motion.flow import Flow
+from vmae_jax.types import Array, Float, Int
+
+# Which frames of a time slot are tokenised -> their places in it.
+FRAMES = {'first': slice(0, 1), 'last': slice(-1, None), 'both': slice(None)}
+
+
+def codes(
+  clip: Float[Array, 'b T H W C'],
+  flow: Flow | None,
+  *,
+  patch: tuple[int, int, int],
+  encode: Callable[[Array], Array],
+  factor: int,
+  frames: str = 'first',
+) -> Int[Array, 'b n f']:
+  """The code of each patch in one frame of its time slot, or in all of them.
+
+  Frames are resized so that the tokenizer gives one code a patch: to 112 x 112 for patches of
+  16 in 224 x 224 and a tokenizer that halves three times (as CAE does); as they are where
+  the tokenizer reduces them as much as the patches do.
+
+  Args:
+    clip: In [0, 1], not normalised.
+    flow: Not used.
+    patch: Size of a patch in frames, rows and columns.
+    encode: The tokenizer: frames 'q H W C' in [0, 1] -> codes Int 'q h w'.
+    factor: How many times smaller its codes are than its frames, each way.
+    frames: `first`, `last` or `both` of a slot (`both` means all, if it has more than two). Our
+      choice: together with frame differences the first frame tells the whole slot.
+
+  Source: MAM2 says that codes of a VQGAN are predicted; which frames and size is not known.
+  """
+  pt, ph, pw = patch
+  place = lookup(FRAMES, frames, 'target codes, frames')
+  slots = einops.rearrange(clip, 'b (t pt) H W C -> b t pt H W C', pt=pt)[:, :, place]
+  b, t, f, H, W, C = slots.shape
+  size = H // ph * factor, W // pw * factor
+  images = slots.reshape(b * t * f, H, W, C)
+  if size != (H, W):
+    images = jax.image.resize(images, (b * t * f, *size, C), 'lanczos3').clip(0, 1)
+  return einops.rearrange(encode(images), '(b t f) h w -> b (t h w) f', b=b, t=t)

@@ -1,0 +1,106 @@
+"""Optical flow and motion-guided masks as pictures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vmae_jax.types import Bool, Float, UInt8
+from vmae_jax.visualize.images import labelled_rows, to_uint8
+
+# Steps between red, yellow, green, cyan, blue, magenta and red again: more of them where the
+# eye tells more hues apart (Baker et al., A Database and Evaluation Methodology for Optical
+# Flow, 2011, the wheel that nearly all pictures of flow use).
+_STEPS = (15, 6, 4, 11, 13, 6)
+_CORNERS = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1), (1, 0, 0))
+SHADE = 0.15  # What is left of the brightness of a hidden token.
+
+
+def colour_wheel() -> Float[np.ndarray, '55 3']:
+  """The hues of the wheel, in [0, 1], beginning with red."""
+  at = np.concatenate([[0], np.cumsum(_STEPS)])
+  corners = np.array(_CORNERS, float)
+  return np.stack([np.interp(np.arange(at[-1]), at, c) for c in corners.T], -1)
+
+
+def flow_colours(
+  flow: Float[np.ndarray, '*b H W 2'], *, longest: float | None = None
+) -> UInt8[np.ndarray, '*b H W 3']:
+  """Direction as hue, length as saturation: no motion is white, red is motion to the right.
+
+  Args:
+    flow: (x, y), y downwards.
+    longest: The length that gets the full colour, longer ones are darkened; None for the
+      longest of the flow.
+  """
+  flow = np.asarray(flow, np.float64)
+  length = np.hypot(flow[..., 0], flow[..., 1])
+  length = length / max(length.max() if longest is None else longest, 1e-9)
+  wheel = colour_wheel()
+  place = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1 * len(wheel)
+  low = place.astype(int) % len(wheel)
+  part = (place - np.floor(place))[..., None]
+  hue = (1 - part) * wheel[low] + part * wheel[(low + 1) % len(wheel)]
+  length = length[..., None]
+  return to_uint8(np.where(length <= 1, 1 - length * (1 - hue), 0.75 * hue))
+
+
+def motion_grid(
+  video: Float[np.ndarray, 'T H W 3'],
+  flow: Float[np.ndarray, 'T H2 W2 2'],
+  maps: Float[np.ndarray, 'T H2 W2'],
+  masks: dict[str, Bool[np.ndarray, ' n']],
+  *,
+  patch: tuple[int, int, int],
+  title: str = '',
+  caption: str = '',
+  max_frames: int = 8,
+) -> UInt8[np.ndarray, 'H3 W3 3']:
+  """Draws a clip, its flow, the maps that follow it, and what masks leave visible.
+
+  Args:
+    video: In [0, 1].
+    flow: Of each frame, on its own grid, which divides the frames; zero where there is none.
+    maps: What `warped_maps` gives, on the same grid.
+    masks: Label -> True where a token is hidden; such as motion-guided and tube.
+    patch: Frames, height and width of a patch.
+    title: Text above the picture.
+    caption: Text below it.
+    max_frames: At most so many columns, evenly spaced.
+  """
+  frames, height, width, _ = video.shape
+  chosen = np.linspace(0, frames - 1, min(max_frames, frames)).round().astype(int)
+  factor = height // flow.shape[1], width // flow.shape[2]
+  grey = video.mean(-1, keepdims=True)
+  heat = (maps / maps.max()).repeat(factor[0], 1).repeat(factor[1], 2)[..., None]
+  # Grey where the map is low, red where it is high.
+  overlay = (1 - heat) * grey + heat * np.array([1.0, 0.15, 0.1])
+  rows = {
+    'clip': to_uint8(video),
+    'flow': flow_colours(flow).repeat(factor[0], 1).repeat(factor[1], 2),
+    'map': to_uint8(overlay),
+  }
+  for label, mask in masks.items():
+    hidden = mask.reshape(frames // patch[0], height // patch[1], width // patch[2])
+    for axis, size in enumerate(patch):
+      hidden = hidden.repeat(size, axis)
+    rows[label] = to_uint8(np.where(hidden[..., None], SHADE * video, video))
+  return labelled_rows(
+    {label: [row[i] for i in chosen] for label, row in rows.items()},
+    columns=[f'frame {i + 1}' for i in chosen],
+    title=title,
+    caption=caption,
+  )
+
+
+def flow_of_frames(
+  flow: Float[np.ndarray, 'q H W 2'], pairs: Sequence[tuple[int, int]], frames: int
+) -> Float[np.ndarray, 'T H W 2']:
+  """For each frame its flow, forward in time as far as the pairs tell, to be drawn.
+
+  A frame with no pair of its own that goes forward gets the reverse of one that goes
+  backward; one with none gets zeros.
+  """
+  out = np.zeros((frames, *flow.shape[1:]), flow.dtype)
+  for (i, j), values in sorted(zip(pairs, flow, strict=True), key=lambda entry: entry[0][1]):
+    out[i] = values * np.sign(j - i)
+  return out
