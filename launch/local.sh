@@ -80,7 +80,7 @@ run_demo() {
     train="$check/clean.txt" val="$set/val.txt"
   fi
   if [ "$method" = mam2 ]; then
-    train_tokenizer "$train" "$workdir/tokenizer.safetensors"
+    train_tokenizer "$train" "$workdir/tokenizer.safetensors" "$([ "$variant" = demo ] && echo 32 || echo 64)"
   fi
   verb pretrain --config="$root/configs/$method.py:$variant" --workdir="$run" \
     --config.data.train="$train" ${overrides[@]+"${overrides[@]}"}
@@ -92,10 +92,10 @@ run_demo() {
   report "$run"
 }
 
-# train_tokenizer LIST FILE: MAM2 predicts the codes of a tokenizer, unless the user names one.
+# train_tokenizer LIST FILE SIZE: MAM2 predicts the codes of a tokenizer, unless the user names one.
 train_tokenizer() {
   case " ${overrides[*]-} " in *' --config.tokenizer.path='*) return ;; esac
-  [ -e "$2" ] || verb tokenizers.train --videos="$1" --out="$2"
+  [ -e "$2" ] || verb tokenizers.train --videos="$1" --out="$2" --size="$3"
   overrides+=("--config.tokenizer.path=$2")
 }
 

@@ -50,7 +50,8 @@ def test_codes_are_moving_averages_of_their_patches():
   hits = 0.9 * state.hits + 0.1 * chosen.sum(0)
   sums = 0.9 * state.sums + 0.1 * chosen.T @ x
   np.testing.assert_allclose(after.hits[1:], hits[1:], rtol=1e-5)
-  np.testing.assert_allclose((after.sums / after.hits[:, None])[1:], (sums / hits[:, None])[1:], rtol=1e-4)
+  expected, found = sums / hits[:, None], after.sums / after.hits[:, None]
+  np.testing.assert_allclose(found[1:], expected[1:], rtol=1e-4)
   assert scalars['error'] == pytest.approx(np.abs(x - codebook[codes]).mean(), rel=1e-4)
   shares = chosen.mean(0)[chosen.any(0)]
   assert scalars['perplexity'] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-5)
