@@ -6,8 +6,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.interchange import peer_vqgan
-from vmae_jax.convert import convert, read_tensors
 from vmae_jax.errors import UserError
+from vmae_jax.interchange.convert import convert, read_tensors
 from vmae_jax.interchange.vqgan import vqgan_from_taming
 from vmae_jax.tokenizers.tokenizer import load_tokenizer
 
