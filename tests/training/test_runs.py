@@ -113,7 +113,7 @@ def test_two_processes(fresh, unbroken, tmp_path, cache):
   close(unbroken, workdir)
 
 
-@pytest.mark.parametrize('method', ['motionmae', 'mam2'])
+@pytest.mark.parametrize('method', [pytest.param('motionmae', marks=pytest.mark.slow), 'mam2'])
 def test_other_methods_resume_bit_identically_and_on_eight_devices(method, tmp_path, cache):
   config = f'{runs.ROOT}/configs/{method}.py:smoke'
   whole, again = tmp_path / 'whole', tmp_path / 'run'
