@@ -20,8 +20,9 @@ From Context Autoencoder, on which it builds: the regressor's and decoders' bloc
 the encoder's width, scales from 0.1, alignment to the encoder's own latents with weight 2.
 Our choice, since the paper's details could not be had: tube masks and VideoMAE's recipe; codes of
 the first frame of each time slot; consecutive differences over a fixed scale; a motion weight
-of 1; and that only a fifth of the masked tokens, drawn anew each time, is aligned, regressed
-and decoded (decoder_masking), because all of them cost seven VideoMAE steps.
+of 1; 400 epochs on the other sets, too (small ones, such as UCF101, may want more); and that
+only a fifth of the masked tokens, drawn anew each time, is aligned, regressed and decoded
+(decoder_masking), because all of them cost seven VideoMAE steps.
 
 Cost of a step, ViT-B, in GFLOP a clip (16 x 224 x 224, 160 visible tokens), and over VideoMAE's:
 

@@ -10,8 +10,7 @@ import einops
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vmae_jax.errors import UserError
-from vmae_jax.tokenizers.vqgan import nearest_code
+from vmae_jax.tokenizers.vqgan import check_sides, nearest_code
 from vmae_jax.types import Array, Float, Int, Int32
 
 
@@ -43,12 +42,7 @@ class PatchVQ(nn.Module):
     Raises:
       UserError: the images' sides are no multiples of the factor.
     """
-    height, width = images.shape[1:3]
-    if height % self.factor or width % self.factor:
-      raise UserError(
-        f'the tokenizer makes a code of {self.factor} x {self.factor} pixels, which do not '
-        f'fill frames of {height} x {width}: choose multiples of {self.factor}.'
-      )
+    check_sides(images, self.factor)
     return einops.rearrange(
       images, 'b (h p) (w q) C -> b h w (p q C)', p=self.factor, q=self.factor
     )

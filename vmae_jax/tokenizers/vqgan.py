@@ -29,6 +29,16 @@ def nearest_code(
   return jnp.argmin(jnp.square(codebook).sum(-1) - 2 * products, axis=-1).astype(jnp.int32)
 
 
+def check_sides(images: Float[Array, 'b H W 3'], factor: int) -> None:
+  """Raises a UserError unless codes of `factor` pixels fill the images."""
+  height, width = images.shape[1:3]
+  if height % factor or width % factor:
+    raise UserError(
+      f'the tokenizer makes a code of {factor} x {factor} pixels, which do not fill frames of '
+      f'{height} x {width}: choose multiples of {factor}.'
+    )
+
+
 class VQGAN(nn.Module):
   """Call its methods as `model.apply({'params': params}, images, method='encode')`.
 
@@ -89,12 +99,7 @@ class VQGAN(nn.Module):
     Raises:
       UserError: the images' sides are no multiples of the factor.
     """
-    height, width = images.shape[1:3]
-    if height % self.factor or width % self.factor:
-      raise UserError(
-        f'the tokenizer makes a code of {self.factor} x {self.factor} pixels, which do not '
-        f'fill frames of {height} x {width}: choose multiples of {self.factor}.'
-      )
+    check_sides(images, self.factor)
     return self.quant_conv(self.encoder(2 * images - 1))
 
   def encode(self, images: Float[Array, 'b H W 3']) -> Int32[Array, 'b h w']:

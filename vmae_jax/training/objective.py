@@ -104,7 +104,7 @@ class Objective(NamedTuple):
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
   def _target_flops(self) -> int:
-    """Those of flow and targets, counted by the compiler."""
+    """Those of flow and targets, counted by the compiler (RAFT's iterations but once)."""
 
     def targets(clip, frozen):
       flow = self.flow(clip, frozen)

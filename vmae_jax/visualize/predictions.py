@@ -137,7 +137,6 @@ class Pictures:
     )
     return {'codes': picture}
 
-
   def _motion(self, outputs, i):
     clip, flow = outputs['clip'][i], outputs['flow']
     return motion_grid(
