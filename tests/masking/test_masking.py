@@ -101,6 +101,15 @@ def test_a_random_share_of_the_hidden_tokens_is_decoded():
   assert not np.array_equal(after.masked[0], after.masked[1])
 
 
+def test_every_hidden_token_is_decoded_equally_often():
+  mask = jax.tree.map(lambda x: x[0], draw('tube', grid=(2, 4, 4), ratio=0.75))
+  rule = functools.partial(DECODER_MASKINGS['random'], grid=(2, 4, 4), ratio=0.5)
+  keys = jax.random.split(jax.random.key(0), 2000)
+  after = jax.jit(jax.vmap(rule, in_axes=(0, None)))(keys, mask)
+  times = np.bincount(np.asarray(after.masked).ravel(), minlength=32)[np.asarray(mask.masked)]
+  assert np.abs(times / 2000 - 0.5).max() < 5 * np.sqrt(0.25 / 2000)
+
+
 def test_running_cell_needs_an_even_grid_and_whole_places():
   mask = jax.tree.map(lambda x: x[0], draw('tube', grid=(2, 3, 4), ratio=0.5))
   with pytest.raises(UserError, match='even token grid, not 3 x 4'):
