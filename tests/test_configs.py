@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import mam2, mgmae, motionmae, videomae
+from configs import mam2, mgmae, mme, motionmae, videomae
 from vmae_jax import config as config_lib
 from vmae_jax.errors import UserError
 from vmae_jax.training.compose import build_objective
@@ -15,7 +15,7 @@ ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize('method', [videomae, motionmae, mam2, mgmae])
+@pytest.mark.parametrize('method', [videomae, motionmae, mam2, mgmae, mme])
 @pytest.mark.parametrize('arg', ARGUMENTS)
 def test_config(method, arg):
   config = method.get_config(arg)

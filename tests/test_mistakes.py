@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 
 import jaxtyping
 import pytest
@@ -170,7 +171,15 @@ def test_lists(text, parts, told, tmp_path):
 
 
 def test_tfds_without_tensorflow(told, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'tensorflow', None)
+  class Blind(PathFinder):
+    @classmethod
+    def find_spec(cls, name, *where):
+      return None if name == 'tensorflow' else super().find_spec(name, *where)
+
+  # Not an entry of None in sys.modules, which einops takes for a loaded TensorFlow.
+  monkeypatch.delitem(sys.modules, 'tensorflow', raising=False)
+  finders = [Blind if finder is PathFinder else finder for finder in sys.meta_path]
+  monkeypatch.setattr(sys, 'meta_path', finders)
   line, new = told('--config.data.train=tfds:ucf101:train')
   assert 'needs TensorFlow' in line and 'pip install tensorflow' in line and new == []
 

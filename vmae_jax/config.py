@@ -6,7 +6,7 @@ the papers count. The batch size, too, counts clips.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 from ml_collections.config_dict import placeholder
@@ -51,6 +51,13 @@ def default() -> ml_collections.ConfigDict:
         name='pyramid',  # pyramid, which needs no weights, or raft.
         path='',  # Of RAFT's weights: a file made by convert.
         options=dict(),
+      ),
+      tracking=dict(  # Points followed along the flow, where targets ask for them.
+        steps=6,  # Of a trajectory.
+        rate='video',  # Steps between frames of the video, which the loader adds, or the clip.
+        median=False,  # Median filter of 3 x 3 on the flow.
+        camera=False,  # Records motion without the camera's.
+        integer=False,  # As MME's release: truncates flow to whole pixels.
       ),
       heads=dict(
         pixels=dict(
@@ -118,6 +125,9 @@ RUN_KEYS = (
   'data.threads',
   'data.workers',
   'data.root',
+  'data.val',  # Of fine-tuning, as is `test`: a finished run can be tested anew.
+  'data.test',
+  'test',
   'model.scan',
   'model.remat',
   'model.attention',
@@ -156,13 +166,9 @@ def parse_arg(
 _LEAST = {
   'steps': 0,
   'batch_size': 1,
-  'model.decoder_width': 1,
-  'model.decoder_depth': 1,
-  'model.decoder_heads': 1,
   'data.frames': 1,
   'data.size': 1,
   'data.repeats': 1,
-  'regressor.depth': 1,
   'data.threads': 0,
   'data.workers': 0,
   'optimizer.accumulate': 1,
@@ -171,18 +177,57 @@ _LEAST = {
   'checkpoint.keep': 1,
   'checkpoint.keep_every_steps': 0,
   'log.every_steps': 1,
+}
+_LEAST_PRETRAINING = {
+  'model.decoder_width': 1,
+  'model.decoder_depth': 1,
+  'model.decoder_heads': 1,
+  'regressor.depth': 1,
+  'tracking.steps': 1,
   'log.pictures_every_steps': 1,
   'log.pictures': 1,
 }
 _HEAD_KEYS = ('target', 'options', 'loss', 'weight', 'decoder')
+_HEAD_EXTRAS = ('hidden', 'activation')  # Of a layer before the last one, and after it.
+
+
+def check_range(
+  config: ml_collections.ConfigDict,
+  *,
+  least: Mapping[str, int | float],
+  most: Mapping[str, int | float] | None = None,
+) -> None:
+  """Raises a UserError for a number that is smaller or larger than it may be."""
+  for bounds, wrong, word in ((least, operator.lt, 'least'), (most or {}, operator.gt, 'most')):
+    for key, bound in bounds.items():
+      value = operator.attrgetter(key)(config)
+      if value is not None and wrong(value, bound):
+        raise UserError(f'{key} is {value}: it must be at {word} {bound}.')
 
 
 def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
-  """Raises a UserError for values that cannot work, alone or together."""
-  for key, least in _LEAST.items():
-    value = operator.attrgetter(key)(config)
-    if value is not None and value < least:
-      raise UserError(f'{key} is {value}: it must be at least {least}.')
+  """Raises a UserError for values that cannot work, alone or together, in pre-training."""
+  if 'heads' not in config:
+    raise UserError(
+      f'this config (method {config.get("method", "unknown")!r}) is none for pre-training: take '
+      'one such as --config=configs/videomae.py:SIZE,DATASET.'
+    )
+  check_shared(config, devices=devices)
+  check_range(config, least=_LEAST_PRETRAINING)
+  if not config.heads:
+    raise UserError('heads is empty: name at least one thing to predict.')
+  for name, head in config.heads.items():
+    for key in head:
+      check_name(key, _HEAD_KEYS + _HEAD_EXTRAS, f'heads.{name}')
+    if missing := [key for key in _HEAD_KEYS if key not in head]:
+      raise UserError(f'heads.{name} lacks {", ".join(missing)}: set it in the config file.')
+  if not 0 < config.masking.ratio < 1:
+    raise UserError(f'masking.ratio is {config.masking.ratio}: it must lie between 0 and 1.')
+
+
+def check_shared(config: ml_collections.ConfigDict, *, devices: int) -> None:
+  """The same for what pre-training and fine-tuning have in common."""
+  check_range(config, least=_LEAST)
   for key, kind, what in (
     ('model.patch', int, 'whole numbers above 0: frames, rows, columns'),
     ('data.mean', float, 'numbers from 0 on: red, green, blue'),
@@ -195,15 +240,6 @@ def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
   check_name(config.model.size, SIZES, 'model.size')
   check_name(config.data.sampling, SAMPLINGS, 'data.sampling')
   check_name(config.data.crop, CROPS, 'data.crop')
-  if not config.heads:
-    raise UserError('heads is empty: name at least one thing to predict.')
-  for name, head in config.heads.items():
-    for key in head:
-      check_name(key, _HEAD_KEYS, f'heads.{name}')
-    if missing := [key for key in _HEAD_KEYS if key not in head]:
-      raise UserError(f'heads.{name} lacks {", ".join(missing)}: set it in the config file.')
-  if not 0 < config.masking.ratio < 1:
-    raise UserError(f'masking.ratio is {config.masking.ratio}: it must lie between 0 and 1.')
   batch, repeats = config.batch_size, config.data.repeats
   accumulate = config.optimizer.accumulate
   for each, what in (

@@ -1,27 +1,61 @@
-"""Converts a PyTorch checkpoint of a frozen network to a file of this package.
+"""Converts checkpoints between this package and PyTorch, and checks that both compute the same.
 
-  python -m vmae_jax.convert SOURCE --out=FILE
+  python -m vmae_jax.convert SOURCE --to=FORMAT --out=DIR_OR_FILE
 
-SOURCE is a .safetensors, .pth, .pt or .ckpt file; the last three need PyTorch. What it holds is
-known by the names of its tensors:
-  vqgan   a VQGAN of taming-transformers (VQModel or GumbelVQ), for targets that are codes
-  raft    RAFT, small or large, of torchvision or princeton-vl, for optical flow
+SOURCE is one of
+  a run of vmae_jax or one of its checkpoints
+  a folder of transformers with a VideoMAE: pre-training, classification or the encoder alone
+  a .pth or .safetensors file, or a DeepSpeed folder, of VideoMAE, VideoMAE V2, MGMAE or MME
+  RAFT of torchvision or princeton-vl (optical flow), or a VQGAN of taming-transformers (target
+    codes): these become FILE.safetensors of vmae_jax, without --to
+What it holds is known by the names of its tensors. .pth files need PyTorch and are read without
+running anything that is in them.
+
+FORMAT is one of
+  orbax         a folder that --config.init_from=DIR takes
+  huggingface   a folder that from_pretrained of transformers takes, with a model card
+  videomae      FILE.pth (needs PyTorch) or FILE.safetensors with the official names, and FILE.md
+
+What a format cannot hold (further heads and decoders, a regressor) is written to a file beside
+and comes back from there. Where PyTorch or transformers is installed, source and result are run
+there and here on a fixed clip; a difference above 1e-4 is an error.
 """
 
 from absl import flags
 
 from vmae_jax import cli
 from vmae_jax.errors import UserError
-from vmae_jax.interchange.convert import convert
 
-_OUT = flags.DEFINE_string('out', None, 'The file to write, FILE.safetensors.')
+_OUT = flags.DEFINE_string('out', None, 'The folder or file to write.')
+_TO = flags.DEFINE_string('to', '', 'orbax, huggingface or videomae; nothing for RAFT and VQGAN.')
 _KIND = flags.DEFINE_string('kind', '', 'What SOURCE holds, if its names do not tell.')
+_PART = flags.DEFINE_string('part', 'all', 'all, or encoder: nothing but the encoder.')
+_WEIGHTS = flags.DEFINE_string(
+  'weights', '', 'Of a run: params or ema; by default the moving average where there is one.'
+)
+_HEADS = flags.DEFINE_integer(
+  'heads', None, "Heads of the encoder's attention, where SOURCE does not tell or is wrong."
+)
+_DECODER_HEADS = flags.DEFINE_integer('decoder_heads', None, 'The same of the decoder.')
 
 
 def main(argv: list[str]) -> None:
   if len(argv) != 2 or not _OUT.value:
-    raise UserError('give one checkpoint and the file to write: SOURCE --out=FILE.safetensors.')
-  print(convert(argv[1], _OUT.value, kind=_KIND.value))
+    raise UserError('give one checkpoint and what to write: SOURCE --to=FORMAT --out=DIR_OR_FILE.')
+  from vmae_jax.interchange.convert import convert  # Not above: --help needs none of it.
+
+  print(
+    convert(
+      argv[1],
+      _OUT.value,
+      to=_TO.value,
+      kind=_KIND.value,
+      part=_PART.value,
+      weights=_WEIGHTS.value,
+      heads=_HEADS.value,
+      decoder_heads=_DECODER_HEADS.value,
+    )
+  )
 
 
 if __name__ == '__main__':

@@ -38,7 +38,7 @@ def main(argv):
     raise UserError('give --workdir=DIR, a folder for checkpoints, logs and pictures.')
   if _DISTRIBUTED.value:
     cli.join_processes()
-  from vmae_jax.training.loop import train  # After `initialize`: it may touch devices.
+  from vmae_jax.training.pretraining import train  # After `initialize`: it may touch devices.
 
   train(_CONFIG.value, _WORKDIR.value)
 

@@ -1,4 +1,4 @@
-"""Tells how much the frozen features of a run say about classes: k-NN and a linear probe.
+"""Tells how much the frozen features of a run say about classes: k-NN, linear, attentive probes.
 
   python -m vmae_jax.probe --checkpoint=runs/b_k400 --train=lists/train.txt --val=lists/val.txt
 
@@ -17,7 +17,7 @@ from absl import flags
 from tqdm import tqdm
 
 from vmae_jax import cli
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, check_name
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A run, or one of its checkpoints.')
 _TRAIN = flags.DEFINE_string('train', None, 'Labelled training videos: a list, folder, tfds:...')
@@ -25,20 +25,44 @@ _VAL = flags.DEFINE_string('val', None, 'Labelled held-out videos.')
 _POOL = flags.DEFINE_string(
   'pool', 'slots', 'slots: mean over each time slot, concatenated; mean: over all tokens.'
 )
+_PROBES = flags.DEFINE_list(
+  'probes',
+  ['knn', 'linear'],
+  'knn; linear: on standardised features, as after a BatchNorm without parameters; linear_plain: '
+  'on features as they are; attentive: a learnt query over all tokens, which takes longest.',
+)
+_EPOCHS = flags.DEFINE_integer('epochs', 20, 'Passes of the attentive probe.')
+_CACHE = flags.DEFINE_float(
+  'cache_gb',
+  4.0,
+  'Tokens for the attentive probe are kept in memory up to this size; more are encoded anew in '
+  'each of its epochs.',
+)
 _BATCH = flags.DEFINE_integer('batch_size', 64, 'Clips encoded at a time.')
 _UNTRAINED = flags.DEFINE_bool('untrained', True, 'Also probe fresh weights, for comparison.')
 _OUT = flags.DEFINE_string('out', None, "The JSON file; by default probe.json in the run's folder.")
+
+# How probes are called in the table.
+TITLES = {
+  'knn': 'k-NN',
+  'linear': 'linear',
+  'linear_plain': 'linear without BatchNorm',
+  'attentive': 'attentive',
+}
 
 
 def main(argv):
   from vmae_jax.evaluation import encoder as encoders
   from vmae_jax.evaluation.knn import knn
   from vmae_jax.evaluation.linear import linear_probe
+  from vmae_jax.evaluation.scoring import count_classes
 
   cli.refuse_arguments(argv)
   for flag in (_CHECKPOINT, _TRAIN, _VAL):
     if not flag.value:
       raise UserError(f'give --{flag.name}: {flags.FLAGS[flag.name].help}')
+  for name in _PROBES.value:
+    check_name(name, TITLES, '--probes')
   config, trained, apply = encoders.load_encoder(_CHECKPOINT.value, pool=_POOL.value)
   # Before hours of encoding: what would fail after them.
   train_source, val_source = (_open(spec, config.data) for spec in (_TRAIN.value, _VAL.value))
@@ -57,10 +81,17 @@ def main(argv):
   rows = {}
   for name in models:
     arguments = train[name], train_labels, val[name], val_labels
-    rows[name] = {
-      'knn': knn(*arguments, k=min(20, len(train_labels))),
-      'linear': linear_probe(*arguments),
-    }
+    rows[name] = {}
+    if 'knn' in _PROBES.value:
+      rows[name]['knn'] = knn(*arguments, k=min(20, len(train_labels)))
+    if 'linear' in _PROBES.value:
+      rows[name]['linear'] = linear_probe(*arguments)
+    if 'linear_plain' in _PROBES.value:
+      rows[name]['linear_plain'] = linear_probe(*arguments, batch_norm=False)
+    if 'attentive' in _PROBES.value:
+      rows[name]['attentive'] = _attentive(
+        config, models[name], train_source, val_source, count_classes(train_labels, val_labels)
+      )
   largest = np.bincount(val_labels).max() / len(val_labels)
   result = {
     'checkpoint': _CHECKPOINT.value,
@@ -110,10 +141,35 @@ def _features(config, models, apply, source, title: str):
   return dict(zip(models, np.split(both, len(models), axis=1), strict=True)), labels
 
 
+def _attentive(config, params, train, val, classes: int) -> dict[str, float]:
+  """The attentive probe of one model."""
+  from vmae_jax.evaluation.attentive import attentive_probe
+  from vmae_jax.evaluation.encoder import build_encoder
+  from vmae_jax.evaluation.tokens import TokenSet
+
+  _, encode = build_encoder(config, pool='tokens')
+  size = dict(batch_size=_BATCH.value, cache_bytes=int(_CACHE.value * 2**30))
+  train_set = TokenSet(lambda video: encode(params, video), train, config.data, **size)
+  val_set = TokenSet(lambda video: encode(params, video), val, config.data, **size)
+  chooses = np.random.default_rng(0).permutation(len(train)) < len(train) // 10
+  return attentive_probe(
+    lambda epoch: train_set.batches(epoch, counted=~chooses),
+    lambda: train_set.batches(counted=chooses),
+    val_set.batches,
+    classes=classes,
+    width=train_set.width,
+    steps=train_set.steps,
+    epochs=_EPOCHS.value,
+  )
+
+
 def _print(result) -> None:
-  print(f'{"":14}{"k-NN top-1":>12}{"linear top-1":>14}')
-  for name, row in result['accuracy'].items():
-    print(f'{name:14}{row["knn"]["top1"]:12.3f}{row["linear"]["top1"]:14.3f}')
+  names = next(iter(result['accuracy'].values()))
+  titles = {name: f'{TITLES[name]} top-1' for name in names}
+  print(f'{"":14}' + ''.join(f'{title:>{len(title) + 2}}' for title in titles.values()))
+  for model, row in result['accuracy'].items():
+    cells = (f'{row[name]["top1"]:{len(title) + 2}.3f}' for name, title in titles.items())
+    print(f'{model:14}' + ''.join(cells))
   clips = result['clips']
   print(
     f'({clips["train"]} training and {clips["val"]} held-out clips; always naming the largest '

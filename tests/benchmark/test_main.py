@@ -45,6 +45,18 @@ def test_given_videos(tmp_path):
   assert {row['repeats'] for row in loader['speed']} == {1, 4}
 
 
+@pytest.mark.slow
+def test_masks_and_flow(tmp_path):
+  (tmp_path / 'videos').mkdir()
+  write_video(tmp_path / 'videos' / 'video.mp4', frames=30)
+  done = _run(tmp_path, 'masks', 'flow', '--videos=videos', '--clips=8', '--rounds=1')
+  assert done.returncode == 0, done.stderr
+  assert '| 16 x 64 x 64 | 8 px | true flow |' in done.stdout
+  assert '| translation, 8 px | clean |' in done.stdout
+  results = json.loads((tmp_path / 'benchmark.json').read_text())['results']
+  assert list(results) == ['flow', 'masks'] and len(results['masks']) == 3
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [

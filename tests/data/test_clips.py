@@ -75,6 +75,26 @@ def test_crops(source, crop):
   assert dataclasses.replace(SAMPLER, crop=crop)(source, 0, 1)['video'].shape[0] == 3
 
 
+def test_windows_are_the_videos_own_frames_under_the_same_crop(source):
+  plain = dataclasses.replace(SAMPLER, stride=3)
+  clips = dataclasses.replace(plain, window=5)(source, 0, 1)
+  np.testing.assert_array_equal(clips['video'], plain(source, 0, 1)['video'])
+  assert clips['window'].shape == (3, 2, 5, 16, 16, 3)
+  # Two frames a slot, three apart: a window's first and fourth frames are the slot's own.
+  slots = clips['video'].reshape(3, 2, 2, 16, 16, 3)
+  np.testing.assert_array_equal(clips['window'][:, :, [0, 3]], slots)
+  assert not np.array_equal(clips['window'][:, :, 1], clips['window'][:, :, 0])
+
+
+def test_at_a_videos_end_its_last_frame_stays_in_the_window(source):
+  sampler = dataclasses.replace(SAMPLER, stride=5, crop='centre', flip=False, window=12)
+  with source.open(1) as video:
+    assert video.num_frames == 21
+  window = sampler(source, 0, 1)['window'][0]
+  assert np.array_equal(window[1, -1], window[1, -2])
+  assert not np.array_equal(window[0, -1], window[0, -2])
+
+
 @pytest.mark.parametrize('bad, reason', [(2, 'Invalid data'), (4, 'file is missing')])
 def test_replacement(source, bad, reason):
   labels = set()

@@ -5,7 +5,8 @@ import zlib
 import jax
 import numpy as np
 
-from vmae_jax.interchange.huggingface import from_huggingface
+from vmae_jax.interchange import huggingface as hf
+from vmae_jax.interchange.layout import from_tensors
 
 SMALL = dict(
   image_size=32,
@@ -71,6 +72,15 @@ def _values(name, shape):
   return x * np.float32(0.1 if len(shape) == 1 else np.prod(shape[1:]) ** -0.5)
 
 
+def ours(tensors):
+  """Our parameters; all tensors must have a place."""
+  tensors = hf.hub_names(tensors, {})
+  info, _ = hf.huggingface_info(tensors, SMALL)
+  params, left = from_tensors(tensors, info, hf.huggingface_names(info), where='the peer')
+  assert not left
+  return params
+
+
 def clip_and_mask():
   """A uint8 clip of two samples and a boolean mask, True where hidden, 24 of 32 each."""
   rng = np.random.RandomState(7)
@@ -117,7 +127,7 @@ def torch_results(kind):
     out = model(pixels, labels=torch.tensor([1, 3]))
   out.loss.backward()
   gradients = {name: p.grad.numpy() for name, p in model.named_parameters() if p.requires_grad}
-  return out.logits.detach().numpy(), out.loss.item(), flat(from_huggingface(gradients))
+  return out.logits.detach().numpy(), out.loss.item(), flat(ours(gradients))
 
 
 def flat(tree):

@@ -15,9 +15,9 @@ import optax
 import pytest
 
 from tests.interchange import peer
-from vmae_jax.interchange.huggingface import from_huggingface
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.classifier import Classifier
+from vmae_jax.models.decoder import Output
 from vmae_jax.models.encoder import gather
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.training.losses import mse
@@ -34,10 +34,10 @@ def ours(kind):
   video = normalise(clip, mean=peer.MEAN, std=peer.STD)
   order = jnp.argsort(jnp.asarray(masked), axis=1, stable=True)
   visible, hidden = order[:, :8], order[:, 8:]
-  params = from_huggingface(peer.weights(kind))
+  params = peer.ours(peer.weights(kind))
 
   def pretraining(params):
-    heads = {'pixels': ('decoder', 384)}
+    heads = {'pixels': Output('decoder', 384)}
     model = MaskedAutoencoder(peer.ENCODER, peer.DECODER, heads, {'implementation': 'mapped'})
     logits = model.apply({'params': params}, video, visible, hidden)['pixels']
     target = gather(pixels(clip, None, patch=peer.PATCH), hidden)
@@ -81,9 +81,3 @@ def test_live(kind):
   assert set(grads) == set(their_grads)
   for name, gradient in their_grads.items():
     close(grads[name], gradient, name)
-
-
-def test_a_foreign_tensor_is_named():
-  tensors = peer.weights('pretraining') | {'decoder.extra': np.zeros(3, np.float32)}
-  with pytest.raises(ValueError, match='decoder.extra'):
-    from_huggingface(tensors)

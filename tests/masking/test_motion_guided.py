@@ -2,12 +2,15 @@
 
 import functools
 import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import runs
 from vmae_jax.errors import UserError
 from vmae_jax.masking.base_maps import BASE_MAPS
 from vmae_jax.masking.motion_guided import flow_pairs, motion_guided, token_scores, warped_maps
@@ -126,9 +129,7 @@ def test_first_and_random_base_frame(monkeypatch):
   assert first[:, :, :].max(1).argmax(1).tolist() == list(range(40, 72, 2))
   with_base(monkeypatch, base)
   flow = constant_flow(flow_pairs(16, base_frame='random'), per_frame=(2.0, 1.0), size=224)
-  rule = functools.partial(
-    warped_maps, grid=GRID, ratio=0.9, base_map='given', base_frame='random'
-  )
+  rule = functools.partial(warped_maps, grid=GRID, ratio=0.9, base_map='given', base_frame='random')
   keys = jax.random.split(KEY, 6)
   maps = jax.jit(jax.vmap(rule, (0, None, None)))(keys, jnp.zeros((16, 224, 224, 3)), flow)
   starts = [int(np.abs(m - base).max((1, 2)).argmin()) for m in maps]
@@ -254,3 +255,42 @@ def test_exposure_changes_one_slot():
 def test_mistakes(options, words):
   with pytest.raises(UserError, match=words):
     draw(**options)
+
+
+ON_EIGHT = """
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from configs import mgmae
+from vmae_jax.sharding import batch_sharding, make_mesh
+from vmae_jax.training.compose import build_objective
+
+objective = build_objective(mgmae.get_config('smoke'))
+index = np.arange(8, dtype=np.int32)
+video = np.random.default_rng(0).integers(0, 256, (8, 4, 8, 8, 3), np.uint8)
+video = video.repeat(2, 1).repeat(4, 2).repeat(4, 3)  # Smooth enough to have a flow.
+keys = jax.vmap(jax.random.key)(index)
+
+def visible(keys, video):
+  clip = objective.prepare(video)
+  return objective.mask(keys, clip, objective.flow(clip, {})).visible
+
+one = jax.jit(visible)(keys, video)
+mesh = make_mesh()
+with jax.set_mesh(mesh):
+  split = batch_sharding(mesh)
+  keys, video = jax.device_put(keys, split), jax.device_put(video, split)
+  eight = jax.jit(visible, out_shardings=split)(keys, video)
+assert len(eight.sharding.device_set) == 8 and len(one.sharding.device_set) == 1
+assert len({row.tobytes() for row in np.asarray(one)}) == 8
+np.testing.assert_array_equal(one, eight)
+"""
+
+
+def test_masks_are_the_same_on_one_device_and_on_eight(tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-c', ON_EIGHT],
+    env=runs.environment(tmp_path, 8),
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr

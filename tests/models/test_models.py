@@ -9,6 +9,7 @@ from vmae_jax.errors import UserError
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.blocks import REMAT, Blocks
 from vmae_jax.models.classifier import Classifier
+from vmae_jax.models.decoder import Output
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.flops import autoencoder_flops
 from vmae_jax.models.patches import patchify, token_grid, unpatchify
@@ -33,7 +34,7 @@ def parts(size, patch=(2, 16, 16)):
 def autoencoder(size='demo', patch=(2, 8, 8), **common):
   encoder, decoder = parts(size, patch)
   return MaskedAutoencoder(
-    encoder, decoder, {'pixels': ('decoder', 3 * int(np.prod(patch)))}, common
+    encoder, decoder, {'pixels': Output('decoder', 3 * int(np.prod(patch)))}, common
   )
 
 
@@ -48,7 +49,7 @@ def inputs(frames=4, side=32, batch=2, visible=8, patch=(2, 8, 8), seed=0):
 @pytest.mark.parametrize('size', PUBLISHED)
 def test_parameter_counts_equal_the_published_ones(size):
   encoder, decoder = parts(size)
-  model = MaskedAutoencoder(encoder, decoder, {'pixels': ('decoder', 1536)}, {'scan': True})
+  model = MaskedAutoencoder(encoder, decoder, {'pixels': Output('decoder', 1536)}, {'scan': True})
   video = jnp.zeros((1, 16, 224, 224, 3))
   index = jnp.arange(1568)[None]
   key = jax.random.key(0)
@@ -190,7 +191,7 @@ def test_counted_flops_equal_the_compilers():
   encoder, decoder = parts('s')
   encoder['depth'] = decoder['depth'] = 2
   common = {'implementation': 'xla'}
-  model = MaskedAutoencoder(encoder, decoder, {'pixels': ('decoder', 1536)}, common)
+  model = MaskedAutoencoder(encoder, decoder, {'pixels': Output('decoder', 1536)}, common)
   video = jax.ShapeDtypeStruct((1, 16, 64, 64, 3), jnp.float32)
   visible, masked = (jax.ShapeDtypeStruct((1, n), jnp.int32) for n in (32, 96))
   params = jax.eval_shape(model.init, jax.random.key(0), video, visible, masked)
@@ -213,7 +214,7 @@ def test_published_gigaflops():
   total = autoencoder_flops(
     encoder=encoder,
     decoder=decoder,
-    heads={'pixels': ('decoder', 1536)},
+    heads={'pixels': Output('decoder', 1536)},
     visible=160,
     masked=1408,
     patch_values=1536,

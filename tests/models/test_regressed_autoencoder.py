@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vmae_jax.models.decoder import Output
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.flops import regressed_autoencoder_flops
 from vmae_jax.models.patches import patchify
@@ -13,7 +14,7 @@ from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
 PATCH = (2, 8, 8)
 ENCODER = dict(width=32, depth=2, heads=2, mlp=64, patch=PATCH)
 COMMON = dict(dtype=jnp.float32, eps=1e-6)
-HEADS = {'appearance': ('one', 10), 'motion': ('two', 384)}
+HEADS = {'appearance': Output('one', 10), 'motion': Output('two', 384)}
 
 
 def build(width=32):
@@ -84,9 +85,7 @@ def test_alignment_is_the_distance_to_the_encoders_own_latents_without_gradient(
   constants = jax.jit(target)(params)
 
   def regressed(params):
-    _, state = model.apply(
-      {'params': params}, video, visible, masked, capture_intermediates=True
-    )
+    _, state = model.apply({'params': params}, video, visible, masked, capture_intermediates=True)
     return state['intermediates']['regressor']['__call__'][0]
 
   def by_hand(params):
@@ -109,7 +108,7 @@ def test_counted_flops_equal_the_compilers():
   encoder = dict(width=384, depth=2, heads=6, mlp=1536, patch=(2, 16, 16))
   decoder = dict(width=192, depth=2, heads=3, mlp=768, layer_scale=0.1)
   regressor = dict(depth=2, heads=3, mlp=768, layer_scale=0.1)
-  heads = {'appearance': ('one', 512), 'motion': ('two', 1536)}
+  heads = {'appearance': Output('one', 512), 'motion': Output('two', 1536)}
   common = COMMON | {'implementation': 'xla'}
   model = RegressedAutoencoder(encoder, regressor, decoder, heads, common)
   video = jax.ShapeDtypeStruct((1, 16, 64, 64, 3), jnp.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vmae_jax.models.blocks import REMAT
-from vmae_jax.models.decoder import LatentDecoder
+from vmae_jax.models.decoder import LatentDecoder, Output
 from vmae_jax.models.regressor import Regressor
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'fixtures' / 'cae'
@@ -118,7 +118,7 @@ def test_regressed_latents_equal_caes(reference):
 
 
 def test_decoder_output_equals_caes(reference):
-  model = LatentDecoder(width=64, heads_out=(('codes', 40),), **SIZES)
+  model = LatentDecoder(width=64, outputs={'codes': Output('decoder', 40)}, **SIZES)
   out = jax.jit(model.apply)(
     {'params': decoder_params(reference)}, reference['regressed_latents'], reference['pos_masked']
   )

@@ -13,6 +13,17 @@ def test_squares_and_absolute_values_are_means_over_a_tokens_values():
   np.testing.assert_allclose(l1(jax.numpy.asarray(a), zero), np.abs(a).mean(-1), rtol=1e-6)
 
 
+def test_weights_multiply_a_tokens_errors_or_its_values():
+  rng = np.random.default_rng(0)
+  a, token, value = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 4), (2, 3, 1), (4,)))
+  arrays = [jax.numpy.asarray(x) for x in (a, np.zeros_like(a))]
+  np.testing.assert_allclose(
+    mse(*arrays, jax.numpy.asarray(token)), token[..., 0] * (a**2).mean(-1), rtol=1e-5
+  )
+  each = jax.numpy.broadcast_to(value, a.shape)
+  np.testing.assert_allclose(l1(*arrays, each), (value * np.abs(a)).mean(-1), rtol=1e-5, atol=1e-6)
+
+
 def test_cross_entropy_and_accuracy_of_two_codes_a_token():
   rng = np.random.default_rng(0)
   logits = rng.normal(size=(2, 3, 2, 5)).astype(np.float32)

@@ -113,7 +113,10 @@ def test_two_processes(fresh, unbroken, tmp_path, cache):
   close(unbroken, workdir)
 
 
-@pytest.mark.parametrize('method', [pytest.param('motionmae', marks=pytest.mark.slow), 'mam2'])
+@pytest.mark.parametrize(
+  'method',
+  [*(pytest.param(m, marks=pytest.mark.slow) for m in ('motionmae', 'mgmae')), 'mam2', 'mme'],
+)
 def test_other_methods_resume_bit_identically_and_on_eight_devices(method, tmp_path, cache):
   config = f'{runs.ROOT}/configs/{method}.py:smoke'
   whole, again = tmp_path / 'whole', tmp_path / 'run'

@@ -4,6 +4,10 @@ Commands; without one, all of them:
   step     a pre-training step of several sizes, beside transformers' VideoMAE in PyTorch:
            seconds, clips/s, FLOP/s, peak memory
   methods  the same step of every method here, over VideoMAE's: time, FLOPs, peak memory
+  flow     errors of the built-in optical flow on frames warped by known motions, what it
+           explains of neighbouring frames, and its cost, beside OpenCV's
+  masks    how many of the visible tokens stay on their content from slot to slot: motion-guided
+           masks, by estimated and by true flow, beside tube masks, on made-up clips
   loader   clips/s that the loader delivers with 1, 2 and all threads, with and without several
            clips from one decoded video, and its memory over many batches
   decode   clips per second of CPU time out of video files, beside OpenCV and torchcodec, and
@@ -25,7 +29,7 @@ import numpy as np
 from absl import flags
 
 from vmae_jax import cli
-from vmae_jax.benchmark import clips, decode, loader, methods, step
+from vmae_jax.benchmark import clips, decode, flow, followed, loader, methods, step
 from vmae_jax.benchmark.report import describe
 from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
 from vmae_jax.data.video import VideoError
@@ -49,11 +53,14 @@ _ROUNDS = flags.DEFINE_integer(
 _VIDEOS = flags.DEFINE_string(
   'videos',
   None,
-  f'loader, decode: a folder or list of videos, of which at most {MAX_VIDEOS} are used; by '
+  f'flow, loader, decode: a folder or list of videos, of which at most {MAX_VIDEOS} are used; by '
   'default clips of 10 seconds are made.',
 )
 _SECONDS = flags.DEFINE_float(
   'seconds', 5.0, 'loader: length of each measurement of speed.', lower_bound=0.0
+)
+_CLIPS = flags.DEFINE_integer(
+  'clips', 240, 'masks: clips of each size that are made.', lower_bound=1
 )
 _BATCHES = flags.DEFINE_integer(
   'batches', 200, 'loader: batches over which memory is watched.', lower_bound=loader.MARKS
@@ -95,6 +102,19 @@ def _methods(_) -> list[dict]:
   return results
 
 
+def _flow(videos: dict[str, FileSource]) -> dict:
+  paths = [entry.path for source in videos.values() for entry in source.entries]
+  result = flow.benchmark_flow(paths, estimators=['pyramid'], rounds=_ROUNDS.value)
+  print(flow.table(result) + '\n', flush=True)
+  return result
+
+
+def _masks(_) -> list[dict]:
+  results = [followed.benchmark_followed(clips=_CLIPS.value, size=size) for size in followed.SIZES]
+  print(followed.table(results) + '\n', flush=True)
+  return results
+
+
 def _loader(videos: dict[str, FileSource]) -> dict:
   source = FileSource(sum((s.entries for s in videos.values()), ()))
   every = os.cpu_count() or 1
@@ -125,6 +145,8 @@ def _decode(videos: dict[str, FileSource]) -> list[dict]:
 COMMANDS = {
   'step': (_step, ('sizes', 'batch', 'contenders', 'rounds')),
   'methods': (_methods, ('sizes', 'batch', 'rounds')),
+  'flow': (_flow, ('videos', 'rounds')),
+  'masks': (_masks, ('clips',)),
   'loader': (_loader, ('videos', 'rounds', 'seconds', 'batches')),
   'decode': (_decode, ('videos', 'rounds')),
 }
@@ -181,7 +203,7 @@ def main(argv: list[str]) -> None:
   _check(commands, out)
   report = describe() | {'results': {}}
   with tempfile.TemporaryDirectory() as folder:
-    videos = _videos(Path(folder)) if {'loader', 'decode'} & set(commands) else {}
+    videos = _videos(Path(folder)) if {'flow', 'loader', 'decode'} & set(commands) else {}
     for command in commands:
       report['results'][command] = COMMANDS[command][0](videos)
       out.write_text(json.dumps(report, indent=2) + '\n')

@@ -48,6 +48,9 @@ def vmae_jax(size: str, batch: int, *, method: str = 'videomae', overrides: dict
   )
   index = np.arange(batch, dtype=np.int32)
   data = {'video': _video(batch), 'epoch': index * 0, 'sample': index, 'repeat': index * 0}
+  if objective.window:
+    shape = (batch, objective.grid[0], objective.window, *data['video'].shape[2:])
+    data['window'] = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
   data |= {'replaced': np.zeros(batch, bool)}
 
   frozen = jax.device_put(objective.frozen)

@@ -92,13 +92,13 @@ def benchmark_followed(
 
   votes = {}
   for start in range(0, clips, batch):
-    indices = range(start, start + batch)
+    indices = range(start, min(start + batch, clips))
     video = np.stack([synthetic.render(0, i, frames=frames, size=size)[0] for i in indices])
     truth = np.stack([
       np.stack([true_flow(i, pair, frames=frames, size=size)[0] for pair in pairs])
       for i in indices
     ]).astype(np.float32)  # fmt: skip
-    keys = jax.vmap(jax.random.key)(np.arange(start, start + batch))
+    keys = jax.vmap(jax.random.key)(np.array(indices))
     for name, visible in jax.device_get(masks(keys, video, truth)).items():
       for i, tokens in zip(indices, visible, strict=True):
         shown = np.zeros(np.prod(grid), bool)

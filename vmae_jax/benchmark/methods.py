@@ -20,6 +20,12 @@ METHODS = {
   'mam2, Gumbel f8': ('mam2', {'tokenizer.path': '{gumbel}'}),
   'mam2, untrained small tokenizer': ('mam2', {'tokenizer.path': 'untrained'}),
   'mgmae, pyramid': ('mgmae', {}),
+  'mme, clean': ('mme', {}),
+  # What MME's masks and decoder cost with targets that cost nothing.
+  'mme with pixels as targets': (
+    'videomae',
+    {'masking.ratio': 0.7, 'model.decoder_width': 192, 'model.decoder_depth': 1},
+  ),
 }
 GUMBEL = dict(multipliers=(1, 1, 2, 4), codes=8192, quantizer='gumbel')
 

@@ -109,7 +109,7 @@ def clip_flops(size: str) -> int:
   forward = flops.autoencoder_flops(
     encoder=encoder,
     decoder=decoder,
-    heads={'pixels': ('decoder', 1536)},
+    heads={'pixels': Output('decoder', 1536)},
     visible=160,
     masked=1408,
     patch_values=1536,

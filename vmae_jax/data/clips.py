@@ -4,6 +4,7 @@ Everything random is a function of (seed, epoch, sample, repeat), never of the p
 thread or what was drawn before.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,13 @@ class ClipSampler:
     stride: Video frames from one clip frame to the next, for dense sampling.
     sampling: 'dense' or 'segment', see `vmae_jax.data.sampling`.
     crop: 'multi_scale', 'resized' or 'centre', see `vmae_jax.data.crop`.
+    area: Bounds of the share of the picture that the crop 'resized' takes.
+    augment: (frames, rng) -> frames, before a training clip is cut; None for nothing.
     flip: Whether half of the clips are mirrored. Wrong where left and right have a meaning.
     repeats: Clips cut from one decoded video: the same frames, each with its own crop.
+    window: If not 0, so many neighbouring video frames come with each time slot of the clip,
+      from the slot's first frame on: motion at the video's own rate.
+    slot: Clip frames in a time slot.
     seed: Of the run.
     train: False takes the middle frames and the centre, without a flip.
   """
@@ -45,8 +51,12 @@ class ClipSampler:
   stride: int = 4
   sampling: str = 'dense'
   crop: str = 'multi_scale'
+  area: tuple[float, float] = (0.5, 1.0)
+  augment: Callable[..., Any] | None = None
   flip: bool = False
   repeats: int = 1
+  window: int = 0
+  slot: int = 2
   seed: int = 0
   train: bool = True
 
@@ -68,8 +78,9 @@ class ClipSampler:
       sample: Which video, in [0, len(source)).
 
     Returns:
-      video: UInt8 'r T S S 3'; label: of the video that was read, -1 if unknown; replaced:
-      whether it is another one than asked for; failures: a list of (name, reason).
+      video: UInt8 'r T S S 3'; window, if asked for: UInt8 'r t w S S 3'; label: of the video
+      that was read, -1 if unknown; replaced: whether it is another one than asked for;
+      failures: a list of (name, reason).
 
     Raises:
       UserError: MAX_ATTEMPTS videos in a row cannot be read.
@@ -81,11 +92,11 @@ class ClipSampler:
         rng = np.random.default_rng([self.seed, epoch, sample, _REPLACEMENTS + attempt])
         i = int(rng.integers(len(source)))
       try:
-        video = self._read(source, i, epoch, sample)
+        clips = self._read(source, i, epoch, sample)
       except VideoError as e:
         failures.append((source.name(i), str(e)))
         continue
-      return dict(video=video, label=source.label(i), replaced=attempt > 0, failures=failures)
+      return dict(clips, label=source.label(i), replaced=attempt > 0, failures=failures)
     raise UserError(
       f'{MAX_ATTEMPTS} videos in a row cannot be read, such as {failures[0][0]} '
       f'({failures[0][1]}): run python -m vmae_jax.check_data on the data.'
@@ -93,7 +104,7 @@ class ClipSampler:
 
   def _read(
     self, source: Source, i: int, epoch: int, sample: int
-  ) -> UInt8[np.ndarray, 'r T S S 3']:
+  ) -> dict[str, UInt8[np.ndarray, 'r ...']]:
     rng = np.random.default_rng([self.seed, epoch, sample, 0]) if self.train else None
     with source.open(i) as video:
       if video.num_frames < 1:
@@ -102,17 +113,29 @@ class ClipSampler:
         indices = dense_indices(video.num_frames, frames=self.frames, stride=self.stride, rng=rng)
       else:
         indices = segment_indices(video.num_frames, frames=self.frames, rng=rng)
-      frames = video.read(indices)
-    return np.stack([self._cut(frames, epoch, sample, r) for r in range(self.repeats)])
+      wanted = indices
+      if self.window:  # Decoded at once; beyond the video's end its last frame stays.
+        windows = indices[:: self.slot, None] + np.arange(self.window)
+        wanted = np.concatenate([indices, np.minimum(windows, video.num_frames - 1).ravel()])
+      read, where = np.unique(wanted, return_inverse=True)
+      frames = video.read(read)
+    cut = np.stack([self._cut(frames, epoch, sample, r) for r in range(self.repeats)])
+    clips = {'video': cut[:, where[: self.frames]]}
+    if self.window:
+      shape = (self.repeats, len(windows), self.window, *cut.shape[2:])
+      clips['window'] = cut[:, where[self.frames :]].reshape(shape)
+    return clips
 
   def _cut(self, frames: np.ndarray, epoch: int, sample: int, repeat: int) -> np.ndarray:
     _, height, width, _ = frames.shape
     rng = np.random.default_rng([self.seed, epoch, sample, 1 + repeat])
+    if self.train and self.augment is not None:
+      frames = self.augment(frames, rng)
     if not self.train or self.crop == 'centre':
       box = crops.centre_box(height, width)
     elif self.crop == 'multi_scale':
       box = crops.multi_scale_box(height, width, size=self.size, rng=rng)
     else:
-      box = crops.resized_box(height, width, rng=rng)
+      box = crops.resized_box(height, width, rng=rng, area=self.area)
     flip = self.train and self.flip and bool(rng.random() < 0.5)
     return crops.crop_resize(frames, box, self.size, flip)

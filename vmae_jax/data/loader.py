@@ -66,6 +66,9 @@ def _visit(
   if end is not None and i >= end:
     shape = (sampler.repeats, sampler.frames, sampler.size, sampler.size, 3)
     clips = dict(video=np.zeros(shape, np.uint8), label=-1, replaced=False, failures=[])
+    if sampler.window:
+      slots = -(-sampler.frames // sampler.slot)
+      clips['window'] = np.zeros((shape[0], slots, sampler.window, *shape[2:]), np.uint8)
     return dict(clips, epoch=0, sample=-1, valid=False)
   epoch, sample = i // len(source), int(order[i])
   clips = sampler(source, epoch, sample)
@@ -78,6 +81,7 @@ class Loader:
 
   A batch is a dict of
     video     UInt8 'b T H W 3'  RGB in [0, 255]
+    window    UInt8 'b t w H W 3'  if the sampler has one: frames at the video's own rate
     label     Int32 'b'          -1 if unknown
     epoch     Int32 'b'
     sample    Int32 'b'          the video's index in the source; a replaced one keeps its own
@@ -212,7 +216,8 @@ class Loader:
 
   def _batch(self, visits: list[dict]) -> tuple[dict[str, Array], list[tuple[str, str]]]:
     repeats = len(visits[0]['video'])
-    rows = {'video': np.concatenate([v['video'] for v in visits])}
+    images = [name for name in ('video', 'window') if name in visits[0]]
+    rows = {name: np.concatenate([v[name] for v in visits]) for name in images}
     for name in ('label', 'epoch', 'sample'):
       rows[name] = np.repeat(np.array([v[name] for v in visits], np.int32), repeats)
     for name in ('replaced', 'valid'):

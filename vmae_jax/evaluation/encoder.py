@@ -1,6 +1,14 @@
-"""The encoder of a finished run, frozen, as a function from clips to features."""
+"""The encoder of a finished run, frozen, as a function from clips to features.
+
+    from vmae_jax.evaluation.encoder import load_encoder
+    _, params, encode = load_encoder('runs/b_k400', pool='mean')
+    features = encode(params, video)  # uint8 (b, T, H, W, 3) -> float32 (b, d)
+
+T, H and W may be any that whole patches make up.
+"""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -8,45 +16,70 @@ import einops
 import jax
 import jax.numpy as jnp
 import ml_collections
+from absl import logging
 
-from vmae_jax.errors import lookup
+from vmae_jax.errors import UserError, check_name, lookup
 from vmae_jax.models.encoder import Encoder
-from vmae_jax.training.checkpoint import load_config, load_params
-from vmae_jax.training.compose import model_arguments
+from vmae_jax.models.patches import token_grid
+from vmae_jax.training.checkpoint import (
+  find_checkpoint,
+  load_config,
+  load_params,
+  stored_params,
+)
+from vmae_jax.training.compose import encoder_arguments
 from vmae_jax.training.objective import normalise, prepare
 from vmae_jax.types import Array, Float, UInt8
 
-
-def pool_slots(x: Float[Array, 'b t h w d']) -> Float[Array, 'b f']:
-  """Mean over the places of each time slot, the slots one after another: keeps the order."""
-  return einops.reduce(x, 'b t h w d -> b (t d)', 'mean')
+Encode = Callable[[Any, UInt8[Array, 'b T H W 3']], Float[Array, 'b ...']]
 
 
-def pool_mean(x: Float[Array, 'b t h w d']) -> Float[Array, 'b f']:
+def pool_tokens(x: Float[Array, 'b t h w d']) -> Float[Array, 'b t h w d']:
+  """All tokens, as they are."""
+  return x
+
+
+def pool_slots(x: Float[Array, 'b t h w d']) -> Float[Array, 'b t d']:
+  """Mean over the places of each time slot: keeps the order of time."""
+  return einops.reduce(x, 'b t h w d -> b t d', 'mean')
+
+
+def pool_mean(x: Float[Array, 'b t h w d']) -> Float[Array, 'b d']:
   """Mean over all tokens."""
   return einops.reduce(x, 'b t h w d -> b d', 'mean')
 
 
-POOLS = {'slots': pool_slots, 'mean': pool_mean}
+POSITIONS = ('rebuild', 'interpolate')
+POOLS = {'tokens': pool_tokens, 'slots': pool_slots, 'mean': pool_mean}
 
 
 def load_encoder(
-  path: str, *, pool: str
-) -> tuple[ml_collections.ConfigDict, Any, Callable[[Any, UInt8[Array, 'b T H W 3']], Array]]:
+  path: str, *, pool: str, layer: int = -1, positions: str = 'rebuild'
+) -> tuple[ml_collections.ConfigDict, Any, Encode]:
   """Reads the encoder of a checkpoint.
 
   Args:
-    path: A run's workdir or one of its checkpoints.
+    path: The workdir of a run (pre-training or fine-tuning), one of its checkpoints, or a file or
+      folder of another implementation, see `load_pretrained`.
     pool: A key of POOLS.
+    layer: See `build_encoder`.
+    positions: See `build_encoder`.
 
   Returns:
-    The run's config, the encoder's parameters, and (parameters, uint8 clips) -> features.
+    The run's config (of another implementation, the blocks `model` and `data` as far as they are
+    known), the encoder's parameters, and (parameters, uint8 clips) -> features.
 
   Raises:
-    UserError: there is no checkpoint, or it is of another model.
+    UserError: there is no checkpoint, it is of another model, or has no such layer.
   """
+  options = dict(pool=pool, layer=layer, positions=positions)
+  if not os.path.isdir(os.path.join(resolve(path), 'state')):
+    config, params = _load_foreign(path)
+    return config, params, build_encoder(config, **options)[1]
   config = ml_collections.ConfigDict(load_config(path))
-  encoder, apply = build_encoder(config, pool=pool)
+  # A classifier's encoder has no last LayerNorm.
+  config.model.final_norm = 'encoder/norm/scale' in stored_params(path)
+  encoder, apply = build_encoder(config, **options)
   like = jax.eval_shape(lambda: init_encoder(config, encoder))
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
@@ -54,18 +87,82 @@ def load_encoder(
   return config, params, apply
 
 
-def build_encoder(config, *, pool: str) -> tuple[Encoder, Callable[..., Array]]:
-  """The encoder of a config, and (parameters, uint8 clips) -> pooled features, jitted."""
-  arguments, _, common = model_arguments(config.model)
-  encoder = Encoder(**arguments, **common)
-  patch, data = tuple(config.model.patch), config.data
+def resolve(path: str) -> str:
+  """The newest checkpoint of a run, or a checkpoint, file or folder itself.
+
+  Raises:
+    UserError: there is no such thing.
+  """
+  try:
+    return str(find_checkpoint(path))
+  except UserError:
+    if not os.path.exists(path):
+      raise
+    return os.path.abspath(path)
+
+
+def _load_foreign(path: str) -> tuple[ml_collections.ConfigDict, Any]:
+  """What `build_encoder` needs of a config, and the parameters."""
+  # Not above: our own checkpoints need none of it.
+  from vmae_jax.interchange.pretrained import load_pretrained
+
+  params, info = load_pretrained(path)
+  for note in info['notes']:
+    logging.warning('%s: %s', path, note)
+  if info['channels'] != 3:
+    raise UserError(f'{path} takes {info["channels"]} channels: only RGB models can be used here.')
+  model = {'encoder': dict(info['encoder'], patch=tuple(info['patch']), eps=info['eps'])}
+  # Files tell no stride: 4 is that of most released models.
+  data = {'stride': 4, 'sampling': 'dense', 'root': '', 'max_bad_share': 0.05}
+  data |= {name: info[name] for name in ('frames', 'size', 'mean', 'std')}
+  config = ml_collections.ConfigDict({'model': model, 'data': data, 'seed': 0})
+  config.model.patch = tuple(info['patch'])
+  return config, jax.tree.map(jnp.asarray, params['encoder'])
+
+
+def build_encoder(
+  config, *, pool: str, layer: int = -1, positions: str = 'rebuild'
+) -> tuple[Encoder, Encode]:
+  """The encoder of a config, and (parameters, uint8 clips) -> pooled features, jitted.
+
+  Args:
+    config: Of the run, as `load_encoder` returns it.
+    pool: A key of POOLS.
+    layer: The block whose output is taken: 1 for the first, -1 for the last. The last
+      LayerNorm, which a fine-tuned encoder lacks, follows whichever it is, as in DINO's
+      evaluations.
+    positions: For clips of another size than in training: 'rebuild' counts their tokens anew,
+      'interpolate' enlarges the training grid in space. Of its time slots the first ones are
+      taken if the clip has fewer; if it has more, time is interpolated, too. A model that was
+      itself trained on interpolated positions always has those.
+  """
+  patch, model, data = tuple(config.model.patch), config.model, config.data
+  if 'encoder' in model:  # Of another implementation.
+    dtype = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
+    encoder = Encoder(**model.encoder, dtype=dtype)
+  else:
+    arguments, common = encoder_arguments(model)
+    encoder = Encoder(**arguments, **common, final_norm=model.get('final_norm', True))
+  if not 1 <= abs(layer) <= encoder.depth:
+    raise UserError(
+      f'layer is {layer}: the encoder has the layers 1 to {encoder.depth}, from the end -1 to '
+      f'-{encoder.depth}.'
+    )
+  blocks = layer % (encoder.depth + 1)  # How many are run: -1 is all of them.
+  check_name(positions, POSITIONS, 'positions')
+  trained = tuple(n // p for n, p in zip((data.frames, data.size, data.size), patch, strict=True))
+  if model.get('positions') == 'interpolate':
+    trained, positions = tuple(model.position_grid), 'interpolate'
   reduce = lookup(POOLS, pool, '--pool')
   scale = functools.partial(normalise, mean=tuple(data.mean), std=tuple(data.std))
 
   @jax.jit
-  def apply(params: Any, video: UInt8[Array, 'b T H W 3']) -> Float[Array, 'b f']:
-    latents = encoder.apply({'params': params}, scale(prepare(video))).astype(jnp.float32)
-    t, h, w = (size // step for size, step in zip(video.shape[1:4], patch, strict=True))
+  def apply(params: Any, video: UInt8[Array, 'b T H W 3']) -> Float[Array, 'b ...']:
+    t, h, w = token_grid(video.shape[1:4], patch)
+    params = dict(params, blocks=jax.tree.map(lambda x: x[:blocks], params['blocks']))
+    grid = (min(t, trained[0]), *trained[1:]) if positions == 'interpolate' else None
+    cut = encoder.clone(depth=blocks, position_grid=grid)
+    latents = cut.apply({'params': params}, scale(prepare(video))).astype(jnp.float32)
     return reduce(einops.rearrange(latents, 'b (t h w) d -> b t h w d', t=t, h=h, w=w))
 
   return encoder, apply

@@ -1,160 +1,214 @@
-"""From a PyTorch checkpoint of a frozen network to a file of this package."""
+"""Between our checkpoints and those of other implementations."""
 
-import re
-from collections.abc import Callable, Mapping
+import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from vmae_jax.errors import UserError, lookup
-from vmae_jax.interchange.files import load_params, save_params
-from vmae_jax.interchange.raft import raft_from_torch, raft_kind
-from vmae_jax.interchange.vqgan import vqgan_from_taming
+from vmae_jax.errors import UserError, check_name, lookup
+from vmae_jax.interchange import export, frozen, selfcheck
+from vmae_jax.interchange.layout import to_tensors
+from vmae_jax.interchange.official import official_names
+from vmae_jax.interchange.pretrained import FORMATS, from_checkpoint, load_pretrained, rest_path
+from vmae_jax.interchange.runs import is_run, load_run, run_config
+from vmae_jax.interchange.tensors import Checkpoint, read_checkpoint
 
-# Under which checkpoints keep their tensors.
-_WRAPPERS = ('state_dict', 'model', 'params')
-
-Tensors = Mapping[str, np.ndarray]
-
-
-class Kind(NamedTuple):
-  """One kind of network that can be converted.
-
-  Attributes:
-    recognise: Whether the names of tensors are those of this kind.
-    convert: From tensors to the model's config and its parameters.
-  """
-
-  recognise: Callable[[Tensors], bool]
-  convert: Callable[[Tensors], tuple[dict[str, Any], dict[str, Any]]]
-
-
-def _vqgan(tensors: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
-  model, params = vqgan_from_taming(tensors)
-  return model.config(), params
-
-
-def _raft(tensors: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
-  size, params = raft_from_torch(tensors)
-  return {'size': size}, params
-
-
-KINDS = {
-  'raft': Kind(raft_kind, _raft),
-  'vqgan': Kind(lambda t: 'post_quant_conv.weight' in t and 'encoder.conv_in.weight' in t, _vqgan),
+WRITERS = {
+  'huggingface': export.write_huggingface,
+  'videomae': export.write_videomae,
+  'orbax': export.write_orbax,
 }
+PARTS = ('all', 'encoder')
 
 
-def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
-  """Reads the tensors of a PyTorch checkpoint; fractions become float32.
-
-  Args:
-    path: A .safetensors file, or what `torch.save` wrote; only tensors are unpickled.
-
-  Raises:
-    UserError: the file is missing, damaged, holds classes, or PyTorch is needed and missing.
-  """
-  path = Path(path)
-  if not path.is_file():
-    raise UserError(f'there is no file {path}.')
-  state = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
-  for key in _WRAPPERS:
-    if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-      state = state[key]
-  if not isinstance(state, Mapping) or not state:
-    raise UserError(f'{path} holds no tensors by name: give a file that holds a state_dict.')
-  if all(name.startswith('module.') for name in state):  # Of torch's DataParallel.
-    state = {name.removeprefix('module.'): value for name, value in state.items()}
-  if others := [name for name, value in state.items() if not hasattr(value, 'shape')]:
-    raise UserError(
-      f'{path} holds what is no tensor: {", ".join(map(str, others[:5]))}; give a file that '
-      f'holds a state_dict, alone or as {", ".join(_WRAPPERS)}.'
-    )
-  return {name: _to_numpy(value) for name, value in state.items()}
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Any]:
-  from safetensors import SafetensorError
-  from safetensors.numpy import load_file
-
-  try:
-    return load_file(path)
-  except (OSError, SafetensorError) as e:
-    raise UserError(f'{path} is no safetensors file or a damaged one ({e}).') from e
-
-
-def _read_torch(path: Path) -> Any:
-  try:
-    import torch
-  except ImportError as e:
-    raise UserError(
-      f'reading {path} needs PyTorch: pip install torch (for this command alone), or convert '
-      'the file to .safetensors elsewhere.'
-    ) from e
-  try:
-    return torch.load(path, map_location='cpu', weights_only=True)
-  except Exception as e:  # Of many classes, whatever is wrong with the file.
-    classes = sorted(set(re.findall(r'GLOBAL (\S+)', str(e))))
-    if classes:
-      raise UserError(
-        f'{path} holds objects of {", ".join(classes)}, which are not loaded, as a file of '
-        'classes can run any code. If you trust it, strip it where that class is installed: '
-        f"""python -c "import torch; torch.save(torch.load('{path}', weights_only=False)"""
-        """['state_dict'], 'stripped.pth')"."""
-      ) from e
-    # Torch's own text would tell to unpickle whatever the file holds.
-    raise UserError(
-      f'{path} is no PyTorch checkpoint or a damaged one ({type(e).__name__}): get it again.'
-    ) from e
-
-
-def _to_numpy(value: Any) -> np.ndarray:
-  if hasattr(value, 'detach'):  # NumPy has no bfloat16 that torch knows of.
-    value = value.detach()
-    value = (value.float() if value.is_floating_point() else value).numpy()
-  return value.astype(np.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value
-
-
-def convert(source: str | Path, out: str | Path, *, kind: str = '') -> str:
-  """Converts one file, reads it back and compares.
+def convert(
+  source: str | Path,
+  out: str | Path,
+  *,
+  to: str = '',
+  kind: str = '',
+  part: str = 'all',
+  weights: str = '',
+  heads: int | None = None,
+  decoder_heads: int | None = None,
+) -> str:
+  """Converts a checkpoint, reads the result back and compares what both compute.
 
   Args:
-    source: The checkpoint.
-    out: The file to write.
-    kind: A name in KINDS; '' to tell it by the names of tensors.
+    source: A run or checkpoint of ours, a folder of transformers, or a file of PyTorch.
+    out: The folder or file to write; it appears when it is whole and right.
+    to: A name in WRITERS; '' for a frozen network, which becomes a file of this package.
+    kind: What the source holds, a name in frozen.KINDS or FORMATS; '' to tell by its tensors.
+    part: `encoder` leaves the rest of the model out.
+    weights: Of a run: `params`, `ema`, or '' for the moving average where there is one.
+    heads: Heads of the encoder where the source does not tell or is wrong.
+    decoder_heads: The same of the decoder.
 
   Returns:
-    One line on what was converted.
+    A report: what was converted, what lies beside it, how far both sides differ.
 
   Raises:
-    UserError: the source cannot be read or is of no known kind, or `out` cannot be written.
+    UserError: the source cannot be read or is of no known kind, the format cannot hold it, both
+      sides differ by more than `selfcheck.TOLERANCE`, or `out` cannot be written.
   """
-  if Path(out).exists() and Path(out).resolve() == Path(source).resolve():
-    raise UserError(f'--out={out} is the source itself: give another file.')
-  tensors = read_tensors(source)
-  if not kind:
-    found = [name for name, entry in KINDS.items() if entry.recognise(tensors)]
-    if len(found) != 1:
-      raise UserError(
-        f'{source}: its tensors ({", ".join(list(tensors)[:3])}, ...) are those of no network '
-        f'that is known here ({", ".join(KINDS)}); if it is one of them, add --kind=NAME.'
-      )
-    kind = found[0]
-  config, params = lookup(KINDS, kind, '--kind').convert(tensors)
-  save_params(out, params, kind=kind, config=config)
-  written, written_config = load_params(out, kind=kind)
-  same = jax.tree.structure(written) == jax.tree.structure(params) and all(
-    jax.tree.leaves(jax.tree.map(np.array_equal, written, params))
+  source, out = Path(source), Path(out)
+  check_name(part, PARTS, '--part')
+  if kind:
+    check_name(kind, (*frozen.KINDS, *FORMATS), '--kind')
+  if to:
+    check_name(to, WRITERS, '--to')
+  if is_run(source):
+    checkpoint, (params, info) = None, load_run(source, weights=weights)
+  else:
+    if weights:
+      raise UserError(f'{source} is no run of vmae_jax, which alone has --weights.')
+    checkpoint = read_checkpoint(source)
+    kind = kind or _kind(checkpoint, source)
+    if kind in frozen.KINDS:
+      if to:
+        raise UserError(f'{source} is a {kind}, which only becomes a file of vmae_jax: drop --to.')
+      export.check_target(to, out, source)
+      return frozen.convert_frozen(checkpoint.tensors, out, kind=kind, source=str(source))
+    params, info = from_checkpoint(
+      checkpoint, source, kind=kind, heads=heads, decoder_heads=decoder_heads
+    )
+  if not to:
+    raise UserError(f'{source} is a video model: give --to={"|".join(WRITERS)}.')
+  export.check_target(to, out, source)
+  if to == 'orbax':
+    run_config(info)  # Which may not exist: before anything takes time.
+  elif 'position_grid' in info:
+    grid = 'x'.join(map(str, info['position_grid']))
+    raise UserError(
+      f'{source}: its positions are interpolated from a grid of {grid} (model.positions), and '
+      f'{to} always computes them from the size of the clip: only --to=orbax keeps such a model.'
+    )
+  outputs = selfcheck.our_outputs(params, info)
+  lines = _check_source(outputs, info, checkpoint, source)
+  if part == 'encoder':
+    params, info = _encoder_alone(params, info)
+    outputs = selfcheck.our_outputs(params, info)
+  elif to != 'orbax' and info['kind'] == 'pretraining' and not info['pixels']:
+    # No decoder that the format has: all of them go beside, and the config says what they are.
+    info = _as_encoder(info | {'config': run_config(info)})
+    outputs = {'features': outputs['features']}
+  # Written and checked in a folder of its own beside `out`, then renamed.
+  folder = out.parent / f'.{out.name}.partial-{os.getpid()}'
+  partial = folder / out.name
+  try:
+    folder.mkdir(parents=True)
+    rest = lookup(WRITERS, to, '--to')(partial, params, info, selfcheck.fingerprint(outputs))
+    lines += _check_target(params, info, outputs, partial, to)
+    size = frozen.describe_size(params, folder)
+    _publish(folder, out)
+  except OSError as e:
+    raise UserError(f'cannot write {out}: {e.strerror or e}') from e
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
+  first = f'{out}: {to}, {info["method"]} ({info["kind"]}), {size}, from {source}'
+  if rest:
+    shown = ', '.join(rest[:3]) + (', ...' if len(rest) > 3 else '')
+    lines.append(
+      f'{len(rest)} parameters that {to} cannot hold lie in {rest_path(out)}: {shown}; '
+      'they come back when this is converted again'
+    )
+  lines.append('positions: computed from the size of the clip, as always here; none are stored')
+  return '\n'.join([first, *lines, *(f'note: {note}' for note in info['notes'])])
+
+
+def _kind(checkpoint: Checkpoint, source: Path) -> str:
+  known = {name: entry.recognise for name, entry in frozen.KINDS.items()} | FORMATS
+  found = [name for name, recognise in known.items() if recognise(checkpoint.tensors)]
+  if len(found) == 1:
+    return found[0]
+  raise UserError(
+    f'{source}: its tensors ({", ".join(list(checkpoint.tensors)[:3])}, ...) are those of no '
+    f'network that is known here ({", ".join(known)}); if it is one of them, add --kind=NAME.'
   )
-  if not same or written_config.keys() != config.keys():
-    raise UserError(f'{out} reads otherwise than it was written: is the disk full or broken?')
-  leaves = jax.tree.leaves(params)
-  count = sum(x.size for x in leaves)
-  megabytes = Path(out).stat().st_size / 1e6
-  return (
-    f'{out}: {kind}, {len(leaves)} tensors, {count / 1e6:.2f} M parameters, {megabytes:.1f} MB, '
-    f'from {source}'
-  )
+
+
+def _encoder_alone(
+  params: Mapping[str, Any], info: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  info = _as_encoder(info) | {'config': None, 'classes': None}
+  if 'norm' not in params['encoder']:
+    info['encoder'] = info['encoder'] | {'final_norm': False}
+  if left := ', '.join(name for name in params if name != 'encoder'):
+    info['notes'] = [*info['notes'], f'left out, as --part=encoder says: {left}']
+  return {'encoder': params['encoder']}, info
+
+
+def _as_encoder(info: Mapping[str, Any]) -> dict[str, Any]:
+  changed = dict(kind='encoder', decoder=None, pixels=None)
+  return {key: value for key, value in info.items() if key != 'outputs'} | changed
+
+
+def _check_source(
+  ours: selfcheck.Outputs, info: Mapping[str, Any], checkpoint: Checkpoint | None, source: Path
+) -> list[str]:
+  """Compares what the source computes elsewhere with what its parameters compute here."""
+  if checkpoint is None:
+    return []
+  if info['format'] == 'huggingface' and selfcheck.has_transformers():
+    return [_against_transformers(ours, source if source.is_dir() else source.parent, info)]
+  if info['format'] != 'huggingface' and selfcheck.has_torch():
+    theirs = selfcheck.plain_torch_outputs(checkpoint.tensors, info)
+    return [_told('source in PyTorch', selfcheck.largest_difference(ours, theirs))]
+  if stored := checkpoint.about.get('fingerprint'):
+    difference = selfcheck.against_fingerprint(ours, stored)
+    return [_told('fingerprint stored in the source', difference)]
+  return ['the source was not run: PyTorch is not installed, and it has no stored fingerprint']
+
+
+def _check_target(
+  params: Mapping[str, Any],
+  info: Mapping[str, Any],
+  ours: selfcheck.Outputs,
+  path: Path,
+  to: str,
+) -> list[str]:
+  """Reads what was written and runs it elsewhere, where that can be."""
+  read = load_run if to == 'orbax' else load_pretrained
+  written, _ = read(path)
+  if not frozen.same_values(jax.tree.map(np.asarray, written), dict(params)):
+    raise UserError(f'{path.name} reads otherwise than it was written: is the disk full or broken?')
+  lines = ['read back: every value is equal']
+  if to == 'huggingface' and selfcheck.has_transformers():
+    lines.append(_against_transformers(ours, path, info))
+  elif to != 'orbax' and selfcheck.has_torch():
+    tensors, _ = to_tensors(params, info, official_names(info))
+    theirs = selfcheck.plain_torch_outputs(tensors, info)
+    lines.append(_told('result in PyTorch', selfcheck.largest_difference(ours, theirs)))
+  elif to != 'orbax':
+    lines.append('the result was not run elsewhere: PyTorch is not installed')
+  return lines
+
+
+def _against_transformers(ours: selfcheck.Outputs, folder: Path, info: Mapping[str, Any]) -> str:
+  as_loaded, same_eps = selfcheck.transformers_outputs(folder, info)
+  line = _told(f'{folder.name} in transformers', selfcheck.largest_difference(ours, same_eps))
+  if info['kind'] == 'encoder':
+    return line
+  difference = selfcheck.largest_difference(ours, as_loaded)
+  return f'{line} ({difference:.1e} where its last LayerNorm keeps the eps of transformers)'
+
+
+def _told(what: str, difference: float) -> str:
+  if not difference <= selfcheck.TOLERANCE:
+    raise UserError(
+      f'{what}: outputs on the fixed clip differ by {difference:.1e}, more than '
+      f'{selfcheck.TOLERANCE:g}: nothing was written.'
+    )
+  return f'{what}: largest difference {difference:.1e}'
+
+
+def _publish(folder: Path, out: Path) -> None:
+  """Moves what is in `folder` to where it belongs, the file or folder `out` last."""
+  if not (folder / out.name).is_dir():  # What an earlier conversion left there is not of this one.
+    rest_path(out).unlink(missing_ok=True)
+  for path in sorted(folder.iterdir(), key=lambda path: path.name == out.name):
+    os.replace(path, out.parent / path.name)

@@ -1,85 +1,234 @@
-"""VideoMAE as transformers names it (release 5) -> the parameters of this package."""
+"""VideoMAE as transformers names and describes it."""
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vmae_jax.types import Float
+from vmae_jax.errors import UserError
+from vmae_jax.interchange.layout import Names, count_layers
+from vmae_jax.interchange.official import MEAN, STD, canonical_path, check_heads, find_size
+from vmae_jax.interchange.tensors import Tensors
+from vmae_jax.models.sizes import SIZES
 
-Tensors = Mapping[str, Float[np.ndarray, '...']]
+# transformers' LayerNorms before the last layers have this eps, whatever config.json says.
+LAST_NORM_EPS = 1e-5
+_ATTENTION = 'attention/attention'
+_EMBEDDING = 'embeddings.patch_embeddings.projection.weight'
+# Ours -> theirs, in this order.
+_RENAMED = (
+  ('encoder/blocks/block/', 'videomae/encoder/layer/{}/'),
+  ('decoder/blocks/block/', 'decoder/decoder_layers/{}/'),
+  ('attention/proj/', 'attention/output/dense/'),
+  ('attention/q_bias', f'{_ATTENTION}/q_bias'),
+  ('attention/v_bias', f'{_ATTENTION}/v_bias'),
+  ('mlp/fc1/', 'intermediate/dense/'),
+  ('mlp/fc2/', 'output/dense/'),
+  ('norm1/', 'layernorm_before/'),
+  ('norm2/', 'layernorm_after/'),
+  ('encoder/embed/', 'videomae/embeddings/patch_embeddings/projection/'),
+  ('encoder/norm/', 'videomae/layernorm/'),
+  ('decoder/from_encoder/', 'encoder_to_decoder/'),
+  ('decoder/mask_token', 'mask_token'),
+  ('decoder/head_pixels/', 'decoder/head/'),
+)
 
-# In a block: transformers' name -> ours. A weight is turned, a LayerNorm's is a scale.
-_BLOCK = {
-  'attention.output.dense': 'attention/proj',
-  'intermediate.dense': 'mlp/fc1',
-  'output.dense': 'mlp/fc2',
-  'layernorm_before': 'norm1',
-  'layernorm_after': 'norm2',
-}
-_SINGLE = {
-  'encoder_to_decoder': 'decoder/from_encoder',
-  'decoder.norm': 'decoder/norm',
-  'decoder.head': 'decoder/head_pixels',
-  'videomae.layernorm': 'encoder/norm',
-  'fc_norm': 'fc_norm',
-  'classifier': 'classifier',
-}
-_STACKS = {'videomae.encoder.layer': 'encoder', 'decoder.decoder_layers': 'decoder'}
+
+def huggingface_names(info: Mapping[str, Any]) -> Names:
+  """The format, for `layout.from_tensors` and `to_tensors`: the names of files on the Hub.
+
+  These are those of transformers 4, where q and v have a `q_bias` and a `v_bias`; release 5
+  reads them, too (early ones of it lose the two, which the self-check would tell).
+  """
+
+  def names(path, layer):
+    name = canonical_path(path, info)
+    for ours, theirs in _RENAMED:
+      name = name.replace(ours, theirs.format(layer))
+    name = re.sub(r'(kernel|scale)$', 'weight', name).replace('/', '.')
+    if info['kind'] == 'encoder':  # The base model alone.
+      name = name.removeprefix('videomae.')
+    if not name.endswith('attention.qkv.weight'):
+      return (name,)
+    prefix = name.removesuffix('qkv.weight')
+    return tuple(f'{prefix}attention.{part}.weight' for part in ('query', 'key', 'value'))
+
+  return names
 
 
-def from_huggingface(tensors: Tensors) -> dict:
-  """Parameters of `MaskedAutoencoder` or `Classifier` from a VideoMAE state dict.
+def huggingface_kind(names: Collection[str]) -> bool:
+  """Whether names of tensors are those of a VideoMAE of transformers."""
+  return _EMBEDDING in names or f'videomae.{_EMBEDDING}' in names
 
-  Args:
-    tensors: Of `VideoMAEForPreTraining` or `VideoMAEForVideoClassification`, all of them.
+
+def hub_names(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The same tensors under the names of files on the Hub, whichever release saved them.
+
+  A model that its config.json says to have no q and v biases gets zeros for them.
+  """
+  renamed = {}
+  for name, value in tensors.items():
+    name = re.sub(r'attention\.(query|value)\.bias$', lambda m: f'attention.{m[1][0]}_bias', name)
+    renamed[name] = value
+  if config.get('qkv_bias', config.get('qv_bias', True)) is False:
+    for name in list(renamed):
+      if name.endswith('attention.query.weight'):
+        for part in 'qv':
+          zeros = np.zeros(len(renamed[name]), np.float32)
+          renamed[f'{name.removesuffix("query.weight")}{part}_bias'] = zeros
+  return renamed
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+  """config.json of a folder, and what preprocessor_config.json says of normalisation."""
+  config = _read_json(Path(folder) / 'config.json')
+  if config.get('model_type') != 'videomae':
+    raise UserError(
+      f'{folder}/config.json is of a {config.get("model_type")!r}, not of a videomae.'
+    )
+  if config.get('hidden_act', 'gelu') != 'gelu':
+    raise UserError(
+      f'{folder}/config.json has hidden_act {config["hidden_act"]!r}; only gelu is known here.'
+    )
+  path = Path(folder) / 'preprocessor_config.json'
+  processor = _read_json(path) if path.is_file() else {}
+  return config | {key: processor[key] for key in ('image_mean', 'image_std') if key in processor}
+
+
+def huggingface_info(
+  tensors: Tensors,
+  config: Mapping[str, Any],
+  *,
+  heads: int | None = None,
+  decoder_heads: int | None = None,
+  where: str = 'it',
+) -> tuple[dict[str, Any], list[str]]:
+  """What config.json and names tell of the model, as `load_pretrained` says, and notes.
 
   Raises:
-    KeyError: a tensor is missing.
-    ValueError: a tensor has no place in the model.
+    UserError: config.json lacks something, or its heads are doubtful and `heads` is not given.
   """
-  tensors = dict(tensors)
-  flat = {}
-  kernel = tensors.pop('videomae.embeddings.patch_embeddings.projection.weight')
-  flat['encoder/embed/kernel'] = kernel.transpose(2, 3, 4, 1, 0).reshape(-1, len(kernel))
-  flat['encoder/embed/bias'] = tensors.pop('videomae.embeddings.patch_embeddings.projection.bias')
-  if 'mask_token' in tensors:
-    flat['decoder/mask_token'] = tensors.pop('mask_token').reshape(-1)
-  for theirs, ours in _SINGLE.items():
-    flat |= _layer(tensors, theirs, ours)
-  for theirs, ours in _STACKS.items():
-    found = (re.match(rf'{re.escape(theirs)}\.(\d+)\.', name) for name in tensors)
-    depth = 1 + max((int(match[1]) for match in found if match), default=-1)
-    blocks = [_block(tensors, f'{theirs}.{i}') for i in range(depth)]
-    for name in blocks[0] if blocks else ():
-      flat[f'{ours}/blocks/block/{name}'] = np.stack([block[name] for block in blocks])
-  if tensors:
-    raise ValueError(f'{len(tensors)} tensors are no part of VideoMAE: {", ".join(tensors)}')
-  params: dict = {}
-  for path, value in flat.items():
-    *folders, leaf = path.split('/')
-    node = params
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[leaf] = value
-  return params
+  # What a config.json leaves out has transformers' default.
+  config = DEFAULTS | dict(config)
+  encoder = dict(
+    width=config['hidden_size'],
+    depth=config['num_hidden_layers'],
+    heads=heads or config['num_attention_heads'],
+    mlp=config['intermediate_size'],
+  )
+  size = find_size(encoder)
+  usual = size and SIZES[size]['heads']
+  if size and heads is None and encoder['heads'] != usual:
+    raise UserError(
+      f'{where}: config.json says {encoder["heads"]} heads, but every published encoder of width '
+      f'{encoder["width"]} and depth {encoder["depth"]} was trained with {usual} (a known '
+      f'converter wrote 16 for ViT-S): add --heads={usual}, or --heads={encoder["heads"]} if the '
+      'file is right.'
+    )
+  check_heads(encoder, where)
+  _check_sizes(tensors, config, where)
+  decoder = classes = id2label = None
+  kind = 'encoder'
+  if 'classifier.weight' in tensors:
+    kind, classes = 'classification', tensors['classifier.weight'].shape[0]
+    id2label = {int(k): v for k, v in (config.get('id2label') or {}).items()} or None
+  elif 'encoder_to_decoder.weight' in tensors:
+    kind = 'pretraining'
+    decoder = dict(
+      width=config['decoder_hidden_size'],
+      depth=config['decoder_num_hidden_layers'],
+      heads=decoder_heads or config['decoder_num_attention_heads'],
+      mlp=config['decoder_intermediate_size'],
+    )
+    check_heads(decoder, where)
+  elif not any(name.endswith('layernorm.weight') for name in tensors):
+    encoder['final_norm'] = False
+  image, patch = (_one(config[key], key, where) for key in ('image_size', 'patch_size'))
+  eps, notes = float(config['layer_norm_eps']), []
+  if eps != 1e-6:
+    notes.append(
+      f'LayerNorm: config.json has eps {eps:g}, the official code and the default here 1e-06: '
+      f'--config.model.eps={eps:g} reproduces what transformers computes'
+    )
+  if kind != 'encoder' and eps != LAST_NORM_EPS:
+    last = 'fc_norm' if kind == 'classification' else 'decoder.norm'
+    notes.append(
+      f'LayerNorm: transformers gives {last} eps {LAST_NORM_EPS:g} whatever config.json says; '
+      'here all have model.eps'
+    )
+  if config.get('qkv_bias', config.get('qv_bias', True)) is False:
+    notes.append('config.json says that there are no q and v biases: they are zeros here')
+  return dict(
+    kind=kind,
+    method='videomae',
+    encoder=encoder,
+    decoder=decoder,
+    pixels=('decoder', 'pixels'),
+    patch=(config['tubelet_size'], patch, patch),
+    channels=config['num_channels'],
+    eps=eps,
+    frames=config['num_frames'],
+    size=image,
+    mean=tuple(config.get('image_mean', MEAN)),
+    std=tuple(config.get('image_std', STD)),
+    normalised_targets=config['norm_pix_loss'],
+    classes=classes,
+    id2label=id2label,
+  ), notes
 
 
-def _layer(tensors: dict, theirs: str, ours: str) -> dict:
-  weight, bias = tensors.pop(f'{theirs}.weight', None), tensors.pop(f'{theirs}.bias', None)
-  if weight is None:
-    return {}
-  layer = {f'{ours}/kernel': weight.T} if weight.ndim == 2 else {f'{ours}/scale': weight}
-  return layer if bias is None else layer | {f'{ours}/bias': bias}
+def _check_sizes(tensors: Tensors, config: Mapping[str, Any], where: str) -> None:
+  """Compares config.json with the tensors before anything is made in the size that it says."""
+  prefix = 'videomae.' if f'videomae.{_EMBEDDING}' in tensors else ''
+  kernel = tensors[f'{prefix}{_EMBEDDING}'].shape
+  found = {
+    'hidden_size': kernel[0],
+    'num_channels': kernel[1],
+    'num_hidden_layers': count_layers(tensors, rf'{prefix}encoder\.layer\.(\d+)\.'),
+  }
+  if 'encoder_to_decoder.weight' in tensors:
+    found['decoder_hidden_size'] = len(tensors['encoder_to_decoder.weight'])
+    layers = count_layers(tensors, r'decoder\.decoder_layers\.(\d+)\.')
+    found['decoder_num_hidden_layers'] = layers
+  if wrong := [f'{k} {config[k]}, not {n}' for k, n in found.items() if config[k] != n]:
+    raise UserError(f'{where}: config.json says otherwise than the tensors: {", ".join(wrong)}.')
 
 
-def _block(tensors: dict, prefix: str) -> dict:
-  block = {}
-  for theirs, ours in _BLOCK.items():
-    block |= _layer(tensors, f'{prefix}.{theirs}', ours)
-  attention = f'{prefix}.attention.attention'
-  rows = [tensors.pop(f'{attention}.{part}.weight') for part in ('query', 'key', 'value')]
-  block['attention/qkv/kernel'] = np.concatenate(rows).T
-  block['attention/q_bias'] = tensors.pop(f'{attention}.query.bias')
-  block['attention/v_bias'] = tensors.pop(f'{attention}.value.bias')
-  return block
+# Of transformers' VideoMAEConfig.
+DEFAULTS = dict(
+  image_size=224,
+  patch_size=16,
+  num_channels=3,
+  num_frames=16,
+  tubelet_size=2,
+  hidden_size=768,
+  num_hidden_layers=12,
+  num_attention_heads=12,
+  intermediate_size=3072,
+  layer_norm_eps=1e-12,
+  decoder_num_attention_heads=6,
+  decoder_hidden_size=384,
+  decoder_num_hidden_layers=4,
+  decoder_intermediate_size=1536,
+  norm_pix_loss=True,
+)
+
+
+def _one(value: Any, key: str, where: str) -> int:
+  """The side of a square, which config.json gives as one number or two."""
+  sides = set(value) if isinstance(value, (list, tuple)) else {value}
+  if len(sides) != 1:
+    raise UserError(f'{where}: {key} is {value}; only squares are known here.')
+  return sides.pop()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+  if not path.is_file():
+    raise UserError(f'there is no {path}, which says what the tensors beside it are.')
+  try:
+    return dict(json.loads(path.read_text(encoding='utf-8')))
+  except (ValueError, TypeError) as e:
+    raise UserError(f'{path} is damaged ({e}): get it again.') from e

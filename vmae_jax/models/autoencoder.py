@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vmae_jax.models.decoder import Decoder
+from vmae_jax.models.decoder import Decoder, Output
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.types import Array, Float, Int
 
@@ -17,14 +17,13 @@ class MaskedAutoencoder(nn.Module):
   Attributes:
     encoder: Keyword arguments of `Encoder`.
     decoder: Keyword arguments of `Decoder` but for its heads.
-    heads: For each head, the name of its decoder and the width of its prediction. Heads that
-      name the same decoder share it up to their last layer.
+    heads: Head -> what it predicts, and by which decoder.
     common: Keyword arguments of both: eps, dtype, implementation, scan, remat.
   """
 
   encoder: Mapping[str, Any]
   decoder: Mapping[str, Any]
-  heads: Mapping[str, tuple[str, int]]
+  heads: Mapping[str, Output]
   common: Mapping[str, Any]
 
   @nn.compact
@@ -46,8 +45,8 @@ class MaskedAutoencoder(nn.Module):
     _, T, H, W, _ = video.shape
     tokens = (T // pt) * (H // ph) * (W // pw)
     predictions = {}
-    for name in dict.fromkeys(decoder for decoder, _ in self.heads.values()):
-      heads = tuple((head, dim) for head, (owner, dim) in self.heads.items() if owner == name)
-      decoder = Decoder(**self.decoder, **self.common, heads_out=heads, name=name)
+    for name in dict.fromkeys(output.decoder for output in self.heads.values()):
+      outputs = {head: output for head, output in self.heads.items() if output.decoder == name}
+      decoder = Decoder(**self.decoder, **self.common, outputs=outputs, name=name)
       predictions |= decoder(latents, visible, masked, tokens=tokens)
     return {name: x.astype(jnp.float32) for name, x in predictions.items()}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from vmae_jax.errors import lookup
 from vmae_jax.models.attention import attention
 from vmae_jax.sharding import constrain_batch
-from vmae_jax.types import Array, Float
+from vmae_jax.types import Array, Float, Key
 
 xavier = nn.initializers.xavier_uniform()
 
@@ -85,8 +85,23 @@ class LayerScale(nn.Module):
     return x * scale.astype(x.dtype)
 
 
+def drop_path(keys: Key[Array, ' b'], *, rate: float, depth: int) -> Float[Array, 'depth 2 b']:
+  """Factors of the two branches of each block for each clip: 0, or 1 / (the chance to be kept).
+
+  The chance to be left out rises linearly from 0 in the first block to `rate` in the last (as in
+  timm and VideoMAE). Drawn from the clips' keys and not inside the blocks, so that parts of a
+  batch and devices change nothing.
+  """
+  kept = 1 - jnp.linspace(0, rate, depth)[:, None]
+  draw = jax.vmap(lambda key: jax.random.bernoulli(key, kept, (depth, 2)), out_axes=-1)
+  return draw(keys) / kept[..., None]
+
+
 class Block(nn.Module):
-  """x + Attention(LN(x)), then x + Mlp(LN(x)), the branches scaled if `layer_scale` is not 0."""
+  """x + Attention(LN(x)), then x + Mlp(LN(x)), the branches scaled if `layer_scale` is not 0.
+
+  `keep` are the factors of both branches for each clip, see `drop_path`.
+  """
 
   heads: int
   mlp: int
@@ -96,17 +111,23 @@ class Block(nn.Module):
   layer_scale: float = 0.0
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
+  def __call__(
+    self, x: Float[Array, 'b n d'], keep: Float[Array, '2 b'] | None = None
+  ) -> Float[Array, 'b n d']:
     x = constrain_batch(x)
     y = layer_norm(eps=self.eps, dtype=self.dtype, name='norm1')(x)
     y = Attention(self.heads, self.dtype, self.implementation, name='attention')(y)
     if self.layer_scale:
       y = LayerScale(self.layer_scale, name='scale1')(y)
+    if keep is not None:
+      y = y * keep[0, :, None, None].astype(y.dtype)
     x = x + y
     y = layer_norm(eps=self.eps, dtype=self.dtype, name='norm2')(x)
     y = Mlp(self.mlp, self.dtype, name='mlp')(y)
     if self.layer_scale:
       y = LayerScale(self.layer_scale, name='scale2')(y)
+    if keep is not None:
+      y = y * keep[1, :, None, None].astype(y.dtype)
     return constrain_batch(x + y)
 
 
@@ -150,7 +171,9 @@ class Blocks(nn.Module):
   layer_scale: float = 0.0
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
+  def __call__(
+    self, x: Float[Array, 'b n d'], keep: Float[Array, 'depth 2 b'] | None = None
+  ) -> Float[Array, 'b n d']:
     block = rematerialised(Block, self.remat)
     layer = block(
       self.heads,
@@ -161,5 +184,5 @@ class Blocks(nn.Module):
       self.layer_scale,
       name='block',
     )
-    layers = stack(lambda block, x, _: (block(x), None), depth=self.depth, scan=self.scan)
-    return layers(layer, x, None)[0]
+    layers = stack(lambda block, x, keep: (block(x, keep), None), depth=self.depth, scan=self.scan)
+    return layers(layer, x, keep)[0]

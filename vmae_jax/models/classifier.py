@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from vmae_jax.models.blocks import layer_norm
+from vmae_jax.models.blocks import drop_path, layer_norm
 from vmae_jax.models.encoder import Encoder
-from vmae_jax.types import Array, Float
+from vmae_jax.types import Array, Float, Key
 
 
 class Classifier(nn.Module):
@@ -18,18 +19,39 @@ class Classifier(nn.Module):
     encoder: Keyword arguments of `Encoder`; the pre-trained last LayerNorm is not used.
     classes: Number of classes.
     head_scale: Factor on the initial kernel of the last layer.
+    drop_path: Chance that a branch of the last block is left out in training.
+    dropout: Chance that a value before the last layer is left out in training.
   """
 
   encoder: Mapping[str, Any]
   classes: int
   head_scale: float = 0.001
+  drop_path: float = 0.0
+  dropout: float = 0.0
 
   @nn.compact
-  def __call__(self, video: Float[Array, 'b T H W C']) -> Float[Array, 'b c']:
-    """Logits in float32 of a normalised clip."""
-    x = Encoder(**self.encoder, final_norm=False, name='encoder')(video)
+  def __call__(
+    self, video: Float[Array, 'b T H W C'], keys: Key[Array, ' b'] | None = None
+  ) -> Float[Array, 'b c']:
+    """Logits in float32 of a normalised clip.
+
+    Args:
+      video: A normalised clip.
+      keys: In training, of what is left out for each clip; None leaves nothing out.
+    """
+
+    def draw(number):
+      return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+    keep = None
+    if keys is not None and self.drop_path:
+      keep = drop_path(draw(0), rate=self.drop_path, depth=self.encoder['depth'])
+    x = Encoder(**self.encoder, final_norm=False, name='encoder')(video, keep=keep)
     x = x.astype(jnp.float32).mean(axis=1)
     eps = self.encoder.get('eps', 1e-6)
     x = layer_norm(eps=eps, dtype=jnp.float32, name='fc_norm')(x)
+    if keys is not None and self.dropout:
+      kept = 1 - self.dropout
+      x *= jax.vmap(lambda key: jax.random.bernoulli(key, kept, x.shape[1:]))(draw(1)) / kept
     init = nn.initializers.truncated_normal(0.02 * self.head_scale, lower=-100.0, upper=100.0)
     return nn.Dense(self.classes, kernel_init=init, name='classifier')(x)

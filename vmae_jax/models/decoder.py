@@ -1,11 +1,13 @@
 """Decoders: from latents to predictions at masked tokens."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from vmae_jax.models.blocks import Blocks, layer_norm, xavier
+from vmae_jax.models.blocks import Blocks, gelu, layer_norm, xavier
 from vmae_jax.models.encoder import torch_uniform
 from vmae_jax.models.positions import sincos_positions
 from vmae_jax.types import Array, Float, Int
@@ -14,18 +16,41 @@ from vmae_jax.types import Array, Float, Int
 mask_token_init = nn.initializers.truncated_normal(0.02, lower=-1.0, upper=1.0)
 
 
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+  'none': lambda x: x,
+  'sigmoid': jax.nn.sigmoid,
+  'tanh': jnp.tanh,
+}
+
+
+class Output(NamedTuple):
+  """What a head adds to a decoder.
+
+  Attributes:
+    decoder: The decoder's name; heads that name the same one share it up to their last layers.
+    width: Of the prediction, for each token.
+    hidden: Units of a hidden layer with GELU before the last one; 0: no such layer.
+    activation: After the last layer, a key of ACTIVATIONS.
+  """
+
+  decoder: str
+  width: int
+  hidden: int = 0
+  activation: str = 'none'
+
+
 class Decoder(nn.Module):
   """VideoMAE's decoder with one output layer for each head.
 
   Attributes:
-    heads_out: Pairs of a head's name and the width of its prediction.
+    outputs: Head -> what it predicts.
   """
 
   width: int
   depth: int
   heads: int
   mlp: int
-  heads_out: tuple[tuple[str, int], ...]
+  outputs: Mapping[str, Output]
   eps: float = 1e-6
   dtype: Any = jnp.float32
   implementation: str = 'auto'
@@ -76,14 +101,14 @@ class Decoder(nn.Module):
       name='blocks',
     )(x)
     x = layer_norm(eps=self.eps, dtype=dtype, name='norm')(x[:, visible.shape[1] :])
-    return _predict(x, self.heads_out, dtype)
+    return _predict(x, self.outputs, dtype)
 
 
 class LatentDecoder(nn.Module):
   """CAE's and MAM2's decoder: sees the regressed latents of masked tokens and nothing else.
 
   Attributes:
-    heads_out: Pairs of a head's name and the width of its prediction.
+    outputs: Head -> what it predicts.
 
   Source: Chen et al., Context Autoencoder (2022); MAM2's own sizes are not known.
   """
@@ -92,7 +117,7 @@ class LatentDecoder(nn.Module):
   depth: int
   heads: int
   mlp: int
-  heads_out: tuple[tuple[str, int], ...]
+  outputs: Mapping[str, Output]
   eps: float = 1e-6
   dtype: Any = jnp.float32
   implementation: str = 'auto'
@@ -123,14 +148,18 @@ class LatentDecoder(nn.Module):
       name='blocks',
     )(latents + positions)
     x = layer_norm(eps=self.eps, dtype=self.dtype, name='norm')(x)
-    return _predict(x, self.heads_out, self.dtype)
+    return _predict(x, self.outputs, self.dtype)
 
 
 def _predict(
-  x: Float[Array, 'b m d'], heads_out: tuple[tuple[str, int], ...], dtype: Any
+  x: Float[Array, 'b m d'], outputs: Mapping[str, Output], dtype: Any
 ) -> dict[str, Float[Array, 'b m _']]:
   """The last layers, parameters of the module that calls it."""
-  return {
-    name: nn.Dense(dim, kernel_init=xavier, dtype=dtype, name=f'head_{name}')(x)
-    for name, dim in heads_out
-  }
+  predictions = {}
+  for name, output in outputs.items():
+    y = x
+    if output.hidden:
+      y = gelu(nn.Dense(output.hidden, kernel_init=xavier, dtype=dtype, name=f'hidden_{name}')(y))
+    y = nn.Dense(output.width, kernel_init=xavier, dtype=dtype, name=f'head_{name}')(y)
+    predictions[name] = ACTIVATIONS[output.activation](y)
+  return predictions

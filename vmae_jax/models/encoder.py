@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vmae_jax.models.blocks import Blocks, layer_norm
-from vmae_jax.models.patches import patchify
-from vmae_jax.models.positions import sincos_positions
+from vmae_jax.models.patches import patchify, token_grid
+from vmae_jax.models.positions import interpolated_positions, sincos_positions
 from vmae_jax.types import Array, Float, Int, Num
 
 
@@ -35,6 +35,8 @@ class Encoder(nn.Module):
   Attributes:
     patch: Size of a patch in frames, rows and columns.
     final_norm: Whether latents are normalised; a classifier norms after pooling instead.
+    position_grid: None makes the table of positions anew for the clip's own tokens; (t, h, w)
+      interpolates that of a clip of so many tokens.
   """
 
   width: int
@@ -48,19 +50,29 @@ class Encoder(nn.Module):
   implementation: str = 'auto'
   scan: bool = False
   remat: str = 'none'
+  position_grid: tuple[int, int, int] | None = None
 
   @nn.compact
   def __call__(
-    self, video: Float[Array, 'b T H W C'], visible: Int[Array, 'b k'] | None = None
+    self,
+    video: Float[Array, 'b T H W C'],
+    visible: Int[Array, 'b k'] | None = None,
+    keep: Float[Array, 'depth 2 b'] | None = None,
   ) -> Float[Array, 'b k d']:
     """Latents of the visible tokens, in the order of `visible`; of all tokens without it.
 
     Args:
       video: A normalised clip.
       visible: Token indices, or None for all.
+      keep: Factors of the blocks' branches, see `drop_path`.
     """
     x = patchify(video, patch=self.patch)
-    positions = jnp.asarray(sincos_positions(x.shape[1], self.width))
+    if self.position_grid is None:
+      positions = jnp.asarray(sincos_positions(x.shape[1], self.width))
+    else:
+      grid = token_grid(video.shape[1:4], self.patch)
+      table = interpolated_positions(grid, trained=self.position_grid, d=self.width)
+      positions = jnp.asarray(table)
     if visible is not None:
       x, positions = gather(x, visible), positions[visible]
     init = torch_uniform(x.shape[-1])
@@ -76,7 +88,7 @@ class Encoder(nn.Module):
       self.scan,
       self.remat,
       name='blocks',
-    )(x)
+    )(x, keep)
     if self.final_norm:
       x = layer_norm(eps=self.eps, dtype=self.dtype, name='norm')(x)
     return x

@@ -7,6 +7,8 @@ counts the body of a loop over layers once.
 
 import jax
 
+from vmae_jax.models.decoder import Output
+
 
 def block_flops(*, n: int, width: int, mlp: int) -> int:
   """One block over n tokens: qkv and projection, scores and weighted sum, MLP."""
@@ -14,14 +16,20 @@ def block_flops(*, n: int, width: int, mlp: int) -> int:
 
 
 def autoencoder_flops(
-  *, encoder: dict, decoder: dict, heads: dict, visible: int, masked: int, patch_values: int
+  *,
+  encoder: dict,
+  decoder: dict,
+  heads: dict[str, Output],
+  visible: int,
+  masked: int,
+  patch_values: int,
 ) -> int:
   """The forward pass of a `MaskedAutoencoder` for one clip.
 
   Args:
     encoder: Its width, depth and mlp.
     decoder: The same of each decoder.
-    heads: Head -> (decoder's name, width of the prediction).
+    heads: Head -> `Output`.
     visible: Tokens that the encoder sees.
     masked: Tokens that are predicted.
     patch_values: p.
@@ -29,13 +37,12 @@ def autoencoder_flops(
   width = encoder['width']
   total = 2 * visible * patch_values * width
   total += encoder['depth'] * block_flops(n=visible, width=width, mlp=encoder['mlp'])
-  for name in {owner for owner, _ in heads.values()}:
+  for name in {output.decoder for output in heads.values()}:
     total += 2 * visible * width * decoder['width']
     total += decoder['depth'] * block_flops(
       n=visible + masked, width=decoder['width'], mlp=decoder['mlp']
     )
-    outputs = sum(dim for owner, dim in heads.values() if owner == name)
-    total += 2 * masked * decoder['width'] * outputs
+    total += masked * _head_flops(heads, name, decoder['width'])
   return total
 
 
@@ -44,7 +51,7 @@ def regressed_autoencoder_flops(
   encoder: dict,
   regressor: dict,
   decoder: dict,
-  heads: dict,
+  heads: dict[str, Output],
   visible: int,
   masked: int,
   patch_values: int,
@@ -55,7 +62,7 @@ def regressed_autoencoder_flops(
     encoder: Its width, depth and mlp.
     regressor: Its depth and mlp; its width is the decoder's.
     decoder: The same of each decoder.
-    heads: Head -> (decoder's name, width of the prediction).
+    heads: Head -> `Output`.
     visible: Tokens that the encoder sees.
     masked: Tokens that are regressed and predicted.
     patch_values: p.
@@ -70,11 +77,20 @@ def regressed_autoencoder_flops(
   d, both = decoder['width'], visible + masked
   cross = 2 * masked * (2 * d * d + 2 * both * d + 2 * d * regressor['mlp']) + 2 * both * 2 * d * d
   total = encoded(visible) + regressor['depth'] * cross
-  for name in {owner for owner, _ in heads.values()}:
+  for name in {output.decoder for output in heads.values()}:
     total += decoder['depth'] * block_flops(n=masked, width=d, mlp=decoder['mlp'])
-    outputs = sum(dim for owner, dim in heads.values() if owner == name)
-    total += 2 * masked * d * outputs
+    total += masked * _head_flops(heads, name, d)
   return total, encoded(masked)
+
+
+def _head_flops(heads: dict[str, Output], decoder: str, width: int) -> int:
+  """Those of the heads of one decoder, for one token."""
+  total = 0
+  for output in heads.values():
+    if output.decoder == decoder:
+      last = output.hidden or width
+      total += 2 * last * output.width + 2 * width * output.hidden
+  return total
 
 
 def training_flops(forward: int) -> int:

@@ -1,5 +1,7 @@
 """Fixed sine-cosine positions over the flattened token index."""
 
+import math
+
 import numpy as np
 
 from vmae_jax.types import Float
@@ -16,3 +18,50 @@ def sincos_positions(n: int, d: int) -> Float[np.ndarray, 'n d']:
   """
   angle = np.arange(n)[:, None] / np.power(10000.0, 2 * (np.arange(d) // 2) / d)
   return np.where(np.arange(d) % 2, np.cos(angle), np.sin(angle)).astype(np.float32)
+
+
+def interpolated_positions(
+  grid: tuple[int, int, int], *, trained: tuple[int, int, int], d: int
+) -> Float[np.ndarray, 'n d']:
+  """The table of the grid `trained`, interpolated to `grid`: linear in time, bicubic in space.
+
+  VideoMAE V2 and MGMAE fine-tune other sizes so; `sincos_positions(n, d)` is the alternative.
+  As PyTorch's `interpolate` without aligned corners and without smoothing.
+
+  Args:
+    grid: Tokens (t, h, w) of the clips.
+    trained: Tokens (t, h, w) of the clips that the model was trained on.
+    d: Width.
+  """
+  table = sincos_positions(math.prod(trained), d).astype(np.float64).reshape(*trained, d)
+  for axis, taps in enumerate((_linear_taps, _cubic_taps, _cubic_taps)):
+    n, old = grid[axis], trained[axis]
+    if n == old:
+      continue
+    at = (np.arange(n) + 0.5) * old / n - 0.5
+    matrix = np.zeros((n, old))
+    for index, weight in taps(at):
+      np.add.at(matrix, (np.arange(n), np.clip(index, 0, old - 1).astype(int)), weight)
+    table = np.moveaxis(np.tensordot(matrix, table, (1, axis)), 0, axis)
+  return table.reshape(-1, d).astype(np.float32)
+
+
+def _linear_taps(at):
+  """(index, weight) pairs of the two neighbours of each place."""
+  first = np.floor(at)
+  return [(first, 1 - (at - first)), (first + 1, at - first)]
+
+
+def _cubic_taps(at):
+  """(index, weight) pairs of the four neighbours of each place: the cubic with a = -0.75."""
+  first, a = np.floor(at), -0.75
+
+  def near(x):
+    return ((a + 2) * x - (a + 3)) * x * x + 1
+
+  def far(x):
+    return a * (((x - 5) * x + 8) * x - 4)
+
+  x = at - first
+  weights = far(x + 1), near(x), near(1 - x), far(2 - x)
+  return [(first + i - 1, weight) for i, weight in enumerate(weights)]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vmae_jax.models.blocks import layer_norm, xavier
-from vmae_jax.models.decoder import LatentDecoder
+from vmae_jax.models.decoder import LatentDecoder, Output
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.positions import sincos_positions
 from vmae_jax.models.regressor import Regressor
@@ -40,7 +40,7 @@ class RegressedAutoencoder(nn.Module):
   encoder: Mapping[str, Any]
   regressor: Mapping[str, Any]
   decoder: Mapping[str, Any]
-  heads: Mapping[str, tuple[str, int]]
+  heads: Mapping[str, Output]
   common: Mapping[str, Any]
 
   @nn.compact
@@ -81,8 +81,8 @@ class RegressedAutoencoder(nn.Module):
     self.sow('losses', 'alignment', jnp.square(difference).mean(axis=-1))
 
     predictions = {}
-    for name in dict.fromkeys(decoder for decoder, _ in self.heads.values()):
-      heads = tuple((head, dim) for head, (owner, dim) in self.heads.items() if owner == name)
-      decoder = LatentDecoder(**self.decoder, **self.common, heads_out=heads, name=name)
+    for name in dict.fromkeys(output.decoder for output in self.heads.values()):
+      outputs = {head: output for head, output in self.heads.items() if output.decoder == name}
+      decoder = LatentDecoder(**self.decoder, **self.common, outputs=outputs, name=name)
       predictions |= decoder(regressed, positions[masked])
     return {name: x.astype(jnp.float32) for name, x in predictions.items()}

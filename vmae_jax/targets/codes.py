@@ -6,7 +6,7 @@ import einops
 import jax
 
 from vmae_jax.errors import lookup
-from vmae_jax.motion.flow import Flow
+from vmae_jax.motion.follow import Followed
 from vmae_jax.types import Array, Float, Int
 
 # Which frames of a time slot are tokenised -> their places in it.
@@ -15,7 +15,7 @@ FRAMES = {'first': slice(0, 1), 'last': slice(-1, None), 'both': slice(None)}
 
 def codes(
   clip: Float[Array, 'b T H W C'],
-  flow: Flow | None,
+  followed: Followed | None,
   *,
   patch: tuple[int, int, int],
   encode: Callable[[Array], Array],
@@ -30,7 +30,7 @@ def codes(
 
   Args:
     clip: In [0, 1], not normalised.
-    flow: Not used.
+    followed: Not used.
     patch: Size of a patch in frames, rows and columns.
     encode: The tokenizer: frames 'q H W C' in [0, 1] -> codes Int 'q h w'.
     factor: How many times smaller its codes are than its frames, each way.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from vmae_jax.errors import UserError, check_name, lookup
 from vmae_jax.models.patches import patchify
-from vmae_jax.motion.flow import Flow
+from vmae_jax.motion.follow import Followed
 from vmae_jax.targets.pixels import NORMALISATIONS
 from vmae_jax.types import Array, Float
 
@@ -18,7 +18,7 @@ TYPICAL = 0.055
 
 def frame_difference(
   clip: Float[Array, 'b T H W C'],
-  flow: Flow | None,
+  followed: Followed | None,
   *,
   patch: tuple[int, int, int],
   gap: int = 1,
@@ -39,7 +39,7 @@ def frame_difference(
 
   Args:
     clip: In [0, 1], not normalised.
-    flow: Not used.
+    followed: Not used.
     patch: Size of a patch in frames, rows and columns.
     gap: In sampled frames; adjacent ones are best in MotionMAE's ablation.
     direction: `backward`, F_t - F_(t-gap) at frame t, or `forward`, F_(t+gap) - F_t.

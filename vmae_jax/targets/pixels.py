@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from vmae_jax.errors import lookup
 from vmae_jax.models.patches import patchify
-from vmae_jax.motion.flow import Flow
+from vmae_jax.motion.follow import Followed
 from vmae_jax.types import Array, Float
 
 
@@ -38,7 +38,7 @@ NORMALISATIONS = {
 
 def pixels(
   clip: Float[Array, 'b T H W C'],
-  flow: Flow | None,
+  followed: Followed | None,
   *,
   patch: tuple[int, int, int],
   normalise: str = 'patch',
@@ -49,7 +49,7 @@ def pixels(
 
   Args:
     clip: In [0, 1], not normalised.
-    flow: Not used.
+    followed: Not used.
     patch: Size of a patch in frames, rows and columns.
     normalise: `patch`, `global` or `none`.
     eps: Added to a patch's standard deviation (1e-6 in VideoMAE). A larger one, in units of

@@ -202,6 +202,13 @@ def load_params(path: str, like: Any) -> Any:
     return reader.restore(item, args=args)['params']
 
 
+def stored_params(path: str) -> dict[str, Any]:
+  """Name -> something with a shape, for every parameter of a checkpoint, without reading it."""
+  found = _metadata(find_checkpoint(path) / 'state')
+  names = (name for name in found if name.startswith('params/'))
+  return {name.removeprefix('params/'): found[name] for name in names}
+
+
 def load_config(path: str) -> dict:
   """The config stored in a checkpoint."""
   item = find_checkpoint(path) / 'config'

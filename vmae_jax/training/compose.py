@@ -12,15 +12,19 @@ from vmae_jax.masking import DECODER_MASKINGS, FLOW_PAIRS, MASKINGS, Mask
 from vmae_jax.models.attention import IMPLEMENTATIONS
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.blocks import REMAT
+from vmae_jax.models.decoder import ACTIVATIONS, Output
 from vmae_jax.models.patches import token_grid
 from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
 from vmae_jax.models.sizes import SIZES
 from vmae_jax.motion.flow import ESTIMATORS, Flow, estimate
+from vmae_jax.motion.follow import RATES, Followed, clip_pairs, follow_clip, follow_window
 from vmae_jax.motion.raft import load_raft
-from vmae_jax.targets import TARGETS
+from vmae_jax.targets import TARGETS, TRACKED
+from vmae_jax.targets.hog import cell_of
+from vmae_jax.targets.target import Target
 from vmae_jax.tokenizers import untrained
 from vmae_jax.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from vmae_jax.training.losses import LOSSES, cross_entropy
+from vmae_jax.training.losses import LOSSES
 from vmae_jax.training.objective import Head, Objective, normalise, prepare
 
 DTYPES = {'bfloat16': jnp.bfloat16, 'float32': jnp.float32}
@@ -41,17 +45,9 @@ def build_objective(config) -> Objective:
   if any(head.target == 'codes' for head in config.heads.values()):
     path = config.tokenizer.path
     tokenizer = untrained.untrained_tokenizer() if path == untrained.NAME else load_tokenizer(path)
-  heads = {name: _head(name, head, patch, tokenizer) for name, head in config.heads.items()}
-  clip = jax.ShapeDtypeStruct((1, data.frames, data.size, data.size, len(data.mean)), jnp.float32)
-  frozen = {} if tokenizer is None else {'tokenizer': tokenizer.params}
-  widths = {}
-  for name, head in heads.items():
-    width = jax.eval_shape(head.target, clip, None, frozen).shape[-1]
-    if head.loss is cross_entropy:  # f codes a token: logits for each.
-      width *= tokenizer.model.codes
-    widths[name] = config.heads[name].decoder, width
   hide, mask = _masks(config, grid)
   raft = _load_raft(config)
+  flow, follow = _motion(config, raft)
   regressor = config.regressor
   check_name(regressor.name, REGRESSORS, 'regressor.name')
   if regressor.name != 'none' and config.decoder_masking.name == 'running_cell':
@@ -60,11 +56,13 @@ def build_objective(config) -> Objective:
       'not be shown as targets: take decoder_masking.name random.'
     )
   objective = Objective(
-    model=build_model(config, heads=widths),
-    flow=_flow(config, raft),
+    model=build_model(config, heads={}),
+    flow=flow,
+    follow=follow,
+    window=window(config),
     hide=hide,
     mask=mask,
-    heads=heads,
+    heads={name: _head(name, head, patch, tokenizer) for name, head in config.heads.items()},
     auxiliary={} if regressor.name == 'none' else {'alignment': regressor.alignment_weight},
     tokenizer=tokenizer,
     raft=None if raft is None else raft[1],
@@ -75,12 +73,11 @@ def build_objective(config) -> Objective:
     seed=config.seed,
   )
   _check_counts(objective, config)
-  return objective
+  outputs = _outputs(config, objective.target_shapes(), tokenizer)
+  return objective._replace(model=build_model(config, heads=outputs))
 
 
-def build_model(
-  config, *, heads: dict[str, tuple[str, int]]
-) -> MaskedAutoencoder | RegressedAutoencoder:
+def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | RegressedAutoencoder:
   """The autoencoder of the config blocks `model` and `regressor`, with the given heads."""
   encoder, decoder, common = model_arguments(config.model)
   regressor = config.regressor
@@ -98,16 +95,21 @@ def build_model(
 
 def model_arguments(model) -> tuple[dict, dict, dict]:
   """Arguments of encoder, decoder and both, from the config block `model`."""
+  encoder, common = encoder_arguments(model)
+  given = dict(width=model.decoder_width, depth=model.decoder_depth, heads=model.decoder_heads)
+  decoder = SIZES[model.size]['decoder'] | {k: v for k, v in given.items() if v is not None}
+  decoder['mlp'] = 4 * decoder['width']
+  if decoder['width'] % decoder['heads']:
+    raise UserError(
+      f'model: the decoder width {decoder["width"]} is no multiple of its {decoder["heads"]} heads.'
+    )
+  return encoder, decoder, common
+
+
+def encoder_arguments(model) -> tuple[dict, dict]:
+  """Arguments of the encoder alone and those that decoders share, from the config block `model`."""
   size = lookup(SIZES, model.size, 'model.size')
   encoder = {k: v for k, v in size.items() if k != 'decoder'} | {'patch': tuple(model.patch)}
-  given = dict(width=model.decoder_width, depth=model.decoder_depth, heads=model.decoder_heads)
-  decoder = size['decoder'] | {k: v for k, v in given.items() if v is not None}
-  decoder['mlp'] = 4 * decoder['width']
-  for name, part in (('encoder', encoder), ('decoder', decoder)):
-    if part['width'] % part['heads']:
-      raise UserError(
-        f'model: the {name} width {part["width"]} is no multiple of its {part["heads"]} heads.'
-      )
   fastest = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
   check_name(model.attention, IMPLEMENTATIONS, 'model.attention')
   check_name(model.remat, REMAT, 'model.remat')
@@ -118,13 +120,26 @@ def model_arguments(model) -> tuple[dict, dict, dict]:
     scan=model.scan,
     remat=model.remat,
   )
-  return encoder, decoder, common
+  return encoder, common
+
+
+def _outputs(config, targets: dict[str, Target], tokenizer: Tokenizer | None) -> dict[str, Output]:
+  """What each head adds to its decoder, from the shapes of targets."""
+  outputs = {}
+  for name, head in config.heads.items():
+    width = targets[name].values.shape[-1]
+    if head.loss == 'cross_entropy':  # f codes a token: logits for each.
+      width *= tokenizer.model.codes
+    activation = head.get('activation', 'none')
+    check_name(activation, ACTIVATIONS, f'heads.{name}.activation')
+    outputs[name] = Output(head.decoder, width, head.get('hidden', 0), activation)
+  return outputs
 
 
 def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | None) -> Head:
   function = lookup(TARGETS, head.target, f'heads.{name}.target')
   loss = lookup(LOSSES, head.loss, f'heads.{name}.loss')
-  given = ('clip', 'flow', 'patch', 'encode', 'factor')
+  given = ('clip', 'followed', 'patch', 'encode', 'factor')
   check_options(function, head.options.keys(), f'heads.{name}.options', given)
   if (head.target == 'codes') != (head.loss == 'cross_entropy'):
     raise UserError(
@@ -133,14 +148,15 @@ def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | N
     )
   function = functools.partial(function, patch=patch, **head.options)
 
-  def target(clip, flow, frozen):
+  def target(clip, followed, frozen):
     if head.target != 'codes':
-      return function(clip, flow)
+      values = function(clip, followed)
+      return values if isinstance(values, Target) else Target(values)
 
     def encode(images):
       return tokenizer.model.apply({'params': frozen['tokenizer']}, images, method='encode')
 
-    return function(clip, flow, encode=encode, factor=tokenizer.model.factor)
+    return Target(function(clip, followed, encode=encode, factor=tokenizer.model.factor))
 
   return Head(target, loss, head.weight)
 
@@ -174,26 +190,53 @@ def _check_counts(objective: Objective, config) -> None:
     )
 
 
-def _flow(config, raft: tuple[str, Any] | None) -> Callable[..., Flow | None]:
-  """(clip, frozen) -> the flow of all pairs of frames that masking and targets ask for."""
-  motion, pairs = config.motion, _flow_pairs(config)
+def _motion(
+  config, raft: tuple[str, Any] | None
+) -> tuple[Callable[..., Flow | None], Callable[..., Followed | None]]:
+  """Objective.flow, of all pairs of frames that anything asks for, and Objective.follow."""
+  pairs, tracking = _flow_pairs(config), config.tracking
+  options = dict(
+    pitch=cell_of(tuple(config.model.patch)) if _tracked(config) else 0,
+    smooth=tracking.median,
+    camera=tracking.camera,
+    integer=tracking.integer,
+  )
+
+  def estimator(frozen):
+    function = functools.partial(ESTIMATORS[config.motion.name], **config.motion.options)
+    return function if raft is None else functools.partial(function, frozen['raft'], size=raft[0])
 
   def flow(clip, frozen):
-    if not pairs:
-      return None
-    estimator = functools.partial(ESTIMATORS[motion.name], **motion.options)
-    if raft is not None:
-      estimator = functools.partial(estimator, frozen['raft'], size=raft[0])
-    return estimate(clip, pairs=pairs, estimator=estimator)
+    return estimate(clip, pairs=pairs, estimator=estimator(frozen)) if pairs else None
 
-  return flow
+  def follow(clip, window, flow, frozen):
+    if not _tracked(config):
+      return None
+    if window is not None:
+      return follow_window(window, estimator=estimator(frozen), **options)
+    return follow_clip(clip, flow, slot=config.model.patch[0], steps=tracking.steps, **options)
+
+  return flow, follow
+
+
+def window(config) -> int:
+  """Neighbouring video frames that the loader must add to each time slot, or 0."""
+  tracking = config.tracking
+  check_name(tracking.rate, RATES, 'tracking.rate')
+  return tracking.steps + 1 if _tracked(config) and tracking.rate == 'video' else 0
+
+
+def _tracked(config) -> bool:
+  """Whether a target follows points."""
+  return any(head.target in TRACKED for head in config.heads.values())
 
 
 def _flow_pairs(config) -> list[tuple[int, int]]:
-  masking = config.masking
-  if masking.name not in FLOW_PAIRS:
-    return []
-  return sorted(FLOW_PAIRS[masking.name](config.data.frames, **masking.options))
+  masking, frames = config.masking, config.data.frames
+  pairs = set(clip_pairs(frames) if _tracked(config) and not window(config) else ())
+  if masking.name in FLOW_PAIRS:
+    pairs |= set(FLOW_PAIRS[masking.name](frames, **masking.options))
+  return sorted(pairs)
 
 
 def _load_raft(config) -> tuple[str, Any] | None:
@@ -202,4 +245,5 @@ def _load_raft(config) -> tuple[str, Any] | None:
   estimator = lookup(ESTIMATORS, motion.name, 'motion.name')
   given = ('params', 'clip', 'pairs', 'size')
   check_options(estimator, motion.options.keys(), 'motion.options', given)
-  return load_raft(motion.path) if motion.name == 'raft' and _flow_pairs(config) else None
+  asked = _flow_pairs(config) or window(config)
+  return load_raft(motion.path) if motion.name == 'raft' and asked else None

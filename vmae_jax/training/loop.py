@@ -1,59 +1,83 @@
-"""The pre-training loop: data in, steps, checkpoints, logs, pictures."""
+"""The loop that pre-training and fine-tuning share: data in, steps, checkpoints, logs."""
 
 import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import optax
+from jax.sharding import Mesh
 
 from vmae_jax import config as config_lib
 from vmae_jax import sharding
 from vmae_jax.cli import Preempted
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
-from vmae_jax.data.sources import check_paths, open_source
+from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.training import optimizer as optimizer_lib
-from vmae_jax.training.checkpoint import Checkpointer, check_params, load_params
-from vmae_jax.training.compose import build_objective
-from vmae_jax.training.objective import Objective
+from vmae_jax.training.checkpoint import Checkpointer
 from vmae_jax.training.run_dir import prepare_run_dir
 from vmae_jax.training.run_log import RunLog
-from vmae_jax.training.step import TrainState, init_state, make_train_step
+from vmae_jax.training.step import TrainState, init_state
 from vmae_jax.training.stop import Stop
-from vmae_jax.visualize.predictions import Pictures
 
 
-def train(config, workdir: str) -> TrainState:
-  """Pre-trains as the config says; goes on where an earlier start in `workdir` stopped.
+class Task(NamedTuple):
+  """What the loop trains.
+
+  Attributes:
+    init: key -> fresh parameters.
+    step: (state, batch, frozen) -> (state, metrics), not jitted.
+    optimizer: Whose moments the state holds.
+    schedule: Step -> learning rate, for the log.
+    steps: How many there are.
+    frozen: Parameters that a step needs and never changes.
+    clip_flops: Floating-point operations of a step for one clip.
+    source: The training videos.
+    sampler: Cuts clips from them.
+    pretrained: (shapes of the parameters with shardings) -> those to start from, or None.
+    watcher: () -> (step, state, frozen, log) -> None, called after every step before the state
+      is saved.
+    evaluate: (step, state, log, stopping) -> numbers for the summary, or None if `stopping()`
+      became true before it had finished; called after every step once the state is saved, and
+      again at the next start.
+  """
+
+  init: Callable[..., Any]
+  step: Callable[..., Any]
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  steps: int
+  frozen: Any
+  clip_flops: int
+  source: Source
+  sampler: ClipSampler
+  pretrained: Callable[[Any], Any] | None = None
+  watcher: Callable[[], Callable[..., None]] = lambda: lambda *_: None
+  evaluate: Callable[..., dict[str, Any] | None] = lambda *_: {}
+
+
+def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
+  """Trains; goes on where an earlier start in `workdir` stopped.
 
   Args:
-    config: As made by a file in configs/.
+    config: The run's config.
     workdir: Folder of the run.
+    mesh: The devices.
+    task: What is trained.
 
   Returns:
     The last state.
 
   Raises:
-    UserError: the config, the data or the folder is wrong, too many videos are broken, or
-      the loss is no number too many times in a row.
+    UserError: the folder is wrong, too many videos are broken, or the loss is no number too
+      many times in a row.
     Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
   """
-  mesh = sharding.make_mesh(**config.mesh)
-  config_lib.check(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
-  objective = build_objective(config)
-  data = config.data
-  source = open_source(data.train, root=data.root)
-  check_paths(source, max_bad_share=data.max_bad_share)
-  steps = config.steps or round(config.epochs * len(source) / config.batch_size)
-  if steps < 1:
-    raise UserError(
-      f'epochs {config.epochs} of {len(source)} videos are less than one step of '
-      f'{config.batch_size} clips: raise epochs or set steps.'
-    )
-  if config.init_from:  # Before the folder is claimed for this config.
-    check_params(config.init_from, jax.eval_shape(objective.init, jax.random.key(0)))
   prepare_run_dir(workdir, config, ignore=config_lib.RUN_KEYS)
-
-  optimizer, schedule = _optimizer(config, steps=steps, videos=len(source))
+  steps = task.steps
   with jax.set_mesh(mesh), Stop() as stop:
     checkpointer = Checkpointer(
       workdir,
@@ -61,56 +85,63 @@ def train(config, workdir: str) -> TrainState:
       keep_every_steps=config.checkpoint.keep_every_steps,
       config=config.to_dict(),
     )
-    state = start_state(config, objective, optimizer, mesh, checkpointer)
-    step_fn = jax.jit(
-      make_train_step(
-        objective.loss,
-        optimizer,
-        accumulate=config.optimizer.accumulate,
-        ema=config.optimizer.ema,
-      ),
-      donate_argnums=0,
-    )
+    state = start_state(config, task, mesh, checkpointer)
+    step_fn = jax.jit(task.step, donate_argnums=0)
     # Frozen networks are whole on every device: they are small beside what is trained.
-    frozen = jax.device_put(objective.frozen, sharding.replicated(mesh))
-    sampler = clip_sampler(config)
+    frozen = jax.device_put(task.frozen, sharding.replicated(mesh))
     start = int(state.step)
     loader = Loader(
-      source,
-      sampler,
+      task.source,
+      task.sampler,
       batch_size=config.batch_size,
       seed=config.seed,
       shuffle=True,
       mesh=mesh,
       start_step=start,
       num_steps=steps,
-      threads=data.threads or os.cpu_count(),
-      workers=data.workers,
+      threads=config.data.threads or os.cpu_count(),
+      workers=config.data.workers,
     )
     log = RunLog(
-      config, workdir, objective, schedule=schedule, steps=steps, start=start, videos=len(source)
+      config,
+      workdir,
+      clip_flops=task.clip_flops,
+      schedule=task.schedule,
+      steps=steps,
+      start=start,
+      videos=len(task.source),
     )
+
+    def evaluate(step: int, stopping: bool) -> dict[str, Any]:
+      """What `task.evaluate` says; ends the run if it was asked to stop and is not over."""
+      began = time.perf_counter()
+      results = task.evaluate(step, state, log, lambda: stopping or stop.noted())
+      log.leave_out(time.perf_counter() - began)
+      if results is None or (stopping and step < steps):
+        checkpointer.save(step, state)
+        log.fetch()
+        if not checkpointer.wait():
+          raise UserError(f'asked to stop at step {step}, but its checkpoint was not saved.')
+        raise Preempted(
+          f'step {step} of {steps} is saved in {workdir}; start the same command to go on.'
+        )
+      return results
+
     log.describe(state, mesh)
     try:
-      pictures = Pictures(objective, source, sampler, config, workdir, mesh)
+      watch = task.watcher()
+      results = evaluate(start, False)
       for step, batch in enumerate(loader, start=start + 1):
         state, metrics = step_fn(state, batch, frozen)
         log.dispatched(step, metrics, loader)
-        if step % config.log.pictures_every_steps == 0 or step == steps:
-          log.writer.write_images(step, pictures.draw(step, state.params, frozen))
+        watch(step, state, frozen, log)
         stopping = stop.asked(step)
         if stopping or step % config.checkpoint.every_steps == 0 or step == steps:
           checkpointer.save(step, state)
-        if stopping and step < steps:
-          log.fetch()
-          if not checkpointer.wait():
-            raise UserError(f'asked to stop at step {step}, but its checkpoint was not saved.')
-          raise Preempted(
-            f'step {step} of {steps} is saved in {workdir}; start the same command to go on.'
-          )
+        results = evaluate(step, stopping) or results
       log.fetch()
       checkpointer.wait()
-      log.finish(state)
+      log.finish(state, results)
     finally:
       loader.close()
       log.close()
@@ -118,29 +149,29 @@ def train(config, workdir: str) -> TrainState:
   return state
 
 
-def clip_sampler(config) -> ClipSampler:
-  """How clips are cut from videos, as the config's block `data` says."""
-  data = config.data
-  return ClipSampler(
-    frames=data.frames,
-    size=data.size,
-    stride=data.stride,
-    sampling=data.sampling,
-    crop=data.crop,
-    flip=data.flip,
-    repeats=data.repeats,
-    seed=config.seed,
-  )
+def count_steps(config, *, videos: int) -> int:
+  """Steps of the whole run.
+
+  Raises:
+    UserError: there is less than one.
+  """
+  steps = config.steps or round(config.epochs * videos / config.batch_size)
+  if steps < 1:
+    raise UserError(
+      f'epochs {config.epochs} of {videos} videos are less than one step of '
+      f'{config.batch_size} clips: raise epochs or set steps.'
+    )
+  return steps
 
 
-def start_state(config, objective: Objective, optimizer, mesh, checkpointer) -> TrainState:
+def start_state(config, task: Task, mesh: Mesh, checkpointer: Checkpointer) -> TrainState:
   """The state of the newest checkpoint, else a fresh one, laid out over the mesh."""
 
   def init(params):
-    return init_state(params, optimizer, ema=config.optimizer.ema)
+    return init_state(params, task.optimizer, ema=config.optimizer.ema)
 
   key = jax.random.key(config.seed)
-  params = jax.eval_shape(objective.init, key)
+  params = jax.eval_shape(task.init, key)
   state = jax.eval_shape(init, params)
   shardings = sharding.tree_shardings(state, mesh)
 
@@ -152,22 +183,28 @@ def start_state(config, objective: Objective, optimizer, mesh, checkpointer) -> 
   restored = checkpointer.restore(placed(state, shardings))
   if restored is not None:
     return restored[1]
-  if config.init_from:
-    params = load_params(config.init_from, placed(params, shardings.params))
+  if task.pretrained is not None:
+    params = task.pretrained(placed(params, shardings.params))
     return jax.jit(init, out_shardings=shardings)(params)
-  return jax.jit(lambda key: init(objective.init(key)), out_shardings=shardings)(key)
+  return jax.jit(lambda key: init(task.init(key)), out_shardings=shardings)(key)
 
 
-def _optimizer(config, *, steps: int, videos: int):
+def make_schedule(config, *, steps: int, videos: int) -> optax.Schedule:
+  """Warm-up and half a cosine; learning rates are for 256 clips."""
   c = config.optimizer
   scale = config.batch_size / 256
-  schedule = optimizer_lib.warmup_cosine(
+  return optimizer_lib.warmup_cosine(
     peak=c.base_lr * scale,
     end=c.base_min_lr * scale,
     warmup_steps=min(round(c.warmup_epochs * videos / config.batch_size), steps),
     steps=steps,
   )
-  optimizer = optimizer_lib.make_optimizer(
+
+
+def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
+  """AdamW as the config says."""
+  c = config.optimizer
+  return optimizer_lib.make_optimizer(
     schedule=schedule,
     b1=c.b1,
     b2=c.b2,
@@ -175,4 +212,3 @@ def _optimizer(config, *, steps: int, videos: int):
     weight_decay=c.weight_decay,
     clip_norm=c.clip_norm,
   )
-  return optimizer, schedule

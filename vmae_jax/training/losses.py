@@ -6,14 +6,22 @@ import jax.numpy as jnp
 from vmae_jax.types import Array, Float, Int
 
 
-def mse(prediction: Float[Array, 'b m p'], target: Float[Array, 'b m p']) -> Float[Array, 'b m']:
-  """Mean of squared differences over a token's values."""
-  return jnp.square(prediction - target).mean(axis=-1)
+def mse(
+  prediction: Float[Array, 'b m p'],
+  target: Float[Array, 'b m p'],
+  weights: Float[Array, '#b #m #p'] | float = 1.0,
+) -> Float[Array, 'b m']:
+  """Mean of weights x squared differences over a token's values."""
+  return (weights * jnp.square(prediction - target)).mean(axis=-1)
 
 
-def l1(prediction: Float[Array, 'b m p'], target: Float[Array, 'b m p']) -> Float[Array, 'b m']:
-  """Mean of absolute differences over a token's values."""
-  return jnp.abs(prediction - target).mean(axis=-1)
+def l1(
+  prediction: Float[Array, 'b m p'],
+  target: Float[Array, 'b m p'],
+  weights: Float[Array, '#b #m #p'] | float = 1.0,
+) -> Float[Array, 'b m']:
+  """Mean of weights x absolute differences over a token's values."""
+  return (weights * jnp.abs(prediction - target)).mean(axis=-1)
 
 
 def cross_entropy(

@@ -13,16 +13,18 @@ from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.encoder import gather
 from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
 from vmae_jax.motion.flow import Flow
+from vmae_jax.motion.follow import Followed
+from vmae_jax.targets.target import Target
 from vmae_jax.tokenizers.tokenizer import Tokenizer
 from vmae_jax.training.losses import code_accuracy, cross_entropy
 from vmae_jax.types import Array, Float, Int32, Key, UInt8
 
 
 class Head(NamedTuple):
-  """One thing to predict: (clip, flow, frozen) -> target, its loss and weight."""
+  """One thing to predict: (clip, followed, frozen) -> Target, its loss and weight."""
 
-  target: Callable[..., Array]
-  loss: Callable[[Array, Array], Array]
+  target: Callable[..., Target]
+  loss: Callable[..., Array]
   weight: float
 
 
@@ -31,7 +33,10 @@ class Objective(NamedTuple):
 
   Attributes:
     model: The autoencoder.
-    flow: (clip, frozen) -> the optical flow that masks or targets ask for, or None.
+    flow: (clip, frozen) -> the optical flow between the clip's frames that masks or targets ask
+      for, or None.
+    follow: (clip, window, flow, frozen) -> the points that targets follow, or None.
+    window: Frames that the loader adds to each time slot for it, or 0.
     hide: (keys 'b', clip, flow) -> Mask with a batch axis: all hidden tokens are predicted.
     mask: The same after the decoder's masking: what a training step predicts.
     heads: What the model predicts.
@@ -47,6 +52,8 @@ class Objective(NamedTuple):
 
   model: MaskedAutoencoder | RegressedAutoencoder
   flow: Callable[..., Flow | None]
+  follow: Callable[..., Followed | None]
+  window: int
   hide: Callable[..., Mask]
   mask: Callable[..., Mask]
   heads: dict[str, Head]
@@ -94,23 +101,51 @@ class Objective(NamedTuple):
     """The shapes of one clip's mask, with a batch axis of 1."""
     keys = jax.random.split(jax.random.key(0), 1)
     return jax.eval_shape(
-      lambda clip, frozen: self.mask(keys, clip, self.flow(clip, frozen)),
-      self._clip_shape(),
+      lambda batch, frozen: self.mask(keys, *self._clip_and_flow(batch, frozen)),
+      self._batch_shape(),
       self.frozen,
     )
 
-  def _clip_shape(self) -> jax.ShapeDtypeStruct:
-    shape = (1, *(n * p for n, p in zip(self.grid, self.patch, strict=True)), 3)
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
+  def _batch_shape(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of the images in a batch of one clip."""
+    t, *_ = self.grid
+    T, H, W = (n * p for n, p in zip(self.grid, self.patch, strict=True))
+    shapes = {'video': (1, T, H, W, 3)}
+    if self.window:
+      shapes['window'] = (1, t, self.window, H, W, 3)
+    return {name: jax.ShapeDtypeStruct(shape, jnp.uint8) for name, shape in shapes.items()}
+
+  def _clip_and_flow(self, batch, frozen) -> tuple[Float[Array, 'b T H W 3'], Flow | None]:
+    clip = self.prepare(batch['video'])
+    return clip, self.flow(clip, frozen)
+
+  def followed(self, batch, clip, flow, frozen) -> Followed | None:
+    """The points that targets follow, if any do."""
+    window = self.prepare(batch['window']) if self.window else None
+    return self.follow(clip, window, flow, frozen)
+
+  def targets(self, batch, clip, flow, frozen) -> dict[str, Target]:
+    """What each head is to predict, for all tokens, without a gradient."""
+    followed = self.followed(batch, clip, flow, frozen)
+    targets = {name: head.target(clip, followed, frozen) for name, head in self.heads.items()}
+    return jax.lax.stop_gradient(targets)
+
+  def target_shapes(self) -> dict[str, Target]:
+    """The shapes of one clip's targets, with a batch axis of 1."""
+
+    def targets(batch, frozen):
+      return self.targets(batch, *self._clip_and_flow(batch, frozen), frozen)
+
+    return jax.eval_shape(targets, self._batch_shape(), self.frozen)
 
   def _target_flops(self) -> int:
     """Those of flow and targets, counted by the compiler (RAFT's iterations but once)."""
 
-    def targets(clip, frozen):
-      flow = self.flow(clip, frozen)
-      return flow, {name: head.target(clip, flow, frozen) for name, head in self.heads.items()}
+    def targets(batch, frozen):
+      clip, flow = self._clip_and_flow(batch, frozen)
+      return flow, self.targets(batch, clip, flow, frozen)
 
-    return int(jax.jit(targets).lower(self._clip_shape(), self.frozen).cost_analysis()['flops'])
+    return int(jax.jit(targets).lower(self._batch_shape(), self.frozen).cost_analysis()['flops'])
 
   def outputs(self, params: Any, batch: dict[str, Array], frozen: Any, *, mask=None):
     """Clip, mask, predictions, targets and the model's own losses, for loss and pictures.
@@ -121,16 +156,14 @@ class Objective(NamedTuple):
       frozen: `self.frozen`.
       mask: Which of the rules to use, `self.mask` by default.
     """
-    clip = self.prepare(batch['video'])
-    flow = self.flow(clip, frozen)
+    clip, flow = self._clip_and_flow(batch, frozen)
     mask = (mask or self.mask)(batch_keys(self.seed, batch), clip, flow)
     predictions, sown = self.model.apply(
       {'params': params}, self.normalise(clip), mask.visible, mask.masked, mutable='losses'
     )
-    targets = {
-      name: gather(jax.lax.stop_gradient(head.target(clip, flow, frozen)), mask.masked)
-      for name, head in self.heads.items()
-    }
+    targets = jax.tree.map(
+      lambda x: gather(x, mask.masked), self.targets(batch, clip, flow, frozen)
+    )
     own = {name: values[0] for name, values in sown.get('losses', {}).items()}
     return clip, mask, predictions, targets, own
 
@@ -145,10 +178,12 @@ class Objective(NamedTuple):
 
     total, parts = jnp.zeros(()), {}
     for name, head in self.heads.items():
-      parts[f'loss_{name}'] = mean(head.loss(predictions[name], targets[name]))
+      target = targets[name]
+      weights = () if target.weights is None else (target.weights,)
+      parts[f'loss_{name}'] = mean(head.loss(predictions[name], target.values, *weights))
       total += head.weight * parts[f'loss_{name}']
       if head.loss is cross_entropy:
-        parts[f'accuracy_{name}'] = mean(code_accuracy(predictions[name], targets[name]))
+        parts[f'accuracy_{name}'] = mean(code_accuracy(predictions[name], target.values))
     for name, weight in self.auxiliary.items():
       parts[f'loss_{name}'] = mean(own[name])
       total += weight * parts[f'loss_{name}']
@@ -167,7 +202,7 @@ def batch_keys(seed: int, batch: dict[str, Array]) -> Key[Array, ' b']:
   return jax.vmap(fold)(batch['epoch'], batch['sample'], batch['repeat'])
 
 
-def prepare(video: UInt8[Array, 'b T H W C']) -> Float[Array, 'b T H W C']:
+def prepare(video: UInt8[Array, '*b H W C']) -> Float[Array, '*b H W C']:
   """RGB in [0, 255] to [0, 1]."""
   return video.astype(jnp.float32) / 255
 

@@ -14,7 +14,6 @@ from vmae_jax.data.loader import Loader
 from vmae_jax.errors import UserError
 from vmae_jax.models import flops
 from vmae_jax.training.metrics import MetricWriter, read_metrics
-from vmae_jax.training.objective import Objective
 from vmae_jax.training.progress import Progress
 from vmae_jax.training.run_dir import write_summary
 from vmae_jax.training.step import TrainState
@@ -36,8 +35,8 @@ class RunLog:
     self,
     config,
     workdir: str,
-    objective: Objective,
     *,
+    clip_flops: int,
     schedule,
     steps: int,
     start: int,
@@ -50,7 +49,7 @@ class RunLog:
     self.writer.resume(start)
     self._bad = 0  # Broken videos of this process that bad_videos.csv already names.
     self.progress = Progress(steps, start, log_every=config.log.every_steps, enabled=main)
-    self.clip_flops = objective.flops()
+    self.clip_flops = clip_flops
     self._pending = None  # (step, metrics on the device)
     self._sums = collections.Counter()
     self._wait = 0.0  # Seconds that the loop has waited for data, in all.
@@ -146,8 +145,14 @@ class RunLog:
     peak = flops.peak_flops(jax.devices()[0])
     return speed | ({'mfu': rate / (peak * jax.device_count())} if peak else {})
 
-  def finish(self, state: TrainState) -> None:
-    """Writes the loss curve and summary.json; all steps have been fetched."""
+  def leave_out(self, seconds: float) -> None:
+    """Leaves time that was spent on something else out of the speed of training."""
+    self._first, self._last = (
+      mark and (mark[0], mark[1] + seconds, mark[2]) for mark in (self._first, self._last)
+    )
+
+  def finish(self, state: TrainState, results: dict[str, Any]) -> None:
+    """Writes the loss curve and summary.json, with `results`; all steps have been fetched."""
     if not self.main:
       return
     summary = {
@@ -158,7 +163,7 @@ class RunLog:
       'skipped_steps': int(state.skipped),
       'bad_clips': int(state.replaced),
       'checkpoint': f'checkpoints/{self.steps}',
-    }
+    } | results
     if self._first is not None:
       # Of this start alone: an earlier one may have run on another machine.
       summary |= {'from_step': self.start, **self._speed(self._first, self._last)}

@@ -35,3 +35,7 @@ class Stop:
     if jax.process_count() > 1:
       return multihost_utils.reached_preemption_sync_point(step)
     return self._signalled
+
+  def noted(self) -> bool:
+    """Whether this process alone was signalled; between steps, several cannot agree on it."""
+    return self._signalled and jax.process_count() == 1

@@ -17,13 +17,16 @@ from vmae_jax.data.sources import Source
 from vmae_jax.masking.motion_guided import warped_maps
 from vmae_jax.masking.random import tube
 from vmae_jax.targets.codes import FRAMES
-from vmae_jax.training.losses import code_logits, cross_entropy
+from vmae_jax.targets.trajectory import trajectory_target
+from vmae_jax.training.losses import code_logits
 from vmae_jax.training.objective import Objective, batch_keys
 from vmae_jax.types import UInt8
 from vmae_jax.visualize.codes import codes_grid
 from vmae_jax.visualize.differences import difference_grid
 from vmae_jax.visualize.flow import flow_of_frames, motion_grid
+from vmae_jax.visualize.hog import hog_grid
 from vmae_jax.visualize.reconstruction import predicted_video, reconstruction_grid
+from vmae_jax.visualize.trajectories import trajectory_grid
 
 
 class Pictures:
@@ -59,13 +62,14 @@ class Pictures:
     shares = mesh.shape['data'] * mesh.shape['fsdp']
     index = np.arange(-(-self._count // shares) * shares, dtype=np.int32) % self._count
     clips = [sampler(source, 0, sample) for sample in range(self._count)]
+    images = ('video', 'window') if objective.window else ('video',)
     self._batch = {
-      'video': np.stack([clips[i]['video'][0] for i in index]),
+      **{name: np.stack([clips[i][name][0] for i in index]) for name in images},
       'epoch': np.zeros_like(index),
       'sample': index,
       'repeat': np.zeros_like(index),
     }
-    outputs = functools.partial(_outputs, objective, config.masking)
+    outputs = functools.partial(_outputs, objective, config)
     self._outputs = jax.jit(outputs, out_shardings=NamedSharding(mesh, P()))
 
   def draw(self, step: int, params, frozen) -> dict[str, UInt8[np.ndarray, 'H2 W2 3']]:
@@ -79,7 +83,14 @@ class Pictures:
     outputs = jax.device_get(self._outputs(params, self._batch, frozen))
     if jax.process_index() != 0:
       return {}
-    draw = {'pixels': self._pixels, 'frame_difference': self._difference, 'codes': self._codes}
+    draw = {
+      'pixels': self._pixels,
+      'frame_difference': self._difference,
+      'codes': self._codes,
+      'hog': self._hog,
+      'aligned_hog': self._hog,
+      'trajectory': self._trajectory,
+    }
     pictures = {}
     for name, (target, options) in self._heads.items():
       for i in range(self._count):
@@ -137,6 +148,33 @@ class Pictures:
     )
     return {'codes': picture}
 
+  def _hog(self, name, options, outputs, i, title):
+    true, predicted = (x[i] for x in outputs[name])
+    picture = hog_grid(
+      outputs['clip'][i],
+      outputs['hidden'][i],
+      true,
+      predicted,
+      patch=self._patch,
+      options=dict(options),
+      title=title,
+    )
+    return {'hog': picture}
+
+  def _trajectory(self, name, options, outputs, i, title):
+    true, valid, predicted = (x[i] for x in outputs[name])
+    picture = trajectory_grid(
+      outputs['clip'][i],
+      outputs['hidden'][i],
+      true,
+      predicted,
+      valid=valid[:, 0] > 0,
+      patch=self._patch,
+      options=dict(options),
+      title=title,
+    )
+    return {'trajectory': picture}
+
   def _motion(self, outputs, i):
     clip, flow = outputs['clip'][i], outputs['flow']
     return motion_grid(
@@ -151,7 +189,7 @@ class Pictures:
     )
 
 
-def _outputs(objective: Objective, masking, params, batch, frozen):
+def _outputs(objective: Objective, config, params, batch, frozen):
   """Name -> what the picture of this head needs, beside the clips and what is hidden of them."""
   clip, mask, predictions, _, _ = objective.outputs(params, batch, frozen, mask=objective.hide)
   b, n = clip.shape[0], int(np.prod(objective.grid))
@@ -162,8 +200,10 @@ def _outputs(objective: Objective, masking, params, batch, frozen):
   # The picture wants predictions in the order of token indices.
   order = jnp.argsort(mask.masked, axis=1)[..., None]
   outputs = {'clip': clip, 'hidden': hidden_map(mask)}
+  masking, flow = config.masking, objective.flow(clip, frozen)
+  followed = objective.followed(batch, clip, flow, frozen)
   if masking.name == 'motion_guided':
-    keys, flow = batch_keys(objective.seed, batch), objective.flow(clip, frozen)
+    keys = batch_keys(objective.seed, batch)
     where = dict(grid=objective.grid, ratio=masking.ratio)
     known = inspect.signature(warped_maps).parameters
     options = {name: x for name, x in masking.options.items() if name in known}
@@ -174,14 +214,23 @@ def _outputs(objective: Objective, masking, params, batch, frozen):
     outputs |= {'flow': flow, 'maps': maps, 'tube': hidden_map(other)}
   for name, prediction in predictions.items():
     outputs[name] = jnp.take_along_axis(prediction, order, axis=1)
-    if objective.heads[name].loss is cross_entropy:
-      outputs[name] = _decoded(objective, name, clip, mask, prediction, frozen)
+    match config.heads[name].target:
+      case 'codes':
+        outputs[name] = _decoded(objective, name, clip, mask, prediction, frozen)
+      case 'hog' | 'aligned_hog':
+        true = objective.heads[name].target(clip, followed, frozen).values
+        outputs[name] = true, outputs[name]
+      case 'trajectory':
+        options = config.heads[name].options
+        plain = {'scale': options.scale} if 'scale' in options else {}
+        true = trajectory_target(clip, followed, patch=objective.patch, normalise='none', **plain)
+        outputs[name] = true.values, true.weights, outputs[name]
   return outputs
 
 
 def _decoded(objective: Objective, name: str, clip, mask, prediction, frozen):
   """Frames, what their codes decode to, the same of predicted codes, and the accuracy."""
-  true = objective.heads[name].target(clip, None, frozen)
+  true = objective.heads[name].target(clip, None, frozen).values
   f = true.shape[-1]
   rows = jnp.arange(len(clip))[:, None]
   guess = code_logits(prediction, f).argmax(axis=-1)

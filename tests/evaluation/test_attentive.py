@@ -1,0 +1,141 @@
+"""The attentive probe, and the tokens it reads."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vmae_jax.data.video import VideoError
+from vmae_jax.evaluation.attentive import attentive_probe
+from vmae_jax.evaluation.tokens import TokenSet
+
+N, D, CLASSES = 6, 64, 3
+
+
+def made_up(count, seed):
+  """One token, anywhere, tells the class; the mean of all tokens is the same for all classes."""
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, CLASSES, count)
+  signs = np.random.default_rng(9).choice([-1.0, 1.0], (CLASSES, D))
+  tokens = 0.3 * rng.normal(size=(count, N, D))
+  places = rng.permuted(np.tile(np.arange(N), (count, 1)), axis=1)
+  rows = np.arange(count)
+  marked = np.concatenate([np.full(D // 2, 3.0), np.zeros(D // 2)])
+  tokens[rows, places[:, 0]] += signs[labels] + marked
+  tokens[rows, places[:, 1]] -= signs[labels]
+  return tokens.astype(np.float16), labels.astype(np.int32)
+
+
+def passes(tokens, labels, size=32, counted=None):
+  counted = np.ones(len(labels), np.float32) if counted is None else counted
+
+  def batches(epoch=None):
+    order = np.arange(len(labels))
+    if epoch is not None:
+      order = np.random.default_rng(epoch).permutation(order)
+    for i in range(0, len(order), size):
+      some = order[i : i + size]
+      yield jnp.asarray(tokens[some]), jnp.asarray(labels[some]), jnp.asarray(counted[some])
+
+  return batches
+
+
+def probe(train, test, held_out=None, **options):
+  options = dict(classes=CLASSES, width=D, steps=8, epochs=8, rates=(3e-3, 1e-7)) | options
+  options.setdefault('weight_decays', (0.01,))
+  held_out = held_out or passes(*made_up(64, 5))
+  return attentive_probe(train, held_out, test, **options)
+
+
+@pytest.fixture(scope='module')
+def found():
+  return probe(passes(*made_up(256, 0)), passes(*made_up(200, 1)))
+
+
+def test_it_finds_the_token_that_tells_the_class(found):
+  assert found['top1'] > 0.8 and found['top5'] == 1.0
+  assert found['learning_rate'] == 3e-3 and found['held_out_top1'] > 0.8
+
+
+def test_pairs_do_not_mix(found):
+  """Alone or beside others, a pair learns the same."""
+  alone = probe(passes(*made_up(256, 0)), passes(*made_up(200, 1)), rates=(3e-3,))
+  assert alone['top1'] == pytest.approx(found['top1'], abs=0.02)
+
+
+def test_the_test_set_chooses_nothing():
+  """Held-out labels are shifted, so that what learns is wrong there and the other is chosen."""
+  tokens, labels = made_up(64, 5)
+  wrong = passes(tokens, (labels + 1) % CLASSES)
+  found = probe(passes(*made_up(256, 0)), passes(*made_up(200, 1)), held_out=wrong)
+  assert found['learning_rate'] == 1e-7 and found['top1'] < 0.6 < found['best_top1']
+
+
+def test_what_does_not_count_is_not_learnt_and_not_tested():
+  tokens, labels = made_up(256, 0)
+  counted = (np.arange(256) % 2).astype(np.float32)
+  half = np.where(counted > 0, labels, (labels + 1) % CLASSES).astype(np.int32)
+  found = probe(passes(tokens, half, counted=counted), passes(tokens, half, counted=counted))
+  assert found['top1'] > 0.8
+
+
+class Video:
+  num_frames, rate, height, width = 8, 25.0, 8, 8
+
+  def __init__(self, i):
+    self.i = i
+
+  def read(self, indices):
+    return np.full((len(indices), 8, 8, 3), self.i, np.uint8)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    pass
+
+
+class Source:
+  class_names = ()
+
+  def __len__(self):
+    return 7
+
+  def name(self, i):
+    return str(i)
+
+  def label(self, i):
+    return i % 3
+
+  def open(self, i):
+    if i == 5:
+      raise VideoError('torn')
+    return Video(10 * i)
+
+
+class Data:
+  frames, size, stride, sampling = 2, 8, 1, 'dense'
+
+
+@pytest.mark.parametrize('cache_bytes', [0, 10**9], ids=['encoded anew', 'kept'])
+def test_tokens_of_a_source(cache_bytes):
+  def encode(video):
+    return jnp.broadcast_to(
+      video.mean((1, 2, 3, 4))[:, None, None, None, None], (len(video), 1, 2, 2, 4)
+    )
+
+  tokens = TokenSet(encode, Source(), Data(), batch_size=4, cache_bytes=cache_bytes)
+  assert (tokens.width, tokens.steps) == (4, 2)
+
+  def seen(*args, **options):
+    pairs = []
+    for x, label, weight in tokens.batches(*args, **options):
+      assert x.shape == (4, 4, 4) and x.dtype == np.float16
+      value = np.asarray(x)[:, 0, 0]
+      pairs += [(int(v), int(c)) for v, c, w in zip(value, label, weight, strict=True) if w]
+    return pairs
+
+  whole = [(10 * i, i % 3) for i in range(7) if i != 5]
+  assert seen() == whole
+  shuffled = [seen(epoch) for epoch in (0, 1)]
+  assert sorted(shuffled[0]) == sorted(shuffled[1]) == whole and shuffled[0] != shuffled[1]
+  assert seen(counted=np.arange(7) < 2) == whole[:2]

@@ -1,0 +1,164 @@
+"""The frozen encoder: layers, poolings, sizes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.evaluation.checkpoints import write_checkpoint
+from vmae_jax.errors import UserError
+from vmae_jax.evaluation.encoder import build_encoder, load_encoder
+from vmae_jax.models.positions import interpolated_positions, sincos_positions
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """Workdir, config and parameters."""
+  workdir = tmp_path_factory.mktemp('run')
+  return workdir, *write_checkpoint(workdir)
+
+
+def clips(shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).integers(256, size=(*shape, 3)), jnp.uint8)
+
+
+def forward(config, params, video, depth, **fields):
+  """What the first blocks make of clips, and the last norm of that."""
+  encoder, _ = build_encoder(config, pool='tokens')
+  x = (video / 255.0 - jnp.array(config.data.mean)) / jnp.array(config.data.std)
+  params = dict(params, blocks=jax.tree.map(lambda a: a[:depth], params['blocks']))
+  y = jax.jit(encoder.clone(depth=depth, **fields).apply)({'params': params}, x)
+  return np.asarray(y).reshape(2, 4, 4, 4, -1)
+
+
+@pytest.fixture(scope='module')
+def layers(run):
+  """Clips, and what the first two and all blocks make of them."""
+  _, config, params = run
+  video = clips((2, 8, 32, 32))
+  return video, {depth: forward(config, params, video, depth) for depth in (2, 4)}
+
+
+def test_layers(run, layers):
+  workdir, _, _ = run
+  video, outputs = layers
+  for layer, depth in [(-1, 4), (2, 2), (-3, 2)]:
+    _, params, encode = load_encoder(str(workdir), pool='tokens', layer=layer)
+    np.testing.assert_allclose(encode(params, video), outputs[depth], atol=1e-5)
+  assert np.abs(outputs[2] - outputs[4]).max() > 0.1
+
+
+def test_a_fine_tuned_encoder_has_no_last_norm(tmp_path):
+  config, params = write_checkpoint(tmp_path, classifier=True)
+  assert 'norm' not in params
+  video = clips((2, 8, 32, 32))
+  _, loaded, encode = load_encoder(str(tmp_path), pool='tokens')
+  expected = forward(config, params, video, 4, final_norm=False)
+  np.testing.assert_allclose(encode(loaded, video), expected, atol=1e-5)
+
+
+def test_a_model_trained_on_interpolated_positions_keeps_them(run):
+  _, config, params = run
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.model.update(positions='interpolate', position_grid=(4, 2, 2))
+  video = clips((2, 8, 32, 32))
+  _, encode = build_encoder(config, pool='tokens')
+  expected = forward(config, params, video, 4, position_grid=(4, 2, 2))
+  np.testing.assert_allclose(encode(params, video), expected, atol=1e-5)
+
+
+@pytest.mark.full
+def test_a_model_of_transformers(tmp_path):
+  import torch
+  from transformers import VideoMAEConfig, VideoMAEModel
+
+  torch.manual_seed(0)
+  config = VideoMAEConfig(
+    image_size=32,
+    patch_size=8,
+    num_frames=4,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=48,
+    use_mean_pooling=False,
+  )
+  model = VideoMAEModel(config).eval()
+  model.save_pretrained(tmp_path)
+  video = clips((2, 4, 32, 32))
+  loaded, params, encode = load_encoder(str(tmp_path), pool='tokens')
+  data = loaded.data
+  x = (np.asarray(video) / 255.0 - np.array(data.mean)) / np.array(data.std)
+  with torch.no_grad():
+    y = model(torch.tensor(x.transpose(0, 1, 4, 2, 3), dtype=torch.float32)).last_hidden_state
+  np.testing.assert_allclose(
+    np.asarray(encode(params, video)).reshape(2, 32, 32), y.numpy(), atol=1e-4
+  )
+
+
+@pytest.mark.parametrize('layer', [0, 5, -5])
+def test_no_such_layer(layer, run):
+  with pytest.raises(UserError, match=f'layer is {layer}: .* 1 to 4, from the end -1 to -4'):
+    build_encoder(run[1], pool='mean', layer=layer)
+
+
+def test_poolings(run, layers):
+  video, outputs = layers
+  for pool, expected in [
+    ('tokens', outputs[4]),
+    ('slots', outputs[4].mean((2, 3))),
+    ('mean', outputs[4].mean((1, 2, 3))),
+  ]:
+    _, encode = build_encoder(run[1], pool=pool)
+    np.testing.assert_allclose(encode(run[2], video), expected, atol=1e-5)
+  with pytest.raises(UserError, match='--pool: there is no'):
+    build_encoder(run[1], pool='max')
+
+
+def positions(config, params, shape, kind):
+  """The table that is added to the tokens of black clips: blocks of depth 0 would show it."""
+  quiet = dict(params, embed=jax.tree.map(jnp.zeros_like, params['embed']))
+  quiet['blocks'] = jax.tree.map(jnp.zeros_like, params['blocks'])
+  _, encode = build_encoder(config, pool='tokens', positions=kind)
+  return np.asarray(encode(quiet, jnp.zeros((1, *shape, 3), jnp.uint8)))[0]
+
+
+def norm(table):
+  return (table - table.mean(-1, keepdims=True)) / np.sqrt(table.var(-1, keepdims=True) + 1e-6)
+
+
+def test_positions(run):
+  """Blocks without weights hand the positions on to the last norm."""
+  _, config, params = run
+  shown = functools.partial(positions, config, params)
+  for kind, shape, grid, expected in [
+    ('rebuild', (2, 48, 24), (1, 6, 3), sincos_positions(18, 128)),
+    # One time slot of the four trained ones: the first, enlarged in space.
+    (
+      'interpolate',
+      (2, 48, 24),
+      (1, 6, 3),
+      interpolated_positions((1, 6, 3), trained=(1, 4, 4), d=128),
+    ),
+    # More than trained: in time, too.
+    (
+      'interpolate',
+      (12, 32, 32),
+      (6, 4, 4),
+      interpolated_positions((6, 4, 4), trained=(4, 4, 4), d=128),
+    ),
+    ('interpolate', (8, 32, 32), (4, 4, 4), sincos_positions(64, 128)),
+  ]:
+    wanted = norm(expected.reshape(*grid, 128))
+    np.testing.assert_allclose(shown(shape, kind), wanted, atol=1e-3)
+  with pytest.raises(UserError, match="positions: there is no 'learnt'"):
+    build_encoder(config, pool='mean', positions='learnt')
+
+
+def test_sizes_that_patches_do_not_make_up(run):
+  _, encode = build_encoder(run[1], pool='mean')
+  with pytest.raises(UserError, match='height 33 is no multiple'):
+    encode(run[2], clips((1, 8, 33, 32)))

@@ -1,0 +1,21 @@
+"""A pre-training run as it is before its first step, for tests that need a checkpoint."""
+
+import jax
+import optax
+
+from tests import runs
+from vmae_jax.config_file import load_config
+from vmae_jax.training.checkpoint import Checkpointer
+from vmae_jax.training.compose import build_objective
+from vmae_jax.training.step import init_state
+
+
+def save_fresh_run(workdir):
+  """Saves a checkpoint with fresh weights in WORKDIR."""
+  config = load_config(runs.SMOKE)
+  config.seed = 1
+  objective = build_objective(config)
+  params = jax.jit(objective.init)(jax.random.key(1))
+  saver = Checkpointer(str(workdir), keep=1, keep_every_steps=0, config=config.to_dict())
+  saver.save(0, init_state(params, optax.sgd(0.1), ema=0.0))
+  saver.close()

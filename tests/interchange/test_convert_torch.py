@@ -1,0 +1,110 @@
+"""Conversions from end to end where PyTorch and transformers are installed."""
+
+import argparse
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests import runs
+from tests.interchange import peer, synthetic
+from vmae_jax.interchange import selfcheck
+from vmae_jax.interchange.convert import convert
+from vmae_jax.interchange.runs import load_run
+
+ENCODER, DECODER, PATCH = (128, 4, 512), (128, 2, 512), (2, 8, 8)
+# Clips that are smaller than the official ones: tests run the models.
+SMALL = {'vmae_jax': json.dumps({'info': {'frames': 8, 'size': 32}})}
+
+
+@pytest.mark.full
+def test_public_weights_to_a_run_and_the_run_to_transformers(tmp_path):
+  """Three commands of a user: a folder of transformers in, pre-training, and out again."""
+  import torch
+  import transformers
+
+  sizes = dict(image_size=32, patch_size=8, num_frames=8, hidden_size=128, num_hidden_layers=4)
+  sizes |= dict(num_attention_heads=4, intermediate_size=512, decoder_num_attention_heads=4)
+  sizes |= dict(decoder_hidden_size=128, decoder_num_hidden_layers=2, decoder_intermediate_size=512)
+  torch.manual_seed(0)
+  config = transformers.VideoMAEConfig(**sizes, use_mean_pooling=False)
+  transformers.VideoMAEForPreTraining(config).save_pretrained(tmp_path / 'public')
+  report = convert(tmp_path / 'public', tmp_path / 'ours', to='orbax')
+  assert 'public in transformers: largest difference' in report
+  assert '--config.model.eps=1e-12 reproduces' in report
+  environment = runs.environment(tmp_path / 'cache')
+  runs.run(
+    tmp_path / 'run',
+    *(f'init_from={tmp_path / "ours"}', 'steps=2', 'model.eps=1e-12'),
+    env=environment,
+  )
+  report = convert(tmp_path / 'run', tmp_path / 'out', to='huggingface')
+  assert 'out in transformers: largest difference' in report
+  params, info = load_run(tmp_path / 'run')
+  assert not np.array_equal(
+    params['encoder']['embed']['kernel'],
+    load_run(tmp_path / 'ours')[0]['encoder']['embed']['kernel'],
+  )
+  # What anyone loads is what was trained.
+  model, loading = transformers.VideoMAEForPreTraining.from_pretrained(
+    tmp_path / 'out', output_loading_info=True
+  )
+  assert not any(loading.values())
+  model.decoder.norm.eps = 1e-12
+  video = torch.from_numpy(selfcheck.fixed_clip(info).transpose(0, 1, 4, 2, 3).copy())
+  hidden = torch.from_numpy(selfcheck.fixed_mask(info))[None]
+  with torch.no_grad():
+    theirs = model.eval()(video, bool_masked_pos=hidden).logits.numpy()
+  ours = selfcheck.our_outputs(params, info)['pixels']
+  assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
+
+
+@pytest.mark.full
+def test_a_classifier_of_transformers_and_deepspeeds_half_precision(tmp_path):
+  import torch
+
+  tensors = synthetic.values(synthetic.finetuned(ENCODER, 5, PATCH))
+  folder = tmp_path / 'checkpoint-best'
+  folder.mkdir()
+  state = {name: torch.from_numpy(value).half() for name, value in tensors.items()}
+  arguments = argparse.Namespace(num_frames=8, input_size=32)
+  torch.save({'module': state, 'args': arguments}, folder / 'mp_rank_00_model_states.pt')
+  report = convert(folder, tmp_path / 'hf', to='huggingface')
+  assert 'source in PyTorch: largest' in report and 'hf in transformers: largest' in report
+  assert 'stored as float16' in report
+  report = convert(tmp_path / 'hf', tmp_path / 'x.pth', to='videomae')
+  assert 'result in PyTorch: largest difference' in report
+  read = torch.load(tmp_path / 'x.pth', weights_only=True)['model']
+  assert read.keys() == state.keys()
+  for name, value in state.items():
+    assert torch.equal(read[name], value.float())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('decoders', [1, 2])
+def test_mme_in_torch(tmp_path, decoders):
+  tensors = synthetic.values(synthetic.mme(ENCODER, DECODER, PATCH, decoders=decoders))
+  save_file(tensors, tmp_path / 'x.safetensors', SMALL)
+  report = convert(tmp_path / 'x.safetensors', tmp_path / 'ours', to='orbax')
+  assert 'source in PyTorch: largest difference' in report
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('kind', ['pretraining', 'classification'])
+def test_official_and_transformers_agree_on_the_peer(tmp_path, kind):
+  """The same weights under both kinds of names, of a size that is in no table."""
+  folder = tmp_path / 'hf'
+  folder.mkdir()
+  save_file(peer.weights(kind), folder / 'model.safetensors', {'format': 'pt'})
+  config = peer.SMALL | dict(
+    model_type='videomae', layer_norm_eps=1e-6, use_mean_pooling=kind == 'classification'
+  )
+  (folder / 'config.json').write_text(json.dumps(config))
+  report = convert(folder, tmp_path / 'x.safetensors', to='videomae')
+  assert 'hf in transformers: largest' in report and 'result in PyTorch: largest' in report
+  shutil.rmtree(folder)
+  # Heads come from what we wrote beside the tensors.
+  report = convert(tmp_path / 'x.safetensors', folder, to='huggingface')
+  assert 'source in PyTorch: largest' in report and 'hf in transformers: largest' in report

@@ -1,0 +1,53 @@
+"""Labels that cannot be learnt or tested are told before anything is computed."""
+
+import pytest
+
+from vmae_jax.data.sources import Entry, FileSource
+from vmae_jax.data.synthetic import SyntheticSource
+from vmae_jax.errors import UserError
+from vmae_jax.training.classes import count_classes
+
+
+def files(*labels, names=()):
+  return FileSource(tuple(Entry(f'{i}.mp4', label=x) for i, x in enumerate(labels)), names)
+
+
+def count(train, val, classes=0):
+  return count_classes({'train.txt': train, 'val.txt': val}, train='train.txt', classes=classes)
+
+
+def test_as_many_as_the_training_data_have():
+  assert count(files(0, 3, 1), files(2)) == (4, ())
+  assert count(files(0, 1), files(0), classes=9) == (9, ())
+  names = ('cat', 'dog', 'cow')
+  assert count(files(0, 1, names=names), files(2, names=names)) == (3, names)
+  assert count(SyntheticSource('train'), SyntheticSource('val')).count == 12
+
+
+MISTAKES = [
+  (files(0, 1, 5), files(0), 5, 'train.txt: the label 5 of 2.mp4 .* data.classes, .* 0 to 4'),
+  (files(0, 1), files(0, 2), 0, 'val.txt: the label 2 of 1.mp4 .* 2 classes of train.txt'),
+  (files(0, -1, -1), files(0), 0, 'train.txt: 2 of 3 videos have no label, such as 1.mp4'),
+  (files(0, 1), files(0, -1), 0, 'val.txt: 1 of 2 videos have no label'),
+  (files(0, 0), files(0), 0, 'train.txt has one class alone'),
+  (files(1, 1), files(0), 7, 'train.txt has one class alone'),
+  (
+    files(0, 1, 2, names=('cat', 'cow', 'dog')),
+    files(0, 1, names=('cat', 'dog')),
+    0,
+    'val.txt has other classes than train.txt: class 1 is dog, not cow',
+  ),
+  (
+    files(0, 1, 2, names=('cat', 'cow', 'dog')),
+    files(0, 1, names=('cat', 'cow')),
+    0,
+    'class 2 is missing, not dog',
+  ),
+]
+
+
+@pytest.mark.parametrize('train, val, classes, message', MISTAKES)
+def test_mistakes(train, val, classes, message):
+  with pytest.raises(UserError, match=message) as error:
+    count(train, val, classes)
+  assert '\n' not in str(error.value)

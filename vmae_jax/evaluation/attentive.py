@@ -1,0 +1,151 @@
+"""An attentive probe: a learnt query reads all tokens of a frozen encoder.
+
+As in V-JEPA's evaluations: one block of cross-attention and a linear layer, with several
+learning rates and weight decays at once, over one stream of tokens. Here a held-out tenth of
+the training set chooses among them, where V-JEPA reports the best on the test set.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vmae_jax.evaluation.scoring import accuracy
+from vmae_jax.models.attention import attention
+from vmae_jax.models.blocks import Mlp, layer_norm
+from vmae_jax.training.optimizer import decays
+from vmae_jax.types import Array, Float, Int
+
+RATES = (5e-3, 1e-3, 3e-4, 1e-4)
+DECAYS = (0.01, 0.1)
+_ADAM = optax.scale_by_adam(0.9, 0.999, 1e-8)
+# Tokens, labels, and how much each clip counts.
+Batch = tuple[Float[Array, 'b n d'], Int[Array, ' b'], Float[Array, ' b']]
+
+
+class AttentiveClassifier(nn.Module):
+  """query + Attention(query, LN(tokens)), plus Mlp(LN(.)), then a linear layer."""
+
+  heads: int
+  classes: int
+
+  @nn.compact
+  def __call__(self, tokens: Float[Array, 'b n d']) -> Float[Array, 'b c']:
+    b, _, d = tokens.shape
+    init = nn.initializers.truncated_normal(0.02)
+    query = jnp.broadcast_to(self.param('query', init, (1, 1, d)), (b, 1, d))
+    x = layer_norm(eps=1e-6, dtype=jnp.float32, name='norm1')(tokens)
+
+    def heads(name, x):
+      x = nn.Dense(d, kernel_init=init, name=name)(x)
+      return x.reshape(b, -1, self.heads, d // self.heads)
+
+    y = attention(heads('q', query), heads('k', x), heads('v', x), implementation='xla')
+    y = query + nn.Dense(d, kernel_init=init, name='proj')(y.reshape(b, 1, d))
+    z = layer_norm(eps=1e-6, dtype=jnp.float32, name='norm2')(y)
+    y = y + Mlp(4 * d, name='mlp')(z)
+    return nn.Dense(self.classes, kernel_init=init, name='classifier')(y[:, 0])
+
+
+# Compiled once for all models that are probed.
+@functools.partial(jax.jit, static_argnums=(0, 1, 3))
+def _start(model: AttentiveClassifier, width: int, key, pairs: int):
+  """Parameters, Adam's moments and number of steps; the parameters are the same for all pairs."""
+  params = model.init(key, jnp.zeros((1, 2, width)))['params']
+  params = jax.tree.map(lambda x: jnp.repeat(x[None], pairs, axis=0), params)
+  return params, _ADAM.init(params), jnp.zeros((), jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _step(model: AttentiveClassifier, state, batch: Batch, rate, decay, total):
+  params, moments, number = state
+  tokens, labels, weights = batch
+  tokens = tokens.astype(jnp.float32)
+
+  def loss(params):
+    logits = model.apply({'params': params}, tokens)
+    errors = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return (errors * weights).sum() / jnp.maximum(weights.sum(), 1)
+
+  updates, moments = _ADAM.update(jax.vmap(jax.grad(loss))(params), moments)
+  warmup = total // 10
+  falling = 0.5 + 0.5 * jnp.cos(jnp.pi * (number - warmup) / jnp.maximum(total - warmup, 1))
+  now = rate * jnp.where(number < warmup, (number + 1) / jnp.maximum(warmup, 1), falling)
+
+  def move(p, update, kernel):
+    each = (-1, *(1,) * (p.ndim - 1))
+    return p - now.reshape(each) * (update + kernel * decay.reshape(each) * p)
+
+  return jax.tree.map(move, params, updates, decays(params)), moments, number + 1
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(model: AttentiveClassifier, params, tokens):
+  tokens = tokens.astype(jnp.float32)
+  return jax.vmap(lambda p: model.apply({'params': p}, tokens))(params)
+
+
+def attentive_probe(
+  train: Callable[[int], Iterable[Batch]],
+  held_out: Callable[[], Iterable[Batch]],
+  test: Callable[[], Iterable[Batch]],
+  *,
+  classes: int,
+  width: int,
+  steps: int,
+  epochs: int,
+  rates: Sequence[float] = RATES,
+  weight_decays: Sequence[float] = DECAYS,
+  seed: int = 0,
+) -> dict[str, float]:
+  """Trains a probe for each pair of learning rate and weight decay, all over the same batches.
+
+  AdamW (0.9, 0.999), a tenth of the steps to warm up, half a cosine to 0.
+
+  Args:
+    train: Epoch -> its batches.
+    held_out: The part of the training set that chooses among the pairs; not in `train`.
+    test: The test set, which chooses nothing.
+    classes: How many there are.
+    width: d.
+    steps: Batches in an epoch.
+    epochs: Passes over `train`.
+    rates: Peak learning rates.
+    weight_decays: Of kernels.
+    seed: Of the initial weights, the same for all pairs.
+
+  Returns:
+    `top1` and `top5` (shares of the test set) of the pair chosen, `learning_rate`,
+    `weight_decay`, `held_out_top1`, and `best_top1`, what the best pair has on the test set.
+  """
+  pairs = list(itertools.product(rates, weight_decays))
+  rate, decay = (jnp.asarray(x, jnp.float32) for x in zip(*pairs, strict=True))
+  model = AttentiveClassifier(max(1, width // 64), classes)
+  state, total = _start(model, width, jax.random.key(seed), len(pairs)), epochs * steps
+  for epoch in range(epochs):
+    for batch in train(epoch):
+      state = _step(model, state, batch, rate, decay, jnp.int32(total))
+
+  def each(batches) -> list[dict[str, float]]:
+    found, labels = [], []
+    for tokens, label, weight in batches:
+      kept = np.asarray(weight) > 0
+      found.append(np.asarray(_scores(model, state[0], tokens))[:, kept])
+      labels.append(np.asarray(label)[kept])
+    found, labels = np.concatenate(found, axis=1), np.concatenate(labels)
+    return [accuracy(one, labels) for one in found]
+
+  chosen_by, tested = each(held_out()), each(test())
+  best = int(np.argmax([result['top1'] for result in chosen_by]))
+  return {
+    **tested[best],
+    'learning_rate': pairs[best][0],
+    'weight_decay': pairs[best][1],
+    'held_out_top1': chosen_by[best]['top1'],
+    'best_top1': max(result['top1'] for result in tested),
+  }

@@ -1,0 +1,179 @@
+"""Features of all clips of a list of videos, in shards: files that are there are done.
+
+Shard s holds the videos from s * n to (s + 1) * n of the list, whoever computes it and with
+however many devices; of several processes each takes every so many-th shard.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from safetensors.numpy import save
+from tqdm import tqdm
+
+from vmae_jax.data.sources import Source
+from vmae_jax.errors import UserError
+from vmae_jax.evaluation.windows import Windows, read_windows
+from vmae_jax.sharding import batch_sharding, make_mesh, replicated
+from vmae_jax.training.run_dir import write_atomically
+from vmae_jax.types import Array, Float
+
+FORMATS = ('safetensors', 'npz')
+_DONE = '.shards'  # Holds a JSON file for each finished shard: its rows and broken videos.
+
+
+class Shard(NamedTuple):
+  """What came of the videos of one shard.
+
+  Attributes:
+    features: Float 's ...', a row for each clip; None if there is no clip.
+    rows: Video and first frame of each row's clip.
+    broken: Video -> why it could not be read. None of its clips has a row.
+  """
+
+  features: Float[np.ndarray, 's ...'] | None
+  rows: list[tuple[int, int]]
+  broken: dict[int, str]
+
+
+def extract_all(
+  source: Source,
+  encode: Callable[..., Array],
+  params: Any,
+  out: Path,
+  *,
+  windows: Windows,
+  batch_size: int,
+  shard_videos: int,
+  threads: int,
+  form: str,
+  metadata: dict[str, str],
+) -> tuple[int, int]:
+  """Writes features, an index and a list of broken videos; goes on where it stopped.
+
+  Args:
+    source: The videos.
+    encode: (parameters, uint8 clips 'b T H W 3') -> features 'b ...'.
+    params: Of the encoder.
+    out: Gets `features-SHARD-of-SHARDS.FORM`, `index.csv` (path, label, video, start, file, row)
+      and `broken.csv` (path, reason); video counts the list from 0.
+    windows: Which clips.
+    batch_size: Clips encoded at a time; rounded up to a multiple of the devices.
+    shard_videos: Videos in a shard.
+    threads: Videos decoded at a time.
+    form: One of FORMATS.
+    metadata: What made the features; written into each file.
+
+  Returns:
+    How many clips have features, and how many videos are broken.
+
+  Raises:
+    UserError: features are not finite, or not a single video can be read.
+  """
+  done = out / _DONE
+  done.mkdir(exist_ok=True)
+  count = -(-len(source) // shard_videos)
+  name = f'features-{{:05d}}-of-{count:05d}.{form}'
+  mine = range(jax.process_index(), count, jax.process_count())
+  left = [s for s in mine if not (done / f'{s:05d}.json').exists()]
+  videos = [range(s * shard_videos, min((s + 1) * shard_videos, len(source))) for s in left]
+  mesh = make_mesh(devices=jax.local_devices())
+  params = jax.device_put(params, replicated(mesh))
+  total = sum(map(len, videos))
+  with jax.set_mesh(mesh), tqdm(total=total, unit='video', desc='encoding') as bar:
+    for s, part in zip(left, videos, strict=True):
+      found = read_windows(source, part, windows, threads=threads)
+      shard = _encode(found, lambda x: encode(params, x), mesh, windows, batch_size, bar)
+      if shard.features is not None:
+        _save(out / name.format(s), shard, form, metadata)
+      about = {'rows': shard.rows, 'broken': shard.broken}
+      write_atomically(done / f'{s:05d}.json', json.dumps(about))
+  multihost_utils.sync_global_devices('all shards are written')
+  return _write_index(source, out, [(name.format(s), done / f'{s:05d}.json') for s in range(count)])
+
+
+def _encode(found, encode, mesh, windows: Windows, batch_size: int, bar: tqdm) -> Shard:
+  """Runs the model over the clips of a shard, a batch ahead of the host."""
+  batch_size = -(-batch_size // mesh.size) * mesh.size
+  rows, features, broken, clips, pending = [], [], {}, [], []
+
+  def read() -> None:
+    x, used = pending.pop()
+    features.append(np.asarray(x)[:used])
+
+  def run() -> None:
+    used = len(clips)
+    batch = np.zeros((batch_size, windows.frames, *windows.sides, 3), np.uint8)
+    batch[:used] = clips
+    clips.clear()
+    coming = encode(jax.device_put(batch, batch_sharding(mesh))), used
+    if pending:
+      read()
+    pending.append(coming)
+
+  for item in found:
+    if item.clip is None:
+      bar.update()
+      if item.reason:
+        broken[item.video] = item.reason
+      continue
+    rows.append((item.video, item.start))
+    clips.append(item.clip)
+    if len(clips) == batch_size:
+      run()
+  if clips:
+    run()
+  if pending:
+    read()
+  whole = [video not in broken for video, _ in rows]
+  if not any(whole):
+    return Shard(None, [], broken)
+  array = np.concatenate(features)[whole]
+  if not np.isfinite(array).all():
+    raise UserError('features hold NaN or infinity: the checkpoint comes from a diverged run.')
+  return Shard(array, [row for row, keep in zip(rows, whole, strict=True) if keep], broken)
+
+
+def _save(path: Path, shard: Shard, form: str, metadata: dict[str, str]) -> None:
+  video, start = np.array(shard.rows, np.int64).T.copy()
+  arrays = {'features': shard.features, 'video': video, 'start': start}
+  part = path.with_name(f'.{path.name}.part')
+  with part.open('wb') as f:
+    if form == 'npz':
+      np.savez(f, **arrays, **{name: np.array(value) for name, value in metadata.items()})
+    else:
+      f.write(save(arrays, metadata))
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(part, path)
+
+
+def _write_index(source: Source, out: Path, shards: list[tuple[str, Path]]) -> tuple[int, int]:
+  """Writes index.csv and broken.csv from what each shard says of itself."""
+  index, broken = [], []
+  for name, path in shards:
+    about = json.loads(path.read_text(encoding='utf-8'))
+    for row, (i, start) in enumerate(about['rows']):
+      index.append((source.name(i), source.label(i), i, start, name, row))
+    broken += [(source.name(int(i)), reason) for i, reason in about['broken'].items()]
+  if jax.process_index() == 0:
+    for name, columns, table in (
+      ('index.csv', ('path', 'label', 'video', 'start', 'file', 'row'), index),
+      ('broken.csv', ('path', 'reason'), broken),
+    ):
+      text = io.StringIO()
+      csv.writer(text, lineterminator='\n').writerows([columns, *table])
+      write_atomically(out / name, text.getvalue())
+  if not index:
+    raise UserError(
+      f'none of the {len(broken)} videos can be read, such as {broken[0][0]} ({broken[0][1]}): '
+      f'{out / "broken.csv"} lists them all.'
+    )
+  return len(index), len(broken)

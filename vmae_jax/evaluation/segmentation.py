@@ -1,0 +1,155 @@
+"""From the frames of a clip and the mask of the first to the masks of all."""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from vmae_jax.errors import UserError
+from vmae_jax.evaluation.propagation import (
+  CHANNELS,
+  Protocol,
+  decide,
+  propagate,
+  remember_first,
+)
+from vmae_jax.evaluation.sequences import Clip
+from vmae_jax.types import Array, Float, Int, UInt8
+
+# (uint8 clip 'T H W 3', time slot) -> features 'h w d' of that slot.
+FrameFeatures = Callable[[UInt8[np.ndarray, 'T H W 3'], int], Float[Array, 'h w d']]
+
+
+def input_size(height: int, width: int, *, size: str, patch: tuple[int, int]) -> tuple[int, int]:
+  """Rows and columns that frames are resized to, made up of whole patches (rounded down).
+
+  Args:
+    height: The frame's.
+    width: The frame's.
+    size: `native`; `480`, the shorter side, the other in proportion; `480/64`, and the longer
+      side rounded down to a multiple of 64 first; `480x880`, rows and columns.
+    patch: Rows and columns of a patch.
+
+  Raises:
+    UserError: the size is written otherwise, or is smaller than a patch.
+  """
+  match = re.fullmatch(r'native|(\d+)(?:/([1-9]\d*)|x(\d+))?', size)
+  if match is None:
+    raise UserError(
+      f'size {size!r} is none of: native, 480 (the shorter side), 480/64 (and the longer one a '
+      'multiple of 64), 480x880 (rows and columns).'
+    )
+  short, multiple, columns = (int(x) if x else 0 for x in match.groups())
+  if columns:
+    height, width = short, columns
+  elif short:
+    long = max(height, width) * short // min(height, width)
+    long -= long % multiple if multiple else 0
+    height, width = (short, long) if height <= width else (long, short)
+  sides = height // patch[0] * patch[0], width // patch[1] * patch[1]
+  if not all(sides):
+    raise UserError(f'size {size}: {height} x {width} pixels are less than a patch, {patch}.')
+  return sides
+
+
+def resize(
+  frames: UInt8[np.ndarray, 'T H W 3'], size: tuple[int, int]
+) -> UInt8[np.ndarray, 'T H2 W2 3']:
+  """Whole frames at another size, by Pillow's bilinear resampling."""
+  if frames.shape[1:3] == size:
+    return frames
+  images = [Image.fromarray(frame) for frame in frames]
+  return np.stack([np.asarray(x.resize(size[::-1], Image.Resampling.BILINEAR)) for x in images])
+
+
+def nearest(mask: UInt8[np.ndarray, 'H W'], size: tuple[int, int]) -> UInt8[np.ndarray, 'H2 W2']:
+  """A mask at another size: numbers of objects cannot be mixed."""
+  return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def around(frame: int, count: int, *, length: int, slot: int) -> tuple[Int[np.ndarray, ' T'], int]:
+  """The clip that a frame's features are taken from.
+
+  Args:
+    frame: Its number.
+    count: Frames in the sequence.
+    length: Frames in the clip; 0 for the frame alone, repeated to fill a time slot.
+    slot: Frames in a time slot.
+
+  Returns:
+    The clip's frames, `length` in a row with the frame near the middle (at the ends of the
+    sequence not so; one that is shorter repeats its last frame), and the frame's time slot.
+  """
+  if not length:
+    return np.full(slot, frame), 0
+  start = max(0, min(frame - (length - 1) // 2, count - length))
+  return np.minimum(start + np.arange(length), count - 1), (frame - start) // slot
+
+
+def frame_features(encode: Callable[..., Array], params: Any) -> FrameFeatures:
+  """Features of one time slot, from an encoder that keeps its tokens."""
+
+  @jax.jit
+  def one(params, video, slot):
+    return encode(params, video[None])[0, slot]
+
+  return lambda video, slot: one(params, video, slot)
+
+
+def segment(
+  clip: Clip,
+  mask: UInt8[np.ndarray, 'H W'],
+  features: FrameFeatures,
+  *,
+  protocol: Protocol,
+  patch: tuple[int, int, int],
+  length: int = 0,
+) -> Iterator[UInt8[np.ndarray, 'H W']]:
+  """Yields the mask of each frame, the given one first.
+
+  Args:
+    clip: The frames.
+    mask: Objects of the first frame, at its size.
+    features: See FrameFeatures.
+    protocol: How labels are propagated.
+    patch: Frames, rows and columns of a patch.
+    length: See `around`.
+
+  Raises:
+    UserError: the mask is of another size, or a frame cannot be read.
+  """
+  height, width = clip.read([0]).shape[1:3]
+  if mask.shape != (height, width):
+    raise UserError(
+      f'{clip.mask} is {mask.shape[1]} x {mask.shape[0]} pixels, the frames of {clip.name} are '
+      f'{width} x {height}: the mask must be drawn on the first frame.'
+    )
+  size = input_size(height, width, size=protocol.size, patch=patch[1:])
+  grid = size[0] // patch[1], size[1] // patch[2]
+
+  def tokens(frame: int) -> Float[Array, 'n d']:
+    indices, slot = around(frame, len(clip.frames), length=length, slot=patch[0])
+    used, where = np.unique(indices, return_inverse=True)
+    frames = clip.read(used.tolist())
+    if frames.shape[1:3] != (height, width):
+      raise UserError(
+        f'{clip.name}: frame {clip.frames[frame]} is {frames.shape[2]} x {frames.shape[1]} pixels, '
+        f'the first is {width} x {height}: all frames must be of one size.'
+      )
+    x = features(resize(frames, size)[where], slot)
+    return x.reshape(math.prod(grid), -1)
+
+  yield mask
+  channels = -(-(int(mask.max()) + 1) // CHANNELS) * CHANNELS
+  labels = jax.nn.one_hot(nearest(mask, grid).reshape(-1), channels)
+  memory = remember_first(tokens(0), labels, protocol=protocol)
+  for frame in range(1, len(clip.frames)):
+    labels, memory = propagate(
+      memory, tokens(frame), jnp.int32(frame), grid=grid, protocol=protocol
+    )
+    yield nearest(np.asarray(decide(labels, grid=grid, patch=patch[1:])), (height, width))

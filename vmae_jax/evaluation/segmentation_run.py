@@ -1,0 +1,159 @@
+"""All clips of a set, segmented and scored, into one folder; goes on where it stopped."""
+
+import csv
+import io
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from vmae_jax.errors import UserError
+from vmae_jax.evaluation.masks import first_mask, read_mask, write_mask
+from vmae_jax.evaluation.propagation import Protocol
+from vmae_jax.evaluation.segmentation import FrameFeatures, segment
+from vmae_jax.evaluation.segmentation_scores import Statistics, evaluate
+from vmae_jax.evaluation.sequences import Clip
+from vmae_jax.training.run_dir import write_atomically
+from vmae_jax.types import UInt8
+from vmae_jax.visualize.segmentation import COLUMNS, strip
+
+Scores = dict[str, list[tuple[Statistics, Statistics]]]  # Clip -> J and F of each object.
+
+
+def segment_all(
+  clips: Sequence[Clip],
+  features: FrameFeatures,
+  out: Path,
+  *,
+  protocol: Protocol,
+  patch: tuple[int, int, int],
+  length: int,
+  caption: str,
+) -> None:
+  """Writes masks and a picture of each clip that has none yet.
+
+  A clip's folder of masks gets its name when it is complete: what an interrupted run has
+  finished stays, the rest is done again.
+
+  Args:
+    clips: What to segment.
+    features: Of frames.
+    out: Gets `masks` and `pictures`.
+    protocol: How labels are propagated.
+    patch: Frames, rows and columns of a patch.
+    length: See `segmentation.around`.
+    caption: Of the pictures: what made the masks.
+  """
+  masks, pictures = out / 'masks', out / 'pictures'
+  for folder in (masks, pictures):
+    folder.mkdir(parents=True, exist_ok=True)
+  left = [clip for clip in clips if not (masks / clip.name).is_dir()]
+  total = sum(len(clip.frames) for clip in left)
+  # Mistakes in any mask are told before hours are spent on the others.
+  firsts = {clip.name: first_mask(clip.mask) for clip in left}
+  with tqdm(total=total, unit='frame', desc='segmenting') as bar:
+    for clip in left:
+      bar.set_postfix_str(clip.name)
+      part = masks / f'.{clip.name}.part'
+      shutil.rmtree(part, ignore_errors=True)
+      part.mkdir()
+      found = segment(
+        clip, firsts[clip.name], features, protocol=protocol, patch=patch, length=length
+      )
+      for name, mask in zip(clip.frames, found, strict=True):
+        write_mask(part / f'{name}.png', mask)
+        bar.update()
+      _draw(clip, part, pictures / f'{clip.name}.png', caption)
+      os.replace(part, masks / clip.name)
+
+
+def _draw(clip: Clip, masks: Path, path: Path, caption: str) -> None:
+  """A few frames of a clip under their masks."""
+  count = len(clip.frames)
+  chosen = np.linspace(0, count - 1, min(COLUMNS, count)).round().astype(int).tolist()
+  names = [clip.frames[i] for i in chosen]
+  rows = {'propagated': [read_mask(masks / f'{name}.png') for name in names]}
+  if clip.truth:
+    rows['ground truth'] = [read_mask(clip.truth[i]) for i in chosen]
+  picture = strip(
+    [clip.read([i])[0] for i in chosen],
+    rows,
+    names=[f'frame {name}' for name in names],
+    title=f'{clip.name}: the first mask is given',
+    caption=caption,
+  )
+  part = path.with_name(f'.{path.name}.part')
+  Image.fromarray(picture).save(part, 'PNG')
+  os.replace(part, path)
+
+
+def score_all(clips: Sequence[Clip], out: Path) -> Scores:
+  """J and F of each object of the clips whose ground truth is known, from the PNGs in `out`.
+
+  Raises:
+    UserError: masks are missing, of another size, or have objects that the truth has not.
+  """
+  scores = {}
+  for clip in tqdm([clip for clip in clips if clip.truth], unit='clip', desc='scoring'):
+    found = [out / 'masks' / clip.name / f'{name}.png' for name in clip.frames]
+    scores[clip.name] = evaluate(_stack(clip.truth), _stack(found), name=clip.name)
+  return scores
+
+
+def _stack(paths: Sequence[Path]) -> UInt8[np.ndarray, 'T H W']:
+  masks = [read_mask(path) for path in paths]
+  for path, mask in zip(paths, masks, strict=True):
+    if mask.shape != masks[0].shape:
+      raise UserError(f'{path} is of another size than {paths[0]}: masks must match the frames.')
+  return np.stack(masks)
+
+
+def global_results(scores: Scores) -> dict[str, float]:
+  """The official table: means over all objects of all clips."""
+  pairs = np.array([pair for clip in scores.values() for pair in clip])  # o, (J, F), statistic
+  (j, f) = pairs.mean(0)
+  names = 'Mean', 'Recall', 'Decay'
+  result = {'J&F-Mean': float((j[0] + f[0]) / 2)}
+  for measure, values in (('J', j), ('F', f)):
+    result |= {f'{measure}-{name}': float(x) for name, x in zip(names, values, strict=True)}
+  return result
+
+
+def write_results(scores: Scores, out: Path, *, split: str, settings: Mapping[str, Any]) -> str:
+  """Writes both tables of the official evaluation, and one in Markdown, which is returned."""
+  whole = global_results(scores)
+  rows = [
+    (f'{clip}_{i}', j.mean, f.mean)
+    for clip, pairs in scores.items()
+    for i, (j, f) in enumerate(pairs, 1)
+  ]
+  tables = {
+    f'global_results-{split}.csv': [list(whole), [f'{x:.3f}' for x in whole.values()]],
+    f'per-sequence_results-{split}.csv': [
+      ('Sequence', 'J-Mean', 'F-Mean'),
+      *((name, f'{j:.3f}', f'{f:.3f}') for name, j, f in rows),
+    ],
+  }
+  for name, table in tables.items():
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(table)
+    write_atomically(out / name, text.getvalue())
+  lines = [
+    '| ' + ' | '.join(['', *whole]) + ' |',
+    '|---' * (1 + len(whole)) + '|',
+    '| ' + ' | '.join([f'{len(rows)} objects', *(f'{100 * x:.1f}' for x in whole.values())]) + ' |',
+    '',
+    '| object | J-Mean | F-Mean | J&F-Mean |',
+    '|---|---|---|---|',
+    *(f'| {name} | {100 * j:.1f} | {100 * f:.1f} | {50 * (j + f):.1f} |' for name, j, f in rows),
+    '',
+    'Percent. ' + ', '.join(f'{key} {value}' for key, value in settings.items()) + '.',
+  ]
+  text = '\n'.join(lines) + '\n'
+  write_atomically(out / 'results.md', text)
+  return text

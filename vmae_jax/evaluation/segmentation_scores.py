@@ -1,0 +1,142 @@
+"""J and F, the measures of DAVIS 2017, as its official evaluation computes them.
+
+J is the overlap of regions (intersection over union), F the agreement of boundaries. Source:
+Pont-Tuset et al. 2017 and davis2017-evaluation, semi-supervised: the first and the last frame
+do not count, and pixels of no object (255 in the ground truth) are background.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from vmae_jax.errors import UserError
+from vmae_jax.types import Bool, Float, UInt8
+
+VOID = 255
+TOLERANCE = 0.008  # Of boundaries, as a share of the picture's diagonal.
+
+
+class Statistics(NamedTuple):
+  """Of one measure of one object over the frames, or their means over objects.
+
+  Attributes:
+    mean: Over frames.
+    recall: Share of frames above 0.5.
+    decay: Mean of the first quarter of the frames minus that of the last.
+  """
+
+  mean: float
+  recall: float
+  decay: float
+
+
+def region_similarity(
+  truth: Bool[np.ndarray, 'T H W'], found: Bool[np.ndarray, 'T H W']
+) -> Float[np.ndarray, ' T']:
+  """J of one object in each frame; 1 where it is in neither."""
+  both = (truth & found).sum((1, 2))
+  either = (truth | found).sum((1, 2))
+  return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def boundary_accuracy(
+  truth: Bool[np.ndarray, 'T H W'], found: Bool[np.ndarray, 'T H W']
+) -> Float[np.ndarray, ' T']:
+  """F of one object in each frame: the harmonic mean of precision and recall of its boundary.
+
+  A boundary pixel is right if the other boundary is within 0.8 % of the picture's diagonal.
+  Two empty boundaries agree: 1; one empty one: 0.
+  """
+  return np.array([_boundary_f(a, b) for a, b in zip(truth, found, strict=True)])
+
+
+def _boundary_f(truth: Bool[np.ndarray, 'H W'], found: Bool[np.ndarray, 'H W']) -> float:
+  radius = math.ceil(TOLERANCE * math.hypot(*truth.shape))
+  lines = boundary(truth), boundary(found)
+  counts = [int(line.sum()) for line in lines]
+  if not all(counts):
+    return float(not any(counts))
+  # Only around the boundaries is there anything to compare.
+  y, x = np.nonzero(lines[0] | lines[1])
+  part = np.s_[y.min() : y.max() + 1, x.min() : x.max() + 1]
+  truth, found = (line[part] for line in lines)
+  recall = (truth & dilate(found, radius)).sum() / counts[0]
+  precision = (found & dilate(truth, radius)).sum() / counts[1]
+  total = precision + recall
+  return float(2 * precision * recall / total) if total else 0.0
+
+
+def boundary(mask: Bool[np.ndarray, 'H W']) -> Bool[np.ndarray, 'H W']:
+  """Pixels that differ from the one to the right, below, or below to the right.
+
+  The last row looks to the right alone, the last column down alone.
+  """
+  line = np.zeros_like(mask)
+  line[:, :-1] = mask[:, :-1] != mask[:, 1:]
+  line[:-1] |= mask[:-1] != mask[1:]
+  line[:-1, :-1] |= mask[:-1, :-1] != mask[1:, 1:]
+  return line
+
+
+def dilate(mask: Bool[np.ndarray, 'H W'], radius: int) -> Bool[np.ndarray, 'H W']:
+  """Pixels no further than `radius` from one of the mask: rows of a disk, narrow to wide."""
+  height, width = mask.shape
+  out, wide, reach = np.zeros_like(mask), mask.copy(), 0
+  for up in range(radius, -1, -1):
+    # `wide` is the mask, dilated by `reach` to the left and right.
+    while reach < math.isqrt(radius**2 - up**2):
+      reach += 1
+      if reach < width:
+        wide[:, reach:] |= mask[:, :-reach]
+        wide[:, :-reach] |= mask[:, reach:]
+    if up < height:
+      out[up:] |= wide[: height - up]
+      out[: height - up] |= wide[up:]
+  return out
+
+
+def statistics(values: Float[np.ndarray, ' T']) -> Statistics:
+  """Mean, recall and decay over frames; quarters share the frames at which they meet."""
+  edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
+  first, last = values[edges[0] : edges[1] + 1], values[edges[3] : edges[4] + 1]
+  return Statistics(
+    float(values.mean()), float((values > 0.5).mean()), float(first.mean() - last.mean())
+  )
+
+
+def evaluate(
+  truth: UInt8[np.ndarray, 'T H W'], found: UInt8[np.ndarray, 'T2 H2 W2'], *, name: str
+) -> list[tuple[Statistics, Statistics]]:
+  """Statistics of J and F of each object of a video, 1 to the highest of its first frame.
+
+  Args:
+    truth: Object of each pixel, 0 for none, VOID where nobody knows.
+    found: The same, as predicted.
+    name: Of the video, for messages.
+
+  Raises:
+    UserError: sizes differ, there is no frame to score or no object, or more objects are
+      predicted than there are.
+  """
+  if truth.shape != found.shape:
+    raise UserError(f'{name}: masks are {found.shape}, ground truth {truth.shape} (T, H, W).')
+  if len(truth) < 3:
+    raise UserError(
+      f'{name} has {len(truth)} frames: the first and the last do not count, so it takes three.'
+    )
+  truth = np.where(truth == VOID, 0, truth)
+  objects = int(truth[0].max())
+  if not objects:
+    raise UserError(f'{name}: the first frame of the ground truth has no object.')
+  truth, found = truth[1:-1], found[1:-1]
+  if found.max() > objects:
+    raise UserError(
+      f'{name}: the masks have an object {found.max()}, the first frame of the ground truth '
+      f'has {objects}: propagate from that frame.'
+    )
+  scores = []
+  for i in range(1, objects + 1):
+    pair = truth == i, found == i
+    scores.append((statistics(region_similarity(*pair)), statistics(boundary_accuracy(*pair))))
+  return scores

@@ -1,0 +1,150 @@
+"""Clips of whole videos for a frozen model: one from the middle, or a sliding window."""
+
+import contextlib
+import queue
+import re
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from vmae_jax.data.crop import centre_box, crop_resize
+from vmae_jax.data.sampling import dense_indices, segment_indices
+from vmae_jax.data.sources import Source
+from vmae_jax.data.video import VideoError
+from vmae_jax.errors import UserError
+from vmae_jax.evaluation.segmentation import resize
+from vmae_jax.types import Int, UInt8
+
+AHEAD = 4  # Clips of each open video that lie ready.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+  """Which clips are cut out of a video.
+
+  Attributes:
+    frames: Frames in a clip.
+    stride: Video frames from one to the next.
+    hop: Video frames from one clip's start to the next one's; 0 takes one clip, the middle one.
+    sampling: Where hop is 0: 'dense' or 'segment', see `vmae_jax.data.sampling`.
+    size: `224`: the centre square at this size, as a model sees it in evaluation; `480x880`:
+      whole frames, resized to these rows and columns.
+  """
+
+  frames: int
+  stride: int
+  hop: int
+  sampling: str
+  size: str
+
+  def __post_init__(self):
+    if not re.fullmatch(r'[1-9]\d*(x[1-9]\d*)?', self.size):
+      raise UserError(
+        f'size {self.size!r} is neither a side such as 224 (of the centre square) nor rows x '
+        'columns such as 480x880 (whole frames).'
+      )
+
+  @property
+  def sides(self) -> tuple[int, int]:
+    """Rows and columns of a clip."""
+    rows, _, columns = self.size.partition('x')
+    return int(rows), int(columns or rows)
+
+  def indices(self, num_frames: int) -> list[Int[np.ndarray, ' T']]:
+    """The video's frames that make each clip.
+
+    Windows start every `hop` frames; a last one ends with the video if the others leave
+    frames over. A video shorter than a window repeats its last frame.
+    """
+    if not self.hop:
+      middle = dict(frames=self.frames, rng=None)
+      if self.sampling == 'segment':
+        return [segment_indices(num_frames, **middle)]
+      return [dense_indices(num_frames, stride=self.stride, **middle)]
+    steps = self.stride * np.arange(self.frames)
+    last = max(0, num_frames - 1 - int(steps[-1]))
+    starts = [*range(0, last, self.hop), last]
+    return [np.minimum(start + steps, num_frames - 1) for start in starts]
+
+  def cut(self, frames: UInt8[np.ndarray, 'T H W 3']) -> UInt8[np.ndarray, 'T H2 W2 3']:
+    """Frames of a video at the clip's size."""
+    if 'x' in self.size:
+      return resize(frames, self.sides)
+    return crop_resize(frames, centre_box(*frames.shape[1:3]), self.sides[0], False)
+
+
+class Found(NamedTuple):
+  """One clip, or the end of a video: no clip, and why if it could not be read.
+
+  Attributes:
+    video: The video's number in the source.
+    start: First frame of the clip.
+    clip: UInt8 'T H W 3', None at the end of the video.
+    reason: Why the video could not be read; '' if it could.
+  """
+
+  video: int
+  start: int = 0
+  clip: UInt8[np.ndarray, 'T H W 3'] | None = None
+  reason: str = ''
+
+
+def read_windows(
+  source: Source, videos: Sequence[int], windows: Windows, *, threads: int
+) -> Iterator[Found]:
+  """Yields the clips of some videos in order, each video's end after them.
+
+  A thread for each of the next few videos decodes ahead; each waits when AHEAD clips of it
+  lie ready, so that memory is bounded however long videos are.
+  """
+  stop = threading.Event()
+
+  def put(ready: queue.Queue, item: Found | BaseException) -> bool:
+    while not stop.is_set():
+      with contextlib.suppress(queue.Full):
+        ready.put(item, timeout=0.1)
+        return True
+    return False
+
+  def read(i: int, ready: queue.Queue) -> None:
+    try:
+      put_all(i, ready)
+      put(ready, Found(i))
+    except VideoError as e:
+      put(ready, Found(i, reason=str(e)))
+    except BaseException as e:  # Whatever it is, the caller must see it rather than wait.
+      put(ready, e)
+
+  def put_all(i: int, ready: queue.Queue) -> None:
+    with source.open(i) as video:
+      if video.num_frames < 1:
+        raise VideoError('no frames')
+      for indices in windows.indices(video.num_frames):
+        frames, where = np.unique(indices, return_inverse=True)
+        clip = windows.cut(video.read(frames))[where]
+        if not put(ready, Found(i, int(indices[0]), clip)):
+          return
+
+  pool = ThreadPoolExecutor(threads)
+  left, active = deque(videos), deque()
+  try:
+    while left or active:
+      while left and len(active) < threads:
+        active.append(queue.Queue(AHEAD))
+        pool.submit(read, left.popleft(), active[-1])
+      while True:
+        item = active[0].get()
+        if isinstance(item, BaseException):
+          raise item
+        yield item
+        if item.clip is None:
+          break
+      active.popleft()
+  finally:
+    stop.set()
+    pool.shutdown(wait=True)

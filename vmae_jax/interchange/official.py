@@ -1,0 +1,202 @@
+"""Checkpoints of the official VideoMAE, VideoMAE V2 and MGMAE code: their names and sizes."""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from vmae_jax.errors import UserError
+from vmae_jax.interchange.layout import Names, count_layers
+from vmae_jax.interchange.tensors import Tensors
+from vmae_jax.models.positions import sincos_positions
+from vmae_jax.models.sizes import SIZES
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Ours -> theirs, in this order.
+_RENAMED = (
+  ('/blocks/block/', '/blocks/{}/'),
+  ('attention/', 'attn/'),
+  ('/embed/', '/patch_embed/proj/'),
+  ('decoder/from_encoder/', 'encoder_to_decoder/'),
+  ('decoder/mask_token', 'mask_token'),
+  ('decoder/head_pixels/', 'decoder/head/'),
+  ('classifier/', 'head/'),
+)
+
+
+def official_names(info: Mapping[str, Any]) -> Names:
+  """The format, for `layout.from_tensors` and `to_tensors`."""
+
+  def names(path, layer):
+    name = canonical_path(path, info)
+    for ours, theirs in _RENAMED:
+      name = name.replace(ours, theirs.format(layer))
+    if info['kind'] == 'classification':
+      name = name.removeprefix('encoder/')
+    return (re.sub(r'(kernel|scale)$', 'weight', name).replace('/', '.'),)
+
+  return names
+
+
+def canonical_path(path: str, info: Mapping[str, Any]) -> str:
+  """Our path where decoder and head of pixels are called `decoder` and `pixels`."""
+  if info['kind'] != 'pretraining':
+    return path
+  decoder, head = info['pixels']
+  return re.sub(rf'^{decoder}/', 'decoder/', path).replace(f'/head_{head}/', '/head_pixels/')
+
+
+def official_kind(names: Collection[str]) -> bool:
+  """Whether names of tensors are those of VideoMAE, V2 or MGMAE."""
+  return 'encoder_to_decoder.0.weight' not in names and (
+    'encoder.patch_embed.proj.weight' in names or 'patch_embed.proj.weight' in names
+  )
+
+
+def official_info(
+  tensors: Tensors,
+  arguments: Mapping[str, Any],
+  *,
+  heads: int | None = None,
+  decoder_heads: int | None = None,
+  where: str = 'the checkpoint',
+) -> dict[str, Any]:
+  """What names and shapes tell of the model, as `load_pretrained` says.
+
+  Args:
+    tensors: All of them.
+    arguments: Options of the training script, if they are stored.
+    heads: Of the encoder's attention, where the table of sizes has no such model.
+    decoder_heads: The same of the decoder.
+    where: The file, for messages.
+  """
+  pretrained = 'encoder.patch_embed.proj.weight' in tensors
+  encoder, size, kernel = encoder_info(
+    tensors, 'encoder.' if pretrained else '', heads=heads, where=where
+  )
+  classes = tensors['head.weight'].shape[0] if 'head.weight' in tensors else None
+  kind = 'pretraining' if pretrained else 'classification'
+  decoder = None
+  if pretrained and 'encoder_to_decoder.weight' in tensors:
+    decoder = decoder_info(tensors, 'decoder.', size, heads=decoder_heads, where=where)
+    decoder['width'] = tensors['encoder_to_decoder.weight'].shape[0]
+  elif pretrained or classes is None:
+    kind = 'encoder'
+    encoder |= {} if f'{"encoder." * pretrained}norm.weight' in tensors else {'final_norm': False}
+  return dict(
+    kind=kind,
+    method='videomae',
+    encoder=encoder,
+    decoder=decoder,
+    pixels=('decoder', 'pixels'),
+    patch=tuple(kernel[2:]),
+    channels=kernel[1],
+    eps=1e-6,
+    **clip_sizes(arguments),
+    mean=MEAN,
+    std=STD,
+    normalised_targets=True,
+    classes=classes,
+    id2label=None,
+  )
+
+
+def clip_sizes(arguments: Mapping[str, Any]) -> dict[str, int]:
+  """Frames and side of the clips that a script was given; its defaults if they are not stored."""
+  sizes = {'frames': ('num_frames', 16), 'size': ('input_size', 224)}
+  given = {ours: arguments.get(theirs) for ours, (theirs, _) in sizes.items()}
+  return {
+    ours: given[ours] if isinstance(given[ours], int) else usual
+    for ours, (_, usual) in sizes.items()
+  }
+
+
+def with_prefix(tensors: Tensors) -> dict[str, np.ndarray]:
+  """An encoder's tensors under the names that they have in pre-training."""
+  own = ('patch_embed.', 'blocks.', 'norm.')
+  return {f'encoder.{k}' if k.startswith(own) else k: value for k, value in tensors.items()}
+
+
+def encoder_info(
+  tensors: Tensors, prefix: str, *, heads: int | None, where: str
+) -> tuple[dict[str, Any], str | None, tuple[int, ...]]:
+  """Arguments of the encoder, its size in the table, and the shape of its embedding."""
+  kernel = tensors[f'{prefix}patch_embed.proj.weight'].shape
+  if len(kernel) != 5:
+    raise UserError(
+      f'{where}: {prefix}patch_embed.proj.weight is {list(kernel)}, but a video model has five '
+      'axes there (width, channels, frames, rows, columns): this is a model of images.'
+    )
+  first = f'{prefix}blocks.0.mlp.fc1.weight'
+  if first not in tensors:
+    raise UserError(f'{where}: {first} is missing, so this is no VideoMAE.')
+  encoder = dict(
+    width=kernel[0],
+    depth=count_layers(tensors, rf'{re.escape(prefix)}blocks\.(\d+)\.'),
+    mlp=tensors[first].shape[0],
+  )
+  size = find_size(encoder)
+  if heads is None and size is None:
+    raise UserError(
+      f'{where}: an encoder of width {encoder["width"]}, depth {encoder["depth"]} and '
+      f'{encoder["mlp"]} hidden units is in no table, and shapes do not tell how many heads its '
+      'attention has: add --heads=N (and --decoder_heads=N).'
+    )
+  encoder['heads'] = heads or SIZES[size]['heads']
+  check_heads(encoder, where)
+  return encoder, size, kernel
+
+
+def decoder_info(
+  tensors: Tensors, prefix: str, size: str | None, *, heads: int | None, where: str
+) -> dict[str, Any]:
+  """Arguments of a decoder but for its width; heads go with the encoder's size."""
+  first = f'{prefix}blocks.0.mlp.fc1.weight'
+  if first not in tensors:
+    raise UserError(f'{where}: {first} is missing, although there is a decoder.')
+  if heads is None and size is None:
+    raise UserError(f'{where}: shapes do not tell the heads of the decoder: add --decoder_heads=N.')
+  mlp, width = tensors[first].shape
+  decoder = dict(
+    width=width,
+    depth=count_layers(tensors, rf'{re.escape(prefix)}blocks\.(\d+)\.'),
+    heads=heads or SIZES[size]['decoder']['heads'],
+    mlp=mlp,
+  )
+  check_heads(decoder, where)
+  return decoder
+
+
+def find_size(encoder: Mapping[str, Any]) -> str | None:
+  """The size in the table that has this width, depth and mlp."""
+  for name, size in SIZES.items():
+    if all(size[key] == encoder[key] for key in ('width', 'depth', 'mlp')):
+      return name
+  return None
+
+
+def check_heads(part: Mapping[str, Any], where: str) -> None:
+  if part['heads'] < 1 or part['width'] % part['heads']:
+    raise UserError(f'{where}: width {part["width"]} is no multiple of {part["heads"]} heads.')
+
+
+def drop_positions(left: dict[str, np.ndarray], names: Collection[str], *, where: str) -> list[str]:
+  """Takes stored position tables out of `left` if they are those that are computed here.
+
+  Raises:
+    UserError: a table is another: our models have no learnt positions.
+  """
+  notes = []
+  for name in [name for name in names if name in left]:
+    table = left.pop(name)
+    table = table.reshape(-1, table.shape[-1])
+    if np.abs(table - sincos_positions(*table.shape)).max() > 1e-5:
+      raise UserError(
+        f'{where}: {name} {list(table.shape)} is not the sine-cosine table of its length: it is '
+        'learnt or interpolated, and positions here are always computed from the size of the '
+        'clip. Such a model cannot be converted without a change of its outputs.'
+      )
+    notes.append(f'{name} is the table that is computed here: left out')
+  return notes

@@ -1,0 +1,224 @@
+"""Pre-trained video models of others, in our layout of parameters."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vmae_jax.errors import UserError, lookup
+from vmae_jax.interchange import huggingface as hf
+from vmae_jax.interchange import mme, official
+from vmae_jax.interchange.files import load_params
+from vmae_jax.interchange.layout import from_tensors, refuse
+from vmae_jax.interchange.tensors import Checkpoint, read_checkpoint
+from vmae_jax.models.patches import token_grid
+
+# Name -> whether names of tensors are those of the format.
+FORMATS = {
+  'huggingface': hf.huggingface_kind,
+  'videomae': official.official_kind,
+  'mme': mme.mme_kind,
+}
+
+
+def load_pretrained(
+  path: str | Path,
+  *,
+  kind: str = '',
+  heads: int | None = None,
+  decoder_heads: int | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads a pre-trained or fine-tuned model of another implementation.
+
+  Args:
+    path: A folder of transformers, or a .pth or .safetensors file (or DeepSpeed folder) of the
+      official VideoMAE, VideoMAE V2, MGMAE or MME.
+    kind: One of FORMATS; '' to tell it by the names of tensors.
+    heads: Heads of the encoder's attention where the file does not tell or is wrong.
+    decoder_heads: The same of the decoder.
+
+  Returns:
+    Parameters as NumPy arrays in float32, {'encoder': ..., 'decoder': ...} as in
+    `MaskedAutoencoder`, {'encoder': ..., 'fc_norm': ..., 'classifier': ...} as in `Classifier`,
+    or {'encoder': ...} alone; and a dict with
+      kind: pretraining, classification or encoder.
+      format: The one of FORMATS that it was read as.
+      method: videomae, mme, or what the run that it was exported from says.
+      encoder, decoder: width, depth, heads and mlp (decoder: None if there is none); of an
+        encoder without a last LayerNorm also final_norm=False.
+      pixels: Names of the decoder and the head of pixels, or None.
+      patch, channels, frames, size, mean, std: Of the input.
+      eps: Of the LayerNorms, which reproduces the source.
+      normalised_targets: Whether pixels were predicted patch by patch normalised.
+      classes, id2label: Number and names of the classes, or None.
+      config: Of the run that it was exported from, or None.
+      notes: Lines to show: what is unusual, left out, or differs between implementations.
+
+  Raises:
+    UserError: it cannot be read, is of no known kind, or tensors are missing, left over or
+      misshapen; they are named.
+  """
+  checkpoint = read_checkpoint(path)
+  return from_checkpoint(checkpoint, path, kind=kind, heads=heads, decoder_heads=decoder_heads)
+
+
+def from_checkpoint(
+  checkpoint: Checkpoint,
+  path: str | Path,
+  *,
+  kind: str = '',
+  heads: int | None = None,
+  decoder_heads: int | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The same from a checkpoint that has been read from `path`."""
+  kind = kind or recognise(checkpoint, path)
+  read = lookup(_READERS, kind, '--kind')
+  params, info, left, notes = read(checkpoint, Path(path), heads, decoder_heads)
+  notes = checkpoint.notes + notes + official.drop_positions(left, _TABLES, where=str(path))
+  refuse(list(left), f'have no place in a {kind} model', str(path))
+  if info['kind'] != 'pretraining':
+    info['pixels'] = None
+  _check_clip(info, str(path))
+  info |= {'format': kind, 'config': checkpoint.about.get('config'), 'notes': notes}
+  if held := checkpoint.about.get('rest'):
+    params = _with_rest(params, held, Path(path), notes)
+  return params, info
+
+
+def recognise(checkpoint: Checkpoint, path: str | Path) -> str:
+  """The one of FORMATS whose names of tensors these are.
+
+  Raises:
+    UserError: they are those of none.
+  """
+  for kind, test in FORMATS.items():
+    if test(checkpoint.tensors):
+      return kind
+  first = ', '.join(list(checkpoint.tensors)[:3])
+  raise UserError(
+    f'{path}: its tensors ({first}, ...) are those of no video model that is known here '
+    f'({", ".join(FORMATS)}).'
+  )
+
+
+def _check_clip(info: Mapping[str, Any], where: str) -> None:
+  """Raises a UserError for a size of clips that no model can have; they are made for the check."""
+  clip = info['frames'], info['size'], info['size']
+  if min(clip) < 1 or clip[0] * clip[1] ** 2 > _LARGEST_CLIP:
+    raise UserError(
+      f'{where} says that clips have {clip[0]} frames of {clip[1]} x {clip[2]} pixels.'
+    )
+  try:
+    token_grid(clip, info['patch'])
+  except UserError as e:
+    raise UserError(f'{where} contradicts itself: {e}') from e
+
+
+def rest_path(path: str | Path) -> Path:
+  """Where what the format of `path` cannot hold lies: beside it, or in it if it is a folder."""
+  path = Path(path)
+  return path / 'rest.safetensors' if path.is_dir() else path.with_suffix('.rest.safetensors')
+
+
+def _huggingface(checkpoint, path, heads, decoder_heads):
+  config = hf.read_config(path if path.is_dir() else path.parent)
+  tensors = hf.hub_names(checkpoint.tensors, config)
+  info, notes = hf.huggingface_info(
+    tensors, config, heads=heads, decoder_heads=decoder_heads, where=str(path)
+  )
+  # config.json, which users edit, goes before what was true when it was written.
+  said = _said(checkpoint.about)
+  info |= {key: value for key, value in said.items() if key not in ('frames', 'size', 'eps')}
+  if info['kind'] == 'encoder':  # With the prefix where it was taken out of a larger model.
+    tensors = {name.removeprefix('videomae.'): value for name, value in tensors.items()}
+  params, left = from_tensors(tensors, info, hf.huggingface_names(info), where=str(path))
+  return params, info, left, notes
+
+
+def _videomae(checkpoint, path, heads, decoder_heads):
+  said = _said(checkpoint.about)
+
+  def said_heads(part):
+    return (checkpoint.about.get('info', {}).get(part) or {}).get('heads')
+
+  info = official.official_info(
+    checkpoint.tensors,
+    checkpoint.arguments,
+    heads=heads or said_heads('encoder'),
+    decoder_heads=decoder_heads or said_heads('decoder'),
+    where=str(path),
+  )
+  info |= said
+  names, notes, tensors = official.official_names(info), [], checkpoint.tensors
+  if info['kind'] == 'encoder':
+    tensors = official.with_prefix(tensors)
+  params, left = from_tensors(tensors, info, names, where=str(path))
+  if info['encoder'].get('final_norm') is False and 'fc_norm.weight' in left:
+    left = {name: value for name, value in left.items() if not name.startswith('fc_norm.')}
+    notes.append('fc_norm has no classifier behind it: left out')
+  return params, info, left, notes
+
+
+def _mme(checkpoint, path, heads, decoder_heads):
+  params, info, left = mme.mme_from_torch(
+    checkpoint.tensors,
+    checkpoint.arguments,
+    heads=heads,
+    decoder_heads=decoder_heads,
+    where=str(path),
+  )
+  return params, info | _said(checkpoint.about), left, []
+
+
+_READERS = {'huggingface': _huggingface, 'videomae': _videomae, 'mme': _mme}
+_LARGEST_CLIP = 2**28  # Pixels.
+_TABLES = (  # Of positions.
+  'pos_embed',
+  'encoder.pos_embed',
+  'decoder.pos_embed',
+  'embeddings.position_embeddings',
+  'videomae.embeddings.position_embeddings',
+  'position_embeddings',
+)
+# What our exports say beside the tensors, which shapes cannot.
+_SAID = ('method', 'frames', 'size', 'eps', 'normalised_targets')
+
+
+def _said(about: dict[str, Any]) -> dict[str, Any]:
+  info = about.get('info', {})
+  said = {key: info[key] for key in _SAID if key in info}
+  said |= {key: tuple(info[key]) for key in ('mean', 'std') if key in info}
+  if info.get('pixels'):
+    said['pixels'] = tuple(info['pixels'])
+  if info.get('id2label'):  # JSON has no whole numbers for keys.
+    said['id2label'] = {int(k): v for k, v in info['id2label'].items()}
+  return said
+
+
+def digest(tensors: Mapping[str, np.ndarray]) -> str:
+  """A checksum of names and values."""
+  total = hashlib.sha256()
+  for name in sorted(tensors):
+    total.update(name.encode())
+    total.update(np.ascontiguousarray(tensors[name]).data)
+  return total.hexdigest()
+
+
+def _with_rest(params: dict, held: dict[str, Any], path: Path, notes: list[str]) -> dict:
+  """Parameters with those of the file beside `path`, if it is there."""
+  file = rest_path(path)
+  if not file.is_file():
+    notes.append(f'{file.name} is not beside it: {len(held["names"])} parameters are left out')
+    return params
+  rest, _ = load_params(file, kind='rest')
+  rest = flatten_dict(rest, sep='/')
+  if digest(rest) != held['digest']:
+    raise UserError(
+      f'{file} is not the one that was written together with {path}: get both again, or move it '
+      'away to do without.'
+    )
+  notes.append(f'{len(rest)} parameters come from {file.name}')
+  return unflatten_dict(flatten_dict(params, sep='/') | rest, sep='/')

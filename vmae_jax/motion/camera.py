@@ -1,0 +1,52 @@
+"""The camera's motion, as far as it can be told from optical flow alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from vmae_jax.types import Array, Float
+
+PANNING, SHARPENING = 8, (16, 8, 4, 2, 1, 1)  # Rounds; what is far off, in units of the noise.
+HOLD = 0.3  # By how much slopes are held back while panning, see below.
+
+
+def camera_motion(
+  flow: Float[Array, '*b h w 2'], *, noise: float = 0.1
+) -> Float[Array, '*b h w 2']:
+  """The affine motion (pan, zoom, roll, shear) that most of each frame follows.
+
+  `flow - camera_motion(flow)` is what moves by itself. MME takes the camera's motion out by a
+  homography between points matched in the frames; here an affine motion is fitted to the flow,
+  by least squares with weights from how far values are off. At first they count by one over
+  that (so that lengths are summed, not squares), and all but a pan is held back: what covers a
+  third of the frame at one side would tilt the whole otherwise. Then they count by the weights
+  of Geman and McClure, ever less of those that are off by more than the noise.
+
+  Args:
+    flow: In pixels of its own grid.
+    noise: Errors of the flow, in pixels of its grid.
+  """
+  h, w = flow.shape[-3:-1]
+  x, y = jnp.meshgrid(jnp.linspace(-1, 1, w), jnp.linspace(-1, 1, h))
+  basis = jnp.stack([jnp.ones_like(x), x, y], axis=-1)
+  einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+
+  def fit(weights, hold):
+    weights /= weights.sum(axis=(-2, -1), keepdims=True)
+    normal = einsum('...hw,hwi,hwj->...ij', weights, basis, basis)
+    right = einsum('...hw,hwi,...hwc->...ic', weights, basis, flow)
+    motion = jnp.linalg.solve(normal + jnp.diag(jnp.array([0, hold, hold])), right)
+    return einsum('hwi,...ic->...hwc', basis, motion)
+
+  def pan(field, _):
+    off = jnp.square(flow - field).sum(axis=-1)
+    return fit(1 / jnp.sqrt(off + noise**2), HOLD), None
+
+  def sharpen(field, far):
+    off = jnp.square(flow - field).sum(axis=-1)
+    # The small constant decides where the values that agree leave the motion open.
+    return fit(jnp.square(far**2 / (far**2 + off)), 1e-6), None
+
+  field, _ = jax.lax.scan(pan, jnp.zeros_like(flow), length=PANNING)
+  return jax.lax.scan(sharpen, field, noise * jnp.array(SHARPENING, jnp.float32))[0]

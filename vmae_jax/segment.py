@@ -1,0 +1,120 @@
+"""Segments videos from the mask of the first frame, by frozen features (label propagation).
+
+  python -m vmae_jax.segment runs/b_k400 --davis=data/DAVIS --out=results/davis
+  python -m vmae_jax.segment runs/b_k400 --frames=FOLDER_OR_VIDEO --mask=FIRST.png --out=DIR
+
+writes
+  OUT/masks/SEQUENCE/FRAME.png   palette PNGs of the frames' size, as DAVIS's server takes them
+  OUT/pictures/SEQUENCE.png      a few frames under their masks
+and for DAVIS, where masks of all frames are known, J, F and J&F as its official evaluation has
+them:
+  OUT/global_results-SPLIT.csv, OUT/per-sequence_results-SPLIT.csv, OUT/results.md
+
+--preset names the protocol of a paper (vmae_jax/evaluation/propagation.py has the table); flags
+such as --topk change it. The same command goes on where an earlier one stopped.
+"""
+
+import dataclasses
+import os
+import pathlib
+
+from absl import flags
+
+from vmae_jax import cli
+from vmae_jax.errors import UserError, lookup
+
+_DAVIS = flags.DEFINE_string('davis', None, "DAVIS 2017's folder.")
+_SPLIT = flags.DEFINE_string('split', 'val', 'A list in ImageSets/2017.')
+_FRAMES = flags.DEFINE_string('frames', None, 'A folder of frames, or a video, instead of DAVIS.')
+_MASK = flags.DEFINE_string('mask', None, "The mask of its first frame, at the frame's size.")
+_OUT = flags.DEFINE_string('out', None, 'The folder that results are written to.')
+_PRESET = flags.DEFINE_string('preset', 'dino', 'The protocol of a paper.')
+_LAYER = flags.DEFINE_integer('layer', -1, 'The block whose output is taken, -1 for the last.')
+_CLIP = flags.DEFINE_integer(
+  'clip',
+  0,
+  "Frames of a clip around each frame, whose time slot gives the frame's features; 0 takes the "
+  'frame alone, repeated to fill one time slot.',
+  lower_bound=0,
+)
+_POSITIONS = flags.DEFINE_enum(
+  'positions',
+  'interpolate',
+  ('interpolate', 'rebuild'),
+  'interpolate: those of the training grid, enlarged to the frame; rebuild: counted anew.',
+)
+# What a preset sets; a flag that is given comes before it.
+_CHANGES = {
+  'size': flags.DEFINE_string('size', None, 'native, 480, 480/64 or 480x880 (rows x columns).'),
+  'topk': flags.DEFINE_integer('topk', None, 'Tokens that a token takes its labels from.'),
+  'last': flags.DEFINE_integer('last', None, 'Frames remembered beside the first.'),
+  'shape': flags.DEFINE_string('shape', None, 'Of the neighbourhood: square or circle.'),
+  'radius': flags.DEFINE_integer('radius', None, 'Of the neighbourhood, in tokens.'),
+  'limit_first': flags.DEFINE_bool('limit_first', None, 'Whether it holds for the first frame.'),
+  'temperature': flags.DEFINE_float('temperature', None, 'Of the weights.'),
+  'pad': flags.DEFINE_bool('pad', None, 'Whether the first frame fills the memory at first.'),
+}
+
+
+def main(argv):
+  from vmae_jax.evaluation import segmentation_run
+  from vmae_jax.evaluation.encoder import load_encoder, resolve
+  from vmae_jax.evaluation.propagation import PRESETS
+  from vmae_jax.evaluation.results_dir import claim
+  from vmae_jax.evaluation.segmentation import frame_features
+  from vmae_jax.evaluation.sequences import open_davis, open_frames
+
+  if len(argv) != 2:
+    raise UserError(
+      'give one checkpoint: a run, one of its checkpoints/STEP, or a model of transformers or .pth.'
+    )
+  if bool(_DAVIS.value) == bool(_FRAMES.value):
+    raise UserError('give --davis=FOLDER, or --frames=FOLDER_OR_VIDEO and --mask=FIRST.png.')
+  if bool(_FRAMES.value) != bool(_MASK.value):
+    raise UserError('--frames and --mask=FIRST.png go together; DAVIS has masks of its own.')
+  if not _OUT.value:
+    raise UserError('give --out=DIR, a folder for masks, pictures and scores.')
+  changes = {name: flag.value for name, flag in _CHANGES.items() if flag.value is not None}
+  protocol = dataclasses.replace(lookup(PRESETS, _PRESET.value, '--preset'), **changes)
+  if _DAVIS.value:
+    clips = open_davis(_DAVIS.value, _SPLIT.value)
+  else:
+    clips = [open_frames(_FRAMES.value, _MASK.value)]
+  config, params, encode = load_encoder(
+    argv[1], pool='tokens', layer=_LAYER.value, positions=_POSITIONS.value
+  )
+  patch = tuple(config.model.patch)
+  if _CLIP.value % patch[0]:
+    raise UserError(f'--clip={_CLIP.value}: give a multiple of {patch[0]}, the patch in time.')
+  settings = {
+    'checkpoint': resolve(argv[1]),
+    'preset': _PRESET.value,
+    **dataclasses.asdict(protocol),
+    'layer': _LAYER.value,
+    'clip': _CLIP.value,
+    'positions': _POSITIONS.value,
+  }
+  of = {'davis': _DAVIS.value, 'split': _SPLIT.value} if _DAVIS.value else {'frames': _FRAMES.value}
+  out = pathlib.Path(_OUT.value)
+  claim(out, settings | {k: v if k == 'split' else os.path.abspath(v) for k, v in of.items()})
+  shown = {k: v for k, v in settings.items() if k != 'checkpoint'}
+  segmentation_run.segment_all(
+    clips,
+    frame_features(encode, params),
+    out,
+    protocol=protocol,
+    patch=patch,
+    length=_CLIP.value,
+    caption=', '.join(f'{k} {v}' for k, v in shown.items()),
+  )
+  print(f'masks in {out / "masks"}, pictures in {out / "pictures"}')
+  if not any(clip.truth for clip in clips):
+    print('not scored: there is no ground truth beyond the first frames.')
+    return
+  scores = segmentation_run.score_all(clips, out)
+  result = segmentation_run.write_results(scores, out, split=_SPLIT.value, settings=settings)
+  print(f'\n{result}\nwritten to {out / "results.md"}')
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,324 @@
+"""Shape as histograms of oriented gradients: the target of MaskFeat and the shapes of MME.
+
+Axes beside those of `vmae_jax.types`: Hc and Wc rows and columns of cells; L steps of a track.
+Cells are half as high and as wide as patches, so that a token has 2 x 2 of them.
+"""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.polynomial import Chebyshev, Polynomial
+
+from vmae_jax.errors import UserError, check_name, lookup
+from vmae_jax.motion.follow import Followed
+from vmae_jax.motion.tracking import Tracks
+from vmae_jax.targets.target import Target
+from vmae_jax.types import Array, Float
+
+BINS = 9  # Of 20 degrees each: a gradient and its opposite are the same.
+IMAGENET_STD = (0.229, 0.224, 0.225)
+EPS = 1e-10
+
+
+def _linear(phase: Float[Array, '*b'], k: int) -> Float[Array, '*b']:
+  """The share of bin k, whose middle is at k: a hat function on the circle."""
+  if k == 0:
+    return jnp.maximum(0, jnp.maximum(1 - phase, phase - (BINS - 1)))
+  return jnp.maximum(0, 1 - jnp.abs(phase - k))
+
+
+def _hard(phase: Float[Array, '*b'], k: int) -> Float[Array, '*b']:
+  """All to bin k, if the phase is from k to below k + 1."""
+  inside = (phase >= k) & (phase < k + 1)
+  return ((inside | (phase >= BINS)) if k == 0 else inside).astype(jnp.float32)
+
+
+class Variant(NamedTuple):
+  """In what the two methods differ.
+
+  Attributes:
+    pad: Of frames, by one pixel: a mode of `jnp.pad`.
+    weight: (phase in [0, 9], k) -> what bin k gets of a pixel's gradient.
+    mean: Cells hold the mean over their pixels, or the sum.
+    from_y: Angles are counted from down to right, or from right to down.
+  """
+
+  pad: str
+  weight: Callable[[Array, int], Array]
+  mean: bool
+  from_y: bool
+
+
+VARIANTS = {
+  'mme': Variant(pad='edge', weight=_linear, mean=True, from_y=False),
+  'maskfeat': Variant(pad='reflect', weight=_hard, mean=False, from_y=True),
+}
+NORMS = ('l2', 'none')
+FRAMES = {'first': lambda pt: 0, 'middle': lambda pt: pt // 2}
+
+
+def hog(
+  frames: Float[Array, '*b H W C'],
+  *,
+  cell: int = 8,
+  variant: str = 'mme',
+  norm: str = 'l2',
+  std: tuple[float, ...] = IMAGENET_STD,
+  gaussian: int = 0,
+) -> Float[Array, '*b Hc Wc C 9']:
+  """How strong the gradients of each direction are in each cell and channel.
+
+  Args:
+    frames: In [0, 1].
+    cell: Height and width of a cell in pixels.
+    variant: `mme` (edge pixels repeated, gradients shared between the two nearest bins,
+      means) or `maskfeat` (frames reflected, whole gradients to one bin, sums).
+    norm: `l2`, over the bins of a cell, so that values lie in [0, 1], or `none`, as MME's
+      released scripts have it.
+    std: Channels are divided by it, as in the model's input. (What is subtracted there makes
+      no difference to gradients, nor does this to `l2`.)
+    gaussian: Side of squares of pixels whose gradients count by a Gaussian with a deviation of
+      half a side, or 0 for none; for MaskFeat, whose release leaves it off.
+
+  Raises:
+    UserError: an unknown name, or sides that cells or windows do not divide.
+
+  Source: MaskFeat (Wei et al., 2022), section 3, `HOGLayerC` of its release; MME's
+  `m3video/feat.py` without its faults: no random bias, and bins add up.
+  """
+  spec = lookup(VARIANTS, variant, 'target hog, variant')
+  check_name(norm, NORMS, 'target hog, norm')
+  *b, H, W, C = frames.shape
+  for side in {cell, gaussian} - {0}:
+    if H % side or W % side:
+      raise UserError(
+        f'hog: frames of {H} x {W} pixels do not divide into squares of {side}: choose another '
+        'data.size, model.patch (cells are half as wide) or gaussian.'
+      )
+  gx, gy = _sobel(frames.astype(jnp.float32), spec.pad)
+  size = jnp.sqrt(gx * gx + gy * gy)
+  phase = _phase(gy, gx) if spec.from_y else _phase(gx, gy)
+  if gaussian:
+    size *= _gaussian(gaussian, (H, W))[..., None]
+  bins = _pool(size, phase, spec.weight, cell)
+  bins /= jnp.asarray(std, jnp.float32)[:, None] * (cell**2 if spec.mean else 1)
+  if norm == 'l2':
+    bins /= jnp.sqrt(jnp.square(bins).sum(axis=-1, keepdims=True) + EPS)
+  return bins
+
+
+def _sobel(
+  frames: Float[Array, '*b H W C'], pad: str
+) -> tuple[Float[Array, '*b H W C'], Float[Array, '*b H W C']]:
+  """Eight times the slope to the left and upwards."""
+  padded = jnp.pad(frames, [(0, 0)] * (frames.ndim - 3) + [(1, 1), (1, 1), (0, 0)], mode=pad)
+  above, middle, below = padded[..., :-2, :, :], padded[..., 1:-1, :, :], padded[..., 2:, :, :]
+  down, across = above - below, above + 2 * middle + below
+  gx = across[..., :-2, :] - across[..., 2:, :]
+  gy = down[..., :-2, :] + 2 * down[..., 1:-1, :] + down[..., 2:, :]
+  return gx, gy
+
+
+# The arc tangent of sqrt(s) over sqrt(s) for s in [0, 1]; of a slope, in bins.
+_SERIES = Chebyshev.interpolate(lambda s: np.arctan(np.sqrt(s)) / np.sqrt(s), 8, domain=[0, 1])
+_ARCTAN = (BINS / np.pi * Polynomial.cast(_SERIES).coef[::-1]).astype(np.float32)
+
+
+def _phase(x: Float[Array, '*b'], y: Float[Array, '*b']) -> Float[Array, '*b']:
+  """The angle from x to y in bins, in [0, 9]: that of a vector or of its opposite.
+
+  XLA's arctan2 takes ten times as long on CPUs, more than all the rest of the histogram.
+  """
+  x, y = jnp.where(y < 0, -x, x), jnp.abs(y)
+  short, long = jnp.minimum(jnp.abs(x), y), jnp.maximum(jnp.abs(x), y)
+  slope = short / jnp.maximum(long, jnp.finfo(jnp.float32).tiny)
+  angle = slope * jnp.polyval(jnp.asarray(_ARCTAN), slope * slope, unroll=len(_ARCTAN))
+  angle = jnp.where(y > jnp.abs(x), BINS / 2 - angle, angle)
+  return jnp.where(x < 0, BINS - angle, angle)
+
+
+def _pool(
+  size: Float[Array, '*b H W C'],
+  phase: Float[Array, '*b H W C'],
+  weight: Callable[[Array, int], Array],
+  cell: int,
+) -> Float[Array, '*b Hc Wc C 9']:
+  """The sum of gradients over each cell, by bin.
+
+  Over a cell's rows all bins are summed in one pass, so that their weights exist nowhere but in
+  registers: 9 weights for each pixel would be nine times the clip.
+  """
+  channels = size.shape[-1]
+  size, phase = (
+    einops.rearrange(x, '... (h p) W C -> ... h p (W C)', p=cell) for x in (size, phase)
+  )
+  rows = jax.lax.reduce(
+    tuple(size * weight(phase, k) for k in range(BINS)),
+    (np.float32(0),) * BINS,
+    lambda x, y: tuple(map(operator.add, x, y)),
+    (size.ndim - 2,),
+  )
+  return einops.reduce(
+    jnp.stack(rows, axis=-1), '... h (w p C) k -> ... h w C k', 'sum', p=cell, C=channels
+  )
+
+
+def _gaussian(side: int, shape: tuple[int, int]) -> Float[np.ndarray, 'H W']:
+  """Equal squares of weights that sum to one each."""
+  at = np.exp(-0.5 * np.square((np.arange(side) - (side - 1) / 2) / (side // 2)))
+  square = np.outer(at, at) / at.sum() ** 2
+  return np.tile(square, (shape[0] // side, shape[1] // side)).astype(np.float32)
+
+
+def hog_target(
+  clip: Float[Array, 'b T H W C'],
+  followed: Followed | None,
+  *,
+  patch: tuple[int, int, int],
+  frame: str = 'middle',
+  variant: str = 'mme',
+  norm: str = 'l2',
+  std: tuple[float, ...] = IMAGENET_STD,
+  gaussian: int = 0,
+) -> Float[Array, 'b n f']:
+  """The histograms of a token's 2 x 2 cells in one frame of its time slot.
+
+  Args:
+    clip: In [0, 1], not normalised.
+    followed: Not used.
+    patch: Size of a patch in frames, rows and columns.
+    frame: Of the slot: `middle` (number p_t // 2 from 0: the second of two, as MME's release)
+      or `first` (as MaskFeat).
+    variant: See `hog`, as for all that follows.
+    norm: See `hog`.
+    std: See `hog`.
+    gaussian: See `hog`.
+
+  Returns:
+    In the order (channel, bin, row and column of the cell in its token): 108 for RGB.
+  """
+  at = lookup(FRAMES, frame, 'target hog, frame')(patch[0])
+  frames = clip[:, at :: patch[0]]
+  cells = hog(frames, cell=cell_of(patch), variant=variant, norm=norm, std=std, gaussian=gaussian)
+  return einops.rearrange(cells, 'b t (h h2) (w w2) C k -> b (t h w) (C k h2 w2)', h2=2, w2=2)
+
+
+def aligned_hog(
+  window: Float[Array, 'b t q H W C'],
+  tracks: Tracks,
+  *,
+  patch: tuple[int, int, int],
+  variant: str = 'mme',
+  norm: str = 'l2',
+  std: tuple[float, ...] = IMAGENET_STD,
+) -> Float[Array, 'b n f']:
+  """The histograms that a token's points meet on their way: the paper's shape features.
+
+  Args:
+    window: The frames from which the L steps of each time slot start, in [0, 1]; more of them,
+      such as the one where the last step ends, are not looked at.
+    tracks: With a batch axis (b t), on the same cells. (The released code looks histograms up
+      where the points start.)
+    patch: Size of a patch in frames, rows and columns.
+    variant: See `hog`, as for all that follows.
+    norm: See `hog`.
+    std: See `hog`.
+
+  Returns:
+    In the order (channel, bin, step, row and column of the cell in its token): 108 L for RGB.
+  """
+  b, t = window.shape[:2]
+  cell = cell_of(patch)
+  steps = tracks.displacements.shape[1]
+  plain = functools.partial(hog, cell=cell, variant=variant, norm=norm, std=std)
+  # Slot by slot, to save memory: the frames of all slots are several times the clip.
+  cells = jax.lax.map(lambda slot: plain(window[:, slot, :steps]), jnp.arange(t))
+  cells = einops.rearrange(cells, 't b L y x C k -> (b t) L y x (C k)')
+  met = along(cells, tracks, cell=cell)
+  return einops.rearrange(
+    met, '(b t) L (h h2) (w w2) f -> b (t h w) (f L h2 w2)', b=b, t=t, h2=2, w2=2
+  )
+
+
+def aligned_hog_target(
+  clip: Float[Array, 'b T H W C'],
+  followed: Followed,
+  *,
+  patch: tuple[int, int, int],
+  later: float = 1.0,
+  variant: str = 'mme',
+  norm: str = 'l2',
+  std: tuple[float, ...] = IMAGENET_STD,
+) -> Target:
+  """`aligned_hog` of the points that are followed; each value counts by its step.
+
+  Args:
+    clip: Not used: histograms are those of the frames that points are followed in.
+    followed: Frames and tracks.
+    patch: Size of a patch in frames, rows and columns.
+    later: What steps after the first count; 0.1 in the released code.
+    variant: See `hog`, as for all that follows.
+    norm: See `hog`.
+    std: See `hog`.
+  """
+  values = aligned_hog(
+    followed.frames, followed.tracks, patch=patch, variant=variant, norm=norm, std=std
+  )
+  steps = followed.tracks.displacements.shape[1]
+  # Weights are made for a sum over values and a mean over steps; losses take the mean of all.
+  weights = steps * step_weights(steps, later=later, values=clip.shape[-1] * BINS)
+  return Target(values, jnp.broadcast_to(jnp.asarray(weights), values.shape))
+
+
+def along(
+  cells: Float[Array, 'b L Hc Wc f'], tracks: Tracks, *, cell: int
+) -> Float[Array, 'b L Hc Wc f']:
+  """The values of the cells that points are in at each of L steps."""
+  end = jnp.array([cells.shape[3] - 1, cells.shape[2] - 1])
+  places = jnp.clip(tracks.positions[:, : cells.shape[1]] // cell, 0, end).astype(int)
+  return jax.vmap(jax.vmap(lambda values, at: values[at[..., 1], at[..., 0]]))(cells, places)
+
+
+def step_weights(
+  steps: int, *, later: float = 0.1, values: int = 3 * BINS, points: int = 4
+) -> Float[np.ndarray, ' f']:
+  """What the squared error of each value of `aligned_hog` counts, to be summed.
+
+  The mean over steps of 1 for the first and `later` for the others (the released alpha).
+
+  Args:
+    steps: L.
+    later: Weight of all steps but the first.
+    values: Of a cell.
+    points: In a token.
+  """
+  alpha = np.array([1.0] + [later] * (steps - 1), np.float32) / steps
+  return np.tile(alpha.repeat(points), values)
+
+
+def cell_of(patch: tuple[int, int, int]) -> int:
+  """Height and width of a cell, and the pitch of tracks, in pixels: half of a patch.
+
+  Raises:
+    UserError: patches are not square or have an odd side.
+  """
+  _, height, width = patch
+  if height != width or height % 2:
+    raise UserError(
+      f'patches of {height} x {width} pixels do not divide into 2 x 2 square cells: choose a '
+      'model.patch that is square and even.'
+    )
+  return height // 2
+
+
+def bin_angles(variant: str) -> Float[np.ndarray, '9']:
+  """The direction of the gradient at the middle of each bin, in radians from right to down."""
+  if VARIANTS[variant].from_y:
+    return np.pi / 2 - (np.arange(BINS) + 0.5) * np.pi / BINS
+  return np.arange(BINS) * np.pi / BINS

@@ -1,0 +1,67 @@
+"""How many classes labelled data have, and whether they can be learnt and tested."""
+
+import itertools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from vmae_jax.data.sources import FileSource, Source
+from vmae_jax.errors import UserError
+
+
+class Classes(NamedTuple):
+  """How many there are, and their names (none, or one for each)."""
+
+  count: int
+  names: tuple[str, ...]
+
+
+def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) -> Classes:
+  """Counts the classes of the training data and compares all sources with them.
+
+  Args:
+    sources: What the config calls it -> the source.
+    train: Which of them is trained on.
+    classes: The number that the config gives; 0 for as many as the training data have.
+
+  Raises:
+    UserError: videos have no label or one that is out of range, there is one class alone, or
+      names of classes differ.
+  """
+  labels = {spec: _labels(spec, source) for spec, source in sources.items()}
+  names = sources[train].class_names
+  count = classes or len(names) or int(labels[train].max()) + 1
+  where = 'data.classes' if classes else train
+  alone = isinstance(sources[train], FileSource) and len(np.unique(labels[train])) < 2
+  if count < 2 or alone:
+    raise UserError(f'{train} has one class alone: a classifier needs videos of at least two.')
+  for spec, source in sources.items():
+    if labels[spec].max() >= count:
+      i = int(labels[spec].argmax())
+      raise UserError(
+        f'{spec}: the label {labels[spec][i]} of {source.name(i)} is out of range: with the '
+        f'{count} classes of {where}, labels are 0 to {count - 1}.'
+      )
+    if names and source.class_names and source.class_names != names:
+      pairs = enumerate(itertools.zip_longest(source.class_names, names))
+      i, (there, here) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+      raise UserError(
+        f'{spec} has other classes than {train}: class {i} is {there or "missing"}, not '
+        f'{here or "missing"}. Folders are numbered by name: give both the same class folders, or '
+        'use lists.'
+      )
+  return Classes(count, names if len(names) == count else ())
+
+
+def _labels(spec: str, source: Source) -> np.ndarray:
+  """All labels of files; the first one alone of what has its labels inside."""
+  number = len(source) if isinstance(source, FileSource) else 1
+  labels = np.array([source.label(i) for i in range(number)])
+  if missing := int((labels < 0).sum()):
+    name = source.name(int(labels.argmin()))
+    raise UserError(
+      f'{spec}: {missing} of {number} videos have no label, such as {name}: give lines '
+      '`path label`, or folders of class folders.'
+    )
+  return labels

@@ -1,0 +1,282 @@
+"""Fine-tuning as a task of the loop, with its validation and its test."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+
+from vmae_jax import config as config_lib
+from vmae_jax import config_finetuning, sharding
+from vmae_jax.data.augment import RandAugment
+from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.sources import Source, check_paths, open_source
+from vmae_jax.data.views import ViewSampler
+from vmae_jax.errors import UserError
+from vmae_jax.evaluation.multiview import classify, score
+from vmae_jax.evaluation.results import SHARES, write_results
+from vmae_jax.models.patches import token_grid
+from vmae_jax.training import initialise, loop
+from vmae_jax.training.classes import Classes, count_classes
+from vmae_jax.training.layer_decay import scale_by_layer
+from vmae_jax.training.mixing import pair
+from vmae_jax.training.run_dir import prepare_run_dir, write_atomically, write_summary
+from vmae_jax.training.run_log import RunLog
+from vmae_jax.training.step import make_train_step
+from vmae_jax.training.supervised import Supervised, build_supervised
+
+
+def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Fine-tunes and tests as the config says; goes on where an earlier start stopped.
+
+  Args:
+    config: As made by configs/finetune.py.
+    workdir: Folder of the run.
+
+  Raises:
+    UserError: the config, the data, the folder or what to start from is wrong, too many videos
+      are broken, or the loss is no number too many times in a row.
+    Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
+  """
+  mesh = sharding.make_mesh(**config.mesh)
+  config_finetuning.check(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
+  data = config.data
+  if not data.val:
+    raise UserError('no held-out videos are named: give --config.data.val=LIST.')
+  sources = {spec: _open(spec, data) for spec in (data.train, data.val, data.test or data.val)}
+  classes = count_classes(sources, train=data.train, classes=data.classes)
+  supervised = build_supervised(config, classes=classes.count)
+  evaluation = Evaluation(config, workdir, supervised, sources, classes, mesh)
+  start = _find_start(config, workdir, supervised, mesh)
+  if config.epochs == 0 and config.steps == 0:
+    return evaluation.alone(start)
+
+  source = sources[data.train]
+  steps = loop.count_steps(config, videos=len(source))
+  evaluation.plan(steps, videos=len(source))
+  schedule = loop.make_schedule(config, steps=steps, videos=len(source))
+  optimizer = optax.chain(
+    loop.make_optimizer(config, schedule),
+    scale_by_layer(decay=config.optimizer.layer_decay, depth=supervised.model.encoder['depth']),
+  )
+  train_step = make_train_step(
+    supervised.loss, optimizer, accumulate=config.optimizer.accumulate, ema=config.optimizer.ema
+  )
+
+  def step(state, batch, frozen):
+    return train_step(state, pair(batch) if supervised.mix is not None else batch, frozen)
+
+  task = loop.Task(
+    init=supervised.init,
+    step=step,
+    optimizer=optimizer,
+    schedule=schedule,
+    steps=steps,
+    frozen={},
+    clip_flops=supervised.flops(),
+    source=source,
+    sampler=_sampler(config),
+    pretrained=start,
+    evaluate=evaluation,
+  )
+  loop.run(config, workdir, mesh, task)
+
+
+def _open(spec: str, data) -> Source:
+  source = open_source(spec, root=data.root)
+  check_paths(source, max_bad_share=data.max_bad_share)
+  return source
+
+
+def _sampler(config) -> ClipSampler:
+  """How training clips are cut, as the config's block `data` says."""
+  data, augment = config.data, config.data.randaugment
+  return ClipSampler(
+    frames=data.frames,
+    size=data.size,
+    stride=data.stride,
+    sampling=data.sampling,
+    crop=data.crop,
+    area=tuple(data.crop_area),
+    augment=RandAugment(**augment) if augment.operations else None,
+    flip=data.flip,
+    repeats=data.repeats,
+    seed=config.seed,
+  )
+
+
+def _find_start(
+  config, workdir: str, supervised: Supervised, mesh: Mesh
+) -> Callable[[Any], Any] | None:
+  """Compares what `init_from` names with the model; (shapes with shardings) -> parameters.
+
+  None where a run is gone on with or starts from scratch.
+  """
+  saved = (path.name.isdigit() for path in Path(workdir).glob('checkpoints/*'))
+  if not config.init_from or any(saved):  # Half-written ones have longer names.
+    return None
+  data, patch = config.data, tuple(config.model.patch)
+  shapes = jax.eval_shape(supervised.init, jax.random.key(config.seed))
+  found = initialise.find_pretrained(config.init_from)
+  encoder = supervised.model.encoder
+  facts = {'eps': config.model.eps, 'patch': patch, 'heads': encoder['heads']}
+  notes = initialise.check_facts(found, facts | {'mean': data.mean, 'std': data.std})
+  plan = initialise.plan(found, shapes, head=config.init_head)
+  initialise.check_plan(plan, found, least=config.init_share)
+  if config.epochs == 0 and config.steps == 0 and plan.new:
+    raise UserError(
+      f'init_from: {found.where} has no {", ".join(plan.new)}, and with epochs=0 and steps=0 '
+      'nothing would be trained before the test: set epochs, or give a fine-tuned model.'
+    )
+  grid = token_grid((data.frames, data.size, data.size), patch)
+  positions = initialise.describe_positions(found, grid, encoder['position_grid'])
+  text = initialise.report(plan, found, positions=positions, notes=notes)
+
+  def start(like):
+    if jax.process_index() == 0:
+      print(text, flush=True)
+      write_atomically(Path(workdir) / 'init_from.txt', text + '\n')
+    loaded = initialise.load(found, plan, sharding.replicated(mesh))
+
+    def init(key, loaded):
+      return unflatten_dict(flatten_dict(supervised.init(key), sep='/') | loaded, sep='/')
+
+    places = jax.tree.map(lambda x: x.sharding, like)
+    return jax.jit(init, out_shardings=places)(jax.random.key(config.seed), loaded)
+
+  return start
+
+
+class Evaluation:
+  """Validation on the way, and the test at the end; what is done already is not done again.
+
+  The weights tested are the moving average, if there is one, and else the last ones: choosing
+  the best checkpoint by the videos that it is then tested on would flatter it.
+  """
+
+  def __init__(
+    self,
+    config,
+    workdir: str,
+    supervised: Supervised,
+    sources: dict[str, Source],
+    classes: Classes,
+    mesh: Mesh,
+  ):
+    self._config, self._workdir, self._classes = config, Path(workdir), classes
+    self._supervised, self._sources, self._mesh = supervised, sources, mesh
+    self._probabilities = jax.jit(supervised.probabilities)
+    self._steps, self._every = 0, 0
+
+  def plan(self, steps: int, *, videos: int) -> None:
+    """Says how long the run is: validation falls on multiples of `test.every_epochs`."""
+    epoch = videos / self._config.batch_size
+    every = self._config.test.every_epochs
+    self._steps, self._every = steps, every and max(1, round(every * epoch))
+
+  def __call__(self, step: int, state, log: RunLog, stopping) -> dict[str, Any] | None:
+    """The numbers of what is due after a step; None if it was left off."""
+    average = state.ema is not None
+    params = state.ema if average else state.params
+    weights = f'step {step:,}{" (moving average)" if average else ""}'
+    scalars, test = {}, self._config.test
+    if self._every and step and step % self._every == 0:
+      log.fetch()
+      result = self._classify(params, step, self._config.data.val, 1, 1, stopping)
+      if result is None:
+        return None
+      scalars = {f'val_{name}': value for name, value in result[1].items()}
+      log.writer.write_scalars(step, scalars)
+      log.progress.print(f'step {step}: {_line("validation", result[1])}')
+    if step < self._steps:
+      return scalars
+    log.fetch()
+    result = self._test(params, step, weights, stopping)
+    if result is None:
+      return None
+    tested = {f'test_{name}': value for name, value in result.items()}
+    log.writer.write_scalars(step, tested)
+    log.progress.print(_line(f'test of {test.segments} x {test.crops} views', result))
+    return scalars | tested
+
+  def alone(self, start: Callable[[Any], Any] | None) -> None:
+    """Tests what `init_from` names, without training."""
+    if start is None:
+      raise UserError('epochs=0 and steps=0 is a test alone: give --config.init_from, too.')
+    config = self._config
+    prepare_run_dir(self._workdir, config, ignore=config_lib.RUN_KEYS)
+    shapes = jax.eval_shape(self._supervised.init, jax.random.key(0))
+    like = jax.tree.map(
+      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      shapes,
+      sharding.tree_shardings(shapes, self._mesh),
+    )
+    with jax.set_mesh(self._mesh):
+      result = self._test(start(like), 0, config.init_from, lambda: False)
+    if jax.process_index() == 0:
+      about = {'method': config.method, 'init_from': config.init_from}
+      write_summary(self._workdir, about | result)
+      print(_line('test', result))
+
+  def _test(self, params, step: int, weights: str, stopping) -> dict[str, int | float] | None:
+    """The last test, and its files."""
+    config = self._config
+    data, test = config.data, config.test
+    spec = data.test or data.val
+    found = self._classify(params, step, spec, test.segments, test.crops, stopping)
+    if found is None:
+      return None
+    records, result = found
+    if jax.process_index() == 0:
+      facts = {
+        'model': f'{config.method}, size {config.model.size}, {weights}',
+        'started from': config.init_from or 'scratch',
+        'tested on': spec,
+        'clips': f'{data.frames} frames of {data.size} x {data.size}, {data.sampling} sampling'
+        + (f', stride {data.stride}' if data.sampling == 'dense' else ''),
+        'views': f'{test.segments} in time x {test.crops} in space, mean of softmax',
+      }
+      write_results(
+        self._workdir,
+        records,
+        self._sources[spec],
+        classes=self._classes.count,
+        names=self._classes.names,
+        facts=facts,
+      )
+    return result
+
+  def _classify(self, params, step: int, spec: str, segments: int, crops: int, stopping):
+    """Records and scores of one test; None if it was left off."""
+    data = self._config.data
+    records = classify(
+      lambda video: self._probabilities(params, video),
+      self._sources[spec],
+      ViewSampler(
+        frames=data.frames,
+        size=data.size,
+        stride=data.stride,
+        sampling=data.sampling,
+        segments=segments,
+        crops=crops,
+        repeats=segments * crops,
+      ),
+      self._workdir / 'evaluation' / f'step{step:07d}_{segments}x{crops}.jsonl',
+      about={'step': step, 'data': spec},
+      batch_size=self._config.test.batch_size,
+      mesh=self._mesh,
+      threads=data.threads or os.cpu_count(),
+      stopping=stopping,
+    )
+    return None if records is None else (records, score(records, classes=self._classes.count))
+
+
+def _line(what: str, result: dict[str, int | float]) -> str:
+  shares = ', '.join(f'{text} {result[key]:.1%}' for key, text in SHARES.items() if key in result)
+  broken = f', {result["unreadable"]} of which could not be read' if result['unreadable'] else ''
+  return f'{what}: {shares}; {result["videos"]:,} videos{broken}'

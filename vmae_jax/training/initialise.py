@@ -1,0 +1,246 @@
+"""Where fine-tuning starts: what another model has of the parameters, and a report about it."""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vmae_jax.errors import UserError
+from vmae_jax.models.sizes import SIZES
+from vmae_jax.training.checkpoint import (
+  find_checkpoint,
+  load_config,
+  load_params,
+  stored_params,
+)
+
+_MOST_NAMED = 6
+
+
+class Pretrained(NamedTuple):
+  """A model whose parameters may be taken over.
+
+  Attributes:
+    where: The file or folder.
+    shapes: Name of each parameter -> something with a shape.
+    facts: What shapes do not show: heads, eps, patch, mean, std, frames and size of clips; None
+      where it is not known.
+    load: (tree of ShapeDtypeStructs with shardings) -> the parameters; called once.
+    notes: Lines to show.
+  """
+
+  where: str
+  shapes: dict[str, Any]
+  facts: dict[str, Any]
+  load: Callable[[Any], Any]
+  notes: list[str]
+
+
+def find_pretrained(path: str) -> Pretrained:
+  """One of our runs or checkpoints, or a file or folder of another implementation.
+
+  Raises:
+    UserError: it is neither, or cannot be read.
+  """
+  try:
+    where = find_checkpoint(path)
+  except UserError:
+    if not os.path.exists(path):
+      raise UserError(
+        f'init_from: there is no {path!r} (looked in {os.getcwd()}): give a --workdir of a run, '
+        'one of its checkpoints, a folder of transformers, or a .pth or .safetensors file.'
+      ) from None
+    return _foreign(path)
+  config = load_config(path)
+  model, data = config['model'], config['data']
+  facts = {'eps': model['eps'], 'patch': model['patch'], 'heads': SIZES[model['size']]['heads']}
+  facts |= {key: data[key] for key in ('mean', 'std', 'frames', 'size')}
+  shapes = stored_params(path)
+  return Pretrained(str(where), shapes, facts, lambda like: load_params(path, like), [])
+
+
+def _foreign(path: str) -> Pretrained:
+  # Not above: a run from scratch needs none of it.
+  from vmae_jax.interchange.pretrained import load_pretrained
+
+  params, info = load_pretrained(path)
+  shapes = flatten_dict(params, sep='/')
+  facts = {key: info.get(key) for key in ('eps', 'patch', 'mean', 'std', 'frames', 'size')}
+  facts['heads'] = info['encoder']['heads']
+
+  def load(like):
+    wanted = flatten_dict(like, sep='/')
+    return unflatten_dict({name: shapes[name] for name in wanted}, sep='/')
+
+  return Pretrained(path, shapes, facts, load, list(info['notes']))
+
+
+class Plan(NamedTuple):
+  """What comes from where: names of parameters, and the share of the encoder's values."""
+
+  loaded: list[str]
+  new: list[str]
+  unused: list[str]
+  misshapen: list[str]
+  share: float
+
+
+def plan(pretrained: Pretrained, like: Any, *, head: bool) -> Plan:
+  """Compares parameters by name and shape.
+
+  Args:
+    pretrained: Where parameters are.
+    like: A tree of the parameters wanted, or of their shapes.
+    head: Whether to take the last layer along, if there is one.
+
+  Raises:
+    UserError: the last layer has another number of classes.
+  """
+  wanted = flatten_dict(like, sep='/')
+  found = {name: x for name, x in pretrained.shapes.items() if head or 'classifier/' not in name}
+  kernel = 'classifier/kernel'
+  if kernel in found and found[kernel].shape[-1] != wanted[kernel].shape[-1]:
+    raise UserError(
+      f'init_from: the classifier in {pretrained.where} tells {found[kernel].shape[-1]} classes, '
+      f'the data have {wanted[kernel].shape[-1]}: for a fresh one set --config.init_head=False.'
+    )
+  same = [n for n, x in wanted.items() if n in found and tuple(found[n].shape) == tuple(x.shape)]
+  size = {n: math.prod(x.shape) for n, x in wanted.items() if n.startswith('encoder/')}
+  return Plan(
+    loaded=same,
+    new=[name for name in wanted if name not in found],
+    unused=[name for name in pretrained.shapes if name not in wanted or name not in found],
+    misshapen=[
+      f'{n} is {tuple(found[n].shape)} there, {tuple(wanted[n].shape)} here'
+      for n in wanted
+      if n in found and n not in same
+    ],
+    share=sum(size[n] for n in same if n in size) / sum(size.values()),
+  )
+
+
+def check_plan(plan: Plan, pretrained: Pretrained, *, least: float) -> None:
+  """Raises a UserError that names what is missing where too little of the encoder is there."""
+  if plan.share >= least:
+    return
+  missing = [f'{name} is missing' for name in plan.new if name.startswith('encoder/')]
+  raise UserError(
+    f'init_from: only {plan.share:.1%} of the encoder is in {pretrained.where}, at least '
+    f'{least:.0%} must be (init_share): {_some(plan.misshapen + missing)}. '
+    'Is it a model of another model.size or model.patch?'
+  )
+
+
+def check_facts(pretrained: Pretrained, facts: Mapping[str, Any]) -> list[str]:
+  """Lines about what differs without showing in shapes.
+
+  Raises:
+    UserError: the number of heads differs: the same numbers would be another function.
+  """
+  there, here = pretrained.facts['heads'], facts['heads']
+  if there is not None and there != here:
+    raise UserError(
+      f'init_from: the encoder in {pretrained.where} has {there} heads, model.size has {here}.'
+    )
+  lines = []
+  keys = {'eps': 'model', 'patch': 'model', 'mean': 'data', 'std': 'data'}
+  for key, block in keys.items():
+    there, here = pretrained.facts[key], facts[key]
+    if there is None or np.allclose(there, here, rtol=1e-3, atol=0):
+      continue
+    value = ','.join(map(str, there)) if isinstance(there, list | tuple) else there
+    lines.append(f'NOTE: its {key} was {value}, here it is {here}: --config.{block}.{key}={value}')
+  return lines
+
+
+def describe_positions(
+  pretrained: Pretrained, grid: tuple[int, ...], interpolated: tuple[int, ...] | None
+) -> str:
+  """What is done with positions, which are no parameters, and what else could be.
+
+  Args:
+    pretrained: Where parameters are.
+    grid: Tokens (t, h, w) of the clips.
+    interpolated: Those whose positions are interpolated to them, or None.
+  """
+
+  def text(grid, sign='x'):
+    return sign.join(map(str, grid))
+
+  frames, size, patch = (pretrained.facts[key] for key in ('frames', 'size', 'patch'))
+  there = None
+  if frames and size and patch:
+    there = tuple(n // p for n, p in zip((frames, size, size), patch, strict=True))
+  if interpolated is not None:
+    line = f'interpolated to {text(grid)} tokens from {text(interpolated)}'
+    if there and there != tuple(interpolated):
+      line += (
+        f' (NOTE: it was trained on {text(there)}: --config.model.position_grid={text(there, ",")})'
+      )
+    return line
+  line = f'made anew for {text(grid)} tokens'
+  if there and there != tuple(grid):
+    line += (
+      f' (trained on {text(there)}; to interpolate those: --config.model.positions=interpolate '
+      f'--config.model.position_grid={text(there, ",")})'
+    )
+  return line
+
+
+def report(plan: Plan, pretrained: Pretrained, *, positions: str, notes: list[str]) -> str:
+  """The plan for people.
+
+  Args:
+    plan: What comes from where.
+    pretrained: Where parameters are.
+    positions: What is done with them.
+    notes: Lines to add.
+  """
+
+  def values(names):
+    return sum(math.prod(pretrained.shapes[name].shape) for name in names)
+
+  lines = [
+    f'start from {pretrained.where}: {plan.share:.1%} of the encoder',
+    f'  loaded     {values(plan.loaded):,} parameters: {_parts(plan.loaded)}',
+    f'  positions  {positions}',
+    f'  new        {_some(plan.new)}',
+    f'  unused     {_parts(plan.unused)}',
+  ]
+  if plan.misshapen:
+    lines.append(f'  NOT LOADED {_some(plan.misshapen)}')
+  return '\n'.join(lines + [f'  {note}' for note in pretrained.notes + notes])
+
+
+def _parts(names: list[str]) -> str:
+  """The blocks that names belong to, and how many belong to each."""
+  parts: dict[str, int] = {}
+  for name in names:
+    top, _, rest = name.partition('/')
+    part = f'{top}/norm' if rest.startswith('norm/') else top
+    parts[part] = parts.get(part, 0) + 1
+  return ', '.join(f'{part} ({n} arrays)' for part, n in parts.items()) or 'nothing'
+
+
+def _some(names: list[str]) -> str:
+  more = len(names) - _MOST_NAMED
+  return ', '.join(names[:_MOST_NAMED]) + (f' and {more} more' if more > 0 else '') or 'nothing'
+
+
+def load(pretrained: Pretrained, plan: Plan, sharding: jax.sharding.Sharding) -> dict[str, Any]:
+  """The parameters of the plan by name, on the devices that `sharding` says.
+
+  All that is stored of a part is read, since a checkpoint is compared part by part.
+  """
+  tops = {name.partition('/')[0] for name in plan.loaded}
+  like = {
+    name: jax.ShapeDtypeStruct(tuple(x.shape), np.float32, sharding=sharding)
+    for name, x in pretrained.shapes.items()
+    if name.partition('/')[0] in tops
+  }
+  found = flatten_dict(pretrained.load(unflatten_dict(like, sep='/')), sep='/')
+  return {name: jax.device_put(found[name], sharding) for name in plan.loaded}

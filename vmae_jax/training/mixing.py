@@ -1,0 +1,101 @@
+"""What fine-tuning does to clips on the devices: erased boxes, mixed clips, smoothed labels.
+
+Everything random is drawn from the keys of single clips, so that devices and parts of a batch
+change nothing. The papers' scripts draw one ratio and one kind of mixing for a whole batch;
+here each clip has its own (timm's mode `elem`).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from vmae_jax.sharding import constrain_batch
+from vmae_jax.types import Array, Bool, Float, Int, Key
+
+Size = tuple[int, int]  # Rows and columns.
+Side = Float[Array, ''] | Int[Array, '']
+
+
+def pair(batch: dict[str, Array]) -> dict:
+  """The batch with, under `other`, the clip that each may be mixed with: the last for the first.
+
+  Paired before a batch is split into parts, so that the pairs are always the same.
+  """
+  names = ('video', 'label', 'epoch', 'sample', 'repeat')
+  return batch | {'other': {name: constrain_batch(batch[name][::-1]) for name in names}}
+
+
+def _box(top: Side, left: Side, height: Side, width: Side, size: Size) -> Bool[Array, 'H W']:
+  """True inside."""
+  y, x = jnp.arange(size[0])[:, None], jnp.arange(size[1])
+  return (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+
+
+def erase(
+  keys: Key[Array, ' b'], clip: Float[Array, 'b T H W C'], *, chance: float
+) -> Float[Array, 'b T H W C']:
+  """Fills a box of some clips, the same in all frames, with noise of its own for each pixel.
+
+  Area from 2 % to a third of the picture, aspect from 0.3 to 1 / 0.3, ten tries until one fits
+  (random erasing, mode `pixel`).
+
+  Args:
+    keys: Of the clips.
+    clip: Normalised.
+    chance: That a clip has a box.
+  """
+  if not chance:
+    return clip
+  size = clip.shape[2:4]
+
+  def one(key, clip):
+    shape, place, noise = jax.random.split(key, 3)
+    area, aspect = jax.random.uniform(shape, (2, 10))
+    area = (0.02 + area * (1 / 3 - 0.02)) * size[0] * size[1]
+    aspect = jnp.exp(jnp.log(0.3) * (1 - 2 * aspect))
+    height, width = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+    fits = (height < size[0]) & (width < size[1])
+    first = jnp.argmax(fits)
+    height, width = height[first], width[first]
+    y, x, wanted = jax.random.uniform(place, (3,))
+    top = jnp.floor(y * (size[0] - height + 1))
+    left = jnp.floor(x * (size[1] - width + 1))
+    box = _box(top, left, height, width, size) & fits[first] & (wanted < chance)
+    return jnp.where(box[..., None], jax.random.normal(noise, clip.shape), clip)
+
+  return jax.vmap(one)(keys, clip)
+
+
+def own_share(
+  keys: Key[Array, ' b'], size: Size, *, chance: float, mixup: float, cutmix: float, switch: float
+) -> Float[Array, 'b H W']:
+  """How much of each pixel is the clip's own: one number (mixup) or 1 outside a box (cutmix).
+
+  Args:
+    keys: Of the clips.
+    size: Of the picture.
+    chance: That a clip is mixed.
+    mixup: alpha of the Beta distribution that the share is drawn from; 0: never.
+    cutmix: The same, of the share outside the box, whose centre is drawn uniformly.
+    switch: Chance of cutmix where both are on.
+  """
+  switch = switch if mixup and cutmix else float(cutmix > 0)
+
+  def one(key):
+    choice, share = jax.random.split(key)
+    y, x, cut, mixed = jax.random.uniform(choice, (4,))
+    cut = cut < switch
+    alpha = jnp.where(cut, cutmix or 1.0, mixup or 1.0)
+    share = jax.random.beta(share, alpha, alpha)
+    height, width = (jnp.floor(n * jnp.sqrt(1 - share)) for n in size)
+    y, x = jnp.floor(y * size[0]), jnp.floor(x * size[1])
+    # What lies outside the picture is cut off, and the share follows from what is left.
+    box = _box(y - height // 2, x - width // 2, height // 2 * 2, width // 2 * 2, size)
+    own = jnp.where(cut, 1.0 - box, share)
+    return jnp.where(mixed < chance, own, 1.0)
+
+  return jax.vmap(one)(keys)
+
+
+def smoothed(labels: Int[Array, ' b'], *, classes: int, smoothing: float) -> Float[Array, 'b c']:
+  """Labels as targets: 1 - smoothing in their class, and the smoothing over all of them."""
+  return jax.nn.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes

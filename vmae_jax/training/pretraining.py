@@ -1,0 +1,87 @@
+"""Pre-training as a task of the loop."""
+
+import jax
+
+from vmae_jax import config as config_lib
+from vmae_jax import sharding
+from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.sources import check_paths, open_source
+from vmae_jax.training import loop
+from vmae_jax.training.checkpoint import check_params, load_params
+from vmae_jax.training.compose import build_objective, window
+from vmae_jax.training.step import TrainState, make_train_step
+from vmae_jax.visualize.predictions import Pictures
+
+
+def train(config, workdir: str) -> TrainState:
+  """Pre-trains as the config says; goes on where an earlier start in `workdir` stopped.
+
+  Args:
+    config: As made by a file in configs/.
+    workdir: Folder of the run.
+
+  Returns:
+    The last state.
+
+  Raises:
+    UserError: the config, the data or the folder is wrong, too many videos are broken, or
+      the loss is no number too many times in a row.
+    Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
+  """
+  mesh = sharding.make_mesh(**config.mesh)
+  config_lib.check(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
+  objective = build_objective(config)
+  source = open_source(config.data.train, root=config.data.root)
+  check_paths(source, max_bad_share=config.data.max_bad_share)
+  steps = loop.count_steps(config, videos=len(source))
+  if config.init_from:  # Before the folder is claimed for this config.
+    check_params(config.init_from, jax.eval_shape(objective.init, jax.random.key(0)))
+  schedule = loop.make_schedule(config, steps=steps, videos=len(source))
+  optimizer = loop.make_optimizer(config, schedule)
+  sampler = clip_sampler(config)
+
+  def watcher():
+    pictures = Pictures(objective, source, sampler, config, workdir, mesh)
+
+    def watch(step, state, frozen, log):
+      if step % config.log.pictures_every_steps == 0 or step == steps:
+        log.writer.write_images(step, pictures.draw(step, state.params, frozen))
+
+    return watch
+
+  task = loop.Task(
+    init=objective.init,
+    step=make_train_step(
+      objective.loss,
+      optimizer,
+      accumulate=config.optimizer.accumulate,
+      ema=config.optimizer.ema,
+    ),
+    optimizer=optimizer,
+    schedule=schedule,
+    steps=steps,
+    frozen=objective.frozen,
+    clip_flops=objective.flops(),
+    source=source,
+    sampler=sampler,
+    pretrained=(lambda like: load_params(config.init_from, like)) if config.init_from else None,
+    watcher=watcher,
+  )
+  return loop.run(config, workdir, mesh, task)
+
+
+def clip_sampler(config) -> ClipSampler:
+  """How clips are cut from videos, as the config's block `data` says, for all that is predicted."""
+  data = config.data
+  return ClipSampler(
+    frames=data.frames,
+    size=data.size,
+    stride=data.stride,
+    sampling=data.sampling,
+    crop=data.crop,
+    flip=data.flip,
+    repeats=data.repeats,
+    window=window(config),
+    slot=config.model.patch[0],
+    seed=config.seed,
+  )

@@ -1,0 +1,125 @@
+"""Fine-tuning as a loss function: a classifier on clips that are erased, mixed and smoothed."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from vmae_jax.models import flops
+from vmae_jax.models.classifier import Classifier
+from vmae_jax.models.patches import token_grid
+from vmae_jax.training import mixing
+from vmae_jax.training.compose import encoder_arguments
+from vmae_jax.training.objective import batch_keys, normalise, prepare
+from vmae_jax.types import Array, Float, Key, UInt8
+
+
+class Supervised(NamedTuple):
+  """A classifier ready to train.
+
+  Attributes:
+    model: The classifier.
+    normalise: clip in [0, 1] -> the model's input.
+    clip: Frames, rows, columns and channels of a clip.
+    seed: Of all randomness on the device.
+    erase: Chance that a clip has an erased box.
+    mix: (keys 'b', (H, W)) -> how much of each pixel stays a clip's own, or None: no mixing.
+    smoothing: Of labels.
+  """
+
+  model: Classifier
+  normalise: Callable[[Array], Array]
+  clip: tuple[int, int, int, int]
+  seed: int
+  erase: float
+  mix: Callable[..., Array] | None
+  smoothing: float
+
+  def init(self, key: Key[Array, '']) -> Any:
+    """Fresh float32 parameters."""
+    return self.model.init(key, jnp.zeros((1, *self.clip)))['params']
+
+  def flops(self) -> int:
+    """Floating-point operations of a training step for one clip."""
+    encoder = self.model.encoder
+    n = math.prod(token_grid(self.clip[:3], encoder['patch']))
+    forward = 2 * n * math.prod(encoder['patch']) * self.clip[3] * encoder['width']
+    forward += encoder['depth'] * flops.block_flops(n=n, width=encoder['width'], mlp=encoder['mlp'])
+    return flops.training_flops(forward + 2 * encoder['width'] * self.model.classes)
+
+  def loss(
+    self, params: Any, batch: dict[str, Any], frozen: Any
+  ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
+    """Cross-entropy to the mixed targets, and the share of clips told right.
+
+    Args:
+      params: Of the model.
+      batch: From the loader, and `mixing.pair`ed if there is a mix.
+      frozen: Nothing.
+    """
+    keys = batch_keys(self.seed, batch)
+
+    def target(part):
+      return mixing.smoothed(part['label'], classes=self.model.classes, smoothing=self.smoothing)
+
+    clip, targets, labels = self._input(keys, batch), target(batch), batch['label']
+    if self.mix is not None:
+      other = batch['other']
+      own = self.mix(_fold(keys, 1), clip.shape[2:4])
+      second = self._input(batch_keys(self.seed, other), other)
+      clip = second + own[:, None, ..., None] * (clip - second)
+      share = own.mean(axis=(1, 2))
+      targets = share[:, None] * targets + (1 - share[:, None]) * target(other)
+      labels = jnp.where(share >= 0.5, labels, other['label'])
+    logits = self.model.apply({'params': params}, clip, _fold(keys, 2))
+    loss = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
+    return loss, {'accuracy': (logits.argmax(axis=-1) == labels).mean()}
+
+  def _input(self, keys, part) -> Float[Array, 'b T H W C']:
+    clip = self.normalise(prepare(part['video']))
+    return mixing.erase(_fold(keys, 0), clip, chance=self.erase)
+
+  def probabilities(self, params: Any, video: UInt8[Array, 'b T H W C']) -> Float[Array, 'b c']:
+    """What the model says of clips as they are."""
+    return jax.nn.softmax(self.model.apply({'params': params}, self.normalise(prepare(video))))
+
+
+def _fold(keys: Key[Array, ' b'], number: int) -> Key[Array, ' b']:
+  return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def build_supervised(config: ml_collections.ConfigDict, *, classes: int) -> Supervised:
+  """The classifier and its loss that a config describes.
+
+  Raises:
+    UserError: a name that does not exist, or sizes that do not divide.
+  """
+  model, data, mix = config.model, config.data, config.mixing
+  encoder, common = encoder_arguments(model)
+  clip = (data.frames, data.size, data.size, len(data.mean))
+  token_grid(clip[:3], encoder['patch'])  # Raises where the clip is no whole number of patches.
+  grid = tuple(model.position_grid) if model.positions == 'interpolate' else None
+  classifier = Classifier(
+    encoder | common | {'position_grid': grid},
+    classes,
+    head_scale=model.head_scale,
+    drop_path=model.drop_path,
+    dropout=model.dropout,
+  )
+  mixes = mix.chance > 0 and (mix.mixup > 0 or mix.cutmix > 0)
+  own_share = functools.partial(
+    mixing.own_share, chance=mix.chance, mixup=mix.mixup, cutmix=mix.cutmix, switch=mix.switch
+  )
+  return Supervised(
+    model=classifier,
+    normalise=functools.partial(normalise, mean=tuple(data.mean), std=tuple(data.std)),
+    clip=clip,
+    seed=config.seed,
+    erase=data.erase,
+    mix=own_share if mixes else None,
+    smoothing=mix.smoothing,
+  )

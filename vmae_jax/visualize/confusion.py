@@ -1,0 +1,47 @@
+"""A confusion matrix as a PNG."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from vmae_jax.types import Int
+
+NAMED = 60  # With more classes, their names would not be legible.
+COUNTED = 25  # With more, the numbers in the cells would not.
+
+
+def confusion_matrix(
+  counts: Int[np.ndarray, 'c c'], names: Sequence[str], path: str | os.PathLike, *, title: str = ''
+) -> None:
+  """Draws each row as shares of its class, with a colour map that any colour vision can read.
+
+  Args:
+    counts: Row: the true class; column: the one that was predicted.
+    names: Of the classes; numbers where there are none.
+    path: The PNG to write.
+    title: Text above.
+  """
+  from matplotlib.figure import Figure  # No pyplot: it would keep global state.
+
+  classes = len(counts)
+  totals = counts.sum(axis=1, keepdims=True)
+  shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+  side = float(np.clip(2.5 + 0.32 * classes, 4.5, 14))
+  figure = Figure(figsize=(side + 1, side), layout='constrained')
+  axes = figure.subplots()
+  image = axes.imshow(shares, cmap='cividis', vmin=0, vmax=1, interpolation='nearest')
+  bar = figure.colorbar(image, ax=axes, shrink=0.8)
+  bar.set_label('share of the class')
+  if classes <= NAMED:
+    labels = [names[i] if names else str(i) for i in range(classes)]
+    axes.set_xticks(range(classes), labels, rotation=90)
+    axes.set_yticks(range(classes), labels)
+  if classes <= COUNTED:
+    for i, j in zip(*np.nonzero(counts), strict=True):
+      colour = 'black' if shares[i, j] > 0.6 else 'white'
+      axes.text(j, i, str(counts[i, j]), ha='center', va='center', color=colour, fontsize=8)
+  axes.set_xlabel('predicted')
+  axes.set_ylabel('true')
+  axes.set_title(title, loc='left', fontsize='medium')
+  figure.savefig(path, dpi=160, format='png')

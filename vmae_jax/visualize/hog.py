@@ -1,0 +1,104 @@
+"""Predicted and true histograms of oriented gradients, as glyphs."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from vmae_jax.models.patches import token_grid
+from vmae_jax.targets.hog import BINS, FRAMES, bin_angles
+from vmae_jax.types import Bool, Float, UInt8
+from vmae_jax.visualize.images import labelled_rows, to_uint8
+
+MIN_CELL = 16  # Cells are enlarged to at least so many pixels.
+
+
+def glyphs(
+  cells: Float[np.ndarray, '*b Hc Wc 9'], *, variant: str = 'mme', side: int = MIN_CELL
+) -> Float[np.ndarray, '*b H W']:
+  """A stroke for each bin of a cell, along the edge (across the gradient), as bright as the bin.
+
+  Args:
+    cells: Histograms.
+    variant: Of the target: which directions bins stand for.
+    side: Height and width of a glyph in pixels.
+
+  Returns:
+    The brightest of the strokes at each pixel, in units of the histograms.
+  """
+  at = np.arange(side) - (side - 1) / 2
+  angles = bin_angles(variant)[:, None, None]
+  off = np.abs(np.cos(angles) * at + np.sin(angles) * at[:, None])  # From the edge's line.
+  inside = np.hypot(at, at[:, None]) < side / 2
+  strokes = np.clip(1.2 - off, 0, 1) * inside
+  *b, h, w, _ = cells.shape
+  drawn = np.zeros((*b, h, side, w, side))
+  for k in range(BINS):
+    drawn = np.maximum(drawn, cells[..., :, None, :, None, k] * strokes[k][:, None, :])
+  return drawn.reshape(*b, h * side, w * side)
+
+
+def hog_grid(
+  video: Float[np.ndarray, 'T H W 3'],
+  masked_tokens: Bool[np.ndarray, ' n'],
+  true: Float[np.ndarray, 'n f'],
+  predicted: Float[np.ndarray, 'm f'],
+  *,
+  patch: tuple[int, int, int],
+  options: dict[str, Any],
+  title: str = '',
+  max_slots: int = 4,
+) -> UInt8[np.ndarray, 'H2 W2 3']:
+  """Draws frames, their true histograms, those predicted, and the latter beside visible ones.
+
+  Glyphs show the mean over the channels; of histograms along trajectories, the first step.
+
+  Args:
+    video: The clip in [0, 1].
+    masked_tokens: True where a token was hidden.
+    true: The target of all tokens.
+    predicted: The model's values, in the order of the hidden tokens' indices.
+    patch: Frames, height and width of a patch.
+    options: Of the target.
+    title: Text above the picture.
+    max_slots: At most so many columns, each a time slot.
+  """
+  t, h, w = token_grid(video.shape[:3], patch)
+  factor = math.ceil(2 * MIN_CELL / patch[1])
+
+  def cells(values):
+    values = values.reshape(t, h, w, -1, BINS, true.shape[1] // (12 * BINS), 2, 2)[:, :, :, :, :, 0]
+    mean = values.mean(3)  # t h w k h2 w2
+    return mean.transpose(0, 1, 4, 2, 5, 3).reshape(t, 2 * h, 2 * w, BINS)
+
+  peak = max(float(np.quantile(cells(true).max(-1), 0.99)), 1e-6)
+  slots = np.linspace(0, t - 1, min(max_slots, t)).round().astype(int)
+  frames = slots * patch[0]
+  if true.shape[1] == 12 * BINS:
+    frames += FRAMES[options.get('frame', 'middle')](patch[0])
+
+  def film(hidden, seen):
+    values = np.zeros_like(true)
+    values[masked_tokens], values[~masked_tokens] = hidden, seen
+    drawn = glyphs(
+      cells(values)[slots],
+      variant=options.get('variant', 'mme'),
+      side=patch[1] // 2 * factor,
+    )
+    return list(to_uint8(drawn / peak)[..., None].repeat(3, -1))
+
+  hidden, seen = true[masked_tokens], true[~masked_tokens]
+  rows = {
+    'input': list(to_uint8(video[frames]).repeat(factor, 1).repeat(factor, 2)),
+    'true': film(hidden, seen),
+    f'visible\n{masked_tokens.mean():.0%} hidden': film(0, seen),
+    'predicted': film(predicted, 0),
+    'predicted\n+ visible': film(predicted, seen),
+  }
+  return labelled_rows(
+    rows,
+    columns=[f'frame {i + 1}' for i in frames],
+    title=title,
+    caption='Strokes run along edges; the stronger the gradients of that direction in a cell, the '
+    'brighter. Nothing is borrowed from the hidden tokens.',
+  )
