@@ -103,7 +103,7 @@ def demo(c):
   c.model.drop_path = 0.0
   c.data.train, c.data.val = 'synthetic:train', 'synthetic:val'
   c.data.frames, c.data.size, c.data.stride = 8, 32, 1
-  c.data.crop, c.data.flip, c.data.repeats = 'multi_scale', False, 1
+  c.data.crop, c.data.flip, c.data.repeats = 'centre', False, 1
   c.data.randaugment.operations, c.data.erase = 0, 0.0
   c.mixing.chance = 0.0
   c.batch_size, c.epochs, c.steps = 32, 0.0, 400

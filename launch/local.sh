@@ -113,6 +113,8 @@ $([ ! -e "$1/probe.json" ] || printf '  %-18s%s' probe.json \
 Next, with .venv/bin/python in $root:
   launch/local.sh --videos=FOLDER        the same on your own videos
   launch/local.sh --method=motionmae --workdir=runs/motion    another method
+  python -m vmae_jax.finetune --config=configs/finetune.py:demo --workdir=runs/tuned \\
+    --config.init_from=$1           a classifier of the motions from this encoder
   python -m vmae_jax.check_data LIST --out=DIR     which videos of a list are broken
   python -m vmae_jax.pretrain --config=configs/videomae.py:b,k400 --workdir=runs/b_k400 \\
     --config.data.train=LIST             the paper's recipe, on a GPU or TPU (see README.md)
