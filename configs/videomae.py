@@ -61,14 +61,15 @@ def demo(c):
   c.data.train = 'synthetic:train'
   c.data.frames, c.data.size, c.data.stride = 8, 32, 1
   c.data.crop = 'centre'  # All of the frame.
+  # Many small steps: the plateau that all sizes of batch go through first is as many steps long.
+  c.batch_size, c.epochs, c.steps = 16, 0.0, 2400
   # Half of the few tokens hidden: with three quarters a small model learns nothing of motion.
-  c.batch_size, c.epochs, c.steps = 32, 0.0, 1200
   c.masking.ratio = 0.5
   c.heads.pixels.options.eps = 0.05
-  c.optimizer.base_lr, c.optimizer.base_min_lr = 8e-3, 8e-5
-  c.optimizer.warmup_epochs, c.optimizer.clip_norm = 0.5, 1.0
-  c.checkpoint.every_steps = 200
-  c.log.every_steps, c.log.pictures_every_steps = 50, 600
+  c.optimizer.base_lr, c.optimizer.base_min_lr = 1.6e-2, 1.6e-4
+  c.optimizer.warmup_epochs, c.optimizer.clip_norm = 0.3, 1.0
+  c.checkpoint.every_steps = 400
+  c.log.every_steps, c.log.pictures_every_steps = 50, 1200
 
 
 def videos(c):
@@ -78,7 +79,6 @@ def videos(c):
   c.data.size, c.data.stride, c.data.repeats, c.data.crop = 64, 4, 4, 'multi_scale'
   c.batch_size, c.steps = 16, 800
   c.masking.ratio = 0.75
-  c.optimizer.base_lr, c.optimizer.base_min_lr = 1.6e-2, 1.6e-4
   c.heads.pixels.options.eps = 1e-6
 
 

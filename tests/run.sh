@@ -20,4 +20,5 @@ esac
 
 ensure_venv "$root/tests/$requirements"
 cd "$root"
-exec "$venv/bin/python" -m pytest -m "$choice" "$@"
+# A file's tests stay together, as they share what they have compiled.
+exec "$venv/bin/python" -m pytest -m "$choice" --numprocesses=auto --dist=loadfile "$@"

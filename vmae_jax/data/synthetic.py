@@ -37,7 +37,7 @@ CLASSES = (
 )
 CLIPS = {'train': 8192, 'val': 2048}  # Of each split, unless the caller says otherwise.
 RATE = 8  # Frames a second: slow enough to watch.
-RADIUS = 0.2, 0.36  # The sprite's, least and greatest: several patches, less than the frame.
+RADIUS = 0.2, 0.33  # The sprite's, least and greatest: several patches; with lobes, one frame.
 _WAVES = 1  # The background's finest wavelength is 1 / _WAVES of the frame.
 VERSION = 3  # Of the pixels: raise it when a seed makes other ones.
 
