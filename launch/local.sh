@@ -5,7 +5,7 @@
 #   launch/local.sh [--method=NAME] [--videos=FOLDER] [--workdir=DIR] [--steps=N]
 #                   [--config.KEY=VALUE ...]
 #
-#   --method=NAME       a file in configs/ (default: videomae)
+#   --method=NAME       a file in configs/ (default: motionmae)
 #   --videos=FOLDER     train on these videos in place of the synthetic set
 #   --workdir=DIR       where everything goes (default: runs/demo); start with the same DIR to
 #                       go on with a run that was stopped
@@ -19,7 +19,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
 
-method=videomae videos='' workdir='runs/demo' overrides=()
+method=motionmae videos='' workdir='runs/demo' overrides=()
 
 parse_arguments() {
   local argument
@@ -112,7 +112,7 @@ $([ ! -e "$1/probe.json" ] || printf '  %-18s%s' probe.json \
 
 Next, with .venv/bin/python in $root:
   launch/local.sh --videos=FOLDER        the same on your own videos
-  launch/local.sh --method=motionmae --workdir=runs/motion    another method
+  launch/local.sh --method=mme --workdir=runs/demo_mme    another method
   python -m vmae_jax.finetune --config=configs/finetune.py:demo --workdir=runs/tuned \\
     --config.init_from=$1           a classifier of the motions from this encoder
   python -m vmae_jax.check_data LIST --out=DIR     which videos of a list are broken
