@@ -12,12 +12,13 @@ from vmae_jax.benchmark.step import Contender, take_turns
 from vmae_jax.errors import lookup
 from vmae_jax.models.sizes import SIZES
 
-# Row -> (file in configs/, values changed). {gumbel} becomes the tokenizer's path.
+# Row -> (file in configs/, values changed). GUMBEL_PATH becomes the path of one made here.
+GUMBEL_PATH = 'gumbel'
 METHODS = {
   'videomae': ('videomae', {}),
   'motionmae, shared': ('motionmae', {}),
   'motionmae, independent': ('motionmae', {'heads.motion.decoder': 'motion_decoder'}),
-  'mam2, Gumbel f8': ('mam2', {'tokenizer.path': '{gumbel}'}),
+  'mam2, Gumbel f8': ('mam2', {'tokenizer.path': GUMBEL_PATH}),
   'mam2, untrained small tokenizer': ('mam2', {'tokenizer.path': 'untrained'}),
   'mgmae, pyramid': ('mgmae', {}),
   'mme, clean': ('mme', {}),
@@ -39,10 +40,10 @@ def benchmark_methods(*, size: str, batch: int, rounds: int) -> dict:
   """
   lookup(SIZES, size, '--size')
   with tempfile.TemporaryDirectory() as folder:
-    gumbel = _make_gumbel(Path(folder) / 'gumbel_f8.safetensors')
+    made = {GUMBEL_PATH: str(_make_gumbel(Path(folder) / 'gumbel_f8.safetensors'))}
     running = []
     for label, (method, changes) in METHODS.items():
-      overrides = {key: value.format(gumbel=gumbel) for key, value in changes.items()}
+      overrides = {key: made.get(value, value) for key, value in changes.items()}
       settings = {'size': size, 'batch': batch, 'method': method, 'overrides': overrides}
       running.append(Contender('vmae_jax', settings, label=label))
     times, memory = take_turns(running, rounds=rounds)
