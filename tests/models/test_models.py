@@ -208,6 +208,17 @@ def test_counted_flops_equal_the_compilers():
   assert 1.0 <= compiled.cost_analysis()['flops'] / counted < 1.06
 
 
+def test_a_hidden_layer_of_a_head_counts():
+  encoder, decoder = parts('s')
+
+  def count(output):
+    sizes = dict(visible=32, masked=96, patch_values=1536)
+    return autoencoder_flops(encoder=encoder, decoder=decoder, heads={'shape': output}, **sizes)
+
+  plain, deeper = count(Output('decoder', 108)), count(Output('decoder', 108, hidden=512))
+  assert deeper - plain == 2 * 96 * (192 * 512 + 512 * 108 - 192 * 108)
+
+
 def test_published_gigaflops():
   """70.9 GFLOP a clip were counted for ViT-B with all 1,568 patches embedded."""
   encoder, decoder = parts('b')

@@ -106,8 +106,12 @@ def warped_maps(
   holes: str = 'consistent',
   released_scale: bool = False,
   released_left_flow: bool = False,
+  **_,
 ) -> Float[Array, 'T H2 W2']:
-  """The base map carried to every frame, on the flow's grid; see `motion_guided`.
+  """The base map carried to every frame, on the flow's grid.
+
+  Takes all options of `motion_guided`, for which see there; those of the choice of tokens change
+  nothing here.
 
   Raises:
     UserError: an unknown name, or the flow's grid does not divide into tokens.

@@ -1,7 +1,6 @@
 """Pictures of what a model in training predicts, of the same few clips each time."""
 
 import functools
-import inspect
 import pathlib
 
 import einops
@@ -205,9 +204,7 @@ def _outputs(objective: Objective, config, params, batch, frozen):
   if masking.name == 'motion_guided':
     keys = batch_keys(objective.seed, batch)
     where = dict(grid=objective.grid, ratio=masking.ratio)
-    known = inspect.signature(warped_maps).parameters
-    options = {name: x for name, x in masking.options.items() if name in known}
-    maps = functools.partial(warped_maps, **where, **options)
+    maps = functools.partial(warped_maps, **where, **masking.options)
     # The same key as the mask's own map has.
     maps = jax.vmap(lambda key, *args: maps(jax.random.split(key)[0], *args))(keys, clip, flow)
     other = jax.vmap(lambda key: tube(key, None, None, **where))(keys)
