@@ -3,6 +3,8 @@
 Commands; without one, all of them:
   step     a pre-training step of several sizes, beside transformers' VideoMAE in PyTorch:
            seconds, clips/s, FLOP/s, peak memory
+  finetune, inference
+           the same of a classifier of 400 classes: a training step, and its forward pass
   methods  the same step of every method here, over VideoMAE's: time, FLOPs, peak memory
   flow     errors of the built-in optical flow on frames warped by known motions, what it
            explains of neighbouring frames, and its cost, beside OpenCV's
@@ -17,6 +19,7 @@ PyTorch, OpenCV and torchcodec take part if they are installed. Prints tables in
 writes all numbers, with the machine, date, versions and commit, to a JSON file.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -39,13 +42,17 @@ from vmae_jax.models.sizes import SIZES
 MAX_VIDEOS = 20  # More of a list are left out, evenly: a data set would take days.
 
 _OUT = flags.DEFINE_string('out', 'benchmark.json', 'The JSON file with all numbers.')
-_SIZES = flags.DEFINE_list('sizes', ['s', 'b'], 'step, methods: sizes of the model.')
-_BATCH = flags.DEFINE_integer('batch', 2, 'step, methods: clips in a batch.', lower_bound=1)
+_SIZES = flags.DEFINE_list(
+  'sizes', ['s', 'b'], 'Sizes of the model: step, methods, finetune, inference.'
+)
+_BATCH = flags.DEFINE_integer(
+  'batch', 2, 'Clips in a batch: step, methods, finetune, inference.', lower_bound=1
+)
 _CONTENDERS = flags.DEFINE_list(
   'contenders',
   None,
-  f'step: some of {",".join(step.CONTENDERS)}; by default vmae_jax, torch if it is installed '
-  'and torch_compiled if it sees a GPU.',
+  f'step, finetune, inference: some of {",".join(step.CONTENDERS)}, vmae_jax among them; by '
+  'default vmae_jax, torch if it is installed and torch_compiled if it sees a GPU.',
 )
 _ROUNDS = flags.DEFINE_integer(
   'rounds', 5, 'Times that all is measured, except memory; medians are told.', lower_bound=1
@@ -82,11 +89,11 @@ def _default_contenders() -> list[str]:
   return ['vmae_jax', 'torch', *(['torch_compiled'] if gpu else [])]
 
 
-def _step(_) -> list[dict]:
+def _step(work: str, _) -> list[dict]:
   contenders, results = _CONTENDERS.value or _default_contenders(), []
   for size in _SIZES.value:
     result = step.benchmark_step(
-      size=size, batch=_BATCH.value, rounds=_ROUNDS.value, contenders=contenders
+      work, size=size, batch=_BATCH.value, rounds=_ROUNDS.value, contenders=contenders
     )
     print(step.table(result) + '\n', flush=True)
     results.append(result)
@@ -141,9 +148,12 @@ def _decode(videos: dict[str, FileSource]) -> list[dict]:
   return results
 
 
+STEP_FLAGS = ('sizes', 'batch', 'contenders', 'rounds')
 # In this order, for decode may import PyTorch, whose memory is not the loader's.
 COMMANDS = {
-  'step': (_step, ('sizes', 'batch', 'contenders', 'rounds')),
+  'step': (functools.partial(_step, 'pretrain'), STEP_FLAGS),
+  'finetune': (functools.partial(_step, 'finetune'), STEP_FLAGS),
+  'inference': (functools.partial(_step, 'inference'), STEP_FLAGS),
   'methods': (_methods, ('sizes', 'batch', 'rounds')),
   'flow': (_flow, ('videos', 'rounds')),
   'masks': (_masks, ('clips',)),
@@ -187,6 +197,8 @@ def _check(commands: list[str], out: Path) -> None:
         raise UserError(f'--{name} is no flag of {" or ".join(commands)}: leave it out.')
   for size in _SIZES.value:
     lookup(SIZES, size, '--sizes')
+  if _CONTENDERS.value is not None and 'vmae_jax' not in _CONTENDERS.value:
+    raise UserError('--contenders: vmae_jax has to be one of them; the others are beside it.')
   for name in _CONTENDERS.value or []:
     lookup(dict.fromkeys(step.CONTENDERS), name, '--contenders')
     if name != 'vmae_jax' and not _has_torch():

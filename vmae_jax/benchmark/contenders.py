@@ -5,140 +5,147 @@ import pathlib
 import resource
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 
-from vmae_jax.models.sizes import SIZES
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-FRAMES, SIZE, TOKENS, VISIBLE = 16, 224, 1568, 160
+CLASSES = 400
+FRAMES, SIZE = 16, 224
 
 
-def _video(batch: int) -> np.ndarray:
+class Ready:
+  """What a process can do once it has been set up.
+
+  Attributes:
+    run: Does one step and waits for its result.
+    peak: () -> peak memory in bytes: of the process on CPU, of the device elsewhere.
+    about: Versions, device and, where it is known, `clip_flops`.
+  """
+
+  def __init__(self, run: Callable[[], None], peak: Callable[[], int], about: dict):
+    self.run, self.peak, self.about = run, peak, about
+
+
+def video(batch: int) -> np.ndarray:
+  """Noise: what is in the clips costs nothing."""
   return np.random.default_rng(0).integers(0, 256, (batch, FRAMES, SIZE, SIZE, 3), np.uint8)
 
 
-def _host_peak() -> int:
+def host_peak() -> int:
+  """Peak memory of this process in bytes."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def vmae_jax(size: str, batch: int, *, method: str = 'videomae', overrides: dict | None = None):
-  """Our step, as `vmae_jax.pretrain` compiles it, of any method in configs/."""
+def vmae_jax(
+  work: str, size: str, batch: int, *, method: str = 'videomae', overrides: dict | None = None
+) -> Ready:
+  """Our step, as `vmae_jax.pretrain` (any method in configs/) or `finetune` compiles it."""
   import jax
 
   from vmae_jax.config_file import load_config
-  from vmae_jax.training.compose import build_objective
-  from vmae_jax.training.optimizer import make_optimizer
-  from vmae_jax.training.step import init_state, make_train_step
 
   root = pathlib.Path(__file__).parents[2]
   sys.path.insert(0, str(root))  # Config files import each other.
-  config = load_config(f'{root}/configs/{method}.py:{size},k400')
+  name = method if work == 'pretrain' else 'finetune'
+  config = load_config(f'{root}/configs/{name}.py:{size},k400')
   config.model.scan = jax.default_backend() == 'cpu'
+  config.data.frames, config.data.size = FRAMES, SIZE
   config.update_from_flattened_dict(overrides or {})
-  objective = build_objective(config)
-  optimizer = make_optimizer(
-    schedule=lambda _: 1e-4, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05, clip_norm=0.0
+  run, clip_flops = {'pretrain': _pretrain, 'finetune': _finetune, 'inference': _infer}[work](
+    config, batch
   )
-  state = jax.jit(lambda key: init_state(objective.init(key), optimizer, ema=0.0))(
-    jax.random.key(0)
-  )
-  step = jax.jit(
-    make_train_step(objective.loss, optimizer, accumulate=1, ema=0.0), donate_argnums=0
-  )
-  index = np.arange(batch, dtype=np.int32)
-  data = {'video': _video(batch), 'epoch': index * 0, 'sample': index, 'repeat': index * 0}
-  if objective.window:
-    shape = (batch, objective.grid[0], objective.window, *data['video'].shape[2:])
-    data['window'] = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
-  data |= {'replaced': np.zeros(batch, bool)}
-
-  frozen = jax.device_put(objective.frozen)
-
-  def run():
-    nonlocal state
-    state, metrics = step(state, data, frozen)
-    jax.block_until_ready(state)
-    return float(metrics['loss'])
-
   device = jax.devices()[0]
 
   def peak():
     stats = device.memory_stats()
-    return stats['peak_bytes_in_use'] if stats else _host_peak()
+    return stats['peak_bytes_in_use'] if stats else host_peak()
 
   about = {'version': f'jax {jax.__version__}', 'device': device.device_kind}
-  return run, peak, about | {'clip_flops': objective.flops()}
+  return Ready(run, peak, about | {'clip_flops': clip_flops})
 
 
-def torch(size: str, batch: int, *, compiled: bool = False):
-  """transformers' VideoMAE with AdamW: float32 on CPU, bfloat16 autocast on GPU."""
-  import torch
-  import transformers
+def _pretrain(config, batch: int):
+  from vmae_jax.training.compose import build_objective
 
-  encoder = SIZES[size]
-  decoder = encoder['decoder']
-  gpu = torch.cuda.is_available()
-  device = 'cuda' if gpu else 'cpu'
-  config = transformers.VideoMAEConfig(
-    hidden_size=encoder['width'],
-    num_hidden_layers=encoder['depth'],
-    num_attention_heads=encoder['heads'],
-    intermediate_size=encoder['mlp'],
-    decoder_hidden_size=decoder['width'],
-    decoder_num_hidden_layers=decoder['depth'],
-    decoder_num_attention_heads=decoder['heads'],
-    decoder_intermediate_size=decoder['mlp'],
-    use_mean_pooling=False,
+  objective = build_objective(config)
+  data = _batch(batch)
+  if objective.window:
+    shape = (batch, objective.grid[0], objective.window, *data['video'].shape[2:])
+    data['window'] = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+  return _training(objective, data), objective.flops()
+
+
+def _finetune(config, batch: int):
+  """Without erasing, mixing and drop path, which the peer lacks."""
+  from vmae_jax.training.supervised import build_supervised
+
+  config.mixing.chance = config.data.erase = config.model.drop_path = 0.0
+  supervised = build_supervised(config, classes=CLASSES)
+  data = _batch(batch) | {'label': np.arange(batch, dtype=np.int32)}
+  return _training(supervised, data), supervised.flops()
+
+
+def _batch(batch: int) -> dict[str, np.ndarray]:
+  index = np.arange(batch, dtype=np.int32)
+  numbers = {'epoch': index * 0, 'sample': index, 'repeat': index * 0}
+  return numbers | {'video': video(batch), 'replaced': np.zeros(batch, bool)}
+
+
+def _training(task, data: dict[str, np.ndarray]) -> Callable[[], None]:
+  import jax
+
+  from vmae_jax.training.optimizer import make_optimizer
+  from vmae_jax.training.step import init_state, make_train_step
+
+  optimizer = make_optimizer(
+    schedule=lambda _: 1e-4, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05, clip_norm=0.0
   )
-  model = transformers.VideoMAEForPreTraining(config).to(device).train()
-  optimizer = torch.optim.AdamW(
-    model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=gpu or None
-  )
-  model_step = torch.compile(model) if compiled else model
-  video = torch.from_numpy(_video(batch))
-  mean, std = (torch.tensor(x, device=device).view(1, 1, 3, 1, 1) for x in (MEAN, STD))
-  rng = np.random.default_rng(0)
-
-  def tube_masks():
-    slots = [np.tile(rng.permutation(196) < 176, 8) for _ in range(batch)]
-    return torch.from_numpy(np.stack(slots)).to(device)
+  state = jax.jit(lambda key: init_state(task.init(key), optimizer, ema=0.0))(jax.random.key(0))
+  step = jax.jit(make_train_step(task.loss, optimizer, accumulate=1, ema=0.0), donate_argnums=0)
+  frozen = jax.device_put(getattr(task, 'frozen', {}))
 
   def run():
-    clip = video.to(device).permute(0, 1, 4, 2, 3).float() / 255
-    with torch.autocast(device, torch.bfloat16, enabled=gpu):
-      loss = model_step((clip - mean) / std, bool_masked_pos=tube_masks()).loss
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if gpu:
-      torch.cuda.synchronize()
-    return loss.item()
+    nonlocal state
+    state, metrics = step(state, data, frozen)
+    jax.block_until_ready((state, metrics))
 
-  def peak():
-    return torch.cuda.max_memory_allocated() if gpu else _host_peak()
-
-  name = torch.cuda.get_device_name() if gpu else 'cpu'
-  version = f'torch {torch.__version__}, transformers {transformers.__version__}'
-  return run, peak, {'version': version, 'device': name}
+  return run
 
 
-def torch_compiled(size: str, batch: int):
-  """The same under torch.compile."""
-  return torch(size, batch, compiled=True)
+def _infer(config, batch: int):
+  import jax
+
+  from vmae_jax.models.flops import inference_flops
+  from vmae_jax.training.supervised import build_supervised
+
+  supervised = build_supervised(config, classes=CLASSES)
+  params = jax.jit(supervised.init)(jax.random.key(0))
+  probabilities = jax.jit(supervised.probabilities)
+  clips = video(batch)
+
+  def run():
+    jax.block_until_ready(probabilities(params, clips))
+
+  return run, inference_flops(supervised.flops())
 
 
 def main():
-  make = {'vmae_jax': vmae_jax, 'torch': torch, 'torch_compiled': torch_compiled}[sys.argv[1]]
-  run, peak, about = make(**json.loads(sys.argv[2]))
-  print(json.dumps(about), flush=True)
+  from vmae_jax.benchmark import torch_contenders
+
+  make = {
+    'vmae_jax': vmae_jax,
+    'torch': torch_contenders.torch,
+    'torch_compiled': torch_contenders.torch_compiled,
+  }[sys.argv[1]]
+  ready = make(**json.loads(sys.argv[2]))
+  print(json.dumps(ready.about), flush=True)
   for line in sys.stdin:
     if line.strip() == 'memory':
-      answer = {'bytes': peak()}
+      answer = {'bytes': ready.peak()}
     else:
       start = time.perf_counter()
-      loss = run()
-      answer = {'seconds': time.perf_counter() - start, 'loss': loss}
+      ready.run()
+      answer = {'seconds': time.perf_counter() - start}
     print(json.dumps(answer), flush=True)
 
 

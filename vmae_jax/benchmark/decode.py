@@ -26,12 +26,12 @@ TOLERANCE = 3.0
 Images = Sequence[np.ndarray | None]  # One for each index; None where a decoder gave none.
 
 
-def _vmae_jax(path: str, indices: Int[np.ndarray, 'T']) -> Images:
+def _vmae_jax(path: str, indices: Int[np.ndarray, ' T']) -> Images:
   with Video(path) as video:
     return list(video.read(indices))
 
 
-def _opencv(path: str, indices: Int[np.ndarray, 'T']) -> Images:
+def _opencv(path: str, indices: Int[np.ndarray, ' T']) -> Images:
   """Frame after frame, converting only the wanted ones: it cannot seek exactly."""
   import cv2
 
@@ -48,7 +48,7 @@ def _opencv(path: str, indices: Int[np.ndarray, 'T']) -> Images:
   return [images.get(i) for i in indices.tolist()]
 
 
-def _torchcodec(path: str, indices: Int[np.ndarray, 'T']) -> Images:
+def _torchcodec(path: str, indices: Int[np.ndarray, ' T']) -> Images:
   from torchcodec.decoders import VideoDecoder
 
   video = VideoDecoder(path, dimension_order='NHWC', num_ffmpeg_threads=1, seek_mode='exact')

@@ -43,7 +43,7 @@ def benchmark_methods(*, size: str, batch: int, rounds: int) -> dict:
     gumbel = _make_gumbel(Path(folder) / 'gumbel_f8.safetensors')
     running = []
     for label, (method, changes) in METHODS.items():
-      settings = {'size': size, 'batch': batch, 'method': method}
+      settings = {'work': 'pretrain', 'size': size, 'batch': batch, 'method': method}
       settings['overrides'] = overrides(changes, gumbel=gumbel)
       running.append(Contender('vmae_jax', settings, label=label))
     times, memory = take_turns(running, rounds=rounds)

@@ -1,4 +1,4 @@
-"""A whole pre-training step, beside transformers' VideoMAE in PyTorch.
+"""A whole step of pre-training, fine-tuning or inference, beside transformers' in PyTorch.
 
 Each contender runs in a process of its own, so that their memory can be told apart, and they
 take turns, so that both meet the same noise. A turn is two steps, of which the second counts:
@@ -13,10 +13,15 @@ import subprocess
 import sys
 
 from vmae_jax.errors import UserError, lookup
-from vmae_jax.models import flops
 from vmae_jax.models.sizes import SIZES
 
 CONTENDERS = ('vmae_jax', 'torch', 'torch_compiled')
+# What a step is -> how the table calls it.
+WORK = {
+  'pretrain': 'pre-training, 90 % masked',
+  'finetune': 'fine-tuning, 400 classes',
+  'inference': 'inference, 400 classes',
+}
 
 
 class Contender:
@@ -62,20 +67,27 @@ def take_turns(running: list[Contender], *, rounds: int) -> tuple[dict, dict]:
       contender.close()
 
 
-def benchmark_step(*, size: str, batch: int, rounds: int, contenders: list[str]) -> dict:
-  """Times steps of 16 x 224 x 224 clips, 90 % masked: forward, backward, AdamW.
+def benchmark_step(work: str, *, size: str, batch: int, rounds: int, contenders: list[str]) -> dict:
+  """Times steps of 16 x 224 x 224 clips: forward and, but for inference, backward and AdamW.
+
+  Args:
+    work: A key of WORK.
+    size: A key of SIZES.
+    batch: Clips in a step.
+    rounds: Steps of each contender that are timed.
+    contenders: Some of CONTENDERS, `vmae_jax` among them.
 
   Returns:
     For each contender the median, smallest and largest seconds of a step, peak memory in
     bytes (of the process on CPU, of the device on GPU), clips/s and FLOP/s; and the ratios to
     each PyTorch contender.
   """
-  lookup(SIZES, size, '--size')
-  settings = {'size': size, 'batch': batch}
+  lookup(SIZES, size, '--sizes')
+  settings = {'work': work, 'size': size, 'batch': batch}
   running = [Contender(name, settings) for name in contenders]
   times, memory = take_turns(running, rounds=rounds)
   about = {c.name: c.about for c in running}
-  count = clip_flops(size)
+  count = about['vmae_jax'].pop('clip_flops')
   rows = {}
   for name, seconds in times.items():
     median = statistics.median(seconds)
@@ -88,40 +100,27 @@ def benchmark_step(*, size: str, batch: int, rounds: int, contenders: list[str])
       'teraflops_per_second': batch * count / median / 1e12,
       **about[name],
     }
-  ours = rows.get('vmae_jax')
+  ours = rows['vmae_jax']
   ratios = {
     name: {
       'time': ours['seconds'] / row['seconds'],
       'memory': ours['peak_bytes'] / row['peak_bytes'],
     }
     for name, row in rows.items()
-    if ours and name != 'vmae_jax'
+    if name != 'vmae_jax'
   }
   return {
-    'size': size, 'batch': batch, 'rounds': rounds, 'gigaflops_a_clip': count / 1e9,
-    'contenders': rows, 'ratios': ratios,
+    'work': work, 'size': size, 'batch': batch, 'rounds': rounds,
+    'gigaflops_a_clip': count / 1e9, 'contenders': rows, 'ratios': ratios,
   }  # fmt: skip
-
-
-def clip_flops(size: str) -> int:
-  """FLOPs of a training step for one clip, 160 of 1,568 tokens visible."""
-  encoder, decoder = dict(SIZES[size]), SIZES[size]['decoder']
-  forward = flops.autoencoder_flops(
-    encoder=encoder,
-    decoder=decoder,
-    heads={'pixels': Output('decoder', 1536)},
-    visible=160,
-    masked=1408,
-    patch_values=1536,
-  )
-  return flops.training_flops(forward)
 
 
 def table(result: dict) -> str:
   """The result as Markdown."""
   lines = [
-    f'ViT-{result["size"].upper()}, {result["batch"]} clips of 16 x 224 x 224, 90 % masked, '
-    f'{result["gigaflops_a_clip"]:.1f} GFLOP a clip; medians of {result["rounds"]} steps',
+    f'ViT-{result["size"].upper()}, {WORK[result["work"]]}, {result["batch"]} clips of '
+    f'16 x 224 x 224, {result["gigaflops_a_clip"]:.1f} GFLOP a clip; medians of '
+    f'{result["rounds"]} steps',
     '',
     '| | step (s) | clips/s | TFLOP/s | peak memory (GB) | time of vmae_jax / it | memory |',
     '|---|---|---|---|---|---|---|',

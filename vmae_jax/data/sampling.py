@@ -7,7 +7,7 @@ from vmae_jax.types import Int
 
 def dense_indices(
   num_frames: int, *, frames: int, stride: int, rng: np.random.Generator | None
-) -> Int[np.ndarray, 'T']:
+) -> Int[np.ndarray, ' T']:
   """Frames at a fixed stride from a random start, as VideoMAE samples Kinetics and UCF101.
 
   A video shorter than `frames * stride` starts at 0 and repeats the last frame that the
@@ -28,7 +28,7 @@ def dense_indices(
 
 def segment_indices(
   num_frames: int, *, frames: int, rng: np.random.Generator | None
-) -> Int[np.ndarray, 'T']:
+) -> Int[np.ndarray, ' T']:
   """One frame from each of `frames` equal segments, as for Something-Something V2.
 
   The segments cover the whole video, also where `frames` does not divide its length (the

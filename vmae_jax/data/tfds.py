@@ -21,7 +21,7 @@ class ArrayVideo:
     self._frames = frames
     self.num_frames, self.height, self.width, _ = frames.shape
 
-  def read(self, indices: Sequence[int] | Int[np.ndarray, 'T']) -> UInt8[np.ndarray, 'T H W 3']:
+  def read(self, indices: Sequence[int] | Int[np.ndarray, ' T']) -> UInt8[np.ndarray, 'T H W 3']:
     return self._frames[np.asarray(indices)]
 
   def __enter__(self) -> 'ArrayVideo':

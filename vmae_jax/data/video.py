@@ -11,9 +11,11 @@ films into clips before training on them.
 """
 
 import bisect
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -43,11 +45,12 @@ def _orient(image: UInt8[np.ndarray, 'H W 3'], degrees: int) -> UInt8[np.ndarray
 
 
 class Video:
-  """A video file whose frames are read by their index in the order of display.
+  """A video file, or its bytes, whose frames are read by their index in the order of display.
 
   Attributes:
     num_frames: Frames that a player would show.
     rate: Average frames per second; 0.0 if the file does not say.
+    time_base: Seconds that one step of the frames' time stamps lasts.
 
   Raises:
     VideoError: the file is missing, is no video, or is truncated.
@@ -55,15 +58,17 @@ class Video:
 
   num_frames: int
   rate: float
+  time_base: Fraction
 
-  def __init__(self, path: str | os.PathLike):
-    path = os.fspath(path)
-    if not os.path.isfile(path):  # A pipe or a device could block for ever.
-      raise VideoError('file is missing' if not os.path.exists(path) else 'not a file')
-    if os.path.getsize(path) == 0:
-      raise VideoError('empty file')
+  def __init__(self, file: str | os.PathLike | io.BytesIO):
+    if not isinstance(file, io.BytesIO):
+      file = os.fspath(file)
+      if not os.path.isfile(file):  # A pipe or a device could block for ever.
+        raise VideoError('file is missing' if not os.path.exists(file) else 'not a file')
+      if os.path.getsize(file) == 0:
+        raise VideoError('empty file')
     with _libav_errors():
-      self._container = av.open(path, metadata_errors='ignore')
+      self._container = av.open(file, metadata_errors='ignore')
     try:
       with _libav_errors():
         self._read_packets()
@@ -88,6 +93,7 @@ class Video:
     self._context.open(strict=False)  # Now, as dav1d takes skip_frame only when it is opened.
     self._converter = VideoReformatter()
     self.rate = float(stream.average_rate or stream.guessed_rate or 0)
+    self.time_base = stream.time_base
 
     # Empty packets would tell the decoder that the stream has ended.
     self._packets = [packet for packet in container.demux(stream) if packet.size]
@@ -130,7 +136,7 @@ class Video:
     """The codec's name in libav, such as h264."""
     return self._context.codec.canonical_name
 
-  def read(self, indices: Sequence[int] | Int[np.ndarray, 'T']) -> UInt8[np.ndarray, 'T H W 3']:
+  def read(self, indices: Sequence[int] | Int[np.ndarray, ' T']) -> UInt8[np.ndarray, 'T H W 3']:
     """Returns the frames of these indices, in this order; an index may come repeatedly.
 
     Args:
@@ -155,20 +161,30 @@ class Video:
       raise VideoError('the size changes within the video')
     return np.stack([images[int(i)] for i in indices])
 
-  def check(self) -> None:
-    """Decodes every frame, without converting any.
+  def decode(self) -> Iterator[av.VideoFrame]:
+    """Every frame in the order of display, as libav gives it: neither converted nor rotated.
 
     Raises:
       VideoError: libav reports an error, a frame is damaged, or some are missing.
     """
     count = 0
-    with _libav_errors():
-      for frame in self._decode(self._packets):
-        if frame.is_corrupt:
-          raise VideoError(f'frame {count} is damaged')
-        count += 1
+    frames = self._decode(self._packets)
+    while True:
+      with _libav_errors():  # Not around the yield: the caller's errors are its own.
+        frame = next(frames, None)
+      if frame is None:
+        break
+      if frame.is_corrupt:
+        raise VideoError(f'frame {count} is damaged')
+      count += 1
+      yield frame
     if count != self.num_frames:
       raise VideoError(f'only {count} of {self.num_frames} frames decode')
+
+  def check(self) -> None:
+    """Decodes every frame; raises a VideoError as `decode` does."""
+    for _ in self.decode():
+      pass
 
   def _decode_wanted(self, wanted: list[int]) -> dict[int, np.ndarray]:
     """Frame -> image, for as many of the wanted frames as decode from their keyframes."""

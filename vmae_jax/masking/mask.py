@@ -27,7 +27,7 @@ def count(ratio: float, n: int) -> int:
   return int(ratio * n + 1e-6)  # 0.58 * 100 is 57.99999...
 
 
-def hide_at_random(key: Key[Array, ''], *, n: int, hidden: int) -> Bool[Array, '{n}']:
+def hide_at_random(key: Key[Array, ''], *, n: int, hidden: int) -> Bool[Array, ' {n}']:
   """`hidden` of n tokens, each choice equally likely."""
   return jnp.argsort(jnp.argsort(jax.random.uniform(key, (n,)))) < hidden
 

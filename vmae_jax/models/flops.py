@@ -2,10 +2,15 @@
 
 A multiplication and an addition count as two; norms, softmax, GELU and the optimizer (under
 2 %) are left out, as is usual for MFU. Counted rather than read from the compiler, which
-counts the body of a loop over layers once.
+counts the body of a loop once.
 """
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import jax
+from jax.extend.core import jaxprs_in_params
 
 from vmae_jax.models.decoder import Output
 
@@ -96,6 +101,38 @@ def _head_flops(heads: dict[str, Output], decoder: str, width: int) -> int:
 def training_flops(forward: int) -> int:
   """Forward and backward pass: the backward one does each product twice."""
   return 3 * forward
+
+
+def inference_flops(training: int) -> int:
+  """The forward pass alone, of a model that trains with so many."""
+  return training // 3
+
+
+def traced_flops(function: Callable[..., Any], *args: Any) -> int:
+  """Products of matrices and convolutions in a function, loops of known length unrolled.
+
+  Args:
+    function: Can be traced.
+    *args: Arrays or their shapes.
+  """
+  return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr) -> int:
+  total = 0
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    if name == 'dot_general':
+      (contracted, _), _ = params['dimension_numbers']
+      inner = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+      total += 2 * math.prod(equation.outvars[0].aval.shape) * inner
+    elif name == 'conv_general_dilated':
+      kernel = equation.invars[1].aval.shape
+      inner = math.prod(kernel) // kernel[params['dimension_numbers'].rhs_spec[0]]
+      total += 2 * math.prod(equation.outvars[0].aval.shape) * inner
+    inside = [_count(part) for part in jaxprs_in_params(params)]
+    total += params.get('length', 1) * (max(inside, default=0) if name == 'cond' else sum(inside))
+  return total
 
 
 # Peak of dense bfloat16 (V100: float16) arithmetic in FLOP/s, from the makers' data sheets.

@@ -139,13 +139,13 @@ class Objective(NamedTuple):
     return jax.eval_shape(targets, self._batch_shape(), self.frozen)
 
   def _target_flops(self) -> int:
-    """Those of flow and targets, counted by the compiler (RAFT's iterations but once)."""
+    """Those of flow and targets."""
 
     def targets(batch, frozen):
       clip, flow = self._clip_and_flow(batch, frozen)
       return flow, self.targets(batch, clip, flow, frozen)
 
-    return int(jax.jit(targets).lower(self._batch_shape(), self.frozen).cost_analysis()['flops'])
+    return flops_lib.traced_flops(targets, self._batch_shape(), self.frozen)
 
   def outputs(self, params: Any, batch: dict[str, Array], frozen: Any, *, mask=None):
     """Clip, mask, predictions, targets and the model's own losses, for loss and pictures.
