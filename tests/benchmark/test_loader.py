@@ -49,7 +49,7 @@ def test_speed_table():
     dict(threads=1, repeats=1, clips_per_second=20.0, slowest=19.0, fastest=21.04),
     dict(threads=8, repeats=4, clips_per_second=140.0, slowest=99.0, fastest=150.0),
   ]
-  text = loader.speed_table([row | {'clips_per_cpu_second': 18.25} for row in rows], rounds=3)
+  text = loader.speed_table([row | {'rounds': 3, 'clips_per_cpu_second': 18.25} for row in rows])
   assert 'medians of 3 rounds' in text
   assert '| 1 | 1 | 20.0 | 19.0 to 21.0 | 18.2 |' in text
   assert '| 8 | 4 | 140.0 | 99.0 to 150.0 | 18.2 |' in text

@@ -6,6 +6,8 @@ Commands; without one, all of them:
   finetune, inference
            the same of a classifier of 400 classes: a training step, and its forward pass
   methods  the same step of every method here, over VideoMAE's: time, FLOPs, peak memory
+  checkpoint
+           seconds to save and restore a train state, and for which training waits
   flow     errors of the built-in optical flow on frames warped by known motions, what it
            explains of neighbouring frames, and its cost, beside OpenCV's
   masks    how many of the visible tokens stay on their content from slot to slot: motion-guided
@@ -16,7 +18,8 @@ Commands; without one, all of them:
            how many frames are wrong
 
 PyTorch, OpenCV and torchcodec take part if they are installed. Prints tables in Markdown and
-writes all numbers, with the machine, date, versions and commit, to a JSON file.
+writes all numbers, with the machine, date, versions and commit, to a JSON file, from which
+`python -m vmae_jax.benchmark.tables` makes the tables of README.md.
 """
 
 import functools
@@ -32,7 +35,7 @@ import numpy as np
 from absl import flags
 
 from vmae_jax import cli
-from vmae_jax.benchmark import clips, decode, flow, followed, loader, methods, step
+from vmae_jax.benchmark import checkpoint, clips, decode, flow, followed, loader, methods, step
 from vmae_jax.benchmark.report import describe
 from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
 from vmae_jax.data.video import VideoError
@@ -43,7 +46,7 @@ MAX_VIDEOS = 20  # More of a list are left out, evenly: a data set would take da
 
 _OUT = flags.DEFINE_string('out', 'benchmark.json', 'The JSON file with all numbers.')
 _SIZES = flags.DEFINE_list(
-  'sizes', ['s', 'b'], 'Sizes of the model: step, methods, finetune, inference.'
+  'sizes', ['s', 'b'], 'Sizes of the model: step, methods, finetune, inference, checkpoint.'
 )
 _BATCH = flags.DEFINE_integer(
   'batch', 2, 'Clips in a batch: step, methods, finetune, inference.', lower_bound=1
@@ -109,6 +112,14 @@ def _methods(_) -> list[dict]:
   return results
 
 
+def _checkpoint(_) -> list[dict]:
+  results = [
+    checkpoint.benchmark_checkpoint(size=size, rounds=_ROUNDS.value) for size in _SIZES.value
+  ]
+  print(checkpoint.table(results) + '\n', flush=True)
+  return results
+
+
 def _flow(videos: dict[str, FileSource]) -> dict:
   paths = [entry.path for source in videos.values() for entry in source.entries]
   result = flow.benchmark_flow(paths, estimators=['pyramid'], rounds=_ROUNDS.value)
@@ -131,7 +142,7 @@ def _loader(videos: dict[str, FileSource]) -> dict:
   speed = loader.benchmark_speed(
     source, threads=sorted({1, 2, every}), rounds=_ROUNDS.value, seconds=_SECONDS.value
   )
-  print(loader.speed_table(speed, rounds=_ROUNDS.value) + '\n', flush=True)
+  print(loader.speed_table(speed) + '\n', flush=True)
   return {'videos': list(videos), 'speed': speed, 'memory': memory}
 
 
@@ -155,6 +166,7 @@ COMMANDS = {
   'finetune': (functools.partial(_step, 'finetune'), STEP_FLAGS),
   'inference': (functools.partial(_step, 'inference'), STEP_FLAGS),
   'methods': (_methods, ('sizes', 'batch', 'rounds')),
+  'checkpoint': (_checkpoint, ('sizes', 'rounds')),
   'flow': (_flow, ('videos', 'rounds')),
   'masks': (_masks, ('clips',)),
   'loader': (_loader, ('videos', 'rounds', 'seconds', 'batches')),

@@ -36,20 +36,27 @@ def host_peak() -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def vmae_jax(
-  work: str, size: str, batch: int, *, method: str = 'videomae', overrides: dict | None = None
-) -> Ready:
-  """Our step, as `vmae_jax.pretrain` (any method in configs/) or `finetune` compiles it."""
+def load_recipe(name: str, size: str):
+  """A config for K400, by its file; layers as a loop on CPU, where that compiles sooner."""
   import jax
 
   from vmae_jax.config_file import load_config
 
   root = pathlib.Path(__file__).parents[2]
   sys.path.insert(0, str(root))  # Config files import each other.
-  name = method if work == 'pretrain' else 'finetune'
   config = load_config(f'{root}/configs/{name}.py:{size},k400')
   config.model.scan = jax.default_backend() == 'cpu'
   config.data.frames, config.data.size = FRAMES, SIZE
+  return config
+
+
+def vmae_jax(
+  work: str, size: str, batch: int, *, method: str = 'videomae', overrides: dict | None = None
+) -> Ready:
+  """Our step, as `vmae_jax.pretrain` (any method in configs/) or `finetune` compiles it."""
+  import jax
+
+  config = load_recipe(method if work == 'pretrain' else 'finetune', size)
   config.update_from_flattened_dict(overrides or {})
   run, clip_flops = {'pretrain': _pretrain, 'finetune': _finetune, 'inference': _infer}[work](
     config, batch

@@ -57,6 +57,7 @@ def benchmark_speed(
       {
         'threads': number,
         'repeats': repeats,
+        'rounds': rounds,
         'clips_per_second': statistics.median(clips),
         'slowest': min(clips),
         'fastest': max(clips),
@@ -112,10 +113,10 @@ def benchmark_memory(source: Source, *, threads: int, batches: int) -> dict:
   }
 
 
-def speed_table(rows: list[dict], *, rounds: int) -> str:
+def speed_table(rows: list[dict]) -> str:
   """What `benchmark_speed` returns, as Markdown."""
   lines = [
-    f'Loader: batches of {CLIPS} clips of 16 x 224 x 224; medians of {rounds} rounds',
+    f'Loader: batches of {CLIPS} clips of 16 x 224 x 224; medians of {rows[0]["rounds"]} rounds',
     '',
     '| threads | clips from one decoded video | clips/s | slowest to fastest round | '
     'clips per CPU-second |',
