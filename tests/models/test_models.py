@@ -166,6 +166,15 @@ def test_attention_kernels_agree(implementation):
   np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize('implementation', ['xla', 'mapped'])
+def test_attention_keeps_no_scores_of_many_tokens(implementation):
+  from vmae_jax.models.attention import MANY, attention
+
+  x = jnp.ones((1, MANY, 1, 4))
+  _, back = jax.vjp(lambda *x: attention(*x, implementation=implementation), x, x, x)
+  assert max(kept.size for kept in jax.tree.leaves(back)) <= 4 * MANY  # And not MANY * MANY.
+
+
 def test_initial_ranges_are_videomaes():
   video, visible, masked = inputs(frames=4, side=32)
   model = autoencoder('tiny')

@@ -1,5 +1,7 @@
 """Attention through one function, whichever kernel computes it."""
 
+import functools
+
 import einops
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,8 @@ import jax.numpy as jnp
 from vmae_jax.types import Array, Float
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'mapped')
+# Keys from which on a head's scores outweigh its queries, keys and values several times.
+MANY = 512
 
 
 def attention(
@@ -22,15 +26,20 @@ def attention(
     q: Queries of g heads.
     k: Keys.
     v: Values.
-    implementation: `xla` (any device), `cudnn` (NVIDIA, half precision), `mapped` (one head of
-      one clip at a time, recomputed in the backward pass: on CPU, where it is several times
-      faster than `xla` over many tokens), or `auto`, which takes the fastest that can run.
+    implementation: `xla` (any device; over many tokens the scores are computed again in the
+      backward pass, since kept they would be most of a step's memory), `cudnn` (NVIDIA, half
+      precision), `mapped` (one head of one clip at a time, recomputed in the backward pass: on
+      CPU, where it is several times faster than `xla` over many tokens), or `auto`, which takes
+      the fastest that can run.
   """
   if implementation == 'auto':
     implementation = _choose(q)
   if implementation == 'mapped':
     return _mapped(q, k, v)
-  return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+  kernel = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
+  if implementation == 'xla' and k.shape[1] >= MANY:
+    kernel = jax.checkpoint(kernel)
+  return kernel(q, k, v)
 
 
 def _choose(q: Array) -> str:
