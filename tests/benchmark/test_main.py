@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.clips_on_disk import write_video
+from vmae_jax.data.layouts import Listed
+from vmae_jax.data.prepare_shards import write_shards
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +45,25 @@ def test_given_videos(tmp_path):
   loader = report['results']['loader']
   assert loader['memory']['batches'] == 5 and loader['memory']['unreadable'] == 0
   assert {row['repeats'] for row in loader['speed']} == {1, 4}
+
+
+def test_shards_beside_files(tmp_path):
+  (tmp_path / 'videos').mkdir()
+  write_video(tmp_path / 'videos' / '0.mp4', frames=4)
+  write_shards(
+    [Listed('0', str(tmp_path / 'videos' / '0.mp4'), 0)],
+    tmp_path / 'shards',
+    about={},
+    classes=(),
+    encoding=None,
+    workers=1,
+    seconds=60.0,
+  )
+  done = _run(tmp_path, 'decode', '--videos=videos,shards', '--rounds=1')
+  assert done.returncode == 0, done.stderr
+  results = json.loads((tmp_path / 'benchmark.json').read_text())['results']['decode']
+  assert [result['what'] for result in results] == ['videos', 'shards']
+  assert all(result['decoders']['vmae_jax']['wrong_frames'] == 0 for result in results)
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def _small(monkeypatch, make, work):
   monkeypatch.setattr(contenders, 'FRAMES', 4)
   monkeypatch.setattr(contenders, 'SIZE', 64)
   decoder = dict(width=32, depth=1, heads=2, mlp=128)
-  monkeypatch.setitem(SIZES, 'thin', dict(width=64, depth=2, heads=2, mlp=128, decoder=decoder))
-  ready = make(work, 'thin', 2)
+  monkeypatch.setitem(SIZES, 'tiny', dict(width=64, depth=2, heads=2, mlp=128, decoder=decoder))
+  ready = make(work, 'tiny', 2)
   ready.run()
   return ready

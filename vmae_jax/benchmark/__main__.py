@@ -37,6 +37,7 @@ from absl import flags
 from vmae_jax import cli
 from vmae_jax.benchmark import checkpoint, clips, decode, flow, followed, loader, methods, step
 from vmae_jax.benchmark.report import describe
+from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
 from vmae_jax.data.video import VideoError
 from vmae_jax.errors import UserError, lookup
@@ -60,11 +61,11 @@ _CONTENDERS = flags.DEFINE_list(
 _ROUNDS = flags.DEFINE_integer(
   'rounds', 5, 'Times that all is measured, except memory; medians are told.', lower_bound=1
 )
-_VIDEOS = flags.DEFINE_string(
+_VIDEOS = flags.DEFINE_list(
   'videos',
   None,
-  f'flow, loader, decode: a folder or list of videos, of which at most {MAX_VIDEOS} are used; by '
-  'default clips of 10 seconds are made.',
+  'flow, loader, decode: folders or lists of videos, or folders of shards, of each of which at '
+  f'most {MAX_VIDEOS} videos are used; by default clips of 10 seconds are made.',
 )
 _SECONDS = flags.DEFINE_float(
   'seconds', 5.0, 'loader: length of each measurement of speed.', lower_bound=0.0
@@ -184,20 +185,30 @@ def _videos(folder: Path) -> dict[str, FileSource]:
       )
       for gop in clips.GOPS
     }
-  source = open_source(_VIDEOS.value)
-  if not isinstance(source, FileSource):
-    raise UserError(f'--videos={_VIDEOS.value} does not consist of video files: nothing to decode.')
-  check_paths(source, max_bad_share=0.0)
-  entries = source.entries
-  chosen = np.linspace(0, len(entries) - 1, min(len(entries), MAX_VIDEOS)).round().astype(int)
-  source = FileSource(tuple(entries[i] for i in chosen))
-  for i in range(len(source)):
+  return {spec: _open(spec, folder / str(number)) for number, spec in enumerate(_VIDEOS.value)}
+
+
+def _open(spec: str, folder: Path) -> FileSource:
+  """Some of the videos that `spec` names; those of shards are written to `folder`."""
+  source = open_source(spec)
+  if isinstance(source, FileSource):
+    check_paths(source, max_bad_share=0.0)
+  elif not isinstance(source, ShardSource):
+    raise UserError(f'--videos={spec} does not consist of video files: nothing to decode.')
+  chosen = np.linspace(0, len(source) - 1, min(len(source), MAX_VIDEOS)).round().astype(int)
+  for i in chosen:
     try:
       with source.open(i):
         pass
     except VideoError as e:
       raise UserError(f'--videos: {source.name(i)} cannot be read ({e}): leave it out.') from e
-  return {_VIDEOS.value: source}
+  if isinstance(source, FileSource):
+    return FileSource(tuple(source.entries[i] for i in chosen))
+  folder.mkdir()
+  paths = [folder / f'{i}.mp4' for i in chosen]
+  for i, path in zip(chosen, paths, strict=True):
+    path.write_bytes(source.read(i)[1])
+  return FileSource(tuple(Entry(str(path)) for path in paths))
 
 
 def _check(commands: list[str], out: Path) -> None:

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Prints the environment that suits a backend, as lines for a shell; the other scripts take it.
+#
+#   eval "$(launch/xla_flags.sh gpu)"     gpu, tpu or cpu
+#
+# What is set already stays. Only what its makers recommend for all training is here: flags for
+# one model on one machine are to be measured there.
+#
+# JAX_COMPILATION_CACHE_DIR  Where compiled programs are kept, so that a second start of the same
+#   command does not compile (default: ~/.cache/vmae_jax). Programs of several hosts may share it.
+#   https://docs.jax.dev/en/latest/persistent_compilation_cache.html
+# gpu:
+#   --xla_gpu_enable_latency_hiding_scheduler=true  Starts sums over GPUs early and computes
+#     meanwhile. In NVIDIA's JAX images: https://docs.nvidia.com/jax-toolbox/environment-variables
+#   XLA_PYTHON_CLIENT_MEM_FRACTION=0.9  JAX takes 90 % of a GPU's memory (its default is 75 %).
+#     https://docs.nvidia.com/jax-toolbox/performance-profiling/gpu-performance
+# tpu, cpu: nothing else; libtpu's and XLA's defaults.
+set -euo pipefail
+
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
+
+# set_default NAME VALUE: a line that sets NAME unless it is set.
+set_default() {
+  [ -n "${!1:-}" ] || printf 'export %s=%q\n' "$1" "$2"
+}
+
+# add_flag FLAG: a line that adds FLAG=VALUE to XLA_FLAGS unless the flag is there, however set.
+add_flag() {
+  case " ${XLA_FLAGS:-} " in
+    *" ${1%%=*}="*) ;;
+    *) printf 'export XLA_FLAGS=%q\n' "${XLA_FLAGS:+$XLA_FLAGS }$1" ;;
+  esac
+}
+
+case "${1:-}" in
+  --help | -h) usage && exit 0 ;;
+  gpu)
+    add_flag --xla_gpu_enable_latency_hiding_scheduler=true
+    set_default XLA_PYTHON_CLIENT_MEM_FRACTION 0.9
+    ;;
+  tpu | cpu) ;;
+  *)
+    printf 'error: give a backend: gpu, tpu or cpu. See launch/xla_flags.sh --help.\n' >&2
+    exit 2
+    ;;
+esac
+set_default JAX_COMPILATION_CACHE_DIR "${HOME:-/tmp}/.cache/vmae_jax"

@@ -1,0 +1,273 @@
+"""The launch files: syntax, dry runs, and the ways of a run on a made-up cluster."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from tests import runs
+
+LAUNCH = runs.ROOT / 'launch'
+SCRIPTS = ['common.sh', 'local.sh', 'slurm.sbatch', 'tpu_pod.sh', 'xla_flags.sh']
+POD = ('--name=pod', '--zone=here', '--type=v5litepod-16', '--wait=0')
+RUN = ('--', 'pretrain', '--config=configs/videomae.py:b,k400', '--workdir=/runs/a b')
+
+
+def bash(*command, cwd=runs.ROOT, path=None, **env):
+  env = {'PATH': os.environ['PATH'], 'HOME': '/home/me'} | env
+  if path:
+    env['PATH'] = f'{path}:{env["PATH"]}'
+  done = subprocess.run(
+    ['bash', *map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=60
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+def command(folder, name, script):
+  """A command that the scripts find before the real one."""
+  folder.mkdir(exist_ok=True, parents=True)
+  (folder / name).write_text(f'#!/usr/bin/env bash\n{script}\n')
+  (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_syntax(name):
+  assert bash('-n', LAUNCH / name) == (0, '', '')
+
+
+@pytest.mark.skipif(not shutil.which('shellcheck'), reason='shellcheck is not installed')
+def test_shellcheck():
+  done = subprocess.run(
+    ['shellcheck', '-x', *(f'launch/{name}' for name in SCRIPTS)],
+    cwd=runs.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize('name', SCRIPTS[1:])
+def test_help_is_the_header(name):
+  code, out, _ = bash(LAUNCH / name, '--help')
+  assert code == 0 and f'launch/{name}' in out and 'set -e' not in out and '#' not in out[:2]
+
+
+def test_flags_of_gpus():
+  code, out, _ = bash(LAUNCH / 'xla_flags.sh', 'gpu', XLA_FLAGS='--xla_dump_to=x')
+  assert code == 0
+  (lines,) = [out.splitlines()]
+  flags, memory, cache = lines
+  assert flags.startswith('export XLA_FLAGS=--xla_dump_to=x') and 'latency_hiding' in flags
+  assert memory == 'export XLA_PYTHON_CLIENT_MEM_FRACTION=0.9'
+  assert cache == 'export JAX_COMPILATION_CACHE_DIR=/home/me/.cache/vmae_jax'
+  # They reach the shell as one value.
+  code, out, _ = bash('-c', f'{out}\nprintf "%s" "$XLA_FLAGS"')
+  assert out == '--xla_dump_to=x --xla_gpu_enable_latency_hiding_scheduler=true'
+
+
+def test_flags_that_are_set_stay():
+  own = dict(
+    XLA_FLAGS='--xla_gpu_enable_latency_hiding_scheduler=false',
+    XLA_PYTHON_CLIENT_MEM_FRACTION='0.5',
+    JAX_COMPILATION_CACHE_DIR='/c',
+  )
+  assert bash(LAUNCH / 'xla_flags.sh', 'gpu', **own) == (0, '', '')
+  assert bash(LAUNCH / 'xla_flags.sh', 'tpu')[1].count('\n') == 1
+  code, _, told = bash(LAUNCH / 'xla_flags.sh')
+  assert code == 2 and told.startswith('error: ') and told.count('\n') == 1
+
+
+def test_slurm_dry_run():
+  arguments = ('--dry-run', 'pretrain', '--config=c', '--workdir=a b')
+  code, out, _ = bash(LAUNCH / 'slurm.sbatch', *arguments)
+  assert code == 0
+  assert 'srun' in out and '-m vmae_jax.pretrain --distributed --config=c --workdir=a\\ b' in out
+  assert 'xla_gpu_enable_latency_hiding_scheduler=true' in out
+  header = (LAUNCH / 'slurm.sbatch').read_text()
+  for option in ('--requeue', '--signal=TERM@180', '--open-mode=append'):
+    assert f'\n#SBATCH {option}\n' in header
+
+
+@pytest.mark.parametrize('exit_code, requeued', [(0, False), (75, True), (2, False), (1, False)])
+def test_slurm_requeues_what_was_saved(exit_code, requeued, tmp_path):
+  command(tmp_path / 'bin', 'srun', f'echo "$@" > {tmp_path}/asked; exit {exit_code}')
+  command(tmp_path / 'bin', 'scontrol', f'echo "$@" > {tmp_path}/requeued')
+  code, *_ = bash(
+    LAUNCH / 'slurm.sbatch',
+    'pretrain',
+    '--config=c',
+    path=tmp_path / 'bin',
+    cwd=tmp_path,
+    SLURM_SUBMIT_DIR=str(runs.ROOT),
+    SLURM_JOB_ID='17',
+  )
+  assert code == (0 if requeued else exit_code)
+  assert (tmp_path / 'requeued').exists() == requeued
+  if requeued:
+    assert (tmp_path / 'requeued').read_text() == 'requeue 17\n'
+  assert '--kill-on-bad-exit=1' in (tmp_path / 'asked').read_text()
+
+
+def test_slurm_mistakes(tmp_path):
+  code, _, told = bash(LAUNCH / 'slurm.sbatch', 'pretrain', cwd=tmp_path)
+  assert code == 2 and 'is not the repository' in told
+  code, _, told = bash(LAUNCH / 'slurm.sbatch')
+  assert code == 2 and 'give a verb' in told
+
+
+def test_pod_dry_run():
+  code, out, told = bash(LAUNCH / 'tpu_pod.sh', *POD, '--spot', '--delete', '--dry-run', *RUN)
+  assert code == 0, told
+  create, copy, install, start, follow, delete = out.splitlines()[:4] + [
+    '\n'.join(out.splitlines()[4:-1]), out.splitlines()[-1]
+  ]  # fmt: skip
+  assert 'queued-resources create pod --node-id=pod --accelerator-type=v5litepod-16' in create
+  assert '--runtime-version=v2-alpha-tpuv5-lite --spot --zone=here' in create
+  assert 'tpu-vm scp' in copy and '--worker=all' in copy
+  assert 'requirements.txt' in install and 'jax\\[tpu\\]' in install
+  assert 'vmae_jax.pretrain' in start and '--distributed' in start and '--worker=all' in start
+  assert 'run.log' in follow and '--worker=0' in follow
+  assert 'queued-resources delete pod' in delete
+
+
+# Answers as gcloud does, from files: `states` and `codes` have a line for each question, the
+# last of which stays. All that is asked for is noted.
+GCLOUD = """
+cd "$FAKE"
+next() { head -n 1 "$1"; [ "$(wc -l < "$1")" -lt 2 ] || sed -i 1d "$1"; }
+printf '%s\\n' "${*//$'\\n'/ }" >> asked
+case "$*" in
+  *'tpu-vm describe'*) next states | grep -v NONE || exit 1 ;;
+  *'queued-resources describe'*) echo ACTIVE ;;
+  *'kill -0'*) exit 1 ;;
+  *'tail -n +1'*)
+    echo 'step 1' >&2
+    code="$(next codes)"
+    [ "$code" != lost ] || exit 255
+    echo "$code"
+    ;;
+esac
+"""
+
+
+def pod(tmp_path, states, codes, *more):
+  command(tmp_path / 'bin', 'gcloud', GCLOUD)
+  (tmp_path / 'states').write_text('\n'.join(states) + '\n')
+  (tmp_path / 'codes').write_text('\n'.join(codes) + '\n')
+  arguments = (*POD, *more, *RUN)
+  code, _, told = bash(LAUNCH / 'tpu_pod.sh', *arguments, path=tmp_path / 'bin', FAKE=str(tmp_path))
+  return code, told, (tmp_path / 'asked').read_text().splitlines()
+
+
+def count(asked, *words):
+  return sum(all(word in line for word in words) for line in asked)
+
+
+def test_pod_makes_a_slice_and_runs(tmp_path):
+  code, told, asked = pod(tmp_path, ['NONE', 'CREATING', 'READY'], ['0'], '--delete')
+  assert code == 0 and '== done' in told and 'step 1' in told
+  assert count(asked, 'queued-resources create') == 1 == count(asked, 'setsid')
+  assert count(asked, 'queued-resources delete') == 1
+
+
+def test_pod_uses_what_is_there(tmp_path):
+  code, _, asked = pod(tmp_path, ['READY'], ['0'])
+  assert code == 0 and count(asked, 'create') == 0 == count(asked, 'delete')
+  assert count(asked, 'setsid') == 1
+
+
+def test_pod_starts_again_after_preemption(tmp_path):
+  states = ['READY', 'PREEMPTED', 'NONE', 'READY']
+  code, told, asked = pod(tmp_path, states, ['lost', '75', '0'])
+  assert code == 0 and 'connection is lost' in told and 'starting again' in told
+  assert count(asked, 'queued-resources delete') == 1 == count(asked, 'queued-resources create')
+  assert count(asked, 'setsid') == 3
+
+
+# A slice of one host that is this machine: commands run here, in a home of their own.
+ONE_HOST = """
+for argument in "$@"; do
+  case "$argument" in
+    --command=*) cd "$FAKE/home" && HOME="$FAKE/home" exec bash -c "${argument#*=}" ;;
+    *.tgz) cp "$argument" "$FAKE/home" 2>/dev/null ;;
+  esac
+done
+case "$*" in *'tpu-vm describe'*) echo READY ;; esac
+"""
+PYTHON = """
+case "$*" in *' pip '*) exit ;; esac
+printf '<%s>' "$@"
+[ -n "$JAX_COMPILATION_CACHE_DIR" ] && echo " step 1 of 1" && sleep 1
+exit 0
+"""
+
+
+def test_pod_commands_run(tmp_path):
+  command(tmp_path / 'bin', 'gcloud', ONE_HOST)
+  code_folder = tmp_path / 'home' / 'vmae_jax'
+  command(code_folder / '.venv' / 'bin', 'python', PYTHON)
+  arguments = (*POD, '--setup=touch mounted', *RUN)
+  code, out, told = bash(
+    LAUNCH / 'tpu_pod.sh', *arguments, path=tmp_path / 'bin', FAKE=str(tmp_path)
+  )
+  assert code == 0, told
+  log = (code_folder / 'run.log').read_text()
+  assert '<-m><vmae_jax.pretrain><--distributed>' in log and '<--workdir=/runs/a b>' in log
+  assert 'step 1 of 1' in log and log in told  # Shown, too.
+  assert (code_folder / 'run.code').read_text() == '0\n' and (code_folder / 'mounted').exists()
+  # The code has been copied.
+  assert (code_folder / 'vmae_jax' / 'cli.py').read_text() == (
+    runs.ROOT / 'vmae_jax' / 'cli.py'
+  ).read_text()
+
+
+@pytest.mark.parametrize('exit_code', ['1', '2'])
+def test_pod_stops_at_mistakes(exit_code, tmp_path):
+  code, told, asked = pod(tmp_path, ['READY'], [exit_code])
+  assert code == 2 and f'ended with exit code {exit_code}' in told
+  assert count(asked, 'setsid') == 1
+
+
+@pytest.mark.parametrize(
+  'arguments, part',
+  [
+    (POD, 'give a verb'),
+    (('--name=a', '--zone=b', *RUN), 'give --name, --zone and --type'),
+    (('--nmae=a', *RUN), '--nmae=a is not known'),
+    ((*POD[:2], '--type=v9-8', '--dry-run', *RUN), '--type=v9-8: no system is known'),
+  ],
+)
+def test_pod_mistakes(arguments, part):
+  code, _, told = bash(LAUNCH / 'tpu_pod.sh', *arguments)
+  assert code == 2 and part in told and told.count('\n') == 1
+
+
+def test_kubernetes():
+  text = (LAUNCH / 'gke.yaml').read_text()
+  text = text.replace('${IMAGE}', 'here/vmae').replace('${BUCKET}', 'bucket')
+  assert '${' not in text
+  tpu, gpu = yaml.safe_load_all(text)
+  for one, resource in ((tpu, 'google.com/tpu'), (gpu, 'nvidia.com/gpu')):
+    assert one['kind'] == 'JobSet' and one['spec']['failurePolicy']['maxRestarts'] > 10
+    (job,) = one['spec']['replicatedJobs']
+    job = job['template']['spec']
+    assert job['parallelism'] == job['completions'] and job['backoffLimit'] == 0
+    (rule,) = job['podFailurePolicy']['rules']
+    pod = job['template']['spec']
+    (container,) = pod['containers']
+    assert rule['onExitCodes']['containerName'] == container['name']
+    assert rule['onExitCodes']['values'] == [2]  # 75, saved and stopped, starts again.
+    assert pod['terminationGracePeriodSeconds'] >= 120 and pod['restartPolicy'] == 'Never'
+    assert resource in container['resources']['limits']
+    (script,) = container['args']
+    assert bash('-n', '-c', script) == (0, '', '') and '--distributed' in script
+    mounts = {mount['name'] for mount in container['volumeMounts']}
+    assert mounts == {volume['name'] for volume in pod['volumes']}
+  env = {x['name']: x.get('value') for x in container['env']}
+  assert env['JAX_NUM_PROCESSES'] == str(job['parallelism'])
+  name = gpu['spec']['replicatedJobs'][0]['name']
+  set_ = gpu['metadata']['name']
+  assert env['JAX_COORDINATOR_ADDRESS'].startswith(f'{set_}-{name}-0-0.{set_}:')

@@ -1,0 +1,104 @@
+"""Tells, before any hardware is paid for, whether a training step fits, and what a run costs.
+
+  python -m vmae_jax.estimate --config=configs/videomae.py:b,k400 --topology=v5e:16x16
+  python -m vmae_jax.estimate --config=configs/videomae.py:l,k400 --topology=v5p:4x4x8 --search
+
+Compiles the real step for a TPU slice that need not be there (with libtpu, which
+`pip install "jax[tpu]"` brings), or with --topology=local for the devices at hand, and prints
+memory by kind, FLOPs, what chips send each other, the least time by published figures, clips/s at
+a stated MFU, hours, and what hosts need to feed it. A step takes minutes to compile.
+"""
+
+import json
+import os
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from vmae_jax import cli
+from vmae_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  None,
+  'FILE:ARGUMENT of a pre-training config, such as configs/videomae.py:b,k400',
+  lock_config=False,
+  accept_new_attributes=True,
+)
+_TOPOLOGY = flags.DEFINE_string('topology', None, 'A TPU slice such as v5e:16x16, or local.')
+_BATCH = flags.DEFINE_integer('batch', None, 'Clips in a step; by default as the config says.')
+_MFU = flags.DEFINE_float('mfu', 0.4, 'Share of the peak that a step is expected to reach.')
+_VIDEOS = flags.DEFINE_integer(
+  'videos', None, 'Videos in the training set; by default those that data.train names.'
+)
+_DECODE_RATE = flags.DEFINE_float(
+  'decode_rate',
+  20.0,
+  'Clips that one host core decodes in a second (measure with: python -m vmae_jax.benchmark decode '
+  '--videos=LIST).',
+)
+_VIDEO_MB = flags.DEFINE_float('video_mb', 1.0, 'Mean size of a video file in MB.')
+_SEARCH = flags.DEFINE_bool(
+  'search',
+  False,
+  'Finds the largest number of clips a chip (a power of two) for each model.remat, and the '
+  'cheapest one that fits the batch. Takes several compilations.',
+)
+_OUT = flags.DEFINE_string('out', None, 'A JSON file for all numbers.')
+
+
+def main(argv):
+  cli.refuse_arguments(argv)
+  _check_flags()
+  topology = _TOPOLOGY.value
+  if topology != 'local':
+    # Nothing runs on a device, and a TPU of this machine may be in use.
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+    os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
+    os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+    import jax
+
+    jax.config.update('jax_platforms', 'cpu')
+  from vmae_jax.benchmark import estimate
+
+  config = _CONFIG.value
+  if _BATCH.value:
+    config.batch_size = _BATCH.value
+  result = estimate.estimate(
+    config,
+    topology,
+    mfu=_MFU.value,
+    videos=_VIDEOS.value,
+    decode_rate=_DECODE_RATE.value,
+    video_bytes=_VIDEO_MB.value * 1e6,
+  )
+  print(estimate.table(result), flush=True)
+  if _SEARCH.value:
+    result['search'] = estimate.search(config, topology)
+    print('\n' + estimate.search_table(result['search']))
+  if _OUT.value:
+    pathlib.Path(_OUT.value).write_text(json.dumps(result, indent=2) + '\n')
+    print(f'\nwritten to {_OUT.value}')
+
+
+def _check_flags() -> None:
+  """Before minutes of compiling: what would fail after them."""
+  if _CONFIG.value is None:
+    raise UserError('give --config=FILE:ARGUMENT, such as --config=configs/videomae.py:b,k400.')
+  if not _TOPOLOGY.value:
+    raise UserError('give --topology: a TPU slice such as v5e:16x16, or local.')
+  if not 0 < _MFU.value <= 1:
+    raise UserError(f'--mfu={_MFU.value}: a share of the peak lies above 0 and up to 1.')
+  for flag in (_BATCH, _VIDEOS, _DECODE_RATE, _VIDEO_MB):
+    if flag.value is not None and flag.value <= 0:
+      raise UserError(f'--{flag.name}={flag.value}: it must be above 0.')
+  if _OUT.value:
+    out = pathlib.Path(_OUT.value)
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+      raise UserError(f'--out={out}: give the name of a file, in a folder that can be written to.')
+
+
+if __name__ == '__main__':
+  cli.run(main)
