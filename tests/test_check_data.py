@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from tests.data.clips_on_disk import write_video
 from vmae_jax.check_data import judge
 from vmae_jax.data.examine import Finding
+from vmae_jax.data.layouts import Listed
+from vmae_jax.data.prepare_shards import write_shards
 from vmae_jax.data.sources import Entry, open_source
 
 
@@ -58,6 +61,34 @@ def test_report(tmp_path):
   assert clean.class_names == ('run', 'walk')
   assert all(os.path.isfile(clean.name(i)) for i in range(4))
   assert (out / 'clean.txt').read_text().startswith(f'{folder}/good 1.mp4,0\n')
+  assert 'classes: 2, of 1 to 3' in (out / 'datasheet.txt').read_text()
+  assert Image.open(out / 'contact_sheet.png').width > 800
+
+
+def test_shards(tmp_path):
+  """A record whose bytes changed on the disk is found; shards get no clean list."""
+  videos = []
+  for i in range(3):
+    path = write_video(tmp_path / f'{i}.mp4', frames=30, height=64, width=64 + 2 * i)
+    videos.append(Listed(f'v{i}', path, label=i % 2))
+  options = dict(about={}, classes=['run', 'walk'], encoding=None, workers=1, seconds=60.0)
+  shards, out = tmp_path / 'shards', tmp_path / 'out'
+  manifest = write_shards(videos, shards, **options)
+  path = shards / manifest['shards'][0]['name']
+  content = path.read_bytes()
+  data = (tmp_path / '1.mp4').read_bytes()
+  at = content.index(data) + 40
+  path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+  done = _run(str(shards), f'--out={out}', '--frames=4', '--stride=5', '--workers=1')
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith('2 ok, 0 odd, 0 short, 1 broken\nbroken: ')
+  with open(out / 'report.csv', newline='') as f:
+    rows = list(csv.DictReader(f))
+  assert [row['path'] for row in rows] == [f'{shards}:v{i}' for i in range(3)]
+  assert [row['status'] for row in rows] == ['ok', 'broken', 'ok']
+  assert (rows[2]['frames'], rows[2]['width'], rows[2]['codec']) == ('30', '68', 'h264')
+  assert (out / 'classes.txt').read_text() == 'run\nwalk\n'
+  assert (out / 'contact_sheet.png').exists() and not (out / 'clean.txt').exists()
 
 
 def test_mistakes(tmp_path):

@@ -1,25 +1,32 @@
-"""Finds broken, short and odd videos before training does.
+"""Finds broken, short and odd videos before training does, and says what the data are.
 
-    python -m vmae_jax.check_data LIST_OR_FOLDER --out=DIR
+    python -m vmae_jax.check_data DATA --out=DIR
 
-decodes every file completely, once, in parallel, and writes
+DATA is a list, a folder of videos or a folder of shards. Every video is decoded completely,
+once, in parallel; checksums of shards are verified. Writes
   DIR/report.csv   a line for each line of the list: path, status, reason, frames, rate, size,
                    duration, codec and a hash of the file
   DIR/clean.txt    the list without what is broken, in the input's form, with absolute paths
+                   (not for shards)
   DIR/classes.txt  the names of the classes, if there are any
+  DIR/datasheet.txt      what is printed, too: lengths, rates, sizes, classes, duplicates
+  DIR/contact_sheet.png  frames of twelve videos
 Status is `broken` (some frame does not decode), `short` (has fewer frames than a clip spans,
 so its last frame would be repeated), `odd` (unusual rate or size) or `ok`.
 """
 
 import csv
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 
 from absl import flags
+from PIL import Image
 from tqdm import tqdm
 
 from vmae_jax import cli
+from vmae_jax.data.datasheet import contact_sheet, datasheet
 from vmae_jax.data.examine import Finding, examine_all
+from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import Entry, FileSource, open_source
 from vmae_jax.errors import UserError
 
@@ -59,16 +66,19 @@ def judge(entry: Entry, found: Finding, *, span: int) -> tuple[str, str]:
   return 'ok', ''
 
 
-def _write(out: str, source: FileSource, findings: dict[str, Finding], span: int) -> list[str]:
-  """Writes the three files; returns the status of every line."""
-  statuses = []
-  with (
-    open(os.path.join(out, 'report.csv'), 'w', newline='', encoding='utf-8') as report,
-    open(os.path.join(out, 'clean.txt'), 'w', encoding='utf-8') as clean,
-  ):
+def _write(
+  out: str, source: FileSource | ShardSource, findings: dict[str, Finding], span: int
+) -> list[str]:
+  """Writes report, clean list and classes; returns the status of every line or record."""
+  if isinstance(source, ShardSource):
+    entries = tuple(Entry(source.name(i), label=source.label(i)) for i in range(len(source)))
+  else:
+    entries = source.entries
+  statuses, clean = [], []
+  with open(os.path.join(out, 'report.csv'), 'w', newline='', encoding='utf-8') as report:
     rows = csv.writer(report)
     rows.writerow(COLUMNS)
-    for entry in source.entries:
+    for entry in entries:
       found = findings[entry.path]
       status, reason = judge(entry, found, span=span)
       statuses.append(status)
@@ -81,41 +91,21 @@ def _write(out: str, source: FileSource, findings: dict[str, Finding], span: int
       )
       if status != 'broken':
         quote = '"' if entry.tail.startswith('"') else ''
-        clean.write(f'{quote}{os.path.abspath(entry.path)}{entry.tail}\n')
+        clean.append(f'{quote}{os.path.abspath(entry.path)}{entry.tail}\n')
+  if isinstance(source, FileSource):
+    with open(os.path.join(out, 'clean.txt'), 'w', encoding='utf-8') as f:
+      f.writelines(clean)
   if source.class_names:
     with open(os.path.join(out, 'classes.txt'), 'w', encoding='utf-8') as f:
       f.writelines(f'{name}\n' for name in source.class_names)
   return statuses
 
 
-def _summary(findings: list[Finding], statuses: list[str]) -> str:
-  """Counts, rates, sizes and duplicates, for people."""
-  counts = Counter(statuses)
-  lines = [', '.join(f'{counts[s]} {s}' for s in ('ok', 'odd', 'short', 'broken'))]
-  for found in [f for f in findings if f.reason][:5]:
-    lines.append(f'broken: {found.path}: {found.reason}')
-  whole = [f for f in findings if not f.reason]
-  for what, values in (
-    ('frames a second', Counter(f'{f.rate:.4g}' for f in whole)),
-    ('sizes', Counter(f'{f.width}x{f.height}' for f in whole)),
-  ):
-    common = ', '.join(f'{value} ({n})' for value, n in values.most_common(5))
-    lines.append(f'{what}: {common}{", ..." if len(values) > 5 else ""}')
-  same = defaultdict(list)
-  for found in findings:
-    if found.content_hash:
-      same[found.content_hash].append(found.path)
-  for paths in [paths for paths in same.values() if len(paths) > 1][:5]:
-    lines.append(f'same content: {", ".join(sorted(paths)[:5])}')
-  lines.append(f'files whose content another has too: {sum(len(p) - 1 for p in same.values())}')
-  return '\n'.join(lines)
-
-
 def main(argv: list[str]) -> None:
   if len(argv) != 2 or not OUT.value:
-    raise UserError('give a list or a folder, and --out=DIR for the report.')
+    raise UserError('give a list, or a folder of videos or shards, and --out=DIR for the report.')
   source = open_source(argv[1], root=ROOT.value)
-  if not isinstance(source, FileSource):
+  if not isinstance(source, FileSource | ShardSource):
     raise UserError(f'{argv[1]!r} does not consist of video files: there is nothing to check.')
   try:
     os.makedirs(OUT.value, exist_ok=True)
@@ -125,16 +115,33 @@ def main(argv: list[str]) -> None:
     raise UserError(f'--out={OUT.value} cannot be written to: give another folder.')
   if os.path.realpath(argv[1]) == os.path.realpath(os.path.join(OUT.value, 'clean.txt')):
     raise UserError(f'--out={OUT.value} would overwrite the list {argv[1]}: give another folder.')
-  paths = list(dict.fromkeys(entry.path for entry in source.entries))
-  workers = WORKERS.value or os.cpu_count() or 1
+  if isinstance(source, ShardSource):
+    total = len(source)
+  else:
+    total = len({entry.path for entry in source.entries})
   findings = {}
-  with tqdm(total=len(paths), unit='file', desc='decoding') as bar:
-    for found in examine_all(paths, workers=workers, seconds=SECONDS.value):
+  with tqdm(total=total, unit='video', desc='decoding') as bar:
+    workers = WORKERS.value or os.cpu_count() or 1
+    for found in examine_all(source, workers=workers, seconds=SECONDS.value):
       findings[found.path] = found
       bar.update()
   statuses = _write(OUT.value, source, findings, FRAMES.value * STRIDE.value)
-  print(_summary([findings[path] for path in paths], statuses))
-  print(f'written: {os.path.join(OUT.value, "report.csv")}, {os.path.join(OUT.value, "clean.txt")}')
+  good = [i for i, status in enumerate(statuses) if status != 'broken']
+  counts = Counter(statuses)
+  text = ', '.join(f'{counts[status]} {status}' for status in ('ok', 'odd', 'short', 'broken'))
+  in_order = [findings[name] for name in dict.fromkeys(map(source.name, range(len(source))))]
+  text += '\n' + datasheet(in_order, [source.label(i) for i in good], source.class_names)
+  print(text)
+  with open(os.path.join(OUT.value, 'datasheet.txt'), 'w', encoding='utf-8') as f:
+    f.write(f'{argv[1]}\n{text}\n')
+  written = ['report.csv', 'datasheet.txt']
+  if isinstance(source, FileSource):
+    written.append('clean.txt')
+  if good:
+    picture = contact_sheet(source, good, title=f'{argv[1]}: {text.splitlines()[0]}')
+    Image.fromarray(picture).save(os.path.join(OUT.value, 'contact_sheet.png'))
+    written.append('contact_sheet.png')
+  print(f'written: {", ".join(os.path.join(OUT.value, name) for name in written)}')
 
 
 if __name__ == '__main__':

@@ -7,10 +7,14 @@ batch's end. A batch holds v = batch_size / repeats visits; step s holds the vis
 s * v to (s + 1) * v, and each process reads the share of them that its devices hold. Hence
 threads, workers, devices, hosts and restarts change nothing, and the loader's whole state is
 the step.
+
+Nothing can make it wait for ever: a video that gives no answer is replaced, as a broken one is
+(`vmae_jax.data.patience`), and decoding processes that die are started again.
 """
 
 import functools
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -19,14 +23,19 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-from absl import flags
+from absl import flags, logging
 from jax.sharding import Mesh
 
 from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.patience import Patience, PatientSource
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.sharding import batch_sharding
 from vmae_jax.types import Array
+
+DIED = 'process was terminated unexpectedly'  # In what grain says of a worker.
+MOST_DEATHS = 3  # Of decoding processes, each less than NEAR visits after another.
+NEAR = 1000
 
 
 def _local_rows(batch_size: int, mesh: Mesh | None) -> tuple[int, int]:
@@ -108,6 +117,7 @@ class Loader:
     num_steps: int | None,
     threads: int = 8,
     workers: int = 0,
+    seconds: float = 60.0,
     prefetch: int = 2,
   ):
     """Starts reading.
@@ -124,6 +134,7 @@ class Loader:
         last batch is filled up, and `valid` is False there and for replaced videos.
       threads: That decode, in each process.
       workers: Processes that decode, where Python itself is the limit; 0 decodes in this one.
+      seconds: After so long without an answer a video is given up and replaced.
       prefetch: Batches that lie ready on the devices.
 
     Raises:
@@ -157,9 +168,10 @@ class Loader:
     order = grain.MapDataset.range(n)
     if shuffle:
       order = order.shuffle(seed=seed)
-    visit = functools.partial(
+    self._patience = Patience(seconds)
+    self._visit = functools.partial(
       _visit,
-      source=source,
+      source=PatientSource(source, self._patience),
       sampler=sampler,
       order=order,
       end=n if num_steps is None else None,
@@ -167,20 +179,57 @@ class Loader:
       first=start_step * per_step + first_row // repeats,
       per_step=per_step,
     )
-    visits = grain.MapDataset.range(self._num_batches * self._local_visits).map(visit)
+    self._threads, self._workers = threads, workers
+    self._position = 0  # Of the next visit, see `_visit`.
+    self._deaths: list[int] = []  # Where the decoding processes were when one of them died.
+    self._visits = self._read_from(0)
+    self._thread = threading.Thread(target=self._produce, name='loader', daemon=True)
+    self._thread.start()
+
+  def _read_from(self, position: int) -> Iterator[dict[str, Any]]:
+    """The visits of this process from a position on, decoded ahead."""
+    visits = grain.MapDataset.range(position, self._num_batches * self._local_visits)
     # Clips are megabytes each: grain's default buffer of 500 would be gigabytes.
-    visits = visits.to_iter_dataset(
-      grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    visits = visits.map(self._visit).to_iter_dataset(
+      grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
     )
-    if workers:
+    if self._workers:
       if not flags.FLAGS.is_parsed():  # Notebooks and tests: grain hands absl's flags on.
         flags.FLAGS.mark_as_parsed()
       visits = visits.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=threads)
+        grain.MultiprocessingOptions(
+          num_workers=self._workers, per_worker_buffer_size=self._threads
+        )
       )
-    self._visits = iter(visits)
-    self._thread = threading.Thread(target=self._produce, name='loader', daemon=True)
-    self._thread.start()
+    return iter(visits)
+
+  def _next_visit(self) -> dict[str, Any]:
+    """The next visit; starts the decoding processes again if one has died."""
+    while True:
+      try:
+        visit = next(self._visits)
+      except RuntimeError as e:
+        if DIED not in str(e):
+          raise
+        self._start_again(e)
+      else:
+        self._position += 1
+        return visit
+
+  def _start_again(self, error: RuntimeError) -> None:
+    self._visits.close()
+    near = [p for p in self._deaths if self._position - p < NEAR]
+    self._deaths = [*near, self._position]
+    code = re.search(r'exit code (-?\d+)', str(error))
+    what = f'a decoding process died (exit code {code[1] if code else "unknown"})'
+    if len(self._deaths) > MOST_DEATHS:
+      raise UserError(
+        f'{what}, now {len(self._deaths)} times within {NEAR} videos: if memory runs out (exit '
+        'code -9), lower data.workers or data.threads; python -m vmae_jax.check_data finds videos '
+        'that crash a decoder.'
+      ) from error
+    logging.warning('%s; decoding is started again, and no clip is lost.', what)
+    self._visits = self._read_from(self._position)
 
   def __iter__(self) -> Iterator[dict[str, Array]]:
     return self
@@ -200,7 +249,7 @@ class Loader:
   def _produce(self) -> None:
     try:
       for _ in range(self._num_batches):
-        self._put(self._batch([next(self._visits) for _ in range(self._local_visits)]))
+        self._put(self._batch([self._next_visit() for _ in range(self._local_visits)]))
         if self._stop.is_set():
           return
       self._put(StopIteration())
@@ -237,6 +286,7 @@ class Loader:
   def close(self) -> None:
     """Stops reading and frees threads, worker processes and batches."""
     self._stop.set()
+    self._patience.close()
     self._thread.join(timeout=30)
     self._visits.close()
     while not self._queue.empty():

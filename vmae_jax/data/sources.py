@@ -1,9 +1,11 @@
-"""Where videos come from: list files, folders, TFDS and the synthetic set.
+"""Where videos come from: list files, folders, shards, TFDS and the synthetic set.
 
 `open_source` turns the string of a config into a source:
 
     path/to/train.csv         a list file, see `read_list`
     path/to/folder            all videos below it, see `read_folder`
+    path/to/shards            what prepare --shards wrote, see `vmae_jax.data.shards`
+    gs://..., s3://...        any of these in a bucket, see `vmae_jax.data.remote`
     tfds:ucf101[/config]:train  a TensorFlow data set, see `vmae_jax.data.tfds`
     synthetic:train           the synthetic motion set, see `vmae_jax.data.synthetic`
 """
@@ -17,6 +19,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from vmae_jax.data import remote
 from vmae_jax.data.video import Video, VideoError
 from vmae_jax.errors import UserError
 from vmae_jax.types import Int, UInt8
@@ -39,7 +42,9 @@ class Frames(Protocol):
   @property
   def width(self) -> int: ...
 
-  def read(self, indices: Sequence[int] | Int[np.ndarray, 'T']) -> UInt8[np.ndarray, 'T H W 3']: ...
+  def read(
+    self, indices: Sequence[int] | Int[np.ndarray, ' T']
+  ) -> UInt8[np.ndarray, 'T H W 3']: ...
 
   def __enter__(self): ...
 
@@ -83,7 +88,7 @@ class Window:
   def width(self) -> int:
     return self._video.width
 
-  def read(self, indices: Sequence[int] | Int[np.ndarray, 'T']) -> UInt8[np.ndarray, 'T H W 3']:
+  def read(self, indices: Sequence[int] | Int[np.ndarray, ' T']) -> UInt8[np.ndarray, 'T H W 3']:
     indices = np.asarray(indices)
     if indices.min() < 0 or indices.max() >= self.num_frames:
       raise IndexError(f'frames {indices} of a window of {self.num_frames}')
@@ -128,7 +133,10 @@ class FileSource:
 
   def open(self, i: int) -> Video | Window:
     entry = self.entries[i]
-    video = Video(entry.path)
+    try:
+      video = Video(remote.video_file(entry.path))
+    except OSError as e:
+      raise VideoError(e.strerror or str(e)) from e
     if entry.start == 0 and entry.count == -1:
       return video
     return Window(video, start=entry.start, count=entry.count)
@@ -181,11 +189,10 @@ def read_list(path: str, *, root: str = '') -> FileSource:
     UserError: the list cannot be read or is empty, or a line is of another form.
   """
   try:
-    with open(path, encoding='utf-8') as f:
-      lines = f.read().splitlines()
+    lines = remote.read_text(path).splitlines()
   except (OSError, UnicodeDecodeError) as e:
     raise UserError(f'cannot read the list {path}: {e}') from e
-  folder = root or os.path.dirname(os.path.abspath(path))
+  folder = root or os.path.dirname(remote.absolute(path))
   entries, form = [], None
   for number, line in enumerate(lines, 1):
     if not line.strip() or line.lstrip().startswith('#'):
@@ -211,12 +218,12 @@ def read_list(path: str, *, root: str = '') -> FileSource:
 
 
 def _class_names(list_path: str, highest_label: int) -> tuple[str, ...]:
-  path = os.path.join(os.path.dirname(os.path.abspath(list_path)), 'classes.txt')
-  if not os.path.isfile(path) or os.path.samefile(path, list_path):
-    return ()
+  where = remote.absolute(list_path)
+  path = os.path.join(os.path.dirname(where), 'classes.txt')
   try:
-    with open(path, encoding='utf-8') as f:
-      names = tuple(line.strip() for line in f if line.strip())
+    if path == where or not remote.is_file(path):
+      return ()
+    names = tuple(filter(None, map(str.strip, remote.read_text(path).splitlines())))
   except (OSError, UnicodeDecodeError) as e:
     raise UserError(f'cannot read the names of the classes, {path}: {e}') from e
   if highest_label >= len(names):
@@ -235,14 +242,10 @@ def read_folder(folder: str) -> FileSource:
   Raises:
     UserError: there is no video.
   """
-  found = []
-  for where, _, names in os.walk(folder, followlinks=True):
-    for name in names:
-      if name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith('.'):
-        found.append(os.path.relpath(os.path.join(where, name), folder))
-  if not found:
+  paths = sorted(path.split('/') for path in remote.walk(folder))
+  paths = [p for p in paths if p[-1].lower().endswith(VIDEO_SUFFIXES) and p[-1][0] != '.']
+  if not paths:
     raise UserError(f'no video in the folder {folder} (looked for {" ".join(VIDEO_SUFFIXES)}).')
-  paths = sorted(path.split(os.sep) for path in found)
   classes = sorted({parts[0] for parts in paths if len(parts) > 1})
   labels = {name: i for i, name in enumerate(classes)}
   entries = []
@@ -254,7 +257,7 @@ def read_folder(folder: str) -> FileSource:
 
 
 def open_source(spec: str, *, root: str = '') -> Source:
-  """Opens what a config calls its data: a list, a folder, `tfds:...` or `synthetic:...`.
+  """Opens what a config calls its data: a list, a folder, shards, `tfds:...` or `synthetic:...`.
 
   Args:
     spec: See the module.
@@ -276,13 +279,26 @@ def open_source(spec: str, *, root: str = '') -> Source:
     from vmae_jax.data.tfds import TfdsSource
 
     return TfdsSource(rest, data_dir=root or None)
-  if os.path.isdir(spec):
-    return read_folder(spec)
-  if os.path.isfile(spec):
-    return read_list(spec, root=root)
+  try:
+    if remote.is_folder(spec):
+      from vmae_jax.data.shards import ShardSource, holds_shards
+
+      if holds_shards(spec):
+        return ShardSource(spec)
+      names = remote.names(spec)
+      with ThreadPoolExecutor(32) as pool:  # A look-up over a network is all waiting.
+        held = pool.map(holds_shards, (os.path.join(spec, name) for name in names))
+        splits = [name for name, holds in zip(names, held, strict=True) if holds]
+      if splits:
+        raise UserError(f'{spec} has the splits {", ".join(splits)}: name one, {spec}/{splits[0]}.')
+      return read_folder(spec)
+    if remote.is_file(spec):
+      return read_list(spec, root=root)
+  except OSError as e:
+    raise UserError(f'cannot read {spec}: {e.strerror or e}') from e
   raise UserError(
     f'there is no list or folder {spec!r} (looked in {os.getcwd()}); '
-    'data is a list, a folder, tfds:NAME:SPLIT or synthetic:train.'
+    'data is a list, a folder of videos or shards, tfds:NAME:SPLIT or synthetic:train.'
   )
 
 
@@ -298,9 +314,7 @@ def check_paths(source: Source, max_bad_share: float) -> None:
   """
   if not isinstance(source, FileSource):
     return
-  with ThreadPoolExecutor(32) as pool:  # On network disks a look-up is all waiting.
-    exist = list(pool.map(os.path.isfile, (entry.path for entry in source.entries)))
-  missing = [e.path for e, there in zip(source.entries, exist, strict=True) if not there]
+  missing = remote.missing([entry.path for entry in source.entries])
   if len(missing) > max_bad_share * len(source) or len(missing) == len(source):
     raise UserError(
       f'{len(missing)} of {len(source)} files do not exist, at most {max_bad_share:.1%} may be '

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import FileSource, Source
 from vmae_jax.errors import UserError
 
@@ -33,7 +34,7 @@ def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) ->
   names = sources[train].class_names
   count = classes or len(names) or int(labels[train].max()) + 1
   where = 'data.classes' if classes else train
-  alone = isinstance(sources[train], FileSource) and len(np.unique(labels[train])) < 2
+  alone = _knows_labels(sources[train]) and len(np.unique(labels[train])) < 2
   if count < 2 or alone:
     raise UserError(f'{train} has one class alone: a classifier needs videos of at least two.')
   for spec, source in sources.items():
@@ -54,9 +55,14 @@ def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) ->
   return Classes(count, names if len(names) == count else ())
 
 
+def _knows_labels(source: Source) -> bool:
+  """Whether labels are known without reading videos."""
+  return isinstance(source, FileSource | ShardSource)
+
+
 def _labels(spec: str, source: Source) -> np.ndarray:
-  """All labels of files; the first one alone of what has its labels inside."""
-  number = len(source) if isinstance(source, FileSource) else 1
+  """All labels of files and shards; the first one alone of what has its labels inside."""
+  number = len(source) if _knows_labels(source) else 1
   labels = np.array([source.label(i) for i in range(number)])
   if missing := int((labels < 0).sum()):
     name = source.name(int(labels.argmin()))

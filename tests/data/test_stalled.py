@@ -1,0 +1,232 @@
+"""Videos that never answer and decoding processes that die do not stop the stream."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from tests.data.clips_on_disk import write_video
+from vmae_jax.data import loader as loader_lib
+from vmae_jax.data import patience as patience_lib
+from vmae_jax.data import video as video_lib
+from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.loader import Loader
+from vmae_jax.data.patience import Closed, NoAnswer, Patience, PatientSource
+from vmae_jax.data.sources import Entry, FileSource
+from vmae_jax.errors import UserError
+
+SAMPLER = ClipSampler(frames=3, size=8, stride=2, flip=True, repeats=2, seed=5)
+STALLED = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class StallingSource:
+  """As `source`, but what `stalled` names is first waited for, in a read from a pipe."""
+
+  source: FileSource
+  pipe: str
+  stalled: tuple[int, ...] = (STALLED,)
+  class_names: tuple[str, ...] = ()
+
+  def __len__(self):
+    return len(self.source)
+
+  def name(self, i):
+    return self.source.name(i)
+
+  def label(self, i):
+    return self.source.label(i)
+
+  def open(self, i):
+    if i in self.stalled:
+      with open(self.pipe, 'rb') as f:  # Waits for somebody who writes.
+        f.read()
+    return self.source.open(i)
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('videos')
+  paths = [write_video(folder / f'{i}.mp4', frames=12 + i, height=16, width=32) for i in range(7)]
+  return FileSource(tuple(Entry(path, label=i) for i, path in enumerate(paths)))
+
+
+@pytest.fixture
+def pipe(tmp_path):
+  """A pipe that nobody writes to; whoever still reads it at the end is let go."""
+  path = str(tmp_path / 'pipe')
+  os.mkfifo(path)
+  yield path
+  answer(path)
+
+
+def answer(path):
+  os.close(os.open(path, os.O_RDWR))  # Lets go who waits in open.
+
+
+def start(source, **options):
+  options = dict(batch_size=4, seed=1, shuffle=True, num_steps=9, threads=2, seconds=0.3) | options
+  return Loader(source, SAMPLER, **options)
+
+
+def read(source, **options):
+  loader = start(source, **options)
+  batches = [{name: np.asarray(x) for name, x in batch.items()} for batch in loader]
+  loader.close()
+  return batches, loader.failures
+
+
+def assert_equal(some, others):
+  assert len(some) == len(others) > 0
+  for a, b in zip(some, others, strict=True):
+    for name in a:
+      np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_stalled_video_is_replaced_as_a_broken_one(source, pipe, workers):
+  entries = list(source.entries)
+  entries[STALLED] = Entry('/missing.mp4', label=STALLED)
+  expected, _ = read(FileSource(tuple(entries)))
+  assert sum(batch['replaced'].sum() for batch in expected) > 2
+  began = time.monotonic()
+  # A process starts while its first videos are being waited for.
+  batches, failures = read(StallingSource(source, pipe), workers=workers, seconds=1.0)
+  assert time.monotonic() - began < 60
+  assert_equal(batches, expected)
+  assert failures == {source.name(STALLED): 'no answer in 1 s'}
+
+
+def test_libav_stuck_in_a_pipe_is_given_up(source, pipe, monkeypatch):
+  """What a file on a dead disk does: libav waits for it without Python's lock."""
+  monkeypatch.setattr(video_lib.os.path, 'isfile', lambda path: True)
+  monkeypatch.setattr(video_lib.os.path, 'getsize', lambda path: 1)
+  patient = PatientSource(FileSource((Entry(pipe), source.entries[0])), Patience(0.3))
+  began = time.monotonic()
+  with pytest.raises(NoAnswer, match='no answer in 0.3 s'):
+    patient.open(0)
+  with patient.open(1) as video:
+    assert video.read([0, 3]).shape == (2, 16, 32, 3) and video.num_frames == 12
+    assert (video.height, video.width, video.rate) == (16, 32, 25.0)
+  assert time.monotonic() - began < 10
+
+
+def test_what_is_stuck_is_not_waited_for_again_until_it_answers(source, pipe):
+  patient = PatientSource(StallingSource(source, pipe), Patience(1.0))
+  with pytest.raises(NoAnswer):
+    patient.open(STALLED)
+  threads = threading.active_count()
+  began = time.monotonic()
+  for _ in range(5):
+    with pytest.raises(NoAnswer):
+      patient.open(STALLED)
+  assert time.monotonic() - began < 0.9 and threading.active_count() == threads
+  answer(pipe)
+  deadline = time.monotonic() + 10
+  while patient._patience._stuck and time.monotonic() < deadline:
+    time.sleep(0.01)
+  plain = FileSource(source.entries)  # It answers now, without a pipe.
+  patient._source = plain
+  with patient.open(STALLED) as video:
+    assert video.num_frames == 12 + STALLED
+  assert threading.active_count() == threads  # The thread that came back is used again.
+
+
+class _Frames:
+  num_frames, rate = 8, 25.0
+  height = width = 8
+
+  def __init__(self, wait):
+    self.wait, self.closed = wait, False
+
+  def read(self, indices):
+    self.wait()
+    return np.zeros((len(indices), 8, 8, 3), np.uint8)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.closed = True
+
+
+def test_a_decoder_that_is_stuck_is_not_closed():
+  gate = threading.Event()
+  patience = Patience(0.1)
+  for wait, closed in ((gate.wait, False), (lambda: None, True)):
+    frames = _Frames(wait)
+    video = patience_lib.PatientFrames(frames, lambda f, i=int(closed): patience(i, 'a', f))
+    try:
+      with video:
+        video.read([0])
+    except NoAnswer:
+      assert not closed
+    assert frames.closed == closed
+  gate.set()
+
+
+def test_errors_of_a_video_come_through(source):
+  patient = PatientSource(FileSource((Entry('/missing.mp4'),)), Patience(5.0))
+  with pytest.raises(video_lib.VideoError, match='file is missing'):
+    patient.open(0)
+
+
+def test_too_many_stuck_videos_stop_the_run(source, pipe):
+  """As where the whole mount is dead."""
+  many = FileSource(source.entries * 20)
+  stalling = StallingSource(many, pipe, tuple(range(len(many))))
+  loader = start(stalling, threads=8, seconds=0.1)
+  began = time.monotonic()
+  with pytest.raises(
+    UserError, match='more than 16 videos give no answer in 0.1 s, such as .*mp4'
+  ) as e:
+    next(loader)
+  assert time.monotonic() - began < 20 and '\n' not in str(e.value)
+  loader.close()
+
+
+def test_closing_does_not_wait_for_what_is_stuck(source, pipe):
+  stalling = StallingSource(source, pipe, tuple(range(len(source))))
+  loader = start(stalling, seconds=100.0)
+  time.sleep(0.3)
+  began = time.monotonic()
+  loader.close()
+  assert time.monotonic() - began < 5 and not loader._thread.is_alive()
+  with pytest.raises(Closed):
+    loader._patience(0, 'a', lambda: 0)
+
+
+def children():
+  return [p for p in multiprocessing.active_children() if p.is_alive()]
+
+
+def kill_one(before):
+  """Kills a process that is not among `before`."""
+  new = [p for p in children() if p.pid not in before]
+  os.kill(new[0].pid, signal.SIGKILL)
+
+
+def test_killed_processes_are_started_again_until_it_is_too_often(source, monkeypatch):
+  monkeypatch.setattr(loader_lib, 'MOST_DEATHS', 1)
+  expected, _ = read(source, num_steps=24)
+  before = {p.pid for p in children()}
+  loader = start(source, num_steps=10**6, workers=2)
+  batches = []
+  for step in range(24):
+    batches.append({name: np.asarray(x) for name, x in next(loader).items()})
+    if step == 3:
+      kill_one(before)
+  assert_equal(batches, expected)
+  assert len(loader._deaths) == 1
+  kill_one(before)
+  began = time.monotonic()
+  with pytest.raises(UserError, match='died .exit code -9., now 2 times within') as e:
+    for _ in range(10**4):
+      next(loader)
+  assert time.monotonic() - began < 60 and '\n' not in str(e.value)
+  loader.close()
