@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vmae_jax.visualize.segmentation import WIDTH, overlay, strip
+from vmae_jax.visualize.segmentation import WIDTH, overlay, safe_colours, strip
 
 
 def test_overlay():
@@ -29,3 +29,17 @@ def test_strip():
   found = {tuple(x) for x in picture.reshape(-1, 3).tolist()}
   # Bare frames, and frames under the first object's colour.
   assert {(90,) * 3, (190,) * 3, (134, 70, 70), (109, 45, 45), (159, 95, 95)} <= found
+
+
+def test_colours_that_all_eyes_tell_apart():
+  colours = safe_colours()
+  assert colours.shape == (256, 3) and not colours[0].any()
+  seven = colours[1:8].astype(int)
+  away = np.abs(seven[:, None] - seven).sum(-1) + 1000 * np.eye(7, dtype=int)
+  assert away.min() > 75 and (colours[8] == colours[1]).all()
+  # In red-green blindness what is left is lightness and yellow against blue.
+  left = np.stack([seven @ [0.5, 0.5, 0], seven[:, 2]], -1)
+  away = np.abs(left[:, None] - left).sum(-1) + 1000 * np.eye(7)
+  assert away.min() > 25
+  frame, mask = np.full((4, 4, 3), 100, np.uint8), np.ones((4, 4), np.uint8)
+  assert (overlay(frame, mask, colours=colours) == (100 + colours[1].astype(int)) // 2).all()

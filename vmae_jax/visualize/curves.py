@@ -56,13 +56,13 @@ def loss_curve(
     for key in found:
       look = _look(lines)
       lines += 1
-      steps, values = _series(metrics, key)
+      steps, values = series(metrics, key)
       smooth = smoothed(values, window=1 + int(SMOOTHING * len(values)))
       label = ': '.join(part for part in (name, key if len(keys) > 1 else '') if part)
       axes[0].plot(steps, values, color=look['color'], linewidth=0.6, alpha=0.3)
       axes[0].plot(steps, smooth, linewidth=1.8, label=label or None, **look)
     if with_rate:
-      axes[1].plot(*_series(metrics, rate_key), linewidth=1.2, **run_look)
+      axes[1].plot(*series(metrics, rate_key), linewidth=1.2, **run_look)
   axes[0].set_ylabel(keys[0] if len(keys) == 1 else 'loss')
   axes[0].set_title(title, loc='left', fontsize='medium')
   if axes[0].get_legend_handles_labels()[1]:
@@ -84,7 +84,7 @@ def _look(line: int) -> dict[str, str]:
   return {'color': COLOURS[line % len(COLOURS)], 'linestyle': STYLES[line % len(STYLES)]}
 
 
-def _series(
+def series(
   metrics: Sequence[Mapping[str, Any]], key: str
 ) -> tuple[Float[np.ndarray, ' s'], Float[np.ndarray, ' s']]:
   """Steps and values of the records that have the key."""

@@ -1,0 +1,66 @@
+"""Masks painted with words."""
+
+import numpy as np
+import pytest
+
+from vmae_jax.errors import UserError
+from vmae_jax.visualize.painting import paint, ruled
+
+
+def test_box():
+  mask = paint('box 2,1 6,4', height=8, width=10)
+  expected = np.zeros((8, 10), np.uint8)
+  expected[1:4, 2:6] = 1
+  np.testing.assert_array_equal(mask, expected)
+  np.testing.assert_array_equal(paint('box 6,1 2,4', height=8, width=10), mask)  # Any corners.
+  assert paint('box 0,0 10,8', height=8, width=10).all()
+
+
+def test_polygon():
+  mask = paint('polygon 0,0 20,0 0,20', height=20, width=20)
+  assert mask[2, 2] == 1 and mask[15, 15] == 0
+  assert 0.45 < mask.mean() < 0.6
+
+
+def test_objects_and_their_shapes():
+  mask = paint(' box 0,0 2,2 + box 6,6 8,8; polygon 1,1 5,1 5,5 1,5 ;', height=10, width=10)
+  assert mask[0, 0] == 1 and mask[7, 7] == 1
+  assert mask[1, 1] == 2 and mask[4, 4] == 2  # The later one is on top.
+  assert set(np.unique(mask)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('', 'no object'),
+    (' ; ', 'no object'),
+    ('circle 1,2 3,4', "'circle 1,2 3,4' is no shape"),
+    ('box 1 2 3 4', "'box 1 2 3 4' is no shape"),
+    ('box 1,1 5,5 +', 'is no shape'),
+    ('box 1,1', 'a box has two corners'),
+    ('box 1,1 1,5', 'at least a pixel apart'),
+    ('polygon 1,1 5,5', 'at least three points'),
+    ('box 1,1 50,5', 'the point 50,5 of .* outside the frame, which is 20 x 10'),
+    ('polygon 1,1 -2,5 3,3', 'the point -2,5'),
+    ('box 1,1 5,5; box 0,0 9,9', r"object 1 \('box 1,1 5,5'\) has no pixel of its own"),
+    (';'.join(['box 1,1 5,5'] * 40), 'has 40 objects: at most 32'),
+  ],
+)
+def test_mistakes(text, message):
+  with pytest.raises(UserError, match=message):
+    paint(text, height=10, width=20)
+
+
+def test_rulers_count_the_frames_own_pixels():
+  frame = np.zeros((45, 90, 3), np.uint8)
+  frame[20:, 40:] = 200
+  picture = ruled(frame, width=360)
+  edge = 34  # Of paper, on each side.
+  assert picture.shape == (180 + 2 * edge, 360 + 2 * edge, 3)
+  assert (picture[:10, -10:] == 255).all()
+  # Lines stand at multiples of 20 (90 / 8, rounded up): brighter than the black beside them.
+  row = picture[edge + 10, edge : edge + 160, 0]
+  assert np.flatnonzero(row > 40).tolist() == [0, 80]
+  column = picture[edge : edge + 180, edge + 10, 0]
+  assert np.flatnonzero(column > 40).tolist() == [0, 80, 160]
+  assert picture[edge + 90, edge + 170, 0] == 200 and picture[edge + 70, edge + 170, 0] == 0

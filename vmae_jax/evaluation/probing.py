@@ -1,0 +1,249 @@
+"""Probes of frozen features: what an encoder knows of classes that it was never told.
+
+The same model with fresh weights is probed beside it: what pre-training has added is the
+difference, not the figure.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.loader import Loader
+from vmae_jax.data.sources import Source, check_paths, open_source
+from vmae_jax.errors import UserError, check_name
+from vmae_jax.evaluation.attentive import attentive_probe
+from vmae_jax.evaluation.encoder import build_encoder, init_encoder, load_encoder
+from vmae_jax.evaluation.features import extract
+from vmae_jax.evaluation.knn import knn
+from vmae_jax.evaluation.linear import linear_probe
+from vmae_jax.evaluation.scoring import count_classes
+from vmae_jax.evaluation.tokens import TokenSet
+
+# How probes are called in the table.
+TITLES = {
+  'knn': 'k-NN',
+  'linear': 'linear',
+  'linear_plain': 'linear without BatchNorm',
+  'attentive': 'attentive',
+}
+
+# Probes of pooled features: (features, labels, held-out features, their labels) -> top1 and more.
+FROZEN: dict[str, Callable[..., dict[str, float]]] = {
+  'knn': lambda x, y, *val: knn(x, y, *val, k=min(20, len(y))),
+  'linear': linear_probe,
+  'linear_plain': functools.partial(linear_probe, batch_norm=False),
+}
+
+
+def check_probes(probes: Sequence[str]) -> None:
+  """Raises a UserError for a probe that does not exist."""
+  for name in probes:
+    check_name(name, TITLES, '--probes')
+
+
+def probe(
+  checkpoint: str,
+  *,
+  train: str,
+  val: str,
+  pool: str = 'slots',
+  probes: Sequence[str] = ('knn', 'linear'),
+  epochs: int = 20,
+  cache_gb: float = 4.0,
+  batch_size: int = 64,
+  untrained: bool = True,
+) -> dict[str, Any]:
+  """Probes the encoder of a checkpoint, and the same one untrained.
+
+  Args:
+    checkpoint: See `load_encoder`.
+    train: Labelled videos to learn from, see `open_source`.
+    val: Labelled held-out videos.
+    pool: A key of `evaluation.encoder.POOLS`.
+    probes: Keys of TITLES.
+    epochs: Passes of the attentive probe.
+    cache_gb: Tokens for the attentive probe are kept in memory up to this size.
+    batch_size: Clips encoded at a time.
+    untrained: Whether fresh weights are probed, too.
+
+  Returns:
+    `accuracy`: model -> probe -> top1 and more; `clips`, the size of both sets;
+    `largest_class`, what always naming the most frequent class gives; `checkpoint` and `pool`.
+
+  Raises:
+    UserError: there is no such checkpoint, probe or video, or videos have no labels.
+  """
+  check_probes(probes)
+  config, trained, apply = load_encoder(checkpoint, pool=pool)
+  train_source, val_source = (open_labelled(spec, config.data) for spec in (train, val))
+  models = {'pre-trained': trained}
+  if untrained:
+    encoder, _ = build_encoder(config, pool=pool)
+    models['untrained'] = jax.jit(lambda: init_encoder(config, encoder))()
+
+  def features(source, title):
+    return _features(config, models, apply, source, title, batch_size)
+
+  train_features, train_labels = features(train_source, train)
+  val_features, val_labels = features(val_source, val)
+  rows = {}
+  for name, params in models.items():
+    arguments = train_features[name], train_labels, val_features[name], val_labels
+    rows[name] = {kind: FROZEN[kind](*arguments) for kind in FROZEN if kind in probes}
+    if 'attentive' in probes:
+      rows[name]['attentive'] = _attentive(
+        config,
+        params,
+        train_source,
+        val_source,
+        classes=count_classes(train_labels, val_labels),
+        epochs=epochs,
+        batch_size=batch_size,
+        cache_bytes=int(cache_gb * 2**30),
+      )
+  largest = np.bincount(val_labels).max() / len(val_labels)
+  return {
+    'checkpoint': checkpoint,
+    'pool': pool,
+    'clips': {'train': len(train_labels), 'val': len(val_labels)},
+    'largest_class': float(largest),
+    'accuracy': rows,
+  }
+
+
+def table(result: dict[str, Any]) -> str:
+  """What `probe` returned, for people."""
+  names = next(iter(result['accuracy'].values()))
+  titles = {name: f'{TITLES[name]} top-1' for name in names}
+  lines = [f'{"":14}' + ''.join(f'{title:>{len(title) + 2}}' for title in titles.values())]
+  for model, row in result['accuracy'].items():
+    cells = (f'{row[name]["top1"]:{len(title) + 2}.3f}' for name, title in titles.items())
+    lines.append(f'{model:14}' + ''.join(cells))
+  clips = result['clips']
+  lines.append(
+    f'({clips["train"]} training and {clips["val"]} held-out clips; always naming the largest '
+    f'class gives {result["largest_class"]:.3f})'
+  )
+  return '\n'.join(lines)
+
+
+class PeriodicProbe:
+  """k-NN and linear probe of an encoder while it is trained, as the config's block `probe` says.
+
+  Raises:
+    UserError: there are no such videos, or they have no labels.
+  """
+
+  def __init__(self, config, mesh: Mesh, *, steps: int, videos: int):
+    self._config, self._mesh, self._steps = config, mesh, steps
+    self._every = max(1, round(config.probe.every_epochs * videos / config.batch_size))
+    self._sources = {
+      spec: open_labelled(spec, config.data) for spec in (config.probe.train, config.probe.val)
+    }
+    self._apply = build_encoder(config, pool=config.probe.pool)[1]
+
+  def __call__(self, step: int, state, log, stopping) -> dict[str, float] | None:
+    """Accuracies, if they are due after this step; None if it was left off."""
+    if not step or (step % self._every and step != self._steps):
+      return {}
+    log.fetch()
+    ways = self._mesh.shape['data'] * self._mesh.shape['fsdp']
+    size = -(-self._config.probe.batch_size // ways) * ways
+    models, found = {'': state.params['encoder']}, []
+    for spec, source in self._sources.items():
+      features, labels = _features(
+        *(self._config, models, self._apply, source, spec, size), mesh=self._mesh, stopping=stopping
+      )
+      if stopping():
+        return None
+      found += [features[''], labels]
+    scalars = {f'probe_{kind}': FROZEN[kind](*found)['top1'] for kind in ('knn', 'linear')}
+    log.writer.write_scalars(step, scalars)
+    text = ', '.join(f'{TITLES[name[6:]]} {value:.3f}' for name, value in scalars.items())
+    log.progress.print(f'step {step}: probe, top-1: {text}')
+    return scalars
+
+
+def open_labelled(spec: str, data) -> Source:
+  """The source of labelled videos that `spec` names."""
+  source = open_source(spec, root=data.root)
+  check_paths(source, max_bad_share=data.max_bad_share)
+  if source.label(0) < 0:
+    raise UserError(f'{spec} has no labels: a probe needs lines `path label`, or class folders.')
+  return source
+
+
+def _features(
+  config,
+  models,
+  apply,
+  source: Source,
+  title: str,
+  batch_size: int,
+  *,
+  mesh: Mesh | None = None,
+  stopping: Callable[[], bool] = lambda: False,
+):
+  """Features of each model and labels, from one pass over the videos unless it is left off."""
+  data = config.data
+  sampler = ClipSampler(
+    frames=data.frames, size=data.size, stride=data.stride, sampling=data.sampling, train=False
+  )
+  loader = Loader(
+    source, sampler, batch_size=batch_size, seed=0, shuffle=False, num_steps=None, mesh=mesh
+  )
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *models.values())
+  several = jax.jit(jax.vmap(apply, in_axes=(0, None), out_axes=1))
+
+  def features(video):
+    x = several(stacked, video)
+    return x.reshape(len(x), -1)
+
+  total = -(-len(source) // batch_size)
+  with tqdm(loader, total=total, desc=f'features of {title}', unit='batch', leave=False) as batches:
+    both, labels = extract(features, _until(stopping, batches))
+  loader.close()
+  return dict(zip(models, np.split(both, len(models), axis=1), strict=True)), labels
+
+
+def _until(stopping: Callable[[], bool], batches: Iterable) -> Iterator:
+  """Batches up to the first one after which `stopping()` is true."""
+  for batch in batches:
+    yield batch
+    if stopping():
+      return
+
+
+def _attentive(
+  config,
+  params,
+  train: Source,
+  val: Source,
+  *,
+  classes: int,
+  epochs: int,
+  batch_size: int,
+  cache_bytes: int,
+) -> dict[str, float]:
+  """The attentive probe of one model."""
+  _, encode = build_encoder(config, pool='tokens')
+  size = dict(batch_size=batch_size, cache_bytes=cache_bytes)
+  train_set = TokenSet(lambda video: encode(params, video), train, config.data, **size)
+  val_set = TokenSet(lambda video: encode(params, video), val, config.data, **size)
+  chooses = np.random.default_rng(0).permutation(len(train)) < len(train) // 10
+  return attentive_probe(
+    lambda epoch: train_set.batches(epoch, counted=~chooses),
+    lambda: train_set.batches(counted=chooses),
+    val_set.batches,
+    classes=classes,
+    width=train_set.width,
+    steps=train_set.steps,
+    epochs=epochs,
+  )

@@ -1,0 +1,64 @@
+"""Pictures and films as the bytes of PNG, GIF and MP4 files.
+
+Path('masks.gif').write_bytes(gif(film, rate=8))
+"""
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+from PIL import Image
+
+from vmae_jax.errors import UserError
+from vmae_jax.types import UInt8
+
+
+def png(picture: UInt8[np.ndarray, 'H W 3']) -> bytes:
+  """A picture as a PNG."""
+  file = io.BytesIO()
+  Image.fromarray(picture).save(file, 'PNG', optimize=True)
+  return file.getvalue()
+
+
+def gif(film: UInt8[np.ndarray, 'T H W 3'], *, rate: float | int) -> bytes:
+  """A film as a GIF that plays for ever.
+
+  Args:
+    film: Its frames.
+    rate: Of them a second; GIFs count in hundredths of a second.
+  """
+  _check(film, rate)
+  # Without dithering: it would sparkle from frame to frame.
+  frames = [
+    Image.fromarray(frame).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    for frame in film
+  ]
+  file = io.BytesIO()
+  duration = max(20, round(1000 / rate / 10) * 10)
+  first, *others = frames
+  first.save(file, 'GIF', save_all=True, append_images=others, duration=duration, loop=0)
+  return file.getvalue()
+
+
+def mp4(film: UInt8[np.ndarray, 'T H W 3'], *, rate: float | int) -> bytes:
+  """A film as H.264 in an MP4 that browsers play; an odd last row or column is left out."""
+  _check(film, rate)
+  height, width = (side // 2 * 2 for side in film.shape[1:3])
+  file = io.BytesIO()
+  with av.open(file, 'w', format='mp4') as container:
+    stream = container.add_stream('libx264', rate=Fraction(rate).limit_denominator(1000))
+    stream.height, stream.width, stream.pix_fmt = height, width, 'yuv420p'
+    stream.options = {'crf': '18'}
+    for frame in film[:, :height, :width]:
+      frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format='rgb24')
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  return file.getvalue()
+
+
+def _check(film: UInt8[np.ndarray, 'T H W 3'], rate: float | int) -> None:
+  if not len(film):
+    raise UserError('a film needs at least one frame, this one has none.')
+  if rate <= 0:
+    raise UserError(f'the rate of a film is {rate:g} frames a second: it must be above 0.')

@@ -1,0 +1,238 @@
+"""What methods see, hide and predict, as films: one picture for every frame of a clip.
+
+Every function takes a clip 'T H W 3' in [0, 1] and gives a film UInt8 'T H2 W2 3', enlarged where
+what is drawn needs room. What a target has once a time slot stands over all frames of the slot.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from vmae_jax.errors import UserError
+from vmae_jax.masking import Mask
+from vmae_jax.models.patches import token_grid, unpatchify
+from vmae_jax.motion.flow import Flow
+from vmae_jax.motion.follow import follow_clip
+from vmae_jax.targets.codes import codes
+from vmae_jax.targets.frame_difference import frame_difference
+from vmae_jax.targets.hog import BINS, hog_target
+from vmae_jax.targets.pixels import pixels
+from vmae_jax.tokenizers.tokenizer import Tokenizer
+from vmae_jax.types import Bool, Float, UInt8
+from vmae_jax.visualize.flow import SHADE, flow_colours, flow_of_frames
+from vmae_jax.visualize.hog import MIN_CELL, glyphs
+from vmae_jax.visualize.images import labelled_rows, to_uint8
+from vmae_jax.visualize.trajectories import TRUE, draw_paths
+
+# Less and more, from Okabe and Ito's colours, told apart with any colour vision.
+LESS, MORE = np.array([0, 114, 178]) / 255, np.array([213, 94, 0]) / 255
+PATCH_RANGE = 2.5  # Deviations from a patch's mean at which its normalised pixels are full.
+
+
+def signed_colours(values: Float[np.ndarray, '*b']) -> UInt8[np.ndarray, '*b 3']:
+  """-1 is blue, 0 white, 1 orange-red; what lies outside is clipped."""
+  values = np.clip(values, -1, 1)[..., None]
+  colour = np.where(values < 0, LESS, MORE)
+  return to_uint8(1 - np.abs(values) * (1 - colour))
+
+
+def pixels_film(
+  video: Float[np.ndarray, 'T H W 3'], *, patch: tuple[int, int, int]
+) -> UInt8[np.ndarray, 'T H W 3']:
+  """VideoMAE's target: of each patch its mean and contrast are taken out; grey is the mean."""
+  values = pixels(jnp.asarray(video)[None], None, patch=patch, normalise='patch')
+  grid = token_grid(video.shape[:3], patch)
+  clip = np.asarray(unpatchify(values, patch=patch, grid=grid)[0])
+  return to_uint8(0.5 + 0.5 * clip / PATCH_RANGE)
+
+
+def difference_film(video: Float[np.ndarray, 'T H W 3']) -> UInt8[np.ndarray, 'T H W 3']:
+  """What became lighter (orange) or darker (blue) since the frame before.
+
+  The first frame's difference is the second's, as in the target.
+  """
+  patch = (1, *video.shape[1:3])
+  values = frame_difference(jnp.asarray(video)[None], None, patch=patch, normalise='none')
+  change = np.asarray(values).reshape(video.shape).mean(-1)
+  return signed_colours(change / max(float(np.quantile(np.abs(change), 0.995)), 0.02))
+
+
+def flow_film(
+  video: Float[np.ndarray, 'T H W 3'], flow: Flow, *, longest: float | None = None
+) -> UInt8[np.ndarray, 'T H W 3']:
+  """Where each pixel goes until the next frame: hue is direction, saturation is speed.
+
+  The last frame shows the flow before it.
+
+  Args:
+    video: The clip; only its shape is used.
+    flow: Of this one clip, with a batch axis of 1: of neighbouring frames, see `clip_pairs`.
+    longest: Speed, in pixels of the flow's grid, that gets the full colour; None for one that 2 %
+      of the clip exceed, so that a few wild values do not pale all others.
+  """
+  values = flow_of_frames(np.asarray(flow.values[0]), flow.pairs, len(video))
+  values[-1] = values[-2]
+  if longest is None:
+    longest = float(np.quantile(np.hypot(values[..., 0], values[..., 1]), 0.98))
+  factor = video.shape[1] // values.shape[1], video.shape[2] // values.shape[2]
+  return flow_colours(values, longest=longest).repeat(factor[0], 1).repeat(factor[1], 2)
+
+
+def wheel(side: int = 160) -> UInt8[np.ndarray, 'H W 3']:
+  """The colours of `flow_film` around the point that does not move: its legend."""
+  at = (np.arange(side) + 0.5) / side * 2 - 1
+  flow = np.stack(np.meshgrid(at, at), -1)
+  inside = np.hypot(flow[..., 0], flow[..., 1]) <= 1
+  return np.where(inside[..., None], flow_colours(flow, longest=1.0), np.uint8(255))
+
+
+def trajectory_film(
+  video: Float[np.ndarray, 'T H W 3'],
+  flow: Flow,
+  *,
+  patch: tuple[int, int, int],
+  steps: int = 6,
+  shade: float = 0.45,
+) -> UInt8[np.ndarray, 'T H2 W2 3']:
+  """MME's motion target: where points go in the next frames of the clip, a dot at the end.
+
+  Paths that would lead out of the clip are not drawn.
+
+  Args:
+    video: The clip.
+    flow: As for `flow_film`.
+    patch: Frames, height and width of a patch: 4 points each.
+    steps: Of a path.
+    shade: What is left of the brightness of the frames under the paths.
+  """
+  options = dict(pitch=patch[1] // 2, smooth=False, camera=False, integer=False)
+  follow = jax.jit(functools.partial(follow_clip, slot=patch[0], steps=steps, **options))
+  tracks = follow(video[None], flow).tracks
+  positions, valid = np.asarray(tracks.positions), np.asarray(tracks.valid)
+  grey = to_uint8(video.mean(-1, keepdims=True).repeat(3, -1) * shade)
+  film = []
+  for i, frame in enumerate(grey):
+    slot = i // patch[0]
+    places = positions[slot].reshape(steps + 1, -1, 2)
+    places = np.where(valid[slot].reshape(1, -1, 1), places, np.nan)
+    moves = np.diff(places, axis=0).transpose(1, 0, 2)
+    film.append(draw_paths(frame, [(places[0], moves, TRUE)]))
+  return np.stack(film)
+
+
+def hog_film(
+  video: Float[np.ndarray, 'T H W 3'], *, patch: tuple[int, int, int]
+) -> UInt8[np.ndarray, 'T H2 W2 3']:
+  """MME's shape target: a stroke along the edges of each cell, brighter where they are clearer."""
+  target = jax.jit(lambda clip: hog_target(clip, None, patch=patch))
+  values = np.asarray(target(video[None])[0])
+  t, h, w = token_grid(video.shape[:3], patch)
+  cells = values.reshape(t, h, w, -1, BINS, 2, 2).mean(3)
+  cells = cells.transpose(0, 1, 4, 2, 5, 3).reshape(t, 2 * h, 2 * w, BINS)
+  side = patch[1] // 2 * math.ceil(2 * MIN_CELL / patch[1])
+  drawn = glyphs(cells, side=side) / max(float(np.quantile(cells.max(-1), 0.99)), 1e-6)
+  return to_uint8(drawn)[..., None].repeat(3, -1).repeat(patch[0], 0)
+
+
+def codes_film(
+  video: Float[np.ndarray, 'T H W 3'], tokenizer: Tokenizer, *, patch: tuple[int, int, int]
+) -> UInt8[np.ndarray, 'T H2 W2 3']:
+  """MAM2's appearance target: the code of each patch in its slot's first frame, decoded."""
+  model, variables = tokenizer.model, {'params': tokenizer.params}
+
+  def encode(images):
+    return model.apply(variables, images, method='encode')
+
+  found = codes(
+    jnp.asarray(video)[None], None, patch=patch, encode=encode, factor=model.factor, frames='first'
+  )
+  grid = token_grid(video.shape[:3], patch)
+  images = model.apply(variables, found.reshape(grid), method='decode')
+  return to_uint8(np.asarray(images)).repeat(patch[0], 0)
+
+
+def hidden_map(mask: Mask, *, grid: tuple[int, int, int]) -> Bool[np.ndarray, 't h w']:
+  """True where a token of one clip is hidden."""
+  hidden = np.ones(math.prod(grid), bool)
+  hidden[np.asarray(mask.visible)] = False
+  return hidden.reshape(grid)
+
+
+def masked_film(
+  video: Float[np.ndarray, 'T H W 3'],
+  hidden: Bool[np.ndarray, 't h w'],
+  *,
+  shade: float = SHADE,
+) -> UInt8[np.ndarray, 'T H W 3']:
+  """What the encoder sees: hidden patches are dark, so that one still knows where one is.
+
+  Args:
+    video: The clip.
+    hidden: See `hidden_map`.
+    shade: What is left of the brightness of a hidden patch.
+  """
+  for axis in range(3):
+    hidden = hidden.repeat(video.shape[axis] // hidden.shape[axis], axis)
+  return to_uint8(np.where(hidden[..., None], shade * video, video))
+
+
+def side_by_side(
+  films: Mapping[str, UInt8[np.ndarray, 'T _ _ 3']],
+  *,
+  side: int = 192,
+  columns: int = 4,
+  title: str = '',
+  caption: str = '',
+) -> UInt8[np.ndarray, 'T H W 3']:
+  """One film of several, each with its name above.
+
+  Args:
+    films: Name -> film; all have the same number of frames, none need be of the same size.
+    side: Width that each one gets, in pixels.
+    columns: At most so many in a row.
+    title: Text above.
+    caption: Text below.
+
+  Raises:
+    UserError: there is no film, or they have different numbers of frames.
+  """
+  lengths = {name: len(film) for name, film in films.items()}
+  if not films or len(set(lengths.values())) > 1:
+    told = ', '.join(f'{name} {length}' for name, length in lengths.items()) or 'none'
+    raise UserError(f'films side by side must have the same number of frames; these have: {told}.')
+  sized = {name: _resized(film, side) for name, film in films.items()}
+  height, width = next(iter(sized.values())).shape[1:3]
+  blank = np.full((height, width, 3), 255, np.uint8)
+  columns = min(columns, len(films))
+  names = [*films, *[''] * (-len(films) % columns)]  # The last row is filled with paper.
+  parts = [names[i : i + columns] for i in range(0, len(names), columns)]
+
+  def page(i: int) -> UInt8[np.ndarray, 'H W 3']:
+    rows = [
+      labelled_rows(
+        {'': [sized[name][i] if name else blank for name in part]},
+        columns=part,
+        title=title if part is parts[0] else '',
+        caption=caption if part is parts[-1] else '',
+      )
+      for part in parts
+    ]
+    widest = max(row.shape[1] for row in rows)
+    pad = [((0, 0), (0, widest - row.shape[1]), (0, 0)) for row in rows]
+    return np.concatenate(
+      [np.pad(row, by, constant_values=255) for row, by in zip(rows, pad, strict=True)]
+    )
+
+  return np.stack([page(i) for i in range(next(iter(lengths.values())))])
+
+
+def _resized(film: UInt8[np.ndarray, 'T H W 3'], width: int) -> UInt8[np.ndarray, 'T H2 W2 3']:
+  """A film at another width; small pixels stay square where they are enlarged."""
+  size = width, max(1, round(film.shape[1] * width / film.shape[2]))
+  how = Image.Resampling.NEAREST if film.shape[2] <= width else Image.Resampling.LANCZOS
+  return np.stack([np.asarray(Image.fromarray(frame).resize(size, how)) for frame in film])

@@ -1,0 +1,113 @@
+"""Masks painted with words: the first mask of a video that is to be segmented.
+
+    box 40,30 120,160; polygon 10,10 60,12 35,80 + box 50,70 60,90
+
+Points are x,y in pixels from the frame's upper left corner. A semicolon starts the next object,
+a plus adds a shape to the same one; where shapes overlap, the later object lies on top.
+"""
+
+import re
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vmae_jax.errors import UserError
+from vmae_jax.evaluation.masks import MAX_OBJECTS
+from vmae_jax.types import UInt8
+
+SHAPES = ('box', 'polygon')
+_HOW = (
+  "write 'box X,Y X,Y' (two opposite corners) or 'polygon X,Y X,Y X,Y ...', with ; before the "
+  'next object.'
+)
+_RULER, _TICKS = 34, 8  # Pixels of a ruler; about so many numbers along the longer side.
+
+
+def paint(text: str, *, height: int, width: int) -> UInt8[np.ndarray, 'H W']:
+  """The object of each pixel, numbered from 1; 0 is background.
+
+  Args:
+    text: Shapes, see the module.
+    height: Of the frame.
+    width: Of the frame.
+
+  Raises:
+    UserError: the text is none, a shape lies outside the frame, or an object is not to be seen.
+  """
+  objects = [part for part in text.split(';') if part.strip()]
+  if not objects:
+    raise UserError(f'the mask has no object: {_HOW}')
+  if len(objects) > MAX_OBJECTS:
+    raise UserError(
+      f'the mask has {len(objects)} objects: at most {MAX_OBJECTS} can be told apart.'
+    )
+  image = Image.new('L', (width, height))
+  draw = ImageDraw.Draw(image)
+  for number, part in enumerate(objects, 1):
+    for shape in part.split('+'):
+      kind, points = _parse(shape)
+      for x, y in points:
+        if not (0 <= x <= width and 0 <= y <= height):
+          raise UserError(
+            f'the point {x:g},{y:g} of {shape.strip()!r} lies outside the frame, which is '
+            f'{width} x {height} pixels (x is counted to the right, y downwards).'
+          )
+      if kind == 'box':
+        (left, top), (right, bottom) = np.min(points, 0), np.max(points, 0)
+        draw.rectangle((left, top, right - 1, bottom - 1), fill=number)
+      else:
+        draw.polygon(points, fill=number)
+  mask = np.array(image)
+  if hidden := sorted(set(range(1, len(objects) + 1)) - set(np.unique(mask).tolist())):
+    raise UserError(
+      f'object {hidden[0]} ({objects[hidden[0] - 1].strip()!r}) has no pixel of its own: make it '
+      'larger, or write it after those that cover it.'
+    )
+  return mask
+
+
+def _parse(shape: str) -> tuple[str, list[tuple[float, float]]]:
+  """The kind of a shape and its points."""
+  kind, *words = shape.split() or ['']
+  numbers = [re.fullmatch(r'(-?\d+(?:\.\d+)?),(-?\d+(?:\.\d+)?)', word) for word in words]
+  if kind not in SHAPES or not all(numbers):
+    raise UserError(f'{shape.strip()!r} is no shape: {_HOW}')
+  points = [(float(match[1]), float(match[2])) for match in numbers]
+  if kind == 'box':
+    (x, y), (x2, y2) = points if len(points) == 2 else ((0, 0), (0, 0))
+    if abs(x2 - x) < 1 or abs(y2 - y) < 1:
+      raise UserError(f'{shape.strip()!r}: a box has two corners, at least a pixel apart.')
+  elif len(points) < 3:
+    raise UserError(f'{shape.strip()!r}: a polygon has at least three points.')
+  return kind, points
+
+
+def ruled(frame: UInt8[np.ndarray, 'H W 3'], *, width: int = 640) -> UInt8[np.ndarray, 'H2 W2 3']:
+  """A frame with rulers in its own pixels, to read off the points of a shape.
+
+  Args:
+    frame: The first one of a video.
+    width: That the picture gets beside its rulers.
+  """
+  factor = width / frame.shape[1]
+  size = width, round(frame.shape[0] * factor)
+  page = Image.new('RGB', (size[0] + 2 * _RULER, size[1] + 2 * _RULER), (255, 255, 255))
+  page.paste(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC), (_RULER, _RULER))
+  draw, font = ImageDraw.Draw(page, 'RGBA'), ImageFont.load_default(13)
+  step = _round_step(max(frame.shape[:2]) / _TICKS)
+  ink, line = (25, 25, 25, 255), (255, 255, 255, 90)
+  for value in range(0, frame.shape[1] + 1, step):
+    x = _RULER + value * factor
+    draw.line((x, _RULER, x, _RULER + size[1]), fill=line)
+    draw.text((x, _RULER - 5), str(value), fill=ink, font=font, anchor='ms')
+  for value in range(0, frame.shape[0] + 1, step):
+    y = _RULER + value * factor
+    draw.line((_RULER, y, _RULER + size[0], y), fill=line)
+    draw.text((_RULER - 5, y), str(value), fill=ink, font=font, anchor='rm')
+  return np.asarray(page)
+
+
+def _round_step(least: float) -> int:
+  """The next of 1, 2, 5, 10, 20, 50, ..."""
+  power = 10 ** max(0, int(np.floor(np.log10(max(least, 1)))))
+  return next(int(k * power) for k in (1, 2, 5, 10) if k * power >= least)
