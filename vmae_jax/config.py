@@ -83,6 +83,18 @@ def default() -> ml_collections.ConfigDict:
         threads=0,  # Decoding threads in a process; 0: one for each core.
         workers=0,  # Decoding processes beside the training one.
         max_bad_share=0.05,  # More broken videos than this stop the run.
+        seconds=60.0,  # A video that does not answer for so long counts as broken.
+      ),
+      augment=dict(  # The look of clips, the same for all frames; drawn on the devices.
+        jitter=0.0,  # Chance that colours change, each at most by so much:
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.2,
+        hue=0.1,
+        grey=0.0,  # Chance.
+        blur=0.0,  # Chance of a Gaussian blur.
+        sigma=(0.1, 2.0),  # Bounds of its width, in pixels.
+        solarise=0.0,  # Chance that bright values are inverted.
       ),
       optimizer=dict(
         base_lr=1.5e-4,  # For 256 clips; the peak is base_lr * batch_size / 256.
@@ -109,6 +121,13 @@ def default() -> ml_collections.ConfigDict:
         pictures=4,  # Clips in a picture.
         ground_truth_statistics=False,  # Also draw the flattering variant, and say so.
       ),
+      probe=dict(  # k-NN and linear accuracy of the frozen encoder on the way, for the log.
+        every_epochs=0.0,  # 0: never; else after the last step, too.
+        train='',  # Labelled videos to learn from, as data.train.
+        val='',  # Held-out ones.
+        pool='slots',  # As --pool of vmae_jax.probe.
+        batch_size=64,
+      ),
     )
   ).lock()  # A config file that sets a key which does not exist is told so.
   for block in (config.heads, config.masking.options, config.motion.options):
@@ -122,8 +141,10 @@ RUN_KEYS = (
   'mesh',
   'checkpoint',
   'log',
+  'probe',
   'data.threads',
   'data.workers',
+  'data.seconds',
   'data.root',
   'data.val',  # Of fine-tuning, as is `test`: a finished run can be tested anew.
   'data.test',
@@ -171,6 +192,7 @@ _LEAST = {
   'data.repeats': 1,
   'data.threads': 0,
   'data.workers': 0,
+  'data.seconds': 0.1,
   'optimizer.accumulate': 1,
   'optimizer.max_skipped': 1,
   'checkpoint.every_steps': 1,
@@ -178,7 +200,20 @@ _LEAST = {
   'checkpoint.keep_every_steps': 0,
   'log.every_steps': 1,
 }
+# Chances and strengths of `augment`: from 0 on.
+_MOST_AUGMENT = {
+  'augment.jitter': 1,
+  'augment.brightness': 1,
+  'augment.contrast': 1,
+  'augment.saturation': 1,
+  'augment.hue': 0.5,
+  'augment.grey': 1,
+  'augment.blur': 1,
+  'augment.solarise': 1,
+}
 _LEAST_PRETRAINING = {
+  'probe.every_epochs': 0,
+  'probe.batch_size': 1,
   'model.decoder_width': 1,
   'model.decoder_depth': 1,
   'model.decoder_heads': 1,
@@ -214,6 +249,8 @@ def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
     )
   check_shared(config, devices=devices)
   check_range(config, least=_LEAST_PRETRAINING)
+  if config.probe.every_epochs and not (config.probe.train and config.probe.val):
+    raise UserError('probe.every_epochs is set: give labelled videos as probe.train and probe.val.')
   if not config.heads:
     raise UserError('heads is empty: name at least one thing to predict.')
   for name, head in config.heads.items():
@@ -227,7 +264,10 @@ def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
 
 def check_shared(config: ml_collections.ConfigDict, *, devices: int) -> None:
   """The same for what pre-training and fine-tuning have in common."""
-  check_range(config, least=_LEAST)
+  check_range(config, least=_LEAST | dict.fromkeys(_MOST_AUGMENT, 0), most=_MOST_AUGMENT)
+  sigma = tuple(config.augment.sigma)
+  if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1]:
+    raise UserError(f'augment.sigma is {sigma}: it takes two widths in pixels, such as 0.1,2.')
   for key, kind, what in (
     ('model.patch', int, 'whole numbers above 0: frames, rows, columns'),
     ('data.mean', float, 'numbers from 0 on: red, green, blue'),

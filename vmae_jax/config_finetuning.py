@@ -20,7 +20,7 @@ def default() -> ml_collections.ConfigDict:
     return {name: base[block][name] for name in names.split()}
 
   model = take('model', 'size patch eps dtype attention scan remat')
-  data = take('data', 'train root frames size stride sampling mean std threads workers')
+  data = take('data', 'train root frames size stride sampling mean std threads workers seconds')
   return ml_collections.ConfigDict(
     dict(
       method='finetuning',  # A name for logs.
@@ -52,6 +52,7 @@ def default() -> ml_collections.ConfigDict:
         randaugment=dict(operations=4, magnitude=7.0, deviation=0.5, chance=0.5),
         erase=0.25,  # Chance that a box is filled with noise.
       ),
+      augment=base.augment.to_dict(),
       mixing=dict(
         chance=1.0,  # That a clip is mixed at all.
         mixup=0.8,  # alpha of the Beta distribution; 0: never.

@@ -24,6 +24,7 @@ from vmae_jax.targets.hog import cell_of
 from vmae_jax.targets.target import Target
 from vmae_jax.tokenizers import untrained
 from vmae_jax.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from vmae_jax.training.augmentation import build_augmentation
 from vmae_jax.training.losses import LOSSES
 from vmae_jax.training.objective import Head, Objective, normalise, prepare
 
@@ -67,6 +68,7 @@ def build_objective(config) -> Objective:
     tokenizer=tokenizer,
     raft=None if raft is None else raft[1],
     prepare=prepare,
+    augment=build_augmentation(config.augment),
     normalise=functools.partial(normalise, mean=tuple(data.mean), std=tuple(data.std)),
     grid=grid,
     patch=patch,

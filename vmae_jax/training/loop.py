@@ -17,6 +17,7 @@ from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.training import optimizer as optimizer_lib
+from vmae_jax.training.agreement import check_agreement
 from vmae_jax.training.checkpoint import Checkpointer
 from vmae_jax.training.run_dir import prepare_run_dir
 from vmae_jax.training.run_log import RunLog
@@ -76,6 +77,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
       many times in a row.
     Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
   """
+  check_agreement(config, task.source)
   prepare_run_dir(workdir, config, ignore=config_lib.RUN_KEYS)
   steps = task.steps
   with jax.set_mesh(mesh), Stop() as stop:
@@ -101,6 +103,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
       num_steps=steps,
       threads=config.data.threads or os.cpu_count(),
       workers=config.data.workers,
+      seconds=config.data.seconds,
     )
     log = RunLog(
       config,

@@ -44,6 +44,7 @@ class Objective(NamedTuple):
     tokenizer: The frozen tokenizer that a head's target asks for, or None.
     raft: Parameters of the frozen RAFT that estimates the flow, or None.
     prepare: uint8 video -> clip in [0, 1].
+    augment: (keys 'b', clip and window in [0, 1]) -> the same with another look, or None.
     normalise: clip in [0, 1] -> the model's input.
     grid: Tokens (t, h, w).
     patch: Size of a patch.
@@ -61,6 +62,7 @@ class Objective(NamedTuple):
   tokenizer: Tokenizer | None
   raft: Any
   prepare: Callable[[Array], Array]
+  augment: Callable[..., dict[str, Array]] | None
   normalise: Callable[[Array], Array]
   grid: tuple[int, int, int]
   patch: tuple[int, int, int]
@@ -107,21 +109,32 @@ class Objective(NamedTuple):
     )
 
   def _batch_shape(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Of the images in a batch of one clip."""
+    """Of the images in a batch of one clip, and of what its key is made of."""
     t, *_ = self.grid
     T, H, W = (n * p for n, p in zip(self.grid, self.patch, strict=True))
     shapes = {'video': (1, T, H, W, 3)}
     if self.window:
       shapes['window'] = (1, t, self.window, H, W, 3)
-    return {name: jax.ShapeDtypeStruct(shape, jnp.uint8) for name, shape in shapes.items()}
+    images = {name: jax.ShapeDtypeStruct(shape, jnp.uint8) for name, shape in shapes.items()}
+    number = jax.ShapeDtypeStruct((1,), jnp.int32)
+    return images | dict.fromkeys(('epoch', 'sample', 'repeat'), number)
+
+  def _images(self, batch) -> dict[str, Float[Array, 'b ...']]:
+    """The clip and, if there is one, its window, in [0, 1] and with the look of this visit."""
+    names = ('video', 'window') if self.window else ('video',)
+    images = {name: self.prepare(batch[name]) for name in names}
+    if self.augment is None:
+      return images
+    return self.augment(batch_keys(self.seed, batch), images)
 
   def _clip_and_flow(self, batch, frozen) -> tuple[Float[Array, 'b T H W 3'], Flow | None]:
-    clip = self.prepare(batch['video'])
+    clip = self._images(batch)['video']
     return clip, self.flow(clip, frozen)
 
   def followed(self, batch, clip, flow, frozen) -> Followed | None:
     """The points that targets follow, if any do."""
-    window = self.prepare(batch['window']) if self.window else None
+    # The same look as the clip's; the compiler finds that both are computed once.
+    window = self._images(batch)['window'] if self.window else None
     return self.follow(clip, window, flow, frozen)
 
   def targets(self, batch, clip, flow, frozen) -> dict[str, Target]:

@@ -5,7 +5,9 @@ import jax
 from vmae_jax import config as config_lib
 from vmae_jax import sharding
 from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.patience import Patience, PatientSource
 from vmae_jax.data.sources import check_paths, open_source
+from vmae_jax.evaluation.probing import PeriodicProbe
 from vmae_jax.training import loop
 from vmae_jax.training.checkpoint import check_params, load_params
 from vmae_jax.training.compose import build_objective, window
@@ -40,8 +42,13 @@ def train(config, workdir: str) -> TrainState:
   optimizer = loop.make_optimizer(config, schedule)
   sampler = clip_sampler(config)
 
+  probe = None
+  if config.probe.every_epochs:
+    probe = PeriodicProbe(config, mesh, steps=steps, videos=len(source))
+
   def watcher():
-    pictures = Pictures(objective, source, sampler, config, workdir, mesh)
+    answering = PatientSource(source, Patience(config.data.seconds))
+    pictures = Pictures(objective, answering, sampler, config, workdir, mesh)
 
     def watch(step, state, frozen, log):
       if step % config.log.pictures_every_steps == 0 or step == steps:
@@ -66,6 +73,7 @@ def train(config, workdir: str) -> TrainState:
     sampler=sampler,
     pretrained=(lambda like: load_params(config.init_from, like)) if config.init_from else None,
     watcher=watcher,
+    evaluate=probe or (lambda *_: {}),
   )
   return loop.run(config, workdir, mesh, task)
 

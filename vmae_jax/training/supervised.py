@@ -13,6 +13,7 @@ from vmae_jax.models import flops
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.patches import token_grid
 from vmae_jax.training import mixing
+from vmae_jax.training.augmentation import build_augmentation
 from vmae_jax.training.compose import encoder_arguments
 from vmae_jax.training.objective import batch_keys, normalise, prepare
 from vmae_jax.types import Array, Float, Key, UInt8
@@ -23,6 +24,7 @@ class Supervised(NamedTuple):
 
   Attributes:
     model: The classifier.
+    augment: (keys 'b', {'video': clip in [0, 1]}) -> the same with another look, or None.
     normalise: clip in [0, 1] -> the model's input.
     clip: Frames, rows, columns and channels of a clip.
     seed: Of all randomness on the device.
@@ -32,6 +34,7 @@ class Supervised(NamedTuple):
   """
 
   model: Classifier
+  augment: Callable[..., dict[str, Array]] | None
   normalise: Callable[[Array], Array]
   clip: tuple[int, int, int, int]
   seed: int
@@ -80,7 +83,10 @@ class Supervised(NamedTuple):
     return loss, {'accuracy': (logits.argmax(axis=-1) == labels).mean()}
 
   def _input(self, keys, part) -> Float[Array, 'b T H W C']:
-    clip = self.normalise(prepare(part['video']))
+    clip = prepare(part['video'])
+    if self.augment is not None:
+      clip = self.augment(keys, {'video': clip})['video']
+    clip = self.normalise(clip)
     return mixing.erase(_fold(keys, 0), clip, chance=self.erase)
 
   def probabilities(self, params: Any, video: UInt8[Array, 'b T H W C']) -> Float[Array, 'b c']:
@@ -116,6 +122,7 @@ def build_supervised(config: ml_collections.ConfigDict, *, classes: int) -> Supe
   )
   return Supervised(
     model=classifier,
+    augment=build_augmentation(config.get('augment')),  # Older runs have no such block.
     normalise=functools.partial(normalise, mean=tuple(data.mean), std=tuple(data.std)),
     clip=clip,
     seed=config.seed,

@@ -1,0 +1,152 @@
+"""What may be done to the look of clips on the devices: colours, grey, blur, solarising.
+
+A clip's own key draws whether and how, so that devices, batches and restarts change nothing, and
+all of its frames get the same: a place that does not move keeps one colour. Order, functions and
+strengths are those of BYOL (appendix B), whose functions dm-pix has: brightness is added, contrast
+is about each channel's mean (here over all frames, not each), saturation and hue are those of HSV.
+BYOL draws the order of the four anew for each image, which would compute all of them four times
+over where many clips are computed at once.
+"""
+
+import functools
+from collections.abc import Callable
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from vmae_jax.types import Array, Float, Key
+
+# Chances in the config's block `augment`: if all are 0, nothing is computed at all.
+CHANCES = ('jitter', 'grey', 'blur', 'solarise')
+STRENGTHS = ('brightness', 'contrast', 'saturation', 'hue')  # Of the jitter.
+THRESHOLD = 0.5  # Values from here on are inverted by solarising.
+BLUR_SHARE = 0.1  # Width of the blur's kernel, of the picture's shorter side.
+# Keeps these draws apart from those of masks, which use the same keys.
+_OWN = 10**6
+
+Images = dict[str, Float[Array, 'b ...']]
+
+
+def build_augmentation(
+  block: ml_collections.ConfigDict | None,
+) -> Callable[[Key[Array, ' b'], Images], Images] | None:
+  """(keys, images) -> images, as a config's block `augment` says; None where nothing is done.
+
+  Args:
+    block: None in a run that is older than this block.
+  """
+  if block is None or not any(block[name] for name in CHANCES):
+    return None
+  return functools.partial(augment, **block)
+
+
+def augment(
+  keys: Key[Array, ' b'],
+  images: Images,
+  *,
+  jitter: float,
+  brightness: float,
+  contrast: float,
+  saturation: float,
+  hue: float,
+  grey: float,
+  blur: float,
+  sigma: tuple[float, float],
+  solarise: float,
+) -> Images:
+  """Changes the look of each clip, of all its frames alike.
+
+  Args:
+    keys: Of the clips.
+    images: Name -> 'b ... H W 3' in [0, 1]: a clip and, if there is one, its window.
+    jitter: Chance that the colours of a clip change.
+    brightness: At most so much is added, or taken away.
+    contrast: The factor lies at most so far from 1.
+    saturation: The same.
+    hue: The turn is at most this share of a whole one.
+    grey: Chance of losing all colour.
+    blur: Chance of a Gaussian blur.
+    sigma: Bounds of its width in pixels.
+    solarise: Chance that bright values are inverted.
+
+  Returns:
+    The same names and shapes, in [0, 1].
+  """
+
+  def one(key: Key[Array, ''], frames: Float[Array, 'F H W 3']) -> Float[Array, 'F H W 3']:
+    key = jax.random.fold_in(key, _OWN)
+    chosen, amount = jnp.split(jax.random.uniform(key, (9,)), [4])
+    chosen = dict(zip(CHANCES, chosen, strict=True))
+    signed = 2 * amount - 1
+    if jitter:
+      changed = frames
+      if brightness:
+        changed = _clip(dm_pix.adjust_brightness(changed, brightness * signed[0]))
+      if contrast:  # As one tall picture, so that a still place does not flicker.
+        tall = changed.reshape(-1, *changed.shape[2:])
+        tall = dm_pix.adjust_contrast(tall, 1 + contrast * signed[1])
+        changed = _clip(tall.reshape(changed.shape))
+      if saturation:
+        changed = dm_pix.adjust_saturation(changed, 1 + saturation * signed[2])
+      if hue:
+        changed = dm_pix.adjust_hue(changed, hue * signed[3])
+      frames = jnp.where(chosen['jitter'] < jitter, changed, frames)
+    if grey:
+      with jax.default_matmul_precision('highest'):  # TPUs would round to bfloat16.
+        changed = dm_pix.rgb_to_grayscale(frames, keep_dims=True)
+      frames = jnp.where(chosen['grey'] < grey, changed, frames)
+    if blur:
+      width = sigma[0] + amount[4] * (sigma[1] - sigma[0])
+      frames = jnp.where(chosen['blur'] < blur, gaussian_blur(frames, width), frames)
+    if solarise:
+      changed = dm_pix.solarize(frames, THRESHOLD)
+      frames = jnp.where(chosen['solarise'] < solarise, changed, frames)
+    return _clip(frames)
+
+  # Together, as the contrast of a window is about the same mean as its clip's.
+  rows = {name: x.reshape(len(x), -1, *x.shape[-3:]) for name, x in images.items()}
+  bounds, end = [], 0
+  for x in rows.values():
+    end += x.shape[1]
+    bounds.append(end)
+  together = jax.vmap(one)(keys, jnp.concatenate(list(rows.values()), axis=1))
+  parts = jnp.split(together, bounds[:-1], axis=1)
+  return {
+    name: part.reshape(x.shape) for (name, x), part in zip(images.items(), parts, strict=True)
+  }
+
+
+def gaussian_blur(
+  frames: Float[Array, 'F H W C'], sigma: Float[Array, '']
+) -> Float[Array, 'F H W C']:
+  """Each frame blurred; beyond its edges it is mirrored.
+
+  The kernel's size is fixed by the picture's, its width is not. The numbers are those of dm-pix,
+  whose convolution is not used: over clips that each have a kernel of their own it becomes one
+  with a group for each clip and channel, many times slower (150 times on 8 emulated devices).
+
+  Args:
+    frames: Any values.
+    sigma: Of the Gaussian, in pixels.
+  """
+  radius = blur_radius(frames.shape[1:3])
+  kernel = jnp.exp(-(jnp.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
+  kernel /= kernel.sum()
+  for axis in (1, 2):
+    size, margins = frames.shape[axis], [(0, 0)] * 4
+    margins[axis] = (radius, radius)
+    wide = jnp.pad(frames, margins, mode='reflect')
+    shifted = (jax.lax.slice_in_dim(wide, i, i + size, axis=axis) for i in range(2 * radius + 1))
+    frames = sum(weight * x for weight, x in zip(kernel, shifted, strict=True))
+  return frames
+
+
+def blur_radius(size: tuple[int, ...]) -> int:
+  """Pixels on each side of the middle of the kernel, for pictures of (H, W): 11 of 224 x 224."""
+  return max(1, round(BLUR_SHARE * min(size) / 2))
+
+
+def _clip(frames: Float[Array, '*shape']) -> Float[Array, '*shape']:
+  return jnp.clip(frames, 0.0, 1.0)
