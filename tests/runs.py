@@ -45,7 +45,7 @@ def run(workdir, *overrides, env, config=SMOKE, code=0):
   return output
 
 
-def run_processes(workdir, *overrides, cache, count, devices):
+def run_processes(workdir, *overrides, cache, count, devices, config=SMOKE):
   """Runs one training in several processes, all on this machine."""
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
@@ -54,6 +54,7 @@ def run_processes(workdir, *overrides, cache, count, devices):
     start(
       workdir,
       *overrides,
+      config=config,
       flags=('--distributed',),
       env=environment(
         cache,

@@ -131,6 +131,25 @@ def test_other_methods_resume_bit_identically_and_on_eight_devices(method, tmp_p
   close(whole, again)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['videomae', 'motionmae', 'mam2', 'mgmae', 'mme'])
+def test_two_and_four_processes(method, tmp_path, cache):
+  config, batch = f'{runs.ROOT}/configs/{method}.py:smoke', 'batch_size=16'
+  one, four = tmp_path / 'one', tmp_path / 'four'
+  runs.run(one, batch, config=config, env=runs.environment(cache))
+  runs.run_processes(four, batch, config=config, cache=cache, count=4, devices=1)
+  close(one, four)
+  shutil.rmtree(four / 'checkpoints' / str(STEPS))
+  two, alone = tmp_path / 'two', tmp_path / 'alone'
+  shutil.copytree(four, two)
+  shutil.copytree(four, alone)
+  runs.run_processes(two, batch, 'mesh.fsdp=2', config=config, cache=cache, count=2, devices=1)
+  close(one, two)
+  output = runs.run(alone, batch, config=config, env=runs.environment(cache))
+  assert 'going on from the checkpoint of step 3' in output
+  close(one, alone)
+
+
 def test_gradients_of_parts_of_a_batch_add_up(unbroken, tmp_path, cache):
   workdir = tmp_path / 'run'
   overrides = ('optimizer.ema=0.9', 'optimizer.accumulate=4')
