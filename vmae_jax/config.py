@@ -69,7 +69,7 @@ def default() -> ml_collections.ConfigDict:
         ),
       ),
       data=dict(
-        train='',  # A list file, a folder, tfds:NAME:SPLIT or synthetic:train.
+        train='',  # A list file, a folder of videos or shards, tfds:NAME:SPLIT or synthetic:train.
         root='',  # Paths in the list are relative to it; '' is the list's folder.
         frames=16,
         size=224,

@@ -9,6 +9,7 @@ The folder and the videos must be reachable under the same paths by all workers:
 or `gs://` and `s3://`.
 """
 
+import difflib
 import functools
 import json
 import os
@@ -27,7 +28,7 @@ from vmae_jax.data.layouts import Listed
 from vmae_jax.data.pool import Lost, run_all
 from vmae_jax.data.prepare_shards import _check_room, _encode, _finish, _Shard, write_shards
 from vmae_jax.data.shards import INDEX, MANIFEST, PARTS
-from vmae_jax.errors import UserError, check_name
+from vmae_jax.errors import UserError
 
 # What `--runner=DirectRunner`, Beam's own default, does without more flags: all processors.
 HERE = ('--direct_num_workers=0', '--direct_running_mode=multi_threading')
@@ -40,6 +41,7 @@ def pipeline_options(flags: str) -> Any:
     UserError: Beam is not installed, or knows no such flag.
   """
   try:
+    import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
   except ImportError as e:
     raise UserError(f"--beam needs Apache Beam: pip install 'vmae_jax[beam]' ({e}).") from e
@@ -55,7 +57,14 @@ def pipeline_options(flags: str) -> Any:
   except ValueError as e:
     raise UserError(f'--beam-options: {" ".join(str(e).split())}') from e
   for name in options.get_all_options(retain_unknown_options=True):
-    check_name(name, known, '--beam-options')
+    if name not in known:
+      close = difflib.get_close_matches(name, known, n=1)
+      hint = f' Did you mean --{close[0]}?' if close else ''
+      raise UserError(f'--beam-options: Beam has no flag --{name}.{hint}')
+  try:
+    beam.Pipeline(options=options)  # Asks the runner.
+  except (ValueError, ImportError) as e:
+    raise UserError(f'--beam-options={flags}: {" ".join(str(e).split())}') from e
   return options
 
 

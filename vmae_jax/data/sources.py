@@ -296,8 +296,9 @@ def open_source(spec: str, *, root: str = '') -> Source:
       return read_list(spec, root=root)
   except OSError as e:
     raise UserError(f'cannot read {spec}: {e.strerror or e}') from e
+  looked = '' if remote.is_remote(spec) else f' (looked in {os.getcwd()})'
   raise UserError(
-    f'there is no list or folder {spec!r} (looked in {os.getcwd()}); '
+    f'there is no list or folder {spec!r}{looked}; '
     'data is a list, a folder of videos or shards, tfds:NAME:SPLIT or synthetic:train.'
   )
 

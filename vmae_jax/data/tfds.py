@@ -5,6 +5,7 @@ room and time than the video files themselves: for large data sets use those.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +32,22 @@ class ArrayVideo:
     pass
 
 
+def _find_video(features: Any) -> tuple[tuple[str, ...], Any]:
+  """Where in an example the frames are, and the feature to read them with; None if nowhere."""
+  import tensorflow_datasets as tfds
+
+  for name, feature in features.items():
+    if isinstance(feature, tfds.features.Video):  # As in ucf101 and moving_mnist.
+      return (name,), feature
+  for name, feature in features.items():  # As in davis, which has masks beside the frames.
+    inner = getattr(feature, 'feature', None)
+    if isinstance(inner, tfds.features.FeaturesDict) and 'frames' in inner:
+      return (name, 'frames'), tfds.features.Sequence({'frames': inner['frames']})
+  return (), None
+
+
 class TfdsSource:
-  """A split of a data set that has the features `video` and, if it is labelled, `label`.
+  """A split of a data set that has one video an example and, if it is labelled, `label`.
 
   The data are prepared at the first use, in the ArrayRecord format.
 
@@ -58,14 +73,15 @@ class TfdsSource:
       builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
       builder.download_and_prepare()
       features = builder.info.features
-      if 'video' not in features:
-        raise UserError(f'tfds:{spec} has no feature `video`, only {", ".join(features)}.')
+      self._where, video = _find_video(features)
+      if video is None:
+        raise UserError(f'tfds:{spec} has no video among its features {", ".join(features)}.')
       # Bytes, parsed below, as reading a label must not decode a video.
       raw = tfds.decode.DeserializeMethod.RAW_BYTES
       self._examples = builder.as_data_source(split, deserialize_method=raw)
     except (tfds.core.DatasetNotFoundError, ValueError, NotImplementedError) as e:
       raise UserError(f'tfds:{spec}: {" ".join(str(e).split())[:300]}') from e
-    self._video = tfds.features.FeaturesDict({'video': features['video']})
+    self._video = tfds.features.FeaturesDict({self._where[0]: video})
     self._label = None
     self.class_names = ()
     if 'label' in features:
@@ -84,5 +100,10 @@ class TfdsSource:
     return int(self._label.deserialize_example_np(self._examples[i])['label'])
 
   def open(self, i: int) -> ArrayVideo:
-    frames = self._video.deserialize_example_np(self._examples[i])['video']
-    return ArrayVideo(np.stack(frames))
+    frames: Any = self._video.deserialize_example_np(self._examples[i])
+    for name in self._where:
+      frames = frames[name]
+    frames = np.stack(frames)
+    if frames.shape[-1] == 1:  # Grey.
+      frames = np.repeat(frames, 3, axis=-1)
+    return ArrayVideo(frames)
