@@ -95,7 +95,7 @@ def snapshot(folder):
 
 # (what is set in the config, parts of the answer)
 VALUES = [
-  ('maskin.ratio=0.5', ["'maskin'", "Did you mean 'masking'?", 'There is: batch_size, ']),
+  ('maskin.ratio=0.5', ["'maskin'", "Did you mean 'masking'?", 'There is: augment, batch_size, ']),
   ('masking.ratoi=0.5', ['masking.ratoi', "Did you mean 'ratio'?"]),
   ('masking.ratio.low=0.5', ['masking.ratio.low', 'masking.ratio is a value']),
   ('model.patch[0]=4', ["'patch[0]'", "Did you mean 'patch'?"]),

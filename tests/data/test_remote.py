@@ -1,5 +1,6 @@
 """Data that lies elsewhere: fsspec's `memory://` in the short tests, an S3 server in the full."""
 
+import dataclasses
 import errno
 import os
 import random
@@ -17,6 +18,7 @@ from tests.data.test_prepare import contents, main
 from tests.data.test_shards import at_once, make
 from vmae_jax.data import prepare_shards, remote
 from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.examine import examine
 from vmae_jax.data.layouts import Listed, Tree, folder
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.range_records import BLOCK, RangeRecords
@@ -198,6 +200,14 @@ def test_lists_and_folders_of_videos(tmp_path, memory):
   check_paths(listed, 0.5)
   _, failures = batches(listed)  # Replaced, as it is on a disk.
   assert list(failures) == ['memory://bucket/a/none.mp4']
+
+
+def test_examined_elsewhere(tmp_path, memory):
+  here = write_video(tmp_path / 'v.mp4')
+  memory.put(here, '/bucket/v.mp4')
+  there = 'memory://bucket/v.mp4'
+  assert examine(there) == dataclasses.replace(examine(here), path=there)
+  assert examine('memory://bucket/none.mp4').reason
 
 
 def test_a_tree_elsewhere(tmp_path, memory):

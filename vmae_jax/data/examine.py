@@ -1,5 +1,6 @@
 """Decoding many videos completely, in processes that may crash or hang."""
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vmae_jax.data import remote
 from vmae_jax.data.pool import Lost, run_all
 from vmae_jax.data.shards import ShardSource, check
 from vmae_jax.data.sources import FileSource
@@ -48,12 +50,14 @@ def _decode(path: str, file: str | io.BytesIO, known: dict[str, Any]) -> Finding
 def examine(path: str) -> Finding:
   """Decodes all frames of a video, once, and hashes the file."""
   try:
-    with open(path, 'rb') as f:
+    file = remote.video_file(path)
+    with open(path, 'rb') if file is path else contextlib.nullcontext(file) as f:
       content_hash = hashlib.file_digest(f, 'md5').hexdigest()
-      size = f.tell()
+      size = f.seek(0, io.SEEK_END)
+      f.seek(0)
   except OSError as e:
     return Finding(path, reason=e.strerror or 'cannot be read')
-  return _decode(path, path, {'content_hash': content_hash, 'size': size})
+  return _decode(path, file, {'content_hash': content_hash, 'size': size})
 
 
 def examine_record(source: ShardSource, i: int) -> Finding:
