@@ -132,7 +132,7 @@ def loss_of(config):
   return float(loss), parts
 
 
-@pytest.mark.parametrize('rate', ['video', 'clip'])
+@pytest.mark.parametrize('rate', [pytest.param('video', marks=pytest.mark.slow), 'clip'])
 def test_masks_that_follow_motion(rate):
   config = mme.get_config('smoke')
   config.masking.name, config.tracking.rate = 'motion_guided', rate
