@@ -5,6 +5,7 @@ import tempfile
 import time
 
 import jax
+import jax.numpy as jnp
 
 from vmae_jax.benchmark.contenders import load_recipe
 from vmae_jax.training.checkpoint import Checkpointer
@@ -39,6 +40,7 @@ def benchmark_checkpoint(*, size: str, rounds: int) -> dict:
   with tempfile.TemporaryDirectory() as folder:
     checkpointer = Checkpointer(folder, keep=1, keep_every_steps=0, config={})
     for step in range(rounds):
+      state = jax.block_until_ready(state.replace(step=jnp.full_like(state.step, step)))
       start = time.perf_counter()
       checkpointer.save(step, state)
       times['blocked'].append(time.perf_counter() - start)
