@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from tests.data.clips_on_disk import write_video
-from vmae_jax.check_data import judge
+from vmae_jax.check_data import _write, judge
 from vmae_jax.data.examine import Finding
 from vmae_jax.data.layouts import Listed
 from vmae_jax.data.prepare_shards import write_shards
-from vmae_jax.data.sources import Entry, open_source
+from vmae_jax.data.sources import Entry, FileSource, open_source
 
 
 def _run(*arguments):
@@ -23,6 +23,13 @@ def _run(*arguments):
     text=True,
     env=os.environ | {'JAX_PLATFORMS': 'cpu'},
   )
+
+
+def test_paths_in_a_bucket_stay_what_they_are(tmp_path):
+  there = 's3://bucket/a.mp4'
+  source = FileSource((Entry(there, 0, tail=' 0'),))
+  _write(str(tmp_path), source, {there: Finding(there, frames=9, rate=25.0)}, 4)
+  assert (tmp_path / 'clean.txt').read_text() == f'{there} 0\n'
 
 
 def test_report(tmp_path):

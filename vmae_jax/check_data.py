@@ -24,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vmae_jax import cli
+from vmae_jax.data import remote
 from vmae_jax.data.datasheet import contact_sheet, datasheet
 from vmae_jax.data.examine import Finding, examine_all
 from vmae_jax.data.shards import ShardSource
@@ -91,7 +92,7 @@ def _write(
       )
       if status != 'broken':
         quote = '"' if entry.tail.startswith('"') else ''
-        clean.append(f'{quote}{os.path.abspath(entry.path)}{entry.tail}\n')
+        clean.append(f'{quote}{remote.absolute(entry.path)}{entry.tail}\n')
   if isinstance(source, FileSource):
     with open(os.path.join(out, 'clean.txt'), 'w', encoding='utf-8') as f:
       f.writelines(clean)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.clips_on_disk import write_video
+from tests.data.shards_on_disk import at_once
 from tests.data.test_layouts import hmdb51_tree, kinetics_tree, ssv2_tree, ucf101_tree
-from tests.data.test_shards import at_once
 from vmae_jax import prepare
 from vmae_jax.data import prepare_shards
 from vmae_jax.data.encoding import Encoding
@@ -76,7 +76,7 @@ def test_interrupted_anywhere(videos, tmp_path, encoded, monkeypatch):
   assert manifest['failures'][1] == {'id': 'v9', 'reason': 'file is missing'}
   want = contents(tmp_path / 'whole')
   assert sorted(want) == ['index.csv', 'manifest.json', *shard_names(10, 3)[:3]]
-  replace, encode = Path.replace, prepare_shards._encode
+  replace, encode = os.replace, prepare_shards._encode
   count = stop = 0
 
   def step():
@@ -85,13 +85,12 @@ def test_interrupted_anywhere(videos, tmp_path, encoded, monkeypatch):
     if count == stop:
       raise Killed
 
-  def slow_replace(self, target):
+  def slow_replace(source, target, **more):
     step()
-    result = replace(self, target)
+    replace(source, target, **more)
     step()
-    return result
 
-  monkeypatch.setattr(Path, 'replace', slow_replace)
+  monkeypatch.setattr(os, 'replace', slow_replace)  # Which Path.replace calls, too.
   monkeypatch.setattr(prepare_shards, '_encode', lambda task: (step(), encode(task))[1])
   for stop in range(1, 100):
     count = 0

@@ -11,6 +11,7 @@ import pytest
 from av.video.frame import PictureType
 
 from tests.data.clips_on_disk import decode_all, write_video
+from tests.data.shards_on_disk import at_once, make
 from vmae_jax.data import prepare_shards, synthetic, synthetic_set
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.encoding import Encoding, encode_video, scaled_size
@@ -29,19 +30,6 @@ from vmae_jax.data.shards import (
 from vmae_jax.data.sources import open_source
 from vmae_jax.data.video import Video, VideoError
 from vmae_jax.errors import UserError
-
-
-def at_once(function, tasks, **_):
-  """Stands in for `run_all`: no processes."""
-  for task in tasks:
-    yield task, function(task)
-
-
-def make(out, videos, **options):
-  options = (
-    dict(about={}, classes=('a', 'b'), encoding=Encoding(), workers=1, seconds=60.0) | options
-  )
-  return prepare_shards.write_shards(videos, out, **options)
 
 
 @pytest.fixture

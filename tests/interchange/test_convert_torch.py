@@ -22,9 +22,8 @@ ENCODER, DECODER, PATCH = (128, 4, 512), (128, 2, 512), (2, 8, 8)
 SMALL = {'vmae_jax': json.dumps({'info': {'frames': 8, 'size': 32}})}
 
 
-@pytest.mark.full
-def test_public_weights_to_a_run_and_the_run_to_transformers(tmp_path):
-  """Three commands of a user: a folder of transformers in, pre-training, and out again."""
+def save_public(path):
+  """A folder of transformers as one downloads it, with random weights and small sizes."""
   import torch
   import transformers
 
@@ -33,7 +32,16 @@ def test_public_weights_to_a_run_and_the_run_to_transformers(tmp_path):
   sizes |= dict(decoder_hidden_size=128, decoder_num_hidden_layers=2, decoder_intermediate_size=512)
   torch.manual_seed(0)
   config = transformers.VideoMAEConfig(**sizes, use_mean_pooling=False)
-  transformers.VideoMAEForPreTraining(config).save_pretrained(tmp_path / 'public')
+  transformers.VideoMAEForPreTraining(config).save_pretrained(path)
+
+
+@pytest.mark.full
+def test_public_weights_to_a_run_and_the_run_to_transformers(tmp_path):
+  """Three commands of a user: a folder of transformers in, pre-training, and out again."""
+  import torch
+  import transformers
+
+  save_public(tmp_path / 'public')
   report = convert(tmp_path / 'public', tmp_path / 'ours', to='orbax')
   assert 'public in transformers: largest difference' in report
   assert '--config.model.eps=1e-12 reproduces' in report
@@ -70,12 +78,7 @@ def test_public_weights_are_fine_tuned_and_go_back(tmp_path):
   import torch
   import transformers
 
-  sizes = dict(image_size=32, patch_size=8, num_frames=8, hidden_size=128, num_hidden_layers=4)
-  sizes |= dict(num_attention_heads=4, intermediate_size=512, decoder_num_attention_heads=4)
-  sizes |= dict(decoder_hidden_size=128, decoder_num_hidden_layers=2, decoder_intermediate_size=512)
-  torch.manual_seed(0)
-  config = transformers.VideoMAEConfig(**sizes, use_mean_pooling=False)
-  transformers.VideoMAEForPreTraining(config).save_pretrained(tmp_path / 'public')
+  save_public(tmp_path / 'public')
   overrides = ['steps=2', 'model.eps=1e-12', 'mixing.chance=0.0', 'test.crops=1']
   for i in range(6):
     write_video(tmp_path / f'{i}.mp4', frames=12)

@@ -1,8 +1,9 @@
 """The launch files: syntax, dry runs, and the ways of a run on a made-up cluster."""
 
 import os
-import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -37,10 +38,10 @@ def test_syntax(name):
   assert bash('-n', LAUNCH / name) == (0, '', '')
 
 
-@pytest.mark.skipif(not shutil.which('shellcheck'), reason='shellcheck is not installed')
+@pytest.mark.full
 def test_shellcheck():
   done = subprocess.run(
-    ['shellcheck', '-x', *(f'launch/{name}' for name in SCRIPTS)],
+    [Path(sys.executable).with_name('shellcheck'), '-x', *(f'launch/{name}' for name in SCRIPTS)],
     cwd=runs.ROOT,
     capture_output=True,
     text=True,

@@ -7,11 +7,9 @@ import time
 import jax
 import jax.numpy as jnp
 
-from vmae_jax.benchmark.contenders import load_recipe
+from vmae_jax.benchmark import contenders
 from vmae_jax.training.checkpoint import Checkpointer
 from vmae_jax.training.compose import build_objective
-from vmae_jax.training.optimizer import make_optimizer
-from vmae_jax.training.step import init_state
 
 
 def benchmark_checkpoint(*, size: str, rounds: int) -> dict:
@@ -25,13 +23,7 @@ def benchmark_checkpoint(*, size: str, rounds: int) -> dict:
     Medians in seconds: `blocked` (until training goes on), `saved` (until all is on disk) and
     `restored`; and the `bytes` of the state.
   """
-  objective = build_objective(load_recipe('videomae', size))
-  optimizer = make_optimizer(
-    schedule=lambda _: 1e-4, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05, clip_norm=0.0
-  )
-  state = jax.jit(lambda key: init_state(objective.init(key), optimizer, ema=0.0))(
-    jax.random.key(0)
-  )
+  _, state = contenders.start(build_objective(contenders.load_recipe('videomae', size)))
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
     jax.block_until_ready(state),

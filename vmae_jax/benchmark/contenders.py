@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ CLASSES = 400
 FRAMES, SIZE = 16, 224
 
 
-class Ready:
+class Ready(NamedTuple):
   """What a process can do once it has been set up.
 
   Attributes:
@@ -22,8 +23,9 @@ class Ready:
     about: Versions, device and, where it is known, `clip_flops`.
   """
 
-  def __init__(self, run: Callable[[], None], peak: Callable[[], int], about: dict):
-    self.run, self.peak, self.about = run, peak, about
+  run: Callable[[], None]
+  peak: Callable[[], int]
+  about: dict[str, Any]
 
 
 def video(batch: int) -> np.ndarray:
@@ -98,16 +100,26 @@ def _batch(batch: int) -> dict[str, np.ndarray]:
   return numbers | {'video': video(batch), 'replaced': np.zeros(batch, bool)}
 
 
-def _training(task, data: dict[str, np.ndarray]) -> Callable[[], None]:
+def start(task) -> tuple:
+  """AdamW and a fresh train state of an `Objective` or `Supervised`."""
   import jax
 
   from vmae_jax.training.optimizer import make_optimizer
-  from vmae_jax.training.step import init_state, make_train_step
+  from vmae_jax.training.step import init_state
 
   optimizer = make_optimizer(
     schedule=lambda _: 1e-4, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05, clip_norm=0.0
   )
   state = jax.jit(lambda key: init_state(task.init(key), optimizer, ema=0.0))(jax.random.key(0))
+  return optimizer, state
+
+
+def _training(task, data: dict[str, np.ndarray]) -> Callable[[], None]:
+  import jax
+
+  from vmae_jax.training.step import make_train_step
+
+  optimizer, state = start(task)
   step = jax.jit(make_train_step(task.loss, optimizer, accumulate=1, ema=0.0), donate_argnums=0)
   frozen = jax.device_put(getattr(task, 'frozen', {}))
 
@@ -150,9 +162,9 @@ def main():
     if line.strip() == 'memory':
       answer = {'bytes': ready.peak()}
     else:
-      start = time.perf_counter()
+      began = time.perf_counter()
       ready.run()
-      answer = {'seconds': time.perf_counter() - start}
+      answer = {'seconds': time.perf_counter() - began}
     print(json.dumps(answer), flush=True)
 
 

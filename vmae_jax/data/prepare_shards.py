@@ -57,16 +57,6 @@ def _encode(task: Task) -> Encoded | str:
     return e.strerror or 'cannot be read'
 
 
-def write_atomically(path: Path, text: str) -> None:
-  """Writes a file that is there either completely or not at all."""
-  partial = path.with_name(f'{path.name}.partial')
-  with open(partial, 'w', encoding='utf-8', newline='') as f:
-    f.write(text)
-    f.flush()
-    os.fsync(f.fileno())
-  partial.replace(path)
-
-
 @contextmanager
 def _writer_errors() -> Iterator[None]:
   """Turns what ArrayRecord's writer raises into the error of the disk that it is."""
@@ -131,7 +121,7 @@ def _finish(shard: _Shard, out: Path, name: str) -> None:
       sha256 = hashlib.file_digest(f, 'sha256').hexdigest()
     size = shard.path.stat().st_size
     part['shard'] = dict(name=name, records=len(shard.headers), size=size, sha256=sha256)
-  write_atomically(out / PARTS / f'{name}.json', json.dumps(part))
+  remote.write_text(str(out / PARTS / f'{name}.json'), json.dumps(part))
   if shard.headers:
     shard.path.replace(out / name)
 
@@ -259,7 +249,7 @@ def write_shards(
     with _locked(out):
       if not _check_plan(out, plan):
         (out / PARTS).mkdir(exist_ok=True)
-        write_atomically(out / PARTS / 'plan.json', json.dumps(plan))
+        remote.write_text(str(out / PARTS / 'plan.json'), json.dumps(plan))
         if write is None:
           _write_missing(videos, out, names, encoding, shard_videos, workers, seconds)
         else:
@@ -332,5 +322,5 @@ def _write_manifest(out: Path, plan: dict[str, Any], names: list[str]) -> None:
   for header in headers:
     if 0 <= header.label < len(plan['classes']):
       manifest['records_of_class'][header.label] += 1
-  write_atomically(out / INDEX, index)
-  write_atomically(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + '\n')
+  remote.write_text(str(out / INDEX), index)
+  remote.write_text(str(out / MANIFEST), json.dumps(manifest, indent=1, ensure_ascii=False) + '\n')

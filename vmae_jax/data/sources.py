@@ -285,7 +285,7 @@ def open_source(spec: str, *, root: str = '') -> Source:
 
       if holds_shards(spec):
         return ShardSource(spec)
-      names = remote.names(spec)
+      names = [n for n in remote.names(spec) if not n.lower().endswith(VIDEO_SUFFIXES)]
       with ThreadPoolExecutor(32) as pool:  # A look-up over a network is all waiting.
         held = pool.map(holds_shards, (os.path.join(spec, name) for name in names))
         splits = [name for name, holds in zip(names, held, strict=True) if holds]

@@ -159,7 +159,14 @@ class PeriodicProbe:
     models, found = {'': state.params['encoder']}, []
     for spec, source in self._sources.items():
       features, labels = _features(
-        *(self._config, models, self._apply, source, spec, size), mesh=self._mesh, stopping=stopping
+        self._config,
+        models,
+        self._apply,
+        source,
+        spec,
+        size,
+        mesh=self._mesh,
+        stopping=stopping,
       )
       if stopping():
         return None

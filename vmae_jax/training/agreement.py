@@ -10,9 +10,7 @@ import json
 import os
 import pathlib
 import socket
-from collections.abc import Iterator
 from importlib import metadata
-from typing import Any
 
 import jax
 import ml_collections
@@ -22,6 +20,7 @@ from jax.experimental import multihost_utils
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import FileSource, Source
 from vmae_jax.errors import UserError
+from vmae_jax.training.run_dir import leaves
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 # What each host may have to itself: where its files lie and how many threads decode them.
@@ -47,7 +46,7 @@ def describe(config: ml_collections.ConfigDict, source: Source) -> dict[str, str
   """What must be the same in all processes, each a short text; and this one's `host`."""
   about = {'host': socket.gethostname(), 'code of vmae_jax': _code()}
   about |= {name: metadata.version(name) for name in _PACKAGES}
-  for key, value in _leaves(json.loads(config.to_json())):
+  for key, value in leaves(json.loads(config.to_json())):
     if key not in _OWN:
       about[f'config {key}'] = json.dumps(value)
   about['number of videos'] = str(len(source))
@@ -108,12 +107,3 @@ def _names(source: Source) -> str:
   else:
     rows = [source.name(i) for i in range(len(source))]
   return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
-
-
-def _leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
-  """Yields ('a.b', value) of nested dicts."""
-  if isinstance(config, dict):
-    for key, value in config.items():
-      yield from _leaves(value, f'{prefix}.{key}' if prefix else key)
-  else:
-    yield prefix, config

@@ -42,10 +42,6 @@ def train(config, workdir: str) -> TrainState:
   optimizer = loop.make_optimizer(config, schedule)
   sampler = clip_sampler(config)
 
-  probe = None
-  if config.probe.every_epochs:
-    probe = PeriodicProbe(config, mesh, steps=steps, videos=len(source))
-
   def watcher():
     answering = PatientSource(source, Patience(config.data.seconds))
     pictures = Pictures(objective, answering, sampler, config, workdir, mesh)
@@ -73,8 +69,10 @@ def train(config, workdir: str) -> TrainState:
     sampler=sampler,
     pretrained=(lambda like: load_params(config.init_from, like)) if config.init_from else None,
     watcher=watcher,
-    evaluate=probe or (lambda *_: {}),
   )
+  if config.probe.every_epochs:
+    probe = PeriodicProbe(config, mesh, steps=steps, videos=len(source))
+    task = task._replace(evaluate=probe)
   return loop.run(config, workdir, mesh, task)
 
 

@@ -131,7 +131,7 @@ def _claim(workdir: Path, config: dict[str, Any], ignore: Sequence[str]) -> None
 def _check_same(
   path: Path, there: dict[str, Any], here: dict[str, Any], ignore: Sequence[str]
 ) -> None:
-  there, here = dict(_leaves(there)), dict(_leaves(here))
+  there, here = dict(leaves(there)), dict(leaves(here))
   differences = []
   for key in sorted(there.keys() | here.keys()):
     ignored = any(f'{key}.'.startswith(f'{prefix}.') for prefix in ignore)
@@ -147,11 +147,11 @@ def _check_same(
     )
 
 
-def _leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+def leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
   """Yields ('a.b', value) of nested dicts; an empty dict is a value."""
   if isinstance(config, dict) and (config or not prefix):
     for key, value in config.items():
-      yield from _leaves(value, f'{prefix}.{key}' if prefix else key)
+      yield from leaves(value, f'{prefix}.{key}' if prefix else key)
   else:
     yield prefix, config
 
