@@ -48,7 +48,7 @@ def default() -> ml_collections.ConfigDict:
       masking=dict(name='tube', ratio=0.9, options=dict()),
       decoder_masking=dict(name='none', ratio=0.5),
       motion=dict(  # Optical flow, where masks or targets ask for it.
-        name='pyramid',  # pyramid, which needs no weights, or raft.
+        name='inverse_search',  # inverse_search, which needs no weights, or raft.
         path='',  # Of RAFT's weights: a file made by convert.
         options=dict(),
       ),

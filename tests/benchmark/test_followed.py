@@ -37,7 +37,7 @@ def test_stays():
 
 def test_run():
   result = benchmark_followed(clips=4, size=64, batch=4)
-  assert set(result['masks']) == {'pyramid', 'true flow', 'tube'}
+  assert set(result['masks']) == {'inverse_search', 'true flow', 'tube'}
   assert all(0 <= v <= 1 for row in result['masks'].values() for v in row.values())
   assert result['masks']['true flow']['all'] > result['masks']['tube']['all']
   assert '| 16 x 64 x 64 | 8 px | true flow |' in table([result])

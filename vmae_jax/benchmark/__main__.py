@@ -123,7 +123,7 @@ def _checkpoint(_) -> list[dict]:
 
 def _flow(videos: dict[str, FileSource]) -> dict:
   paths = [entry.path for source in videos.values() for entry in source.entries]
-  result = flow.benchmark_flow(paths, estimators=['pyramid'], rounds=_ROUNDS.value)
+  result = flow.benchmark_flow(paths, estimators=['inverse_search'], rounds=_ROUNDS.value)
   print(flow.table(result) + '\n', flush=True)
   return result
 

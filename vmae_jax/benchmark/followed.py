@@ -54,7 +54,7 @@ def true_flow(
 
 
 def benchmark_followed(
-  *, clips: int, size: int, estimator: str = 'pyramid', batch: int = 8
+  *, clips: int, size: int, estimator: str = 'inverse_search', batch: int = 8
 ) -> dict:
   """The share of visible tokens whose content is visible in the next time slot, too.
 

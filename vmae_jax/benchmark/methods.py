@@ -20,7 +20,7 @@ METHODS = {
   'motionmae, independent': ('motionmae', {'heads.motion.decoder': 'motion_decoder'}),
   'mam2, Gumbel f8': ('mam2', {'tokenizer.path': GUMBEL_PATH}),
   'mam2, untrained small tokenizer': ('mam2', {'tokenizer.path': 'untrained'}),
-  'mgmae, pyramid': ('mgmae', {}),
+  'mgmae, inverse search': ('mgmae', {}),
   'mme, clean': ('mme', {}),
   # What MME's masks and decoder cost with targets that cost nothing.
   'mme with pixels as targets': (

@@ -6,7 +6,7 @@ import flax.struct
 import jax
 
 from vmae_jax.errors import UserError
-from vmae_jax.motion.pyramid import pyramid
+from vmae_jax.motion.inverse_search import inverse_search
 from vmae_jax.motion.raft import raft_flow
 from vmae_jax.types import Array, Float
 
@@ -14,7 +14,7 @@ Pair = tuple[int, int]
 
 # (clip Float 'b T H W C' in [0, 1], *, pairs, **options) -> Float 'b q H W 2', on its own grid.
 # RAFT takes its parameters before the clip.
-ESTIMATORS = {'pyramid': pyramid, 'raft': raft_flow}
+ESTIMATORS = {'inverse_search': inverse_search, 'raft': raft_flow}
 
 
 @flax.struct.dataclass

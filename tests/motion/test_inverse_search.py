@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmae_jax.motion.pyramid import MAX_SIDE, pyramid
+from vmae_jax.motion.inverse_search import MAX_SIDE, inverse_search
 
 PAIRS = ((0, 1), (1, 0))
 
@@ -36,7 +36,7 @@ def moved(flow, size, seed=0):
 
 @functools.lru_cache
 def jitted(pairs):
-  return jax.jit(functools.partial(pyramid, pairs=pairs))
+  return jax.jit(functools.partial(inverse_search, pairs=pairs))
 
 
 def errors(clip, flow):
@@ -111,7 +111,23 @@ def test_clips_and_pairs_do_not_mix():
 @pytest.mark.parametrize('height, width', [(224, 224), (100, 60), (150, 33)])
 def test_grid(height, width):
   shape = jax.eval_shape(
-    functools.partial(pyramid, pairs=PAIRS), jnp.zeros((1, 2, height, width, 3))
+    functools.partial(inverse_search, pairs=PAIRS), jnp.zeros((1, 2, height, width, 3))
   ).shape
   factor = 1 if max(height, width) <= MAX_SIDE else 2
   assert shape == (1, 2, -(-height // factor), -(-width // factor), 2)
+
+
+def test_a_small_thing_that_moves_against_its_background():
+  size, radius, fast = 64, 8, np.array([7.0, -4.0])
+  x, y = np.meshgrid(np.arange(size), np.arange(size))
+  slow = np.array([-3.0, 2.0])
+  ground = moved(np.zeros((size, size, 2)) + slow, size)
+  thing = moved(np.zeros((size, size, 2)) + fast, size, seed=1)
+  here = np.hypot(x + fast[0] - 36, y + fast[1] - 30) <= radius  # In frame 0; at 36, 30 in 1.
+  there = np.hypot(x - 36, y - 30) <= radius
+  clip = np.where(np.stack([here, there])[..., None], thing, ground)
+  flow = np.where(here[..., None], fast, slow)
+  error = errors(clip[None], flow)[0][0]
+  covered = np.hypot(x + slow[0] - 36, y + slow[1] - 30) <= radius + 2
+  assert np.mean(error[here] < 1) > 0.8
+  assert np.mean(error[~here & ~covered] < 1) > 0.8

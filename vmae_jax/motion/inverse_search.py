@@ -1,0 +1,214 @@
+"""Optical flow without weights: dense inverse search, from coarse to fine.
+
+Each frame becomes a pyramid of grey images, once. At each level frame i is cut into overlapping
+patches, each of which looks for itself in frame j: first where its neighbours have found
+themselves, then by steps of Gauss and Newton with the gradient of its own content, which stays
+the same in all steps (inverse search). A step is kept only if the patch fits better. Then the
+flow of a pixel is the mean over the patches that hold it, each weighted by how well it explains
+this pixel; it starts the next level. No smoothness is asked for, so that edges of motion stay
+sharp.
+
+Source: Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016, without its
+variational refinement. Patches that try their neighbours' flow all at once are our choice.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vmae_jax.types import Array, Float
+
+PATCH, STRIDE = 8, 4  # Side of a patch and distance to the next one; half, so that four overlap.
+MAX_SIDE = 128  # The finest level is the first that is no longer than this, to save time.
+MIN_SIDE = 16  # The coarsest level is no shorter.
+GREY = (0.299, 0.587, 0.114)
+
+
+def inverse_search(
+  clip: Float[Array, 'b T H W C'],
+  *,
+  pairs: tuple[tuple[int, int], ...],
+  rounds: int = 2,
+  steps: int = 3,
+  damping: float = 1e-3,
+  noise: float = 1 / 255,
+) -> Float[Array, 'b q H2 W2 2']:
+  """Estimates the flow of pairs of frames.
+
+  Args:
+    clip: RGB in [0, 1].
+    pairs: Frames (i, j): from i to j.
+    rounds: At each level, of trying the neighbours' flow and improving the best.
+    steps: In a round.
+    damping: Added to a patch's squared gradients, so that one without detail stays where it is.
+    noise: Difference in brightness below which all patches explain a pixel equally well.
+
+  Returns:
+    On a grid of H and W over the least power of 2 that makes neither longer than MAX_SIDE.
+  """
+  i, j = (np.array(frames) for frames in zip(*pairs, strict=True))
+  rows = len(clip) * len(pairs)
+  flow = None
+  for level in reversed(_levels(clip @ jnp.array(GREY))):
+    h, w = level.shape[-2:]
+    more = [(0, max(PATCH - n, -n % STRIDE)) for n in (h, w)]
+    level = jnp.pad(level, ((0, 0), (0, 0), *more), mode='edge')
+    size = level.shape[-2:]
+    down, right = _gradient(level)
+    first, down, right = (_cut(x[:, i].reshape(rows, *size)) for x in (level, down, right))
+    second = level[:, j].reshape(rows, *size)
+    if flow is None:
+      moved = jnp.zeros((rows, 2, *first.shape[-2:]))
+    else:
+      flow = 2 * _apply(*map(_enlarge, flow.shape[-2:], size), flow)
+      moved = _cut(flow.reshape(rows * 2, *size)).mean((1, 2))
+      moved = moved.reshape(rows, 2, *first.shape[-2:])
+    moved = _search(first, down, right, second, moved, rounds=rounds, steps=steps, damping=damping)
+    weight = 1 / jnp.maximum(jnp.abs(_look_up(second, moved) - first), noise)
+    both = [_paste(weight * moved[:, None, None, axis]) for axis in range(2)]
+    flow = (jnp.stack(both, 1) / _paste(weight)[:, None])[..., :h, :w]
+  return jnp.moveaxis(flow.reshape(len(clip), len(pairs), *flow.shape[1:]), 2, -1)
+
+
+def _search(
+  first: Float[Array, 'r p p y x'],
+  down: Float[Array, 'r p p y x'],
+  right: Float[Array, 'r p p y x'],
+  second: Float[Array, 'r h w'],
+  moved: Float[Array, 'r 2 y x'],
+  *,
+  rounds: int,
+  steps: int,
+  damping: float,
+) -> Float[Array, 'r 2 y x']:
+  """Improves how far (right, down) each patch has moved.
+
+  Brightness counts without its mean over the patch, so that a change of light changes nothing.
+  """
+  first, down, right = (_without_mean(patches) for patches in (first, down, right))
+  xx, xy, yy = ((a * b).sum((1, 2)) for a, b in ((right, right), (right, down), (down, down)))
+  xx, yy = xx + damping, yy + damping
+  determinant = xx * yy - xy * xy
+
+  def rest(moved):
+    return _without_mean(_look_up(second, moved)) - first
+
+  def misfit(moved):
+    return jnp.square(rest(moved)).sum((1, 2))
+
+  def better(state, other):
+    there, here = misfit(other), state[1]
+    moved = jnp.where((there < here)[:, None], other, state[0])
+    return moved, jnp.minimum(there, here)
+
+  def improve(_, state):
+    around = jnp.pad(state[0], ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
+    for y, x in ((1, 0), (1, 2), (0, 1), (2, 1)):
+      rows, columns = state[0].shape[-2:]
+      state = better(state, around[..., y : y + rows, x : x + columns])
+    moved = state[0]
+    for _ in range(steps):
+      error = rest(moved)
+      px, py = (right * error).sum((1, 2)), (down * error).sum((1, 2))
+      moved -= jnp.stack([yy * px - xy * py, xx * py - xy * px], 1) / determinant[:, None]
+    return better(state, moved)
+
+  return jax.lax.fori_loop(0, rounds, improve, (moved, misfit(moved)))[0]
+
+
+def _levels(grey: Float[Array, 'b T H W']) -> list[Float[Array, 'b T _ _']]:
+  """Images from fine to coarse."""
+
+  def halve(image):
+    return _apply(*(_halve(n) for n in image.shape[-2:]), image)
+
+  while max(grey.shape[-2:]) > MAX_SIDE:
+    grey = halve(grey)
+  levels = [grey]
+  while min(levels[-1].shape[-2:]) >= 2 * MIN_SIDE:
+    levels.append(halve(levels[-1]))
+  return levels
+
+
+def _gradient(
+  image: Float[Array, 'b T h w'],
+) -> tuple[Float[Array, 'b T h w'], Float[Array, 'b T h w']]:
+  """Central differences downwards and to the right."""
+  around = jnp.pad(image, ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
+  down = around[..., 2:, 1:-1] - around[..., :-2, 1:-1]
+  return down / 2, (around[..., 1:-1, 2:] - around[..., 1:-1, :-2]) / 2
+
+
+# Patches. Their places come last: TPUs pad the last two axes to 8 x 128.
+
+
+def _cut(image: Float[Array, 'r h w']) -> Float[Array, 'r p p y x']:
+  """All patches of an image whose sides STRIDE divides."""
+  rows, h, w = image.shape
+  tiles = image.reshape(rows, h // STRIDE, STRIDE, w // STRIDE, STRIDE).transpose(0, 2, 4, 1, 3)
+  tiles = jnp.concatenate([tiles[..., :-1, :], tiles[..., 1:, :]], 1)
+  return jnp.concatenate([tiles[..., :-1], tiles[..., 1:]], 2)
+
+
+def _paste(patches: Float[Array, 'r p p y x']) -> Float[Array, 'r h w']:
+  """The sum of all patches where they were cut; the transpose of `_cut`."""
+  still = ((0, 0), (0, 0), (0, 0))
+  up, down = patches[:, :STRIDE], patches[:, STRIDE:]
+  tiles = jnp.pad(up, (*still, (0, 1), (0, 0))) + jnp.pad(down, (*still, (1, 0), (0, 0)))
+  left, right = tiles[:, :, :STRIDE], tiles[:, :, STRIDE:]
+  tiles = jnp.pad(left, (*still, (0, 0), (0, 1))) + jnp.pad(right, (*still, (0, 0), (1, 0)))
+  rows, _, _, y, x = tiles.shape
+  return tiles.transpose(0, 3, 1, 4, 2).reshape(rows, y * STRIDE, x * STRIDE)
+
+
+def _without_mean(patches: Float[Array, 'r p p y x']) -> Float[Array, 'r p p y x']:
+  return patches - patches.mean((1, 2), keepdims=True)
+
+
+def _look_up(
+  image: Float[Array, 'r h w'], moved: Float[Array, 'r 2 y x']
+) -> Float[Array, 'r p p y x']:
+  """What a patch shows at its place moved by (right, down), bilinearly.
+
+  Outside the image its edge goes on; a patch moves out by no more than its own side.
+  """
+  rows, h, w = image.shape
+  y, x = moved.shape[-2:]
+  wide = w + 2 * PATCH + 1
+  left = jnp.clip(np.arange(x) * STRIDE + moved[:, 0], -PATCH, w)
+  top = jnp.clip(np.arange(y)[:, None] * STRIDE + moved[:, 1], -PATCH, h)
+  column, row = jnp.floor(left), jnp.floor(top)
+  right, down = (left - column)[:, None, None], (top - row)[:, None, None]
+  corner = ((row + PATCH) * wide + column + PATCH).astype(jnp.int32).reshape(rows, 1, y * x)
+  around = jnp.pad(image, ((0, 0), (PATCH, PATCH + 1), (PATCH, PATCH + 1)), mode='edge')
+  inner = (np.arange(PATCH + 1)[:, None] * wide + np.arange(PATCH + 1)).reshape(1, -1, 1)
+  shown = jnp.take_along_axis(
+    around.reshape(rows, -1), (corner + inner).reshape(rows, -1), 1, mode='promise_in_bounds'
+  ).reshape(rows, PATCH + 1, PATCH + 1, y, x)
+  shown = shown[:, :, :-1] * (1 - right) + shown[:, :, 1:] * right
+  return shown[:, :-1] * (1 - down) + shown[:, 1:] * down
+
+
+# Changes of scale, as matrices of rows and of columns.
+
+
+def _apply(
+  rows: Float[np.ndarray, 'y2 y'], columns: Float[np.ndarray, 'x2 x'], image: Float[Array, '*b y x']
+) -> Float[Array, '*b y2 x2']:
+  wide = jnp.matmul(image, columns.T, precision=jax.lax.Precision.HIGHEST)
+  return jnp.matmul(rows, wide, precision=jax.lax.Precision.HIGHEST)
+
+
+def _halve(n: int) -> Float[np.ndarray, 'm n']:
+  """n pixels to half as many, rounded up: weights 1 3 3 1, edges repeated."""
+  out = np.zeros((-(-n // 2), n), np.float32)
+  for row, line in enumerate(out):
+    for place, weight in zip(range(2 * row - 1, 2 * row + 3), (1, 3, 3, 1), strict=True):
+      line[min(max(place, 0), n - 1)] += weight / 8
+  return out
+
+
+def _enlarge(n: int, m: int) -> Float[np.ndarray, 'm n']:
+  """n pixels to twice as many, of which m are wanted, linearly, edges repeated."""
+  at = np.clip((np.arange(m) + 0.5) / 2 - 0.5, 0, n - 1)
+  return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n))).astype(np.float32)
