@@ -99,19 +99,20 @@ def _search(
   def better(state, other):
     there, here = misfit(other), state[1]
     moved = jnp.where((there < here)[:, None], other, state[0])
-    return moved, jnp.minimum(there, here)
+    return (moved, jnp.minimum(there, here)), None
+
+  def step(_, moved):
+    error = rest(moved)
+    px, py = (right * error).sum((1, 2)), (down * error).sum((1, 2))
+    return moved - jnp.stack([yy * px - xy * py, xx * py - xy * px], 1) / determinant[:, None]
 
   def improve(_, state):
+    y, x = state[1].shape[1:]
     around = jnp.pad(state[0], ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
-    for y, x in ((1, 0), (1, 2), (0, 1), (2, 1)):
-      rows, columns = state[0].shape[-2:]
-      state = better(state, around[..., y : y + rows, x : x + columns])
-    moved = state[0]
-    for _ in range(steps):
-      error = rest(moved)
-      px, py = (right * error).sum((1, 2)), (down * error).sum((1, 2))
-      moved -= jnp.stack([yy * px - xy * py, xx * py - xy * px], 1) / determinant[:, None]
-    return better(state, moved)
+    corners = ((1, 0), (1, 2), (0, 1), (2, 1))
+    neighbours = jnp.stack([around[..., top : top + y, left : left + x] for top, left in corners])
+    state, _ = jax.lax.scan(better, state, neighbours)
+    return better(state, jax.lax.fori_loop(0, steps, step, state[0]))[0]
 
   return jax.lax.fori_loop(0, rounds, improve, (moved, misfit(moved)))[0]
 
