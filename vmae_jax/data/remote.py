@@ -28,7 +28,10 @@ def is_remote(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-  return path if is_remote(path) else os.path.abspath(path)
+  """An absolute path of the same; a folder's / at the end stays."""
+  if is_remote(path):
+    return path
+  return os.path.join(os.path.abspath(path), '') if path.endswith('/') else os.path.abspath(path)
 
 
 def _filesystem(path: str) -> Any:
@@ -121,7 +124,9 @@ def is_folder(path: str) -> bool:
 
 
 def size(path: str) -> int:
-  """Bytes of a file."""
+  """Bytes of a file, or of all files directly inside a folder, where the path ends in /."""
+  if path.endswith('/'):
+    return sum(sizes(path).values())
   return _attempt(path, lambda fs: fs.size(path)) if is_remote(path) else os.path.getsize(path)
 
 
@@ -143,7 +148,10 @@ def names(folder: str) -> list[str]:
 
 
 def missing(paths: Sequence[str]) -> list[str]:
-  """Those of some paths where no file is; of folders elsewhere each is looked through once."""
+  """Those of some paths where no file is, or no folder if they end in /.
+
+  Of folders elsewhere each is looked through once.
+  """
   folders = {os.path.dirname(path) for path in paths if is_remote(path)}
 
   def files(folder: str) -> set[str]:
@@ -154,9 +162,9 @@ def missing(paths: Sequence[str]) -> list[str]:
 
   def there(path: str) -> bool:
     if not is_remote(path):
-      return os.path.isfile(path)
+      return os.path.isdir(path) if path.endswith('/') else os.path.isfile(path)
     folder, name = os.path.split(path)
-    return name in found[folder]
+    return name in found[folder] if name else bool(found[folder])
 
   with ThreadPoolExecutor(32) as pool:  # A look-up over a network is all waiting.
     found = dict(zip(folders, pool.map(files, folders), strict=True))

@@ -20,6 +20,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from vmae_jax.data import remote
+from vmae_jax.data.frame_folder import FrameFolder, open_video
 from vmae_jax.data.video import Video, VideoError
 from vmae_jax.errors import UserError
 from vmae_jax.types import Int, UInt8
@@ -71,7 +72,7 @@ class Source(Protocol):
 class Window:
   """The frames [start, start + count) of a video as a video; count -1 means to its end."""
 
-  def __init__(self, video: Video, *, start: int, count: int):
+  def __init__(self, video: Video | FrameFolder, *, start: int, count: int):
     self._video, self._start = video, start
     self.rate = video.rate
     left = video.num_frames - start
@@ -105,6 +106,7 @@ class Window:
 class Entry:
   """One video of a list: where it lies, its class, and which of its frames count.
 
+  A path that ends in / is a folder of frames, see `vmae_jax.data.frame_folder`.
   `tail` is what follows the path in its line, so that the line can be written again.
   """
 
@@ -131,10 +133,10 @@ class FileSource:
   def label(self, i: int) -> int:
     return self.entries[i].label
 
-  def open(self, i: int) -> Video | Window:
+  def open(self, i: int) -> Video | FrameFolder | Window:
     entry = self.entries[i]
     try:
-      video = Video(remote.video_file(entry.path))
+      video = open_video(entry.path)
     except OSError as e:
       raise VideoError(e.strerror or str(e)) from e
     if entry.start == 0 and entry.count == -1:
@@ -177,9 +179,10 @@ def read_list(path: str, *, root: str = '') -> FileSource:
   """Reads a list file of one video a line.
 
   A line is `path label`, `path start count label` (VideoMAE V2: the frames from start on,
-  count -1 for all), `path start count` (V2's pre-training form) or a bare `path`. All lines
-  must be of one form. Lines that start with # are comments. Names of classes are read from
-  a file `classes.txt` beside the list, one a line, if there is one.
+  count -1 for all), `path start count` (V2's pre-training form) or a bare `path`; a path that
+  ends in / is a folder of frames. All lines must be of one form. Lines that start with # are
+  comments. Names of classes are read from a file `classes.txt` beside the list, one a line, if
+  there is one.
 
   Args:
     path: The list.
