@@ -306,22 +306,33 @@ def open_source(spec: str, *, root: str = '') -> Source:
   )
 
 
-def check_paths(source: Source, max_bad_share: float) -> None:
+def check_paths(source: Source, max_bad_share: float, *, seconds: float = 60.0) -> None:
   """Looks whether the files of a source exist, before hours are spent on it.
 
   Args:
     source: Nothing is checked in one that does not lie in files.
     max_bad_share: The share of missing files that is tolerated; they will be replaced.
+    seconds: After so long without an answer, as from a dead network mount, a file counts as
+      missing.
 
   Raises:
     UserError: more are missing, or all.
   """
   if not isinstance(source, FileSource):
     return
-  missing = remote.missing([entry.path for entry in source.entries])
-  if len(missing) > max_bad_share * len(source) or len(missing) == len(source):
+  missing, silent = remote.missing([entry.path for entry in source.entries], seconds=seconds)
+
+  def too_many(files: int) -> bool:
+    return files > max_bad_share * len(source) or files == len(source)
+
+  if too_many(len(missing)):
     raise UserError(
       f'{len(missing)} of {len(source)} files do not exist, at most {max_bad_share:.1%} may be '
       f'missing: {", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}. '
       'Is the root of the relative paths right?'
+    )
+  if too_many(len(missing) + len(silent)):
+    raise UserError(
+      f'{len(silent)} of {len(source)} files give no answer in {seconds:g} s, such as {silent[0]}: '
+      'is the disk or network mount that they lie on alive? data.seconds sets the limit.'
     )
