@@ -68,6 +68,7 @@ def train(config, workdir: str) -> TrainState:
     clip_flops=objective.flops(),
     source=source,
     sampler=sampler,
+    implied=config_lib.implied(),
     pretrained=(lambda like: load_params(config.init_from, like)) if config.init_from else None,
     watcher=watcher,
   )
