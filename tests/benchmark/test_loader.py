@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from tests.data.clips_on_disk import write_video
@@ -25,13 +26,16 @@ def test_speed(source):
   check_rows(rows)
 
 
-def test_speed_of_other_processes(source):
-  one = dict(threads=[1], rounds=1, seconds=0.0, repeats=[1])
-  (own,) = loader.benchmark_speed(source, workers=[0], **one)
-  (other,) = loader.benchmark_speed(source, workers=[1], **one)
-  check_rows([own, other])
+def test_speed_of_other_processes(source, monkeypatch):
+  def children():
+    return len(psutil.Process().children(recursive=True))
+
+  before, one = children(), dict(threads=[1], rounds=1, seconds=0.0, repeats=[1])
+  monkeypatch.setattr(loader, 'host_memory', children)  # Asked while the loader runs.
+  own, other = loader.benchmark_speed(source, workers=[0, 1], **one)
   assert (own['workers'], other['workers']) == (0, 1)
-  assert other['bytes'] > own['bytes'] + 20e6  # A Python with JAX beside this one.
+  assert own['bytes'] == before < other['bytes']
+  assert own['clips_per_second'] > 0 and other['clips_per_second'] > 0
 
 
 def check_rows(rows):
