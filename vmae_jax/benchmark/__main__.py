@@ -12,9 +12,9 @@ Commands; without one, all of them:
            explains of neighbouring frames, and its cost, beside OpenCV's
   masks    how many of the visible tokens stay on their content from slot to slot: motion-guided
            masks, by estimated and by true flow, beside tube masks, on made-up clips
-  loader   clips/s that the loader delivers, and its memory, decoding in its own or in other
-           processes of 1, 2 and all threads, with and without several clips from one decoded
-           video; its memory over many batches
+  loader   clips/s that the loader delivers with 1, 2 and all threads, in its own process or in
+           others, with and without several clips from one decoded video; the memory of all
+           processes over many batches
   decode   clips per second of CPU time out of video files, beside OpenCV and torchcodec, and
            how many frames are wrong
 
@@ -145,7 +145,7 @@ def _loader(videos: dict[str, FileSource]) -> dict:
   workers = sorted({int(number) for number in _WORKERS.value})
   memory = [
     loader.benchmark_memory(source, workers=number, threads=every, batches=_BATCHES.value)
-    for number in sorted({workers[0], workers[-1]})
+    for number in workers
   ]
   print(loader.memory_table(memory) + '\n', flush=True)
   speed = loader.benchmark_speed(

@@ -81,11 +81,11 @@ def benchmark_speed(
     repeats: Numbers of clips that are cut from one decoded video.
 
   Returns:
-    A row for each setting: clips/s (median, smallest and largest), the median clips per second
-    of CPU time, and the median memory of all processes, in bytes.
+    A row for each setting: clips/s (median, smallest and largest) and the median clips per
+    second of CPU time, that of all processes.
   """
   settings = list(itertools.product(workers, threads, repeats))
-  measured: dict[tuple[int, int, int], list[tuple[float, float, int]]] = {
+  measured: dict[tuple[int, int, int], list[tuple[float, float]]] = {
     setting: [] for setting in settings
   }
   for _ in range(rounds):
@@ -93,7 +93,7 @@ def benchmark_speed(
       measured[setting].append(_measure(source, *setting, seconds))
   rows = []
   for (processes, number, cut), results in measured.items():
-    clips, cpu_clips, memory = zip(*results, strict=True)
+    clips, cpu_clips = zip(*results, strict=True)
     rows.append(
       {
         'workers': processes,
@@ -104,7 +104,6 @@ def benchmark_speed(
         'slowest': min(clips),
         'fastest': max(clips),
         'clips_per_cpu_second': statistics.median(cpu_clips),
-        'bytes': statistics.median(memory),
       }
     )
   return rows
@@ -112,8 +111,8 @@ def benchmark_speed(
 
 def _measure(
   source: Source, workers: int, threads: int, repeats: int, seconds: float
-) -> tuple[float, float, int]:
-  """Clips per second, and per second of CPU time, of a loader that runs already; its memory."""
+) -> tuple[float, float]:
+  """Clips per second, and per second of CPU time, of a loader that runs already."""
   loader = _loader(source, workers=workers, threads=threads, repeats=repeats)
   try:
     jax.block_until_ready(next(loader))
@@ -122,11 +121,10 @@ def _measure(
       jax.block_until_ready(next(loader))
       batches += 1
     elapsed, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
-    memory = host_memory()
   finally:
     loader.close()
-  # Of a process that stands by, the clock may not have moved on.
-  return batches * CLIPS / elapsed, batches * CLIPS / max(cpu, 0.01), memory
+  # The system's clock of processes has steps of a hundredth.
+  return batches * CLIPS / elapsed, batches * CLIPS / max(cpu, 0.01)
 
 
 def benchmark_memory(source: Source, *, workers: int, threads: int, batches: int) -> dict:
@@ -169,14 +167,14 @@ def speed_table(rows: list[dict]) -> str:
     f'Loader: batches of {CLIPS} clips of 16 x 224 x 224; medians of {rows[0]["rounds"]} rounds',
     '',
     '| data.workers | data.threads | clips from one decoded video | clips/s | '
-    'slowest to fastest round | clips per CPU-second | memory of all (MB) |',
-    '|---|---|---|---|---|---|---|',
+    'slowest to fastest round | clips per CPU-second |',
+    '|---|---|---|---|---|---|',
   ]
   for row in rows:
     lines.append(
       f'| {row["workers"]} | {row["threads"]} | {row["repeats"]} | '
       f'{row["clips_per_second"]:.1f} | {row["slowest"]:.1f} to {row["fastest"]:.1f} | '
-      f'{row["clips_per_cpu_second"]:.1f} | {row["bytes"] / 1e6:,.0f} |'
+      f'{row["clips_per_cpu_second"]:.1f} |'
     )
   return '\n'.join(lines)
 
