@@ -71,6 +71,19 @@ def run_processes(workdir, *overrides, cache, count, devices, config=SMOKE):
   return outputs
 
 
+def forget(workdir, *keys):
+  """Makes config.json that of a run which is older than these keys."""
+  path = pathlib.Path(workdir) / 'config.json'
+  config = json.loads(path.read_text())
+  for key in keys:
+    *blocks, name = key.split('.')
+    block = config
+    for part in blocks:
+      block = block[part]
+    del block[name]
+  path.write_text(json.dumps(config))
+
+
 def losses(workdir):
   """Step -> loss."""
   lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()

@@ -32,6 +32,13 @@ def test_paths_in_a_bucket_stay_what_they_are(tmp_path):
   assert (tmp_path / 'clean.txt').read_text() == f'{there} 0\n'
 
 
+def test_folders_of_frames_stay_folders(tmp_path):
+  path = f'{tmp_path}/bear/'
+  source = FileSource((Entry(path, tail=' -1'),))
+  _write(str(tmp_path), source, {path: Finding(path, frames=90, rate=24.0)}, 4)
+  assert (tmp_path / 'clean.txt').read_text() == f'{path} -1\n'
+
+
 def test_report(tmp_path):
   folder, out = tmp_path / 'my videos', tmp_path / 'out'
   folder.mkdir()

@@ -135,6 +135,17 @@ def default() -> ml_collections.ConfigDict:
   return config
 
 
+def implied() -> ml_collections.ConfigDict:
+  """What a stored config stands for where it lacks a key, since it is older than the key.
+
+  These are the defaults: a new key must get one that changes nothing for earlier runs. Heads
+  are not among them, as every config names its own.
+  """
+  config = default().unlock()
+  config.heads = ml_collections.ConfigDict()
+  return config
+
+
 # Keys that say how a run is carried out and watched, not what it computes: a run may go on
 # with others.
 RUN_KEYS = (

@@ -31,7 +31,7 @@ def test_given_videos(tmp_path):
   for i in range(25):
     (tmp_path / 'videos' / f'{i}.mp4').write_bytes(video)
   # In another order than they are done in.
-  flags = ('--videos=videos', '--rounds=1', '--seconds=0', '--batches=5')
+  flags = ('--videos=videos', '--rounds=1', '--seconds=0', '--batches=5', '--workers=0')
   done = _run(tmp_path, 'decode', 'loader', *flags)
   assert done.returncode == 0, done.stderr
   assert done.stdout.index('Host memory') < done.stdout.index('clips per CPU-second')
@@ -43,7 +43,8 @@ def test_given_videos(tmp_path):
   assert (decode['what'], decode['videos'], decode['rounds']) == ('videos', 20, 1)
   assert decode['decoders']['vmae_jax']['wrong_frames'] == 0
   loader = report['results']['loader']
-  assert loader['memory']['batches'] == 5 and loader['memory']['unreadable'] == 0
+  (memory,) = loader['memory']
+  assert memory['batches'] == 5 and memory['unreadable'] == 0
   assert {row['repeats'] for row in loader['speed']} == {1, 4}
 
 
@@ -84,6 +85,7 @@ def test_masks_and_flow(tmp_path):
     (('decoed',), "command: there is no 'decoed'. Did you mean 'decode'?"),
     (('decode', '--sizes=s'), '--sizes is no flag of decode'),
     (('--sizes=s,hugo',), "--sizes: there is no 'hugo'"),
+    (('loader', '--workers=one'), '--workers: give numbers from 0 on'),
     (('--contenders=vmae_jax,keras',), "--contenders: there is no 'keras'"),
     (('decode', '--vidoes=x'), 'there is no flag --vidoes. Did you mean'),
     (('decode', '--videos=nowhere'), "there is no list or folder 'nowhere'"),

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vmae_jax.data.layouts import LAYOUTS, Tree, folder, hmdb51, kinetics, ssv2, ucf101
+from vmae_jax.data.layouts import Tree, folder, hmdb51, kinetics, ssv2, ucf101
+from vmae_jax.data.prepare_set import LAYOUTS
 from vmae_jax.errors import UserError
 
 

@@ -201,16 +201,17 @@ def run(*arguments):
 @pytest.mark.slow
 def test_killed_often(tmp_path):
   """Ten kills at random moments of a run, and the bytes of an unbroken one."""
-  assert kill_and_resume(tmp_path, videos=60, shard=3, kills=10) >= 5
+  assert kill_and_resume(tmp_path, videos=1000, shard=10, kills=10, apart=10) >= 8
 
 
 def test_killed(tmp_path):
-  kill_and_resume(tmp_path, videos=12, shard=2, kills=1)
+  kill_and_resume(tmp_path, videos=12, shard=2, kills=1, apart=2)
 
 
-def kill_and_resume(tmp_path, *, videos: int, shard: int, kills: int):
+def kill_and_resume(tmp_path, *, videos: int, shard: int, kills: int, apart: int):
   """Kills a run at random moments, and compares it with one that is not even parallel.
 
+  From one kill to the next at most `apart` shards are finished, and a few more in a moment.
   Returns how many kills left some shards, but not all.
   """
   source, random_ = tmp_path / 'source', random.Random(0)
@@ -226,7 +227,7 @@ def kill_and_resume(tmp_path, *, videos: int, shard: int, kills: int):
   out, between = tmp_path / 'broken', 0
   for _ in range(kills):
     # How long a start takes depends on the machine: so many shards later, and a moment more.
-    goal = len(list(out.glob('train/shard-*'))) + random_.randrange(3)
+    goal = len(list(out.glob('train/shard-*'))) + random_.randrange(apart + 1)
     process = start(source, out, *options)
     while process.poll() is None and (
       len(list(out.glob('train/shard-*'))) < goal or not (out / 'train/.parts').exists()

@@ -12,12 +12,12 @@ import pytest
 
 from tests.data.clips_on_disk import write_video
 from vmae_jax.data import loader as loader_lib
-from vmae_jax.data import patience as patience_lib
 from vmae_jax.data import video as video_lib
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
-from vmae_jax.data.patience import Closed, NoAnswer, Patience, PatientSource
-from vmae_jax.data.sources import Entry, FileSource
+from vmae_jax.data.patience import Closed, NoAnswer, Patience
+from vmae_jax.data.patient_source import PatientFrames, PatientSource
+from vmae_jax.data.sources import Entry, FileSource, check_paths
 from vmae_jax.errors import UserError
 
 SAMPLER = ClipSampler(frames=3, size=8, stride=2, flip=True, repeats=2, seed=5)
@@ -160,7 +160,7 @@ def test_a_decoder_that_is_stuck_is_not_closed():
   patience = Patience(0.1)
   for wait, closed in ((gate.wait, False), (lambda: None, True)):
     frames = _Frames(wait)
-    video = patience_lib.PatientFrames(frames, lambda f, i=int(closed): patience(i, 'a', f))
+    video = PatientFrames(frames, lambda f, i=int(closed): patience(i, 'a', f))
     try:
       with video:
         video.read([0])
@@ -199,6 +199,44 @@ def test_closing_does_not_wait_for_what_is_stuck(source, pipe):
   assert time.monotonic() - began < 5 and not loader._thread.is_alive()
   with pytest.raises(Closed):
     loader._patience(0, 'a', lambda: 0)
+
+
+@pytest.fixture
+def dead(monkeypatch):
+  """A folder of a dead mount: nobody says whether a file is in it."""
+  gate, isfile = threading.Event(), os.path.isfile
+  monkeypatch.setattr(
+    os.path, 'isfile', lambda path: gate.wait() if '/dead/' in str(path) else isfile(path)
+  )
+  yield '/dead'
+  gate.set()
+
+
+@pytest.mark.parametrize('files', [3, 100])
+def test_a_dead_mount_is_told_at_the_start(dead, files):
+  before = {*threading.enumerate()}
+  began = time.monotonic()
+  with pytest.raises(UserError, match='give no answer in 0.3 s, such as /dead/.*mp4: is the') as e:
+    check_paths(FileSource(tuple(Entry(f'{dead}/{i}.mp4') for i in range(files))), 1.0, seconds=0.3)
+  assert time.monotonic() - began < 20 and '\n' not in str(e.value)
+  # What is left are those that are stuck, which do not keep the process from ending.
+  left = {*threading.enumerate()} - before
+  assert left and all(thread.name == 'patience' and thread.daemon for thread in left)
+
+
+def test_a_few_files_that_give_no_answer_are_as_missing_ones(source, dead):
+  before = {*threading.enumerate()}
+  paths = [*(entry.path for entry in source.entries), f'{dead}/a.mp4', '/nowhere/b.mp4']
+  some = FileSource(tuple(map(Entry, paths)))
+  check_paths(some, 2 / 9, seconds=0.3)
+  with pytest.raises(UserError, match='1 of 9 files give no answer in 0.3 s, such as /dead/a.mp4'):
+    check_paths(some, 1 / 9, seconds=0.3)
+  with pytest.raises(UserError, match='1 of 9 files do not exist, .*: /nowhere/b.mp4. Is'):
+    check_paths(some, 0.0, seconds=0.3)
+  deadline = time.monotonic() + 10
+  while len({*threading.enumerate()} - before) > 3 and time.monotonic() < deadline:
+    time.sleep(0.01)
+  assert len({*threading.enumerate()} - before) == 3  # One stuck of each; others have ended.
 
 
 def children():

@@ -8,6 +8,8 @@ import jax
 import ml_collections
 import pytest
 
+from tests import runs
+from vmae_jax import config as config_lib
 from vmae_jax.errors import UserError
 from vmae_jax.training import run_dir
 from vmae_jax.training.run_dir import prepare_run_dir, write_summary
@@ -59,6 +61,55 @@ def test_other_config_is_refused_and_named(tmp_path):
   assert 'extra was absent, is null; model.size was "b", is "l". Choose another' in message
   assert 'log.every' not in message and '\n' not in message
   assert (tmp_path / 'config.json').read_text() == text
+
+
+def older(workdir, *keys):
+  """A run of the defaults, from before there were these keys."""
+  prepare_run_dir(workdir, config_lib.default())
+  runs.forget(workdir, *keys)
+
+
+def test_a_run_goes_on_that_is_older_than_a_key(tmp_path):
+  older(tmp_path, 'augment', 'data.seconds', 'data.mean', 'regressor.depth')
+  text = (tmp_path / 'config.json').read_text()
+  prepare_run_dir(tmp_path, config_lib.default(), implied=config_lib.implied())
+  assert (tmp_path / 'config.json').read_text() == text
+  with pytest.raises(UserError, match='augment.blur was absent, is 0.0'):
+    prepare_run_dir(tmp_path, config_lib.default())
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'message'),
+  [
+    ('augment.jitter', 0.8, 'augment.jitter was 0.0, is 0.8. Choose'),
+    ('data.stride', 2, 'data.stride was 4, is 2. Choose'),  # Which the run did have.
+  ],
+)
+def test_what_differs_is_refused_in_an_older_run_too(tmp_path, key, value, message):
+  older(tmp_path, 'augment')
+  other = config_lib.default()
+  other.update_from_flattened_dict({key: value})
+  with pytest.raises(UserError, match=message):
+    prepare_run_dir(tmp_path, other, implied=config_lib.implied())
+
+
+def test_a_key_that_is_gone_is_refused(tmp_path):
+  prepare_run_dir(tmp_path, config_lib.default().unlock())
+  other = config_lib.default().unlock()
+  del other.augment.blur
+  with pytest.raises(UserError, match='augment.blur was 0.0, is absent'):
+    prepare_run_dir(tmp_path, other, implied=config_lib.implied())
+
+
+def test_a_head_is_no_key_that_came_later(tmp_path):
+  other = config_lib.default().unlock()
+  other.heads.hog = other.heads.pixels
+  del other.heads.pixels
+  prepare_run_dir(tmp_path, other)
+  with_pixels = config_lib.default().unlock()
+  with_pixels.heads.hog = other.heads.hog
+  with pytest.raises(UserError, match='heads.pixels.decoder was absent, is "decoder"'):
+    prepare_run_dir(tmp_path, with_pixels, implied=config_lib.implied())
 
 
 def test_ignored_keys_are_whole_words(tmp_path):

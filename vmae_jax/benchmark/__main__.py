@@ -12,8 +12,9 @@ Commands; without one, all of them:
            explains of neighbouring frames, and its cost, beside OpenCV's
   masks    how many of the visible tokens stay on their content from slot to slot: motion-guided
            masks, by estimated and by true flow, beside tube masks, on made-up clips
-  loader   clips/s that the loader delivers with 1, 2 and all threads, with and without several
-           clips from one decoded video, and its memory over many batches
+  loader   clips/s that the loader delivers with 1, 2 and all threads, in its own process or in
+           others, with and without several clips from one decoded video; the memory of all
+           processes over many batches
   decode   clips per second of CPU time out of video files, beside OpenCV and torchcodec, and
            how many frames are wrong
 
@@ -72,6 +73,9 @@ _SECONDS = flags.DEFINE_float(
 )
 _CLIPS = flags.DEFINE_integer(
   'clips', 240, 'masks: clips of each size that are made.', lower_bound=1
+)
+_WORKERS = flags.DEFINE_list(
+  'workers', ['0', '1', '2'], 'loader: numbers of decoding processes; 0 decodes in its own.'
 )
 _BATCHES = flags.DEFINE_integer(
   'batches', 200, 'loader: batches over which memory is watched.', lower_bound=loader.MARKS
@@ -138,10 +142,18 @@ def _loader(videos: dict[str, FileSource]) -> dict:
   source = FileSource(sum((s.entries for s in videos.values()), ()))
   every = os.cpu_count() or 1
   # Memory first, as what other measurements leave behind could hide a growth.
-  memory = loader.benchmark_memory(source, threads=every, batches=_BATCHES.value)
+  workers = sorted({int(number) for number in _WORKERS.value})
+  memory = [
+    loader.benchmark_memory(source, workers=number, threads=every, batches=_BATCHES.value)
+    for number in workers
+  ]
   print(loader.memory_table(memory) + '\n', flush=True)
   speed = loader.benchmark_speed(
-    source, threads=sorted({1, 2, every}), rounds=_ROUNDS.value, seconds=_SECONDS.value
+    source,
+    workers=workers,
+    threads=sorted({1, 2, every}),
+    rounds=_ROUNDS.value,
+    seconds=_SECONDS.value,
   )
   print(loader.speed_table(speed) + '\n', flush=True)
   return {'videos': list(videos), 'speed': speed, 'memory': memory}
@@ -170,7 +182,7 @@ COMMANDS = {
   'checkpoint': (_checkpoint, ('sizes', 'rounds')),
   'flow': (_flow, ('videos', 'rounds')),
   'masks': (_masks, ('clips',)),
-  'loader': (_loader, ('videos', 'rounds', 'seconds', 'batches')),
+  'loader': (_loader, ('videos', 'rounds', 'seconds', 'workers', 'batches')),
   'decode': (_decode, ('videos', 'rounds')),
 }
 
@@ -220,6 +232,8 @@ def _check(commands: list[str], out: Path) -> None:
         raise UserError(f'--{name} is no flag of {" or ".join(commands)}: leave it out.')
   for size in _SIZES.value:
     lookup(SIZES, size, '--sizes')
+  if not _WORKERS.value or not all(number.isdecimal() for number in _WORKERS.value):
+    raise UserError('--workers: give numbers from 0 on, such as --workers=0,1,2.')
   if _CONTENDERS.value is not None and 'vmae_jax' not in _CONTENDERS.value:
     raise UserError('--contenders: vmae_jax has to be one of them; the others are beside it.')
   for name in _CONTENDERS.value or []:

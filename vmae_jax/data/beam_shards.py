@@ -80,7 +80,7 @@ def _write_shard(task: str) -> None:
     folder = Path(mine)
     (folder / PARTS).mkdir()
     shard = _Shard(folder / PARTS / f'{name}.partial')
-    tasks = [(i, video.path, encoding) for i, video in enumerate(videos)]
+    tasks = [(i, video, encoding) for i, video in enumerate(videos)]
     try:
       for (i, _, _), got in run_all(_encode, tasks, workers=1, seconds=todo['seconds']):
         shard.add(i, str(got) if isinstance(got, Lost) else got, videos)
@@ -163,7 +163,7 @@ def write_shards_with_beam(
 
     def write_here(shards: dict[str, Sequence[Listed]]) -> None:
       left = [video for videos in shards.values() for video in videos]
-      tasks = [(i, video.path, encoding) for i, video in enumerate(left)]
+      tasks = [(i, video, encoding) for i, video in enumerate(left)]
       _check_room(Path(out), tasks, workers=1, seconds=seconds)
       run(shards)
 

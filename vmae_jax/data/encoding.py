@@ -17,6 +17,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from vmae_jax.data import remote
+from vmae_jax.data.frame_folder import FrameFolder, open_video
 from vmae_jax.data.video import Video, VideoError
 
 B_FRAMES = 3
@@ -62,19 +63,21 @@ class Encoded:
 
 
 def encode_video(path: str, encoding: Encoding | None) -> Encoded:
-  """Reads a video file completely and encodes it anew.
+  """Reads a video completely and encodes it anew.
 
-  The same file gives the same bytes, wherever and whenever this is done with the same PyAV.
+  The same video gives the same bytes, wherever and whenever this is done with the same PyAV.
 
   Args:
-    path: The file, here or elsewhere.
+    path: The file, here or elsewhere, or, where it ends in /, a folder of frames.
     encoding: None keeps the file's own bytes, after all of its frames were decoded once.
 
   Raises:
     VideoError: some frame does not decode, or the video cannot be encoded.
   """
-  with Video(remote.video_file(path)) as video:
+  with open_video(path) as video:
     if encoding is None:
+      if isinstance(video, FrameFolder):
+        raise VideoError('frames in a folder are no file whose bytes could be kept')
       video.check()
       data = remote.read(path)
     else:
@@ -102,7 +105,7 @@ def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
   return round(width * scale / 2) * 2, round(height * scale / 2) * 2
 
 
-def _encode(video: Video, encoding: Encoding) -> bytes:
+def _encode(video: Video | FrameFolder, encoding: Encoding) -> bytes:
   """An MP4 file with every frame of the video, at its own time and turned as it was; no sound."""
   out = io.BytesIO()
   converter = VideoReformatter()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmae_jax.data import remote
+from vmae_jax.data.frame_folder import FrameFolder
 from vmae_jax.data.pool import Lost, run_all
 from vmae_jax.data.shards import ShardSource, check
 from vmae_jax.data.sources import FileSource
@@ -30,9 +31,9 @@ class Finding:
   size: int = 0
 
 
-def _decode(path: str, file: str | io.BytesIO, known: dict[str, Any]) -> Finding:
+def _decode(path: str, opened: Callable[[], Video | FrameFolder], known: dict[str, Any]) -> Finding:
   try:
-    with Video(file) as video:
+    with opened() as video:
       video.check()
       return Finding(
         path,
@@ -48,7 +49,9 @@ def _decode(path: str, file: str | io.BytesIO, known: dict[str, Any]) -> Finding
 
 
 def examine(path: str) -> Finding:
-  """Decodes all frames of a video, once, and hashes the file."""
+  """Decodes all frames of a video, once, and hashes the file, or those of its frames."""
+  if path.endswith('/'):
+    return _examine_frames(path)
   try:
     file = remote.video_file(path)
     with open(path, 'rb') if file is path else contextlib.nullcontext(file) as f:
@@ -57,7 +60,17 @@ def examine(path: str) -> Finding:
       f.seek(0)
   except OSError as e:
     return Finding(path, reason=e.strerror or 'cannot be read')
-  return _decode(path, file, {'content_hash': content_hash, 'size': size})
+  return _decode(path, lambda: Video(file), {'content_hash': content_hash, 'size': size})
+
+
+def _examine_frames(path: str) -> Finding:
+  try:
+    frames = FrameFolder(path)
+    data = b''.join(frames.file(i) for i in range(frames.num_frames))
+  except VideoError as e:
+    return Finding(path, reason=str(e))
+  known = {'content_hash': hashlib.md5(data).hexdigest(), 'size': len(data)}
+  return _decode(path, lambda: frames, known)
 
 
 def examine_record(source: ShardSource, i: int) -> Finding:
@@ -69,7 +82,7 @@ def examine_record(source: ShardSource, i: int) -> Finding:
   except VideoError as e:
     return Finding(name, reason=str(e))
   known = {'content_hash': hashlib.md5(data).hexdigest(), 'size': len(data)}
-  found = _decode(name, io.BytesIO(data), known)
+  found = _decode(name, lambda: Video(io.BytesIO(data)), known)
   if not found.reason and found.frames != header.frames:
     reason = f'has {found.frames} frames, its header says {header.frames}'
     return Finding(name, reason=reason, **known)

@@ -10,7 +10,6 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vmae_jax.data import remote
@@ -24,21 +23,27 @@ class Listed:
 
   Attributes:
     id: The data set's own name of it, without the file's suffix.
-    path: Its file, absolute.
+    path: Its file, absolute; a folder of frames, where it ends in /.
     label: The class, -1 if unknown.
+    damage: Why it cannot be used, if that is known already.
   """
 
   id: str
   path: str
   label: int
+  damage: str = ''
 
 
 @dataclass
 class Split:
-  """Videos of a split that are there, in the order of its list, and ids of those that are not."""
+  """Videos of a split that are there, in the order of its list, and ids of those that are not.
+
+  `told` is what else is to be told of it, such as how many frames and objects it has.
+  """
 
   videos: list[Listed] = field(default_factory=list)
   missing: list[str] = field(default_factory=list)
+  told: str = ''
 
   def add(self, id: str, path: str | None, label: int) -> None:
     if path is None:
@@ -331,20 +336,3 @@ def folder(videos: Tree) -> Layout:
 
 def _in(path: str, folder: str) -> bool:
   return path.startswith(folder + os.sep)
-
-
-# Name -> (function, whether it has official splits 1 to 3, how much the whole data set has).
-# Kinetics shrinks with every video that is taken down: only its classes are sure.
-LAYOUTS: dict[str, tuple[Callable[..., Layout], bool, dict[str, int | tuple[int, ...]]]] = {
-  'kinetics400': (kinetics, False, {'classes': 400}),
-  'kinetics600': (kinetics, False, {'classes': 600}),
-  'kinetics700': (kinetics, False, {'classes': 700}),
-  'ssv2': (ssv2, False, {'classes': 174, 'train': 168_913, 'val': 24_777, 'test': 27_157}),
-  'ucf101': (
-    ucf101,
-    True,
-    {'classes': 101, 'train': (9537, 9586, 9624), 'test': (3783, 3734, 3696)},
-  ),
-  'hmdb51': (hmdb51, True, {'classes': 51, 'train': (3570,) * 3, 'test': (1530,) * 3}),
-  'folder': (folder, False, {}),
-}

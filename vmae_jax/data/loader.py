@@ -27,7 +27,8 @@ from absl import flags, logging
 from jax.sharding import Mesh
 
 from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.patience import Patience, PatientSource
+from vmae_jax.data.patience import Patience
+from vmae_jax.data.patient_source import PatientSource
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.sharding import batch_sharding

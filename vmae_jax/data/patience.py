@@ -5,16 +5,13 @@ it joins them again should it come back after all. What is stuck is asked for no
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
-import numpy as np
-
-from vmae_jax.data.sources import Frames, Source
 from vmae_jax.data.video import VideoError
 from vmae_jax.errors import UserError
-from vmae_jax.types import Int, UInt8
 
 MOST_STUCK = 16  # More calls that are stuck at a time, in one process, stop the run.
 
@@ -127,61 +124,31 @@ class Patience:
       self._idle.clear()
 
 
-class PatientSource:
-  """A source whose videos are given up, as broken ones are, if they give no answer in time."""
+def ask_all(function: Callable[[str], Any], names: Iterable[str], *, seconds: float) -> list[Any]:
+  """What `function` says of each name, asked in 32 threads.
 
-  def __init__(self, source: Source, patience: Patience):
-    self.class_names = source.class_names
-    self._source, self._patience = source, patience
+  Args:
+    function: Such as a look-up of a file.
+    names: Paths, or what else it takes.
+    seconds: That one answer may take.
 
-  def __len__(self) -> int:
-    return len(self._source)
+  Returns:
+    The answers, in this order; in place of one that did not come the NoAnswer.
 
-  def name(self, i: int) -> str:
-    return self._source.name(i)
+  Raises:
+    UserError: more than MOST_STUCK did not come.
+  """
+  patience = Patience(seconds)
 
-  def label(self, i: int) -> int:
-    return self._source.label(i)
-
-  def open(self, i: int) -> 'PatientFrames':
-    name = self._source.name(i)
-
-    def patiently(function: Callable[[], Any]) -> Any:
-      return self._patience(i, name, function)
-
-    return PatientFrames(patiently(lambda: self._source.open(i)), patiently)
-
-
-class PatientFrames:
-  """A video of a `PatientSource`."""
-
-  def __init__(self, frames: Frames, patiently: Callable[[Callable[[], Any]], Any]):
-    self._frames, self._patiently = frames, patiently
-    self._in_use = False  # By a thread that was given up.
-    self.num_frames, self.rate = frames.num_frames, frames.rate
-
-  @property
-  def height(self) -> int:
-    return self._ask(lambda: self._frames.height)
-
-  @property
-  def width(self) -> int:
-    return self._ask(lambda: self._frames.width)
-
-  def read(self, indices: Sequence[int] | Int[np.ndarray, ' T']) -> UInt8[np.ndarray, 'T H W 3']:
-    return self._ask(lambda: self._frames.read(indices))
-
-  def _ask(self, function: Callable[[], Any]) -> Any:
+  def ask(numbered: tuple[int, str]) -> Any:
+    i, name = numbered
     try:
-      return self._patiently(function)
-    except (NoAnswer, Closed, UserError):
-      self._in_use = True
-      raise
+      return patience(i, name, lambda: function(name))
+    except NoAnswer as e:
+      return e
 
-  def __enter__(self) -> 'PatientFrames':
-    self._frames.__enter__()
-    return self
-
-  def __exit__(self, *exception) -> None:
-    if not self._in_use:  # A decoder must not be closed while it decodes.
-      self._frames.__exit__(*exception)
+  with ThreadPoolExecutor(32) as pool:  # A look-up over a network is all waiting.
+    try:
+      return list(pool.map(ask, enumerate(names)))
+    finally:
+      patience.close()  # Else the pool would wait for what others have asked.

@@ -4,16 +4,40 @@ import argparse
 import functools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vmae_jax.data import remote
+from vmae_jax.data import davis, layouts, remote
 from vmae_jax.data.encoding import Encoding
-from vmae_jax.data.layouts import LAYOUTS, Layout, Tree
+from vmae_jax.data.layouts import Layout, Tree
 from vmae_jax.data.prepare_shards import write_shards
 from vmae_jax.errors import UserError
 
 SUMMARY = 'prepare.json'  # Marks a folder as one of ours.
+SELF_CONTAINED = ('davis2017', 'folder')  # No lists come apart from the videos.
+FRAMES = ('davis2017',)  # Arrive as pictures: there is no file to copy.
+
+# Name -> (function, whether it has official splits 1 to 3, how much the whole data set has).
+# Kinetics shrinks with every video that is taken down: only its classes are sure.
+LAYOUTS: dict[str, tuple[Callable[..., Layout], bool, dict[str, int | tuple[int, ...]]]] = {
+  'kinetics400': (layouts.kinetics, False, {'classes': 400}),
+  'kinetics600': (layouts.kinetics, False, {'classes': 600}),
+  'kinetics700': (layouts.kinetics, False, {'classes': 700}),
+  'ssv2': (layouts.ssv2, False, {'classes': 174, 'train': 168_913, 'val': 24_777, 'test': 27_157}),
+  'ucf101': (
+    layouts.ucf101,
+    True,
+    {'classes': 101, 'train': (9537, 9586, 9624), 'test': (3783, 3734, 3696)},
+  ),
+  'hmdb51': (layouts.hmdb51, True, {'classes': 51, 'train': (3570,) * 3, 'test': (1530,) * 3}),
+  'davis2017': (
+    davis.davis2017,
+    False,
+    {'train': 60, 'val': 30, 'test-dev': 30, 'test-challenge': 30},
+  ),
+  'folder': (layouts.folder, False, {}),
+}
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -22,14 +46,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     text = (function.__doc__ or '').split('\n')[0]
     command = commands.add_parser(name, help=text, description=function.__doc__)
     command.set_defaults(function=_data_set, layout=name)
-    _add_data_set(command, annotations=name != 'folder', official=has_official)
+    _add_data_set(command, name, official=has_official)
 
 
-def _add_data_set(command: argparse.ArgumentParser, *, annotations: bool, official: bool) -> None:
+def _add_data_set(command: argparse.ArgumentParser, name: str, *, official: bool) -> None:
   add = command.add_argument
   add('source', metavar='SOURCE', help='folder with the videos, anywhere below it')
   add('--out', required=True, help='folder to write')
-  if annotations:
+  if name not in SELF_CONTAINED:
     add('--annotations', help='folder with the lists of the data set (SOURCE)')
   if official:
     add('--split', type=int, choices=(1, 2, 3), default=1, help='official split (1)')
@@ -37,14 +61,16 @@ def _add_data_set(command: argparse.ArgumentParser, *, annotations: bool, offici
   add = shards.add_argument
   defaults = Encoding()
   add('--shards', action='store_true', help='write OUT/SPLIT, a folder to train from, too')
-  for name, text in (
+  for option, text in (
     ('short_side', 'pixels of the shorter side; smaller videos keep theirs'),
     ('gop', 'most frames from one keyframe to the next'),
     ('crf', 'quality of H.264: lower is better and larger'),
   ):
-    value = getattr(defaults, name)
-    add(f'--{name.replace("_", "-")}', type=int, metavar='N', help=f'{text} ({value})')
-  add('--copy', action='store_true', help='keep the bytes of the files instead')
+    value = getattr(defaults, option)
+    add(f'--{option.replace("_", "-")}', type=int, metavar='N', help=f'{text} ({value})')
+  command.set_defaults(copy=False)
+  if name not in FRAMES:
+    add('--copy', action='store_true', help='keep the bytes of the files instead')
   text = 'videos in a shard (64, or more where that were more than 512 shards)'
   add('--shard-videos', type=int, default=0, metavar='N', help=text)
   add('--workers', type=int, metavar='N', help='processes (one a processor)')
@@ -89,16 +115,20 @@ def _beam(args: argparse.Namespace) -> Any:
 
 
 def _write_lists(out: str, layout: Layout, summary: dict[str, Any]) -> None:
-  """Writes the lists, the names of the classes and of missing videos, and what was found."""
+  """Writes the lists, names of classes, missing and damaged videos, and what was found."""
   texts = {}
   for name, split in layout.splits.items():
-    for video in split.videos:
+    whole = [video for video in split.videos if not video.damage]
+    for video in whole:
       utf8 = video.path.encode(errors='replace').decode() == video.path
       if not utf8 or len(video.path.splitlines()) > 1:
         raise UserError(f'{video.path!r} has characters that a list cannot hold: rename it.')
-    texts[f'{name}.txt'] = ''.join(f'{v.path} {v.label}\n' for v in split.videos)
+    texts[f'{name}.txt'] = ''.join(f'{v.path} {v.label}\n' for v in whole)
   splits = layout.splits.items()
   texts['missing.txt'] = ''.join(f'{name} {id}\n' for name, s in splits for id in s.missing)
+  texts['damaged.txt'] = ''.join(
+    f'{name} {v.id}: {v.damage}\n' for name, s in splits for v in s.videos if v.damage
+  )
   texts['classes.txt'] = ''.join(f'{name}\n' for name in layout.classes)
   try:
     if remote.is_file(f'{out}/{SUMMARY}'):
@@ -136,6 +166,9 @@ def _counts(layout: Layout, full: dict[str, Any], official: int | None) -> list[
     text = f'{name}: {listed} videos{of(name)}'
     if split.missing:
       text += f', {len(split.missing)} of them are missing, such as {split.missing[0]}'
+    if damaged := [video for video in split.videos if video.damage]:
+      text += f', {len(damaged)} damaged, such as {damaged[0].id} ({damaged[0].damage})'
+    text += f'; {split.told}' * bool(split.told)
     lines.append(text)
   return lines
 
@@ -150,7 +183,7 @@ def _data_set(args: argparse.Namespace) -> None:
     raise UserError('--workers must be at least 1, --seconds and --shard-videos more than 0.')
   videos = Tree(args.source)
   given = {'videos': videos}
-  if args.layout != 'folder':
+  if args.layout not in SELF_CONTAINED:
     given['annotations'] = Tree(args.annotations) if args.annotations else videos
   layout = read(**given, **({'split': official} if has_official else {}))
   lines = _counts(layout, full, official)

@@ -43,14 +43,16 @@ MOST_SHARDS, LEAST_VIDEOS = 512, 64
 PILOT = 4  # Videos that are encoded to learn how much room all will take.
 MARGIN = 1.1
 
-Task = tuple[int, str, Encoding | None]  # Place in the list, file, how it is encoded.
+Task = tuple[int, Listed, Encoding | None]  # Place in the list, video, how it is encoded.
 
 
 def _encode(task: Task) -> Encoded | str:
   """Runs in the workers: the video or the reason why there is none."""
-  _, path, encoding = task
+  _, video, encoding = task
+  if video.damage:
+    return video.damage
   try:
-    return encode_video(path, encoding)
+    return encode_video(video.path, encoding)
   except VideoError as e:
     return str(e)
   except OSError as e:
@@ -171,14 +173,14 @@ def _check_room(out: Path, tasks: list[Task], *, workers: int, seconds: float) -
   if not tasks:
     return
 
-  def size(path: str) -> int:
+  def size(task: Task) -> int:
     try:
-      return remote.size(path)
+      return remote.size(task[1].path)
     except OSError:
       return 0
 
   with ThreadPoolExecutor(32) as pool:  # On network disks a look-up is all waiting.
-    sizes = dict(zip((t[0] for t in tasks), pool.map(size, (t[1] for t in tasks)), strict=True))
+    sizes = dict(zip((task[0] for task in tasks), pool.map(size, tasks), strict=True))
   ratio = 1.0
   if tasks[0][2] is not None:
     chosen = tasks[:: -(-len(tasks) // PILOT)]
@@ -279,7 +281,7 @@ def _write_missing(
   for number, name in enumerate(names):
     if _part(out, name) is None:
       places = range(number * shard_videos, min(len(videos), (number + 1) * shard_videos))
-      tasks += [(i, videos[i].path, encoding) for i in places]
+      tasks += [(i, videos[i], encoding) for i in places]
   _check_room(out, tasks, workers=workers, seconds=seconds)
   shards: dict[int, _Shard] = {}
   failed, done = 0, len(videos) - len(tasks)

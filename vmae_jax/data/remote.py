@@ -8,10 +8,10 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from vmae_jax.data.patience import NoAnswer, ask_all
 from vmae_jax.errors import UserError
 
 ATTEMPTS = 4
@@ -28,7 +28,10 @@ def is_remote(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-  return path if is_remote(path) else os.path.abspath(path)
+  """An absolute path of the same; a folder's / at the end stays."""
+  if is_remote(path):
+    return path
+  return os.path.join(os.path.abspath(path), '') if path.endswith('/') else os.path.abspath(path)
 
 
 def _filesystem(path: str) -> Any:
@@ -121,7 +124,9 @@ def is_folder(path: str) -> bool:
 
 
 def size(path: str) -> int:
-  """Bytes of a file."""
+  """Bytes of a file, or of all files directly inside a folder, where the path ends in /."""
+  if path.endswith('/'):
+    return sum(sizes(path).values())
   return _attempt(path, lambda fs: fs.size(path)) if is_remote(path) else os.path.getsize(path)
 
 
@@ -142,8 +147,21 @@ def names(folder: str) -> list[str]:
   return sorted(os.path.basename(name.rstrip('/')) for name in found)
 
 
-def missing(paths: Sequence[str]) -> list[str]:
-  """Those of some paths where no file is; of folders elsewhere each is looked through once."""
+def missing(paths: Sequence[str], *, seconds: float) -> tuple[list[str], list[str]]:
+  """Looks for files, or folders where a path ends in /.
+
+  Of folders elsewhere each is looked through once.
+
+  Args:
+    paths: Where they should be.
+    seconds: That one answer may take.
+
+  Returns:
+    The paths where nothing is, and those of which nothing was heard.
+
+  Raises:
+    UserError: of too many nothing was heard.
+  """
   folders = {os.path.dirname(path) for path in paths if is_remote(path)}
 
   def files(folder: str) -> set[str]:
@@ -154,13 +172,16 @@ def missing(paths: Sequence[str]) -> list[str]:
 
   def there(path: str) -> bool:
     if not is_remote(path):
-      return os.path.isfile(path)
+      return os.path.isdir(path) if path.endswith('/') else os.path.isfile(path)
     folder, name = os.path.split(path)
-    return name in found[folder]
+    if isinstance(files_of[folder], NoAnswer):
+      raise files_of[folder]
+    return name in files_of[folder] if name else bool(files_of[folder])
 
-  with ThreadPoolExecutor(32) as pool:  # A look-up over a network is all waiting.
-    found = dict(zip(folders, pool.map(files, folders), strict=True))
-    return [path for path, ok in zip(paths, pool.map(there, paths), strict=True) if not ok]
+  files_of = dict(zip(folders, ask_all(files, folders, seconds=seconds), strict=True))
+  answers = list(zip(paths, ask_all(there, paths, seconds=seconds), strict=True))
+  silent = [path for path, answer in answers if isinstance(answer, NoAnswer)]
+  return [path for path, answer in answers if answer is False], silent
 
 
 def walk(folder: str) -> Iterator[str]:

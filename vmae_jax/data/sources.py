@@ -20,6 +20,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from vmae_jax.data import remote
+from vmae_jax.data.frame_folder import FrameFolder, open_video
 from vmae_jax.data.video import Video, VideoError
 from vmae_jax.errors import UserError
 from vmae_jax.types import Int, UInt8
@@ -71,7 +72,7 @@ class Source(Protocol):
 class Window:
   """The frames [start, start + count) of a video as a video; count -1 means to its end."""
 
-  def __init__(self, video: Video, *, start: int, count: int):
+  def __init__(self, video: Video | FrameFolder, *, start: int, count: int):
     self._video, self._start = video, start
     self.rate = video.rate
     left = video.num_frames - start
@@ -105,6 +106,7 @@ class Window:
 class Entry:
   """One video of a list: where it lies, its class, and which of its frames count.
 
+  A path that ends in / is a folder of frames, see `vmae_jax.data.frame_folder`.
   `tail` is what follows the path in its line, so that the line can be written again.
   """
 
@@ -131,10 +133,10 @@ class FileSource:
   def label(self, i: int) -> int:
     return self.entries[i].label
 
-  def open(self, i: int) -> Video | Window:
+  def open(self, i: int) -> Video | FrameFolder | Window:
     entry = self.entries[i]
     try:
-      video = Video(remote.video_file(entry.path))
+      video = open_video(entry.path)
     except OSError as e:
       raise VideoError(e.strerror or str(e)) from e
     if entry.start == 0 and entry.count == -1:
@@ -177,9 +179,10 @@ def read_list(path: str, *, root: str = '') -> FileSource:
   """Reads a list file of one video a line.
 
   A line is `path label`, `path start count label` (VideoMAE V2: the frames from start on,
-  count -1 for all), `path start count` (V2's pre-training form) or a bare `path`. All lines
-  must be of one form. Lines that start with # are comments. Names of classes are read from
-  a file `classes.txt` beside the list, one a line, if there is one.
+  count -1 for all), `path start count` (V2's pre-training form) or a bare `path`; a path that
+  ends in / is a folder of frames. All lines must be of one form. Lines that start with # are
+  comments. Names of classes are read from a file `classes.txt` beside the list, one a line, if
+  there is one.
 
   Args:
     path: The list.
@@ -303,22 +306,33 @@ def open_source(spec: str, *, root: str = '') -> Source:
   )
 
 
-def check_paths(source: Source, max_bad_share: float) -> None:
+def check_paths(source: Source, max_bad_share: float, *, seconds: float = 60.0) -> None:
   """Looks whether the files of a source exist, before hours are spent on it.
 
   Args:
     source: Nothing is checked in one that does not lie in files.
     max_bad_share: The share of missing files that is tolerated; they will be replaced.
+    seconds: After so long without an answer, as from a dead network mount, a file counts as
+      missing.
 
   Raises:
     UserError: more are missing, or all.
   """
   if not isinstance(source, FileSource):
     return
-  missing = remote.missing([entry.path for entry in source.entries])
-  if len(missing) > max_bad_share * len(source) or len(missing) == len(source):
+  missing, silent = remote.missing([entry.path for entry in source.entries], seconds=seconds)
+
+  def too_many(files: int) -> bool:
+    return files > max_bad_share * len(source) or files == len(source)
+
+  if too_many(len(missing)):
     raise UserError(
       f'{len(missing)} of {len(source)} files do not exist, at most {max_bad_share:.1%} may be '
       f'missing: {", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}. '
       'Is the root of the relative paths right?'
+    )
+  if too_many(len(missing) + len(silent)):
+    raise UserError(
+      f'{len(silent)} of {len(source)} files give no answer in {seconds:g} s, such as {silent[0]}: '
+      'is the disk or network mount that they lie on alive? data.seconds sets the limit.'
     )

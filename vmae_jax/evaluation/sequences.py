@@ -2,19 +2,17 @@
 
 import functools
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from vmae_jax.data.frame_folder import FrameFolder
 from vmae_jax.data.video import Video, VideoError
 from vmae_jax.errors import UserError
 from vmae_jax.types import UInt8
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 RESOLUTION = '480p'  # The folder of DAVIS that all published figures are for.
 
 BLOCK = 32  # Frames of a video decoded at a time, as each time starts at a keyframe.
@@ -66,8 +64,7 @@ def open_davis(folder: str | os.PathLike, split: str) -> list[Clip]:
 
 def _davis_sequence(root: Path, name: str) -> Clip:
   pictures, masks = (root / kind / RESOLUTION / name for kind in ('JPEGImages', 'Annotations'))
-  frames = list_frames(pictures)
-  stems = [path.stem for path in frames]
+  stems, read = _open_folder(pictures)
   truth = [masks / f'{stem}.png' for stem in stems]
   there = [path.is_file() for path in truth]
   if not there[0]:
@@ -81,7 +78,7 @@ def _davis_sequence(root: Path, name: str) -> Clip:
     raise UserError(
       f'{masks / extra[0]}.png has no frame in {pictures} ({len(extra)} such): frames are missing.'
     )
-  return Clip(name, tuple(stems), _reader(frames), truth[0], tuple(truth) if all(there) else ())
+  return Clip(name, stems, read, truth[0], tuple(truth) if all(there) else ())
 
 
 def open_frames(path: str | os.PathLike, mask: str | os.PathLike) -> Clip:
@@ -92,8 +89,7 @@ def open_frames(path: str | os.PathLike, mask: str | os.PathLike) -> Clip:
   """
   name = Path(path).resolve().stem
   if Path(path).is_dir():
-    frames = list_frames(Path(path))
-    return Clip(name, tuple(p.stem for p in frames), _reader(frames), Path(mask))
+    return Clip(name, *_open_folder(Path(path)), Path(mask))
   try:
     video = Video(path)
   except VideoError as e:
@@ -114,50 +110,23 @@ def open_frames(path: str | os.PathLike, mask: str | os.PathLike) -> Clip:
   return Clip(name, tuple(f'{i:05d}' for i in range(video.num_frames)), read, Path(mask))
 
 
-def list_frames(folder: Path) -> list[Path]:
-  """The pictures in a folder, in the order of the numbers in their names.
+def _open_folder(folder: Path) -> tuple[tuple[str, ...], Read]:
+  """Names of the frames in a folder, without suffixes, and what reads them.
 
   Raises:
-    UserError: there is none, two are of one name, or one is missing: names that are numbers
-      must go on by the same step.
+    UserError: there is none, or one is missing.
   """
   if not folder.is_dir():
     raise UserError(f'there is no folder {folder}.')
-  found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != '.']
-  if not found:
-    raise UserError(f'no frame in the folder {folder} (looked for {" ".join(IMAGE_SUFFIXES)}).')
+  try:
+    frames = FrameFolder(folder)
+  except VideoError as e:
+    raise UserError(f'{folder}: {e}.') from e
 
-  def parts(path: Path) -> list:
-    return [int(x) if x.isdigit() else x for x in re.split(r'(\d+)', path.stem)]
-
-  found.sort(key=parts)
-  stems = [path.stem for path in found]
-  if len(set(stems)) < len(stems):
-    twice = next(a for a, b in zip(stems, stems[1:], strict=False) if a == b)
-    raise UserError(f'{folder} has several pictures of the name {twice}: leave one.')
-  numbers = [int(stem) for stem in stems if stem.isdigit()]
-  if len(numbers) == len(stems) > 2:
-    step = min(np.diff(numbers))
-    for a, b in zip(numbers, numbers[1:], strict=False):
-      if b - a != step:
-        raise UserError(
-          f'{folder}: frames are missing between {a} and {b} (others are {step} apart): put them '
-          'there, or number the frames anew.'
-        )
-  return found
-
-
-def _reader(paths: Sequence[Path]) -> Read:
   def read(indices: Sequence[int]) -> UInt8[np.ndarray, 'T H W 3']:
-    frames = []
-    for path in (paths[i] for i in indices):
-      try:
-        with Image.open(path) as image:
-          frames.append(np.asarray(image.convert('RGB')))
-      except (OSError, UnidentifiedImageError) as e:
-        raise UserError(f'cannot read the frame {path}: {e}.') from e
-    if len({frame.shape for frame in frames}) > 1:
-      raise UserError(f'{paths[indices[0]]}: frames are not all of one size.')
-    return np.stack(frames)
+    try:
+      return frames.read(indices)
+    except VideoError as e:
+      raise UserError(f'{folder}: {e}.') from e
 
-  return read
+  return tuple(Path(name).stem for name in frames.names), read

@@ -81,6 +81,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
     clip_flops=supervised.flops(),
     source=source,
     sampler=_sampler(config),
+    implied=config_finetuning.default(),
     pretrained=start,
     evaluate=evaluation,
   )
@@ -89,7 +90,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def _open(spec: str, data) -> Source:
   source = open_source(spec, root=data.root)
-  check_paths(source, max_bad_share=data.max_bad_share)
+  check_paths(source, data.max_bad_share, seconds=data.seconds)
   return source
 
 
@@ -209,7 +210,8 @@ class Evaluation:
     if start is None:
       raise UserError('epochs=0 and steps=0 is a test alone: give --config.init_from, too.')
     config = self._config
-    prepare_run_dir(self._workdir, config, ignore=config_lib.RUN_KEYS)
+    implied = config_finetuning.default()
+    prepare_run_dir(self._workdir, config, ignore=config_lib.RUN_KEYS, implied=implied)
     shapes = jax.eval_shape(self._supervised.init, jax.random.key(0))
     like = jax.tree.map(
       lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 import optax
 from jax.sharding import Mesh
 
@@ -38,6 +39,7 @@ class Task(NamedTuple):
     clip_flops: Floating-point operations of a step for one clip.
     source: The training videos.
     sampler: Cuts clips from them.
+    implied: What the config of an older run stands for where it lacks a key.
     pretrained: (shapes of the parameters with shardings) -> those to start from, or None.
     watcher: () -> (step, state, frozen, log) -> None, called after every step before the state
       is saved.
@@ -55,6 +57,7 @@ class Task(NamedTuple):
   clip_flops: int
   source: Source
   sampler: ClipSampler
+  implied: ml_collections.ConfigDict
   pretrained: Callable[[Any], Any] | None = None
   watcher: Callable[[], Callable[..., None]] = lambda: lambda *_: None
   evaluate: Callable[..., dict[str, Any] | None] = lambda *_: {}
@@ -78,7 +81,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
   """
   check_agreement(config, task.source)
-  prepare_run_dir(workdir, config, ignore=config_lib.RUN_KEYS)
+  prepare_run_dir(workdir, config, ignore=config_lib.RUN_KEYS, implied=task.implied)
   steps = task.steps
   with jax.set_mesh(mesh), Stop() as stop:
     checkpointer = Checkpointer(

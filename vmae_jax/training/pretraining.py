@@ -5,7 +5,8 @@ import jax
 from vmae_jax import config as config_lib
 from vmae_jax import sharding
 from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.patience import Patience, PatientSource
+from vmae_jax.data.patience import Patience
+from vmae_jax.data.patient_source import PatientSource
 from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.evaluation.probing import PeriodicProbe
 from vmae_jax.training import loop
@@ -34,7 +35,7 @@ def train(config, workdir: str) -> TrainState:
   config_lib.check(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
   objective = build_objective(config)
   source = open_source(config.data.train, root=config.data.root)
-  check_paths(source, max_bad_share=config.data.max_bad_share)
+  check_paths(source, config.data.max_bad_share, seconds=config.data.seconds)
   steps = loop.count_steps(config, videos=len(source))
   if config.init_from:  # Before the folder is claimed for this config.
     check_params(config.init_from, jax.eval_shape(objective.init, jax.random.key(0)))
@@ -67,6 +68,7 @@ def train(config, workdir: str) -> TrainState:
     clip_flops=objective.flops(),
     source=source,
     sampler=sampler,
+    implied=config_lib.implied(),
     pretrained=(lambda like: load_params(config.init_from, like)) if config.init_from else None,
     watcher=watcher,
   )

@@ -27,7 +27,11 @@ _MOST_SHOWN = 6  # Differing keys named in one error message.
 
 
 def prepare_run_dir(
-  workdir: str | os.PathLike, config: ml_collections.ConfigDict, *, ignore: Sequence[str] = ()
+  workdir: str | os.PathLike,
+  config: ml_collections.ConfigDict,
+  *,
+  ignore: Sequence[str] = (),
+  implied: ml_collections.ConfigDict | None = None,
 ) -> Path:
   """Makes the folder of a new run, or checks that the run in it is the same one.
 
@@ -40,6 +44,8 @@ def prepare_run_dir(
     config: The whole config.
     ignore: Keys that may change between starts of one run, such as `log_every`; a key stands
       for all below it.
+    implied: What keys stand for that a config.json lacks because it is older than they are:
+      such a run goes on with these values.
 
   Returns:
     The folder.
@@ -56,7 +62,8 @@ def prepare_run_dir(
   workdir = Path(workdir)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    _claim(workdir, json.loads(config.to_json()), ignore)
+    past = {} if implied is None else dict(leaves(json.loads(implied.to_json())))
+    _claim(workdir, json.loads(config.to_json()), ignore, past)
   except OSError as e:
     raise UserError(
       f'--workdir={workdir}: {e.strerror}; choose a folder that can be written to.'
@@ -107,14 +114,16 @@ def _read_json(path: Path) -> Any:
     raise UserError(f'{path}: is no JSON ({e}); repair it or choose another --workdir.') from e
 
 
-def _claim(workdir: Path, config: dict[str, Any], ignore: Sequence[str]) -> None:
+def _claim(
+  workdir: Path, config: dict[str, Any], ignore: Sequence[str], past: Mapping[str, Any]
+) -> None:
   """Writes the run's first files, or compares with the config that is there."""
   main = jax.process_index() == 0
   path = workdir / CONFIG_FILE
   # Listed before config.json is looked for, since the main process may write it in between.
   found = sorted(p.name for p in workdir.iterdir() if not p.name.startswith('.'))
   if path.exists():
-    _check_same(path, _read_json(path), config, ignore)
+    _check_same(path, _read_json(path), config, ignore, past)
   elif found:
     raise UserError(
       f'--workdir={workdir}: holds {found[0]!r} but no {CONFIG_FILE}, so it is no run of '
@@ -129,13 +138,17 @@ def _claim(workdir: Path, config: dict[str, Any], ignore: Sequence[str]) -> None
 
 
 def _check_same(
-  path: Path, there: dict[str, Any], here: dict[str, Any], ignore: Sequence[str]
+  path: Path,
+  there: dict[str, Any],
+  here: dict[str, Any],
+  ignore: Sequence[str],
+  past: Mapping[str, Any],
 ) -> None:
   there, here = dict(leaves(there)), dict(leaves(here))
   differences = []
   for key in sorted(there.keys() | here.keys()):
     ignored = any(f'{key}.'.startswith(f'{prefix}.') for prefix in ignore)
-    before, now = there.get(key, _ABSENT), here.get(key, _ABSENT)
+    before, now = there.get(key, past.get(key, _ABSENT)), here.get(key, _ABSENT)
     if before != now and not ignored:
       differences.append(f'{key} was {_show(before)}, is {_show(now)}')
   if differences:

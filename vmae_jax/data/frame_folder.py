@@ -1,0 +1,158 @@
+"""Folders of pictures, one a frame, read as videos: the form in which DAVIS arrives.
+
+Where videos are named by paths, one that ends in / is such a folder.
+"""
+
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+from PIL import Image
+
+from vmae_jax.data import remote
+from vmae_jax.data.video import Video, VideoError
+from vmae_jax.types import Int, UInt8
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+RATE = 24  # Frames a second, which pictures do not say: that of DAVIS.
+
+
+def open_video(path: str) -> 'Video | FrameFolder':
+  """A video file or a folder of frames, here or elsewhere.
+
+  Raises:
+    VideoError: it is none, or frames are missing.
+    OSError: the network, or the disk, does not give it.
+  """
+  return FrameFolder(path) if path.endswith('/') else Video(remote.video_file(path))
+
+
+def order_frames(names: Iterable[str]) -> list[str]:
+  """The pictures among some files, in the order of the numbers in their names.
+
+  Raises:
+    VideoError: there is none, two are of one name, or one is missing: names that are numbers
+      must go on by the same step.
+  """
+  found = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and n[0] != '.']
+  if not found:
+    raise VideoError(f'no frame in the folder (looked for {" ".join(IMAGE_SUFFIXES)})')
+
+  def parts(name: str) -> list:
+    return [int(x) if x.isdigit() else x for x in re.split(r'(\d+)', os.path.splitext(name)[0])]
+
+  found.sort(key=parts)
+  stems = [os.path.splitext(name)[0] for name in found]
+  if len(set(stems)) < len(stems):
+    twice = next(a for a, b in zip(stems, stems[1:], strict=False) if a == b)
+    raise VideoError(f'several pictures of the name {twice}: leave one')
+  numbers = [int(stem) for stem in stems if stem.isdigit()]
+  if len(numbers) == len(stems) > 2:
+    step = min(np.diff(numbers))
+    for a, b in zip(numbers, numbers[1:], strict=False):
+      if b - a != step:
+        raise VideoError(
+          f'frames are missing between {a} and {b} (others are {step} apart): put them there, or '
+          'number the frames anew'
+        )
+  return found
+
+
+class FrameFolder:
+  """A folder of pictures with what a `Video` has of a file.
+
+  Attributes:
+    names: Of the pictures, in their order.
+    num_frames: How many there are.
+    rate: Frames a second.
+    time_base: Seconds from one to the next.
+
+  Raises:
+    VideoError: there is no such folder, no picture in it, or one is missing.
+  """
+
+  rate = float(RATE)
+  time_base = Fraction(1, RATE)
+
+  def __init__(self, folder: str | os.PathLike):
+    self._folder = os.fspath(folder)
+    try:
+      self.names = order_frames(remote.names(self._folder))
+    except OSError as e:
+      raise VideoError(f'cannot read the folder: {e.strerror or e}') from e
+    self.num_frames = len(self.names)
+
+  def file(self, i: int) -> bytes:
+    """The file of a picture."""
+    try:
+      return remote.read(os.path.join(self._folder, self.names[i]))
+    except OSError as e:
+      raise VideoError(f'cannot read the frame {self.names[i]}: {e.strerror or e}') from e
+
+  def _image(self, i: int) -> UInt8[np.ndarray, 'H W 3']:
+    try:
+      with Image.open(io.BytesIO(self.file(i))) as image:
+        return np.asarray(image.convert('RGB'))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+      reason = str(e).partition(' <')[0]  # Some end in the address of an object.
+      raise VideoError(f'cannot read the frame {self.names[i]}: {reason}') from e
+
+  @property
+  def height(self) -> int:
+    return self._image(0).shape[0]
+
+  @property
+  def width(self) -> int:
+    return self._image(0).shape[1]
+
+  @property
+  def codec(self) -> str:
+    """The pictures' format, such as jpg."""
+    return os.path.splitext(self.names[0])[1][1:].lower()
+
+  def read(self, indices: Sequence[int] | Int[np.ndarray, ' T']) -> UInt8[np.ndarray, 'T H W 3']:
+    """The frames of these indices, in [0, num_frames), as RGB in [0, 255].
+
+    Raises:
+      VideoError: a picture cannot be read, or they are not of one size.
+    """
+    if min(indices) < 0 or max(indices) >= self.num_frames:
+      raise IndexError(f'frames {indices} of a folder of {self.num_frames}')
+    images = [self._image(int(i)) for i in indices]
+    if len({image.shape for image in images}) > 1:
+      raise VideoError('frames are not all of one size')
+    return np.stack(images)
+
+  def decode(self) -> Iterator[av.VideoFrame]:
+    """Every frame, with its time.
+
+    Raises:
+      VideoError: a picture cannot be read, or they are not of one size.
+    """
+    shape = None
+    for i in range(self.num_frames):
+      image = self._image(i)
+      if image.shape != (shape or image.shape):
+        raise VideoError('frames are not all of one size')
+      shape = image.shape
+      frame = av.VideoFrame.from_ndarray(image, format='rgb24')
+      frame.pts, frame.time_base = i, self.time_base
+      yield frame
+
+  def check(self) -> None:
+    """Reads every frame; raises a VideoError as `decode` does."""
+    for _ in self.decode():
+      pass
+
+  def close(self) -> None:
+    """Nothing is kept open."""
+
+  def __enter__(self) -> 'FrameFolder':
+    return self
+
+  def __exit__(self, *_) -> None:
+    pass
