@@ -77,12 +77,18 @@ def main(argv):
     video_bytes=_VIDEO_MB.value * 1e6,
   )
   print(estimate.table(result), flush=True)
+  _write(result)
   if _SEARCH.value:
+    print()
     result['search'] = estimate.search(config, topology)
     print('\n' + estimate.search_table(result['search']))
+    _write(result)
+
+
+def _write(result: dict) -> None:
   if _OUT.value:
     pathlib.Path(_OUT.value).write_text(json.dumps(result, indent=2) + '\n')
-    print(f'\nwritten to {_OUT.value}')
+    print(f'\nwritten to {_OUT.value}', flush=True)
 
 
 def _check_flags() -> None:

@@ -98,6 +98,8 @@ def estimate(
 def search(config, topology: str) -> dict[str, Any]:
   """The largest batch for each remat, and the cheapest remat for the config's batch.
 
+  Prints a line for each step that it compiles, for that takes minutes.
+
   Raises:
     UserError: as `estimate`.
   """
@@ -108,7 +110,13 @@ def search(config, topology: str) -> dict[str, Any]:
 
   def compile_at(clips, remat):
     config.batch_size, config.model.remat = clips * step, remat
-    return aot.compile_step(config, mesh, limit=limit)[0]
+    compiled = aot.compile_step(config, mesh, limit=limit)[0]
+    print(
+      f'remat {remat}, {clips} clips a chip: {_size(compiled.memory["all"]).strip()}, '
+      f'{"fits" if compiled.fits else "does not fit"} (compiled in {compiled.seconds:.0f} s)',
+      flush=True,
+    )
+    return compiled
 
   rows = {}
   for remat, clips, tried in plan.largest_batches(compile_at, start=wanted):

@@ -8,6 +8,7 @@ the same versions, are kept.
 import datetime
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vmae_jax.benchmark.contenders import load_published
-from vmae_jax.benchmark.methods import GUMBEL_PATH, make_gumbel, overrides
+from vmae_jax.benchmark.methods import GUMBEL_PATH, overrides
 from vmae_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,11 @@ SETTINGS = {
 # split, they are gathered and their gradients scattered.
 SUMS, SPLIT = {'all-reduce'}, {'all-reduce', 'all-gather', 'reduce-scatter'}
 GIB = 2**30
+_MAKE_GUMBEL = """
+import pathlib, sys
+from vmae_jax.benchmark.methods import make_gumbel
+make_gumbel(pathlib.Path(sys.argv[1]))
+"""
 
 Row = dict[str, Any]
 
@@ -118,7 +124,9 @@ def compile_alone(
   out.unlink(missing_ok=True)
   gumbel = folder / 'gumbel_f8.safetensors'
   if GUMBEL_PATH in settings.values() and not gumbel.exists():
-    make_gumbel(gumbel)
+    # In a process of its own, too, as this one must not take a TPU of this machine.
+    command = [sys.executable, '-c', _MAKE_GUMBEL, str(gumbel)]
+    subprocess.run(command, env=os.environ | {'JAX_PLATFORMS': 'cpu'}, check=True)
   settings = overrides(settings, gumbel=gumbel)
   command = [sys.executable, '-m', 'vmae_jax.estimate', f'--topology={topology}', f'--out={out}']
   command += [f'--config={ROOT}/configs/{method}.py:{size},k400']
