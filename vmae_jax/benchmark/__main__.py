@@ -11,6 +11,8 @@ Commands; without one, all of them but fits:
   fits     whether the step of every method and size fits TPU slices that need not be there, and
            what it sends between chips; some minutes each, by libtpu (pip install "jax[tpu]"). The
            same command goes on where it was stopped: rows that its --out has are not compiled again
+  scaling  what each of 1 to 8 emulated devices sends and holds in a step, from the compiled
+           program: --batch clips on each, as data and as fsdp
   flow     errors of the built-in optical flow on frames warped by known motions, what it
            explains of neighbouring frames, and its cost, beside OpenCV's
   masks    how many of the visible tokens stay on their content from slot to slot: motion-guided
@@ -50,6 +52,7 @@ from vmae_jax.benchmark import (
   followed,
   loader,
   methods,
+  scaling,
   step,
 )
 from vmae_jax.benchmark.report import describe
@@ -63,14 +66,19 @@ MAX_VIDEOS = 20  # More of a list are left out, evenly: a data set would take da
 
 _OUT = flags.DEFINE_string('out', 'benchmark.json', 'The JSON file with all numbers.')
 _SIZES = flags.DEFINE_list(
-  'sizes', ['s', 'b'], 'Sizes of the model: step, methods, finetune, inference, checkpoint, fits.'
+  'sizes',
+  ['s', 'b'],
+  'Sizes of the model: step, methods, finetune, inference, checkpoint, scaling, fits.',
 )
 _METHODS = flags.DEFINE_list('methods', list(fits.METHODS), 'fits: files in configs/.')
 _TOPOLOGIES = flags.DEFINE_list(
   'topologies', list(fits.TOPOLOGIES), 'fits: TPU slices, or local for the devices at hand.'
 )
 _BATCH = flags.DEFINE_integer(
-  'batch', 2, 'Clips in a batch: step, methods, finetune, inference.', lower_bound=1
+  'batch',
+  2,
+  'Clips in a batch: step, methods, finetune, inference; on each device: scaling.',
+  lower_bound=1,
 )
 _CONTENDERS = flags.DEFINE_list(
   'contenders',
@@ -160,6 +168,14 @@ def _fits(_) -> Iterator[list[dict]]:
   print('\n' + fits.table(result) + '\n', flush=True)
 
 
+def _scaling(_) -> Iterator[list[dict]]:
+  results = []
+  for size in _SIZES.value:
+    results.append(scaling.benchmark_scaling(size=size, clips=_BATCH.value))
+    print(scaling.table(results[-1]) + '\n', flush=True)
+    yield results
+
+
 def _masks(_) -> Iterator[list[dict]]:
   results = [followed.benchmark_followed(clips=_CLIPS.value, size=size) for size in followed.SIZES]
   print(followed.table(results) + '\n', flush=True)
@@ -203,6 +219,7 @@ COMMANDS = {
   'inference': (functools.partial(_step, 'inference'), STEP_FLAGS),
   'methods': (_methods, ('sizes', 'batch', 'rounds')),
   'checkpoint': (_checkpoint, ('sizes', 'rounds')),
+  'scaling': (_scaling, ('sizes', 'batch')),
   'flow': (_flow, ('videos', 'rounds')),
   'masks': (_masks, ('clips',)),
   'loader': (_loader, ('videos', 'rounds', 'seconds', 'batches')),

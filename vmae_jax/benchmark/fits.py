@@ -117,9 +117,24 @@ def _digest(config) -> str:
 
 
 def compile_alone(
-  method: str, size: str, topology: str, settings: dict[str, Any], folder: Path
+  method: str,
+  size: str,
+  topology: str,
+  settings: dict[str, Any],
+  folder: Path,
+  *,
+  env: dict[str, str] | None = None,
 ) -> Row:
-  """What `estimate` says, in a process of its own; its last line as `error` if it failed."""
+  """What `estimate` says, in a process of its own; its last line as `error` if it failed.
+
+  Args:
+    method: A file in configs/.
+    size: Of the model.
+    topology: As `estimate --topology` takes it.
+    settings: What is changed in the config.
+    folder: For files.
+    env: The environment of the process, if it is not this one's.
+  """
   out = folder / 'estimate.json'
   out.unlink(missing_ok=True)
   gumbel = folder / 'gumbel_f8.safetensors'
@@ -131,7 +146,7 @@ def compile_alone(
   command = [sys.executable, '-m', 'vmae_jax.estimate', f'--topology={topology}', f'--out={out}']
   command += [f'--config={ROOT}/configs/{method}.py:{size},k400']
   command += [f'--config.{key}={value}' for key, value in settings.items()]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
   if done.returncode or not out.exists():
     lines = done.stderr.strip().splitlines() or [f'ended with {done.returncode}']
     return {'error': lines[-1]}

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from vmae_jax import cli
-from vmae_jax.benchmark import checkpoint, decode, fits, flow, followed, loader, methods, step
+from vmae_jax.benchmark import (
+  checkpoint,
+  decode,
+  fits,
+  flow,
+  followed,
+  loader,
+  methods,
+  scaling,
+  step,
+)
 from vmae_jax.errors import UserError, lookup
 
 
@@ -34,6 +44,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
   'inference': _each(step.table),
   'checkpoint': checkpoint.table,
   'fits': fits.table,
+  'scaling': _each(scaling.table),
   'flow': flow.table,
   'masks': followed.table,
   'loader': _loader,
