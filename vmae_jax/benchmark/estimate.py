@@ -169,10 +169,11 @@ def table(result: dict[str, Any]) -> str:
   total, limit = memory.pop('all'), memory.pop('limit')
   axes = ' x '.join(f'{name} {size}' for name, size in result['mesh'].items())
   clips = result['batch_size'] / result['devices']
+  slices = result['slices']
   lines = [
     f'{result["method"]}, size {result["size"]}: {result["batch_size"]:,} clips a step, '
     f'{clips:g} a chip, on {result["topology"]}: {result["devices"]} x {result["device"]}, '
-    f'{_count(result["slices"], "slice")}, {_count(result["hosts"], "host")}, mesh {axes}',
+    f'{f"{slices} slices, " if slices > 1 else ""}{_count(result["hosts"], "host")}, mesh {axes}',
     ', '.join(f'{key} {value}' for key, value in model.items())
     + f'; compiled in {result["compile_seconds"]:.0f} s ({result["compiler"]})',
     '',
