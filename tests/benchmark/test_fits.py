@@ -99,8 +99,9 @@ def test_table():
   split = answer(mesh=dict(data=16, fsdp=16, tensor=1), collectives=ALL_REDUCE | {'all-gather': {}})
   full = answer(memory={'all': 2**35, 'limit': 2**34}, fits=False)
   rows = [
-    answer() | common | dict(method='videomae'),
     full | common | dict(method='mme'),
+    answer() | common | dict(method='videomae', topology='2*v5e:4x4'),
+    answer() | common | dict(method='videomae'),
     split | common | dict(method='mme', size='h', date='2026-11-22T10:00:00+00:00'),
     common | dict(method='mam2', error='killed'),
   ]
@@ -112,7 +113,8 @@ def test_table():
     '| v5e:16x16 | H | data 16 x fsdp 16, 1,024 clips, remat none | 16.00 |  | 1.50 | '
     'all-gather, all-reduce |',
   ]
-  assert lines[-1].startswith('3 compiled, 2 fit, 3 send nothing but sums')
+  assert lines[6].startswith('| 2*v5e:4x4 | B |')
+  assert lines[-1].startswith('4 compiled, 3 fit, 4 send nothing but sums')
   assert lines[-1].endswith('; 2026-11-21 to 2026-11-22')
 
 

@@ -21,10 +21,10 @@ from typing import Any
 from vmae_jax.benchmark.contenders import load_published
 from vmae_jax.benchmark.methods import GUMBEL_PATH, overrides
 from vmae_jax.errors import UserError
+from vmae_jax.models.sizes import SIZES
 
 ROOT = Path(__file__).parents[2]
 METHODS = ('videomae', 'motionmae', 'mam2', 'mgmae', 'mme')
-SIZES = ('s', 'b', 'l', 'h')
 # 256 chips, or what is sold as 256 where a name counts cores (v5p-256, v4-256): 128.
 TOPOLOGIES = ('v5e:16x16', 'v5p:4x4x8', 'v6e:16x16', 'v4:4x4x8')
 PACKAGES = ('jax', 'libtpu')
@@ -189,7 +189,7 @@ def unexpected(row: Row) -> set[str]:
 
 def table(rows: list[Row]) -> str:
   """The rows as Markdown: a line for each slice, size and setting, a column for each method."""
-  done = [row for row in rows if 'error' not in row]
+  done = sorted((row for row in rows if 'error' not in row), key=_place)
   methods = [m for m in METHODS if any(row['method'] == m for row in done)]
   lines = {}
   for row in done:
@@ -217,6 +217,12 @@ def table(rows: list[Row]) -> str:
     f'and what fsdp asks for; {dates[0]} to {dates[-1]}',
   ]
   return '\n'.join(out)
+
+
+def _place(row: Row) -> tuple[int, str, int]:
+  """Of a row in the table: slices and sizes as they are listed, other slices after them."""
+  place = (*TOPOLOGIES, row['topology']).index(row['topology'])
+  return place, row['topology'], tuple(SIZES).index(row['size'])
 
 
 def _cell(row: Row) -> str:
