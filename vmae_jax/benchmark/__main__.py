@@ -300,7 +300,10 @@ def main(argv: list[str]) -> None:
     for command in commands:
       for result in COMMANDS[command][0](videos):
         report['results'][command] = result
-        out.write_text(json.dumps(report, indent=2) + '\n')
+        # The old or the new file is there whenever this is killed: it may hold hours of work.
+        part = out.with_name(f'{out.name}.part')
+        part.write_text(json.dumps(report, indent=2) + '\n')
+        part.replace(out)
   print(f'written: {out}')
 
 
