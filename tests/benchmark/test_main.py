@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmark.test_fits import answer
 from tests.data.clips_on_disk import write_video
+from vmae_jax.benchmark import fits
 from vmae_jax.data.layouts import Listed
 from vmae_jax.data.prepare_shards import write_shards
 
@@ -76,6 +78,22 @@ def test_masks_and_flow(tmp_path):
   assert '| translation, 8 px | clean |' in done.stdout
   results = json.loads((tmp_path / 'benchmark.json').read_text())['results']
   assert list(results) == ['flow', 'masks'] and len(results['masks']) == 3
+
+
+def test_fits_goes_on_with_its_file(tmp_path):
+  config, settings = fits._config('videomae', 'tiny')
+  row = answer(
+    method='videomae', size='tiny', topology='local', settings=settings, date='2026-11-22T00:00',
+    config=fits._digest(config), versions=fits._versions(['local']),
+  )  # fmt: skip
+  (tmp_path / 'benchmark.json').write_text(json.dumps({'results': {'fits': [row]}}))
+  flags = ('--sizes=tiny', '--methods=videomae', '--topologies=local')
+  done = _run(tmp_path, 'fits', *flags)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith('1 of 1: videomae, size tiny, on local, data 256, 1,024 clips')
+  assert '| local | TINY | data 256,' in done.stdout
+  report = json.loads((tmp_path / 'benchmark.json').read_text())
+  assert report['results'] == {'fits': [row]} and report['versions']['jax']
 
 
 @pytest.mark.parametrize(
