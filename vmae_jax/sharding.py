@@ -4,7 +4,7 @@ The mesh has three axes. The batch is split over `data` and `fsdp`; parameters, 
 moments and EMA are split over `fsdp` (their input side) and `tensor` (heads and hidden
 units). Any size may be 1: one CPU is the mesh 1 x 1 x 1, and nothing else changes. Over
 several slices of TPUs, which a slower network joins, `data` goes over the slices first, so that
-only sums of gradients cross it; so it is with hosts of GPUs, where the driver tells them apart.
+only sums of gradients cross it; so it is with hosts of GPUs, where JAX gives each a slice.
 """
 
 import math
