@@ -266,20 +266,48 @@ def test_time_and_cost_in_words():
   assert 'give --videos=N' in '\n'.join(estimate._time(result, result['speed']))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+NEEDS_LIBTPU = pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed: pip install jax[tpu]'
 )
-def test_a_tpu_that_is_not_there(tmp_path):
-  out = tmp_path / 'estimate.json'
-  done = start(
-    '--topology=v5e:2x2', '--batch=32', f'--out={out}', *[f'--config.{x}' for x in SMALL]
-  )
+
+
+def compiled_for(topology, folder):
+  """The same for TPUs that are not there, and what was printed."""
+  out = folder / 'estimate.json'
+  small = [f'--config.{x}' for x in SMALL]
+  done = start(f'--topology={topology}', '--batch=32', f'--out={out}', *small)
   assert done.returncode == 0, done.stderr
   result = json.loads(out.read_text())
-  assert result['fits'] and result['device'] == 'TPU v5 lite' and result['devices'] == 4
-  assert list(result['collectives']) == ['all-reduce'] and result['resharded'] == 0
-  assert result['memory']['parameters'] == 4 * sum(np.prod(s) for s in parameters().values())
+  assert result['fits'] and result['resharded'] == 0
+  return result, done.stdout
+
+
+@pytest.mark.slow
+@NEEDS_LIBTPU
+@pytest.mark.parametrize(
+  'topology, device, peak', [('v5e:2x2', 'TPU v5 lite', 197e12), ('v5p:2x2x1', 'TPU v5', 459e12)]
+)
+def test_a_tpu_that_is_not_there(topology, device, peak, tmp_path):
+  result, _ = compiled_for(topology, tmp_path)
+  assert result['device'] == device and result['devices'] == 4
+  assert list(result['collectives']) == ['all-reduce']
+  # Gradients, in half of float32's bytes or all of them, and metrics: nothing else is summed.
+  gradients = sum(np.prod(s) for s in parameters().values())
+  assert 2 <= result['collectives']['all-reduce']['bytes'] / gradients < 4.05
+  assert result['memory']['parameters'] == 4 * gradients
   assert result['speed']['step_seconds'] == pytest.approx(
-    result['clip_gigaflops'] * 1e9 * 8 / 197e12 / 0.4
+    result['clip_gigaflops'] * 1e9 * 8 / peak / 0.4
   )
+
+
+@pytest.mark.slow
+@NEEDS_LIBTPU
+def test_two_slices_that_are_not_there(tmp_path):
+  result, text = compiled_for('2*v5e:2x2', tmp_path)
+  assert (result['devices'], result['slices'], result['hosts']) == (8, 2, 2)
+  assert result['mesh'] == {'data': 8, 'fsdp': 1, 'tensor': 1}
+  assert 'on 2*v5e:2x2: 8 x TPU v5 lite, 2 slices, 2 hosts, mesh data 8' in text
+  # Sums go over the chips of a slice and over the slices in turn; of the latter network nothing
+  # is known.
+  assert set(result['collectives']) <= {'all-reduce', 'all-gather', 'reduce-scatter'}
+  assert result['speed']['network_seconds'] is None and 'ms of network' not in text

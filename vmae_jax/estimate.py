@@ -26,7 +26,9 @@ _CONFIG = config_flags.DEFINE_config_file(
   lock_config=False,
   accept_new_attributes=True,
 )
-_TOPOLOGY = flags.DEFINE_string('topology', None, 'A TPU slice such as v5e:16x16, or local.')
+_TOPOLOGY = flags.DEFINE_string(
+  'topology', None, "A TPU slice such as v5e:16x16, several such as '2*v5e:16x16', or local."
+)
 _BATCH = flags.DEFINE_integer('batch', None, 'Clips in a step; by default as the config says.')
 _MFU = flags.DEFINE_float('mfu', 0.4, 'Share of the peak that a step is expected to reach.')
 _VIDEOS = flags.DEFINE_integer(
@@ -75,12 +77,18 @@ def main(argv):
     video_bytes=_VIDEO_MB.value * 1e6,
   )
   print(estimate.table(result), flush=True)
+  _write(result)
   if _SEARCH.value:
+    print()
     result['search'] = estimate.search(config, topology)
     print('\n' + estimate.search_table(result['search']))
+    _write(result)
+
+
+def _write(result: dict) -> None:
   if _OUT.value:
     pathlib.Path(_OUT.value).write_text(json.dumps(result, indent=2) + '\n')
-    print(f'\nwritten to {_OUT.value}')
+    print(f'\nwritten to {_OUT.value}', flush=True)
 
 
 def _check_flags() -> None:

@@ -2,14 +2,18 @@
 
 The mesh has three axes. The batch is split over `data` and `fsdp`; parameters, optimizer
 moments and EMA are split over `fsdp` (their input side) and `tensor` (heads and hidden
-units). Any size may be 1: one CPU is the mesh 1 x 1 x 1, and nothing else changes.
+units). Any size may be 1: one CPU is the mesh 1 x 1 x 1, and nothing else changes. Over
+several slices of TPUs, which a slower network joins, `data` goes over the slices first, so that
+only sums of gradients cross it; so it is with hosts of GPUs, where JAX gives each a slice.
 """
 
+import math
 import re
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -36,7 +40,7 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -
   Axes are Auto: flax.linen modules do not support Explicit ones.
 
   Raises:
-    UserError: the sizes do not make up the number of devices.
+    UserError: the sizes do not make up the number of devices, or not so many slices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [data, fsdp, tensor]
@@ -49,7 +53,28 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -
       f'mesh data={data} fsdp={fsdp} tensor={tensor} does not cover the {len(devices)} devices: '
       'choose sizes whose product is that number; one of them may be -1.'
     )
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if slices > 1:
+    return Mesh(_over_slices(sizes, slices, devices), AXES, axis_types=(AxisType.Auto,) * 3)
   return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def _over_slices(sizes: list[int], slices: int, devices) -> np.ndarray:
+  """Devices in the form of `sizes`, those of a slice together: `data` over slices, then `fsdp`."""
+  data, fsdp, tensor = sizes
+  outer = math.gcd(data, slices)
+  if fsdp % (slices // outer):
+    raise UserError(
+      f'mesh data={data} fsdp={fsdp} tensor={tensor} does not go over {slices} slices: choose a '
+      f'multiple of {slices} as data (or as data x fsdp).'
+    )
+  across = (outer, slices // outer, 1)
+  within = tuple(size // parts for size, parts in zip(sizes, across, strict=True))
+  # As `jax.make_mesh` does for one slice: the links of these two make up any shape.
+  flat = devices[0].device_kind in ('TPU v5 lite', 'TPU v5e')
+  return mesh_utils.create_hybrid_device_mesh(
+    within, across, devices, allow_split_physical_axes=flat
+  )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

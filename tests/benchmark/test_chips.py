@@ -19,6 +19,8 @@ from vmae_jax.models.flops import PEAKS
     ('v5e:4x4x4', ['v5e slice is one of']),
     ('v5p:4x4', ['v5p slice is one of 2x2x1', 'multiples of 4']),
     ('v4:4x4x6', ['v4 slice is one of']),
+    ('2*v5e:3x3', ['2*v5e:3x3: a v5e slice is one of']),
+    ('0*v5e:2x2', ['--topology=0*v5e:2x2 is not known', 'of several slices N*SLICE']),
   ],
 )
 def test_unknown_slices(name, parts):
@@ -45,8 +47,10 @@ def test_large_cubes_and_options_reach_libtpu(monkeypatch):
     return types.SimpleNamespace(devices=['chip'])
 
   monkeypatch.setattr(chips.topologies, 'get_topology_desc', get)
-  for name in ('v5p:8x8x12', 'v4:2x2x1', 'v5e:1x1', 'v6e:16x16'):
+  for name in ('v5p:8x8x12', 'v4:2x2x1', 'v5e:1x1', '4*v6e:16x16'):
     assert chips.slice_devices(name) == ['chip']
+  assert [x['topology_name'] for x in asked] == ['v5p:8x8x12', 'v4:2x2x1', 'v5e:1x1', 'v6e:16x16']
+  assert [x['num_slices'] for x in asked] == [1, 1, 1, 4]
   assert [x['chip_config_name'] for x in asked] == ['megacore', 'megacore', 'default', 'default']
   assert [x['chips_per_host_bounds'] for x in asked] == [(2, 2, 1)] * 2 + [(1, 1, 1), (2, 2, 1)]
 
@@ -54,7 +58,7 @@ def test_large_cubes_and_options_reach_libtpu(monkeypatch):
 @pytest.mark.parametrize(
   'kind, memory, network',
   [
-    ('TPU v4', 32, 300e9),
+    ('TPU v4', 32, 1.1e15 / 4096),  # All-reduce of a pod.
     ('TPU v5 lite', 16, 200e9),
     ('TPU v5', 95, 600e9),
     ('TPU v5p', 95, 600e9),
@@ -70,3 +74,6 @@ def test_every_chip_has_a_peak():
   for kind in chips.CHIPS:
     assert any(known in kind for known in PEAKS), kind
   assert chips.chip_of('cpu') is None and chips.chip_of('NVIDIA H100 80GB HBM3').network == 450e9
+  # A card of PCI Express has another link.
+  assert chips.chip_of('NVIDIA H100 PCIe') is None
+  assert chips.chip_of('NVIDIA A100-SXM4-80GB').network is None

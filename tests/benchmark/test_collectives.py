@@ -67,6 +67,8 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 channel_id=1, replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0','axis_1'}, to_apply=%add, \
 metadata={op_name="jit(step)/transpose(jvp(Model))/dot_general"}
   %started = (f32[2]{0}, f32[8]{0}) all-gather-start(%p), channel_id=4, replica_groups=[2,4]<=[8]
+  %ordered = f32[16]{0} all-gather(%p), channel_id=6, replica_groups=mesh['axis_0'=4,'axis_1'=2], \
+device_ids=([2,4]T(1,0)) {'axis_1'}, dimensions={0}
   %own = f32[5]{0} reduce-scatter(%p), channel_id=5, replica_groups={}, dimensions={0}
   %first = bf16[8]{0} fusion(%p), kind=kCustom, calls=%part.1
   %second = bf16[8]{0} fusion(%p), kind=kCustom, calls=%part.2
@@ -81,13 +83,14 @@ def test_every_form():
   assert found == {
     ('all-reduce', 4 * 3 * 4 + 6 * 2 + 1, 8, 1),
     ('all-gather', 8 * 4, 4, 1),  # Started: what each has does not count.
+    ('all-gather', 16 * 4, 2, 1),  # The devices of a mesh in another order.
     ('reduce-scatter', 5 * 4 * 8, 8, 1),  # No groups: all devices.
     ('all-gather', 8 * 2, 4, 1),  # In two fusions, once.
     ('reduce-scatter', 16 * 4, 4, 1),
     ('all-gather', 64 * 2 * 4, 4, 12),
     ('collective-permute', 8 * 4 * 2, 8, 12 * 3),
   }
-  assert len(read_collectives(PROGRAM, devices=8)) == 7
+  assert len(read_collectives(PROGRAM, devices=8)) == 8
   (sum_,) = (c for c in read_collectives(PROGRAM, devices=8) if c.kind == 'all-reduce')
   assert sum_.scope == 'jit(step)/transpose(jvp(Model))/dot_general'
 
@@ -103,8 +106,8 @@ def test_what_a_ring_sends():
 def test_summary():
   rows = summarise(read_collectives(PROGRAM, devices=8))
   assert list(rows) == ['all-gather', 'all-reduce', 'collective-permute', 'reduce-scatter']
-  assert rows['all-gather']['operations'] == 3 and rows['all-gather']['runs'] == 14
-  assert rows['all-gather']['bytes'] == 32 + 16 + 12 * 512
+  assert rows['all-gather']['operations'] == 4 and rows['all-gather']['runs'] == 15
+  assert rows['all-gather']['bytes'] == 32 + 16 + 64 + 12 * 512
   assert rows['collective-permute'] == dict(operations=1, runs=36, bytes=36 * 64, sent=36 * 64.0)
 
 
@@ -119,6 +122,11 @@ def test_a_loop_of_unknown_length_is_told():
     'all-gather',
     'reduce-scatter',
   }
+
+
+def test_unknown_groups_are_told():
+  with pytest.raises(ValueError, match='in no known form: .*replica_groups=4x2'):
+    read_collectives(PROGRAM.replace('replica_groups={}', 'replica_groups=4x2'), devices=8)
 
 
 def test_no_program():

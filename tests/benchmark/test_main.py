@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmark.test_fits import answer
 from tests.data.clips_on_disk import write_video
+from vmae_jax.benchmark import fits
 from vmae_jax.data.layouts import Listed
 from vmae_jax.data.prepare_shards import write_shards
 
@@ -79,6 +81,22 @@ def test_masks_and_flow(tmp_path):
   assert list(results) == ['flow', 'masks'] and len(results['masks']) == 3
 
 
+def test_fits_goes_on_with_its_file(tmp_path):
+  config, settings = fits._config('videomae', 'tiny')
+  row = answer(
+    method='videomae', size='tiny', topology='local', settings=settings, date='2026-11-22T00:00',
+    config=fits._digest(config), versions=fits._versions(['local']),
+  )  # fmt: skip
+  (tmp_path / 'benchmark.json').write_text(json.dumps({'results': {'fits': [row]}}))
+  flags = ('--sizes=tiny', '--methods=videomae', '--topologies=local')
+  done = _run(tmp_path, 'fits', *flags)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith('1 of 1: videomae, size tiny, on local, data 256, 1,024 clips')
+  assert '| local | TINY | data 256,' in done.stdout
+  report = json.loads((tmp_path / 'benchmark.json').read_text())
+  assert report['results'] == {'fits': [row]} and report['versions']['jax']
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
@@ -87,6 +105,9 @@ def test_masks_and_flow(tmp_path):
     (('--sizes=s,hugo',), "--sizes: there is no 'hugo'"),
     (('loader', '--workers=one'), '--workers: give numbers from 0 on'),
     (('--contenders=vmae_jax,keras',), "--contenders: there is no 'keras'"),
+    (('fits', '--methods=videomea'), "--methods: there is no 'videomea'. Did you mean 'videomae'"),
+    (('fits', '--topologies=v5e:3x3'), '--topology=v5e:3x3: a v5e slice is one of'),
+    (('step', '--topologies=local'), '--topologies is no flag of step'),
     (('decode', '--vidoes=x'), 'there is no flag --vidoes. Did you mean'),
     (('decode', '--videos=nowhere'), "there is no list or folder 'nowhere'"),
     (('decode', '--videos=synthetic:train'), 'does not consist of video files'),

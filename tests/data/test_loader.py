@@ -1,11 +1,15 @@
 """The stream of batches is a function of the step alone."""
 
+import socket
+import subprocess
+import sys
 import time
 
 import jax
 import numpy as np
 import pytest
 
+from tests import runs
 from tests.data.clips_on_disk import write_video
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
@@ -135,6 +139,60 @@ def test_mesh(source):
   loader.close()
   assert all(x.sharding == batch_sharding(mesh) for x in batch.values())
   np.testing.assert_array_equal(batch['video'], _read(source, num_steps=1)[0][0]['video'])
+
+
+# Two processes of two devices each, which take turns in the mesh, as hosts do on a TPU slice.
+TAKING_TURNS = """
+import sys, jax, numpy as np
+jax.distributed.initialize(f'127.0.0.1:{sys.argv[1]}', 2, int(sys.argv[2]))
+from jax.sharding import AxisType
+from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.loader import Loader
+from vmae_jax.data.sources import open_source
+from vmae_jax.sharding import AXES
+a, b, c, d = jax.devices()
+assert [x.process_index for x in (a, b, c, d)] == [0, 0, 1, 1]
+mesh = jax.sharding.Mesh(
+  np.array([a, c, b, d]).reshape(2, 2, 1), AXES, axis_types=(AxisType.Auto,) * 3
+)
+def read(mesh):
+  sampler = ClipSampler(frames=2, size=8, stride=1, repeats=2)
+  loader = Loader(
+    SOURCE, sampler, batch_size=8, seed=3, shuffle=True, mesh=mesh, start_step=1, num_steps=3
+  )
+  batches = list(loader)
+  loader.close()
+  return batches
+SOURCE = open_source('synthetic:train')
+whole = read(None)
+parts = read(mesh)
+assert len(whole) == len(parts) == 2
+for all_rows, batch in zip(whole, parts):
+  for name, x in batch.items():
+    assert x.shape == all_rows[name].shape and len(x.addressable_shards) == 2
+    for shard in x.addressable_shards:
+      np.testing.assert_array_equal(shard.data, np.asarray(all_rows[name])[shard.index], name)
+print('rows', [s.index[0].start or 0 for s in batch['label'].addressable_shards])
+"""
+
+
+def test_processes_that_take_turns_in_the_mesh(tmp_path):
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    port = str(s.getsockname()[1])
+  children = [
+    subprocess.Popen(
+      [sys.executable, '-c', TAKING_TURNS, port, str(i)],
+      env=runs.environment(tmp_path, devices=2),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  outputs = [child.communicate(timeout=300)[0] for child in children]
+  assert [child.returncode for child in children] == [0, 0], '\n'.join(outputs)
+  assert 'rows [0, 4]' in outputs[0] and 'rows [2, 6]' in outputs[1]
 
 
 def test_errors_reach_the_caller(source):

@@ -44,8 +44,12 @@ def test_a_run_leaves_what_it_promises(unbroken):
 def test_resumed_is_bit_identical(unbroken, tmp_path, cache):
   workdir = half(unbroken, tmp_path)
   runs.forget(workdir, 'augment', 'data.seconds', 'tracking.camera')  # Which came later.
+  compiled = {path.name for path in cache.glob('*-cache')}
   output = runs.run(workdir, 'optimizer.ema=0.9', env=runs.environment(cache))
   assert 'going on from the checkpoint of step 3' in output
+  # A second start compiles neither the step nor the pictures again.
+  anew = {path.name for path in cache.glob('*-cache')} - compiled
+  assert any(name.startswith('jit_step') for name in compiled) and anew == set(), anew
   runs.assert_same_state(unbroken, workdir, STEPS)
   assert runs.losses(unbroken) == runs.losses(workdir)
 

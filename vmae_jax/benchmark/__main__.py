@@ -1,6 +1,6 @@
 """How fast this machine is, and beside what: `python -m vmae_jax.benchmark [COMMAND ...]`.
 
-Commands; without one, all of them:
+Commands; without one, all of them but fits:
   step     a pre-training step of several sizes, beside transformers' VideoMAE in PyTorch:
            seconds, clips/s, FLOP/s, peak memory
   finetune, inference
@@ -8,6 +8,11 @@ Commands; without one, all of them:
   methods  the same step of every method here, over VideoMAE's: time, FLOPs, peak memory
   checkpoint
            seconds to save and restore a train state, and for which training waits
+  fits     whether the step of every method and size fits TPU slices that need not be there, and
+           what it sends between chips; some minutes each, by libtpu (pip install "jax[tpu]"). The
+           same command goes on where it was stopped: rows that its --out has are not compiled again
+  scaling  what each of 1 to 8 emulated devices sends and holds in a step, from the compiled
+           program: --batch clips on each, as data and as fsdp
   flow     errors of the built-in optical flow on frames warped by known motions, what it
            explains of neighbouring frames, and its cost, beside OpenCV's
   masks    how many of the visible tokens stay on their content from slot to slot: motion-guided
@@ -23,6 +28,7 @@ writes all numbers, with the machine, date, versions and commit, to a JSON file,
 `python -m vmae_jax.benchmark.tables` makes the tables of README.md.
 """
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -30,13 +36,26 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
 from vmae_jax import cli
-from vmae_jax.benchmark import checkpoint, clips, decode, flow, followed, loader, methods, step
+from vmae_jax.benchmark import (
+  checkpoint,
+  chips,
+  clips,
+  decode,
+  fits,
+  flow,
+  followed,
+  loader,
+  methods,
+  scaling,
+  step,
+)
 from vmae_jax.benchmark.report import describe
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
@@ -48,10 +67,19 @@ MAX_VIDEOS = 20  # More of a list are left out, evenly: a data set would take da
 
 _OUT = flags.DEFINE_string('out', 'benchmark.json', 'The JSON file with all numbers.')
 _SIZES = flags.DEFINE_list(
-  'sizes', ['s', 'b'], 'Sizes of the model: step, methods, finetune, inference, checkpoint.'
+  'sizes',
+  ['s', 'b'],
+  'Sizes of the model: step, methods, finetune, inference, checkpoint, scaling, fits.',
+)
+_METHODS = flags.DEFINE_list('methods', list(fits.METHODS), 'fits: files in configs/.')
+_TOPOLOGIES = flags.DEFINE_list(
+  'topologies', list(fits.TOPOLOGIES), 'fits: TPU slices, or local for the devices at hand.'
 )
 _BATCH = flags.DEFINE_integer(
-  'batch', 2, 'Clips in a batch: step, methods, finetune, inference.', lower_bound=1
+  'batch',
+  2,
+  'Clips in a batch: step, methods, finetune, inference; on each device: scaling.',
+  lower_bound=1,
 )
 _CONTENDERS = flags.DEFINE_list(
   'contenders',
@@ -97,7 +125,7 @@ def _default_contenders() -> list[str]:
   return ['vmae_jax', 'torch', *(['torch_compiled'] if gpu else [])]
 
 
-def _step(work: str, _) -> list[dict]:
+def _step(work: str, _) -> Iterator[list[dict]]:
   contenders, results = _CONTENDERS.value or _default_contenders(), []
   for size in _SIZES.value:
     result = step.benchmark_step(
@@ -105,40 +133,60 @@ def _step(work: str, _) -> list[dict]:
     )
     print(step.table(result) + '\n', flush=True)
     results.append(result)
-  return results
+    yield results
 
 
-def _methods(_) -> list[dict]:
+def _methods(_) -> Iterator[list[dict]]:
   results = []
   for size in _SIZES.value:
     result = methods.benchmark_methods(size=size, batch=_BATCH.value, rounds=_ROUNDS.value)
     print(methods.table(result) + '\n', flush=True)
     results.append(result)
-  return results
+    yield results
 
 
-def _checkpoint(_) -> list[dict]:
+def _checkpoint(_) -> Iterator[list[dict]]:
   results = [
     checkpoint.benchmark_checkpoint(size=size, rounds=_ROUNDS.value) for size in _SIZES.value
   ]
   print(checkpoint.table(results) + '\n', flush=True)
-  return results
+  yield results
 
 
-def _flow(videos: dict[str, FileSource]) -> dict:
+def _flow(videos: dict[str, FileSource]) -> Iterator[dict]:
   paths = [entry.path for source in videos.values() for entry in source.entries]
   result = flow.benchmark_flow(paths, estimators=['inverse_search'], rounds=_ROUNDS.value)
   print(flow.table(result) + '\n', flush=True)
-  return result
+  yield result
 
 
-def _masks(_) -> list[dict]:
+def _fits(_) -> Iterator[list[dict]]:
+  kept = []
+  with contextlib.suppress(OSError, ValueError, KeyError):  # None, or another file's.
+    kept = json.loads(Path(_OUT.value).read_text())['results']['fits']
+  rows = fits.benchmark_fits(
+    methods=_METHODS.value, sizes=_SIZES.value, topologies=_TOPOLOGIES.value, kept=kept
+  )
+  for result in rows:
+    yield result
+  print('\n' + fits.table(result) + '\n', flush=True)
+
+
+def _scaling(_) -> Iterator[list[dict]]:
+  results = []
+  for size in _SIZES.value:
+    results.append(scaling.benchmark_scaling(size=size, clips=_BATCH.value))
+    print(scaling.table(results[-1]) + '\n', flush=True)
+    yield results
+
+
+def _masks(_) -> Iterator[list[dict]]:
   results = [followed.benchmark_followed(clips=_CLIPS.value, size=size) for size in followed.SIZES]
   print(followed.table(results) + '\n', flush=True)
-  return results
+  yield results
 
 
-def _loader(videos: dict[str, FileSource]) -> dict:
+def _loader(videos: dict[str, FileSource]) -> Iterator[dict]:
   source = FileSource(sum((s.entries for s in videos.values()), ()))
   every = os.cpu_count() or 1
   # Memory first, as what other measurements leave behind could hide a growth.
@@ -156,10 +204,10 @@ def _loader(videos: dict[str, FileSource]) -> dict:
     seconds=_SECONDS.value,
   )
   print(loader.speed_table(speed) + '\n', flush=True)
-  return {'videos': list(videos), 'speed': speed, 'memory': memory}
+  yield {'videos': list(videos), 'speed': speed, 'memory': memory}
 
 
-def _decode(videos: dict[str, FileSource]) -> list[dict]:
+def _decode(videos: dict[str, FileSource]) -> Iterator[list[dict]]:
   decoders, missing = decode.available()
   for name, reason in missing.items():
     print(f'{name} is left out: {reason}\n')
@@ -169,17 +217,21 @@ def _decode(videos: dict[str, FileSource]) -> list[dict]:
     result = decode.benchmark_decode(paths, what=what, rounds=_ROUNDS.value, decoders=decoders)
     print(decode.table(result) + '\n', flush=True)
     results.append(result)
-  return results
+    yield results
 
 
 STEP_FLAGS = ('sizes', 'batch', 'contenders', 'rounds')
-# In this order, for decode may import PyTorch, whose memory is not the loader's.
+# Command -> (function that yields its result, as often as that grows; its flags). In this order:
+# fits reads what --out has before others write it, and decode may import PyTorch, whose memory is
+# not the loader's.
 COMMANDS = {
+  'fits': (_fits, ('sizes', 'methods', 'topologies')),
   'step': (functools.partial(_step, 'pretrain'), STEP_FLAGS),
   'finetune': (functools.partial(_step, 'finetune'), STEP_FLAGS),
   'inference': (functools.partial(_step, 'inference'), STEP_FLAGS),
   'methods': (_methods, ('sizes', 'batch', 'rounds')),
   'checkpoint': (_checkpoint, ('sizes', 'rounds')),
+  'scaling': (_scaling, ('sizes', 'batch')),
   'flow': (_flow, ('videos', 'rounds')),
   'masks': (_masks, ('clips',)),
   'loader': (_loader, ('videos', 'rounds', 'seconds', 'workers', 'batches')),
@@ -234,6 +286,11 @@ def _check(commands: list[str], out: Path) -> None:
     lookup(SIZES, size, '--sizes')
   if not _WORKERS.value or not all(number.isdecimal() for number in _WORKERS.value):
     raise UserError('--workers: give numbers from 0 on, such as --workers=0,1,2.')
+  for method in _METHODS.value:
+    lookup(dict.fromkeys(fits.METHODS), method, '--methods')
+  for topology in _TOPOLOGIES.value:
+    if topology != 'local':
+      chips.parse_slice(topology)
   if _CONTENDERS.value is not None and 'vmae_jax' not in _CONTENDERS.value:
     raise UserError('--contenders: vmae_jax has to be one of them; the others are beside it.')
   for name in _CONTENDERS.value or []:
@@ -247,15 +304,20 @@ def _check(commands: list[str], out: Path) -> None:
 def main(argv: list[str]) -> None:
   for command in argv[1:]:
     lookup(COMMANDS, command, 'command')
-  commands = [name for name in COMMANDS if name in argv[1:]] or list(COMMANDS)
+  unasked = [name for name in COMMANDS if name != 'fits']
+  commands = [name for name in COMMANDS if name in argv[1:]] or unasked
   out = Path(_OUT.value)
   _check(commands, out)
   report = describe() | {'results': {}}
   with tempfile.TemporaryDirectory() as folder:
     videos = _videos(Path(folder)) if {'flow', 'loader', 'decode'} & set(commands) else {}
     for command in commands:
-      report['results'][command] = COMMANDS[command][0](videos)
-      out.write_text(json.dumps(report, indent=2) + '\n')
+      for result in COMMANDS[command][0](videos):
+        report['results'][command] = result
+        # The old or the new file is there whenever this is killed: it may hold hours of work.
+        part = out.with_name(f'{out.name}.part')
+        part.write_text(json.dumps(report, indent=2) + '\n')
+        part.replace(out)
   print(f'written: {out}')
 
 

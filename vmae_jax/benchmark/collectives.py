@@ -67,8 +67,8 @@ def read_collectives(text: str, *, devices: int) -> list[Collective]:
     devices: How many run the program; the group of an operation that names none.
 
   Raises:
-    ValueError: the text is no program, or a loop with such operations does not say how often it
-      runs.
+    ValueError: the text is no program, its groups of devices are in no known form, or a loop with
+      such operations does not say how often it runs.
   """
   bodies, entry = _computations(text)
   found, seen = [], set()
@@ -186,12 +186,17 @@ def _bytes(dtype: str, shape: str) -> int:
 
 
 def _group(line: str, devices: int) -> int:
-  """Devices in a group: {{0,1},{2,3}}, [groups,size]<=[...] or mesh['a'=4,'b'=2] {'a'}."""
-  if named := re.search(r'replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}', line):
+  """Devices in a group: {{0,1},{2,3}}, [groups,size]<=[...] or mesh['a'=4,'b'=2] {'a'}.
+
+  Before the axes of the latter, the order of its devices may stand: device_ids=([2,4]T(1,0)).
+  """
+  if named := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', line):
     sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", named[1])}
     return math.prod(sizes[name] for name in re.findall(r"'([^']+)'", named[2]))
   if iota := re.search(r'replica_groups=\[\d+,(\d+)\]', line):
     return int(iota[1])
   if listed := re.search(r'replica_groups=\{\{([\d,]+)\}', line):
     return len(listed[1].split(','))
+  if re.search(r'replica_groups=(?!\{\})', line):
+    raise ValueError(f'these groups of devices are in no known form: {line.strip()}')
   return devices

@@ -38,15 +38,20 @@ def host_peak() -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def load_recipe(name: str, size: str):
-  """A config for K400, by its file; layers as a loop on CPU, where that compiles sooner."""
-  import jax
-
+def load_published(name: str, size: str):
+  """A config for K400, by its file."""
   from vmae_jax.config_file import load_config
 
   root = pathlib.Path(__file__).parents[2]
   sys.path.insert(0, str(root))  # Config files import each other.
-  config = load_config(f'{root}/configs/{name}.py:{size},k400')
+  return load_config(f'{root}/configs/{name}.py:{size},k400')
+
+
+def load_recipe(name: str, size: str):
+  """The same with layers as a loop on CPU, where that compiles sooner."""
+  import jax
+
+  config = load_published(name, size)
   config.model.scan = jax.default_backend() == 'cpu'
   config.data.frames, config.data.size = FRAMES, SIZE
   return config

@@ -11,6 +11,7 @@ from vmae_jax.benchmark import aot, plan
 from vmae_jax.benchmark.chips import chip_of, slice_devices
 from vmae_jax.benchmark.collectives import summarise
 from vmae_jax.data.sources import open_source
+from vmae_jax.errors import UserError
 from vmae_jax.models import flops
 from vmae_jax.training.loop import count_steps
 
@@ -42,6 +43,9 @@ def estimate(
   devices, device = mesh.size, mesh.devices.flat[0]
   chip, peak = chip_of(device.device_kind), flops.peak_flops(device)
   hosts = len({d.process_index for d in mesh.devices.flat})
+  slices = len({getattr(d, 'slice_index', 0) for d in mesh.devices.flat})
+  # Between slices another network counts, of which nothing is known here.
+  network = chip.network if chip and slices == 1 else None
   collectives = summarise(step.collectives)
   clip_flops = objective.flops()
   speed = plan.speed(
@@ -50,7 +54,7 @@ def estimate(
     devices=devices,
     sent=sum((row['sent'] for row in collectives.values()), 0.0),
     peak=peak,
-    network=chip and chip.network,
+    network=network,
     mfu=mfu,
   )
   images = [x for x in aot.batch_shapes(config, objective, mesh).values() if x.ndim > 1]
@@ -68,6 +72,7 @@ def estimate(
     'device': device.device_kind,
     'devices': devices,
     'hosts': hosts,
+    'slices': slices,
     'mesh': dict(mesh.shape),
     'batch_size': config.batch_size,
     'model': {key: config.model[key] for key in ('dtype', 'attention', 'scan', 'remat')},
@@ -80,7 +85,7 @@ def estimate(
     'collectives': collectives,
     'resharded': step.resharded,
     'peak_flops': peak,
-    'network_bytes_per_second': chip and chip.network,
+    'network_bytes_per_second': network,
     'source': chip and chip.source,
     'mfu': mfu,
     'speed': speed,
@@ -93,6 +98,8 @@ def estimate(
 def search(config, topology: str) -> dict[str, Any]:
   """The largest batch for each remat, and the cheapest remat for the config's batch.
 
+  Prints a line for each step that it compiles, for that takes minutes.
+
   Raises:
     UserError: as `estimate`.
   """
@@ -103,7 +110,13 @@ def search(config, topology: str) -> dict[str, Any]:
 
   def compile_at(clips, remat):
     config.batch_size, config.model.remat = clips * step, remat
-    return aot.compile_step(config, mesh, limit=limit)[0]
+    compiled = aot.compile_step(config, mesh, limit=limit)[0]
+    print(
+      f'remat {remat}, {clips} clips a chip: {_size(compiled.memory["all"]).strip()}, '
+      f'{"fits" if compiled.fits else "does not fit"} (compiled in {compiled.seconds:.0f} s)',
+      flush=True,
+    )
+    return compiled
 
   rows = {}
   for remat, clips, tried in plan.largest_batches(compile_at, start=wanted):
@@ -137,7 +150,10 @@ def _memory_limit(devices: list) -> int:
   chip = chip_of(devices[0].device_kind)
   if devices[0].platform == 'tpu':
     return chip.memory
-  return (devices[0].memory_stats() or {}).get('bytes_limit') or chip.memory
+  limit = (devices[0].memory_stats() or {}).get('bytes_limit') or (chip and chip.memory)
+  if limit is None:
+    raise UserError(f'{devices[0].device_kind} does not tell its memory, nor is it in chips.CHIPS.')
+  return limit
 
 
 def _steps(config, videos: int | None) -> int | None:
@@ -153,10 +169,11 @@ def table(result: dict[str, Any]) -> str:
   total, limit = memory.pop('all'), memory.pop('limit')
   axes = ' x '.join(f'{name} {size}' for name, size in result['mesh'].items())
   clips = result['batch_size'] / result['devices']
+  slices = result['slices']
   lines = [
     f'{result["method"]}, size {result["size"]}: {result["batch_size"]:,} clips a step, '
     f'{clips:g} a chip, on {result["topology"]}: {result["devices"]} x {result["device"]}, '
-    f'{_count(result["hosts"], "host")}, mesh {axes}',
+    f'{f"{slices} slices, " if slices > 1 else ""}{_count(result["hosts"], "host")}, mesh {axes}',
     ', '.join(f'{key} {value}' for key, value in model.items())
     + f'; compiled in {result["compile_seconds"]:.0f} s ({result["compiler"]})',
     '',

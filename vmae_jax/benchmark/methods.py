@@ -40,7 +40,7 @@ def benchmark_methods(*, size: str, batch: int, rounds: int) -> dict:
   """
   lookup(SIZES, size, '--size')
   with tempfile.TemporaryDirectory() as folder:
-    gumbel = _make_gumbel(Path(folder) / 'gumbel_f8.safetensors')
+    gumbel = make_gumbel(Path(folder) / 'gumbel_f8.safetensors')
     running = []
     for label, (method, changes) in METHODS.items():
       settings = {'work': 'pretrain', 'size': size, 'batch': batch, 'method': method}
@@ -67,7 +67,7 @@ def overrides(changes: dict, *, gumbel: Path) -> dict:
   return {key: str(gumbel) if value == GUMBEL_PATH else value for key, value in changes.items()}
 
 
-def _make_gumbel(path: Path) -> Path:
+def make_gumbel(path: Path) -> Path:
   """A tokenizer of the published model's size, with random weights."""
   import jax
   import jax.numpy as jnp

@@ -11,7 +11,7 @@ import psutil
 
 PACKAGES = (
   *('jax', 'jaxlib', 'flax', 'grain', 'av', 'numpy', 'torch', 'transformers', 'torchcodec'),
-  *('opencv-python', 'opencv-python-headless'),
+  *('opencv-python', 'opencv-python-headless', 'libtpu'),
 )
 
 

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from vmae_jax import cli
-from vmae_jax.benchmark import checkpoint, decode, flow, followed, loader, methods, step
+from vmae_jax.benchmark import (
+  checkpoint,
+  decode,
+  fits,
+  flow,
+  followed,
+  loader,
+  methods,
+  scaling,
+  step,
+)
 from vmae_jax.errors import UserError, lookup
 
 
@@ -33,13 +43,15 @@ TABLES: dict[str, Callable[[Any], str]] = {
   'finetune': _each(step.table),
   'inference': _each(step.table),
   'checkpoint': checkpoint.table,
+  'fits': fits.table,
+  'scaling': _each(scaling.table),
   'flow': flow.table,
   'masks': followed.table,
   'loader': _loader,
   'decode': _each(decode.table),
 }
 BLOCK = re.compile(r'(<!-- benchmark (?P<name>\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
-PEERS = ('jax', 'torch', 'transformers', 'opencv-python-headless', 'torchcodec')
+PEERS = ('jax', 'libtpu', 'torch', 'transformers', 'opencv-python-headless', 'torchcodec')
 
 
 def fill(text: str, reports: list[dict]) -> str:

@@ -12,6 +12,7 @@ Nothing can make it wait for ever: a video that gives no answer is replaced, as 
 (`vmae_jax.data.patience`), and decoding processes that die are started again.
 """
 
+import bisect
 import functools
 import queue
 import re
@@ -39,13 +40,16 @@ MOST_DEATHS = 3  # Of decoding processes, each less than NEAR visits after anoth
 NEAR = 1000
 
 
-def _local_rows(batch_size: int, mesh: Mesh | None) -> tuple[int, int]:
-  """First and past-last row of the global batch that the devices of this process hold."""
+def _local_rows(batch_size: int, mesh: Mesh | None) -> list[int]:
+  """Rows of the global batch that the devices of this process hold, in order.
+
+  They need not follow one another: on a TPU slice the mesh goes along the chips' links, which
+  enter and leave the block of chips of a host several times.
+  """
   if mesh is None:
-    return 0, batch_size
+    return list(range(batch_size))
   slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-  bounds = [rows[0].indices(batch_size) for rows in slices]
-  return min(b[0] for b in bounds), max(b[1] for b in bounds)
+  return sorted({row for rows in slices for row in range(*rows[0].indices(batch_size))})
 
 
 def _visit(
@@ -55,8 +59,8 @@ def _visit(
   sampler: ClipSampler,
   order: grain.MapDataset,
   end: int | None,
-  local_visits: int,
-  first: int,
+  local_visits: tuple[int, ...],
+  start_step: int,
   per_step: int,
 ) -> dict[str, Any]:
   """Draws the clips of one visit; runs in the threads, or in other processes.
@@ -67,12 +71,12 @@ def _visit(
     sampler: Draws the clips.
     order: From visit to sample.
     end: The visit at which an evaluation ends; after it come black clips. None in training.
-    local_visits: Visits of this process in a batch.
-    first: The visit at position 0.
+    local_visits: Which visits of a batch are this process's.
+    start_step: The batch at position 0.
     per_step: Visits in a batch over all processes.
   """
-  step, place = divmod(position, local_visits)
-  i = first + step * per_step + place
+  step, place = divmod(position, len(local_visits))
+  i = (start_step + step) * per_step + local_visits[place]
   if end is not None and i >= end:
     shape = (sampler.repeats, sampler.frames, sampler.size, sampler.size, 3)
     clips = dict(video=np.zeros(shape, np.uint8), label=-1, replaced=False, failures=[])
@@ -151,18 +155,18 @@ class Loader:
         f'batch_size is {batch_size}: it must be divisible by the {ways} devices that hold '
         f'data and by {repeats} repeats.'
       )
-    first_row, last_row = _local_rows(batch_size, mesh)
-    if first_row % repeats or last_row % repeats:
+    self._rows = _local_rows(batch_size, mesh)
+    self._local_visits = tuple(sorted({row // repeats for row in self._rows}))
+    if len(self._rows) != len(self._local_visits) * repeats:
       raise UserError(
-        f'this process holds {last_row - first_row} of the {batch_size} clips of a batch, '
-        f'which are not whole videos of {repeats} repeats.'
+        f'this process holds {len(self._rows)} of the {batch_size} clips of a batch, '
+        f'which are not whole videos of {repeats} repeats: give each device a multiple of them.'
       )
     self._sharding = None if mesh is None else batch_sharding(mesh)
     self._batch_size = batch_size
     n, per_step = len(source), batch_size // repeats
     stop_step = -(-n // per_step) if num_steps is None else num_steps
     self._num_batches = max(0, stop_step - start_step)
-    self._local_visits = (last_row - first_row) // repeats
     self._queue: queue.Queue = queue.Queue(maxsize=prefetch)
     self._stop = threading.Event()
 
@@ -177,7 +181,7 @@ class Loader:
       order=order,
       end=n if num_steps is None else None,
       local_visits=self._local_visits,
-      first=start_step * per_step + first_row // repeats,
+      start_step=start_step,
       per_step=per_step,
     )
     self._threads, self._workers = threads, workers
@@ -189,7 +193,7 @@ class Loader:
 
   def _read_from(self, position: int) -> Iterator[dict[str, Any]]:
     """The visits of this process from a position on, decoded ahead."""
-    visits = grain.MapDataset.range(position, self._num_batches * self._local_visits)
+    visits = grain.MapDataset.range(position, self._num_batches * len(self._local_visits))
     # Clips are megabytes each: grain's default buffer of 500 would be gigabytes.
     visits = visits.map(self._visit).to_iter_dataset(
       grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
@@ -250,7 +254,7 @@ class Loader:
   def _produce(self) -> None:
     try:
       for _ in range(self._num_batches):
-        self._put(self._batch([self._next_visit() for _ in range(self._local_visits)]))
+        self._put(self._batch([self._next_visit() for _ in self._local_visits]))
         if self._stop.is_set():
           return
       self._put(StopIteration())
@@ -282,7 +286,13 @@ class Loader:
     if self._sharding is None:
       return jax.device_put(x)
     shape = (self._batch_size, *x.shape[1:])
-    return jax.make_array_from_process_local_data(self._sharding, x, shape)
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+      first, end, _ = index[0].indices(self._batch_size)
+      place = bisect.bisect_left(self._rows, first)
+      return x[place : place + end - first]
+
+    return jax.make_array_from_callback(shape, self._sharding, part)
 
   def close(self) -> None:
     """Stops reading and frees threads, worker processes and batches."""

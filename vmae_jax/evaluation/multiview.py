@@ -86,8 +86,9 @@ def classify(
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(f'{path} is there')
   records = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()[1:]]
-  # Each process must hold whole videos, each device as many clips.
-  whole = math.lcm(mesh.shape['data'] * mesh.shape['fsdp'], views * jax.process_count())
+  # Each device must hold as many clips, each process whole videos, wherever its devices stand.
+  ways = mesh.shape['data'] * mesh.shape['fsdp']
+  whole = math.lcm(ways, views) if jax.process_count() == 1 else ways * views
   loader = Loader(
     Rest(source, len(records)),
     sampler,

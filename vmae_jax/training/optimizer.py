@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy
 import optax
 
 
@@ -9,14 +10,17 @@ def warmup_cosine(*, peak: float, end: float, warmup_steps: int, steps: int) -> 
   """Linear from 0 to the peak, which the last warm-up step reaches, then half a cosine.
 
   Source: VideoMAE's `cosine_scheduler`; its step after the warm-up is at the peak once more.
+  A step that is a Python number, as the log has it, is computed with on the host: a device would
+  do so only after the training step that it is busy with.
   """
 
   def schedule(step):
-    step = jnp.asarray(step, jnp.float32)
+    np = jnp if isinstance(step, jax.Array) else numpy
+    step = np.asarray(step, np.float32)
     rise = peak * step / max(warmup_steps - 1, 1)
     x = (step - warmup_steps) / max(steps - warmup_steps, 1)
-    fall = end + 0.5 * (peak - end) * (1 + jnp.cos(jnp.pi * jnp.clip(x, 0, 1)))
-    return jnp.where(step < warmup_steps, rise, fall)
+    fall = end + 0.5 * (peak - end) * (1 + np.cos(np.pi * np.clip(x, 0, 1)))
+    return np.where(step < warmup_steps, rise, fall)
 
   return schedule
 
