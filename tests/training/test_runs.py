@@ -88,7 +88,7 @@ def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path
 
 
 MESHES = [
-  ('mesh.data=8',),
+  pytest.param(('mesh.data=8',), marks=pytest.mark.slow),  # The last one is data-parallel, too.
   ('mesh.data=1', 'mesh.fsdp=8'),
   ('mesh.data=2', 'mesh.fsdp=2', 'mesh.tensor=2'),
   ('mesh.data=8', 'optimizer.accumulate=1', 'model.scan=True', 'model.remat=dots'),
