@@ -12,7 +12,8 @@
 #   --steps=N           length of pre-training
 #   --config.KEY=VALUE  any other value of the config
 #
-# Needs Python 3.11 or newer, and the network on the first start only.
+# Needs Python 3.11 or newer, and the network on the first start only. Compiled programs are kept
+# (JAX_COMPILATION_CACHE_DIR, see launch/xla_flags.sh).
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -124,4 +125,7 @@ END
 
 parse_arguments "$@"
 ensure_venv "$root/requirements.txt"
+backend=cpu
+if nvidia-smi -L >/dev/null 2>&1; then backend=gpu; fi
+eval "$(bash "$root/launch/xla_flags.sh" "$backend")"
 run_demo

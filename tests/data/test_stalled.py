@@ -17,7 +17,7 @@ from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.patience import Closed, NoAnswer, Patience
 from vmae_jax.data.patient_source import PatientFrames, PatientSource
-from vmae_jax.data.sources import Entry, FileSource, check_paths
+from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
 from vmae_jax.errors import UserError
 
 SAMPLER = ClipSampler(frames=3, size=8, stride=2, flip=True, repeats=2, seed=5)
@@ -222,6 +222,19 @@ def test_a_dead_mount_is_told_at_the_start(dead, files):
   # What is left are those that are stuck, which do not keep the process from ending.
   left = {*threading.enumerate()} - before
   assert left and all(thread.name == 'patience' and thread.daemon for thread in left)
+
+
+@pytest.mark.parametrize('spec', ['/dead/list.txt', '/dead'])
+def test_a_list_or_folder_on_a_dead_mount_is_told(spec, monkeypatch):
+  gate, isdir = threading.Event(), os.path.isdir
+  monkeypatch.setattr(
+    os.path, 'isdir', lambda path: gate.wait() if str(path).startswith('/dead') else isdir(path)
+  )
+  try:
+    with pytest.raises(UserError, match=f'^{spec}: no answer in 0.2 s; is the disk or network'):
+      open_source(spec, seconds=0.2)
+  finally:
+    gate.set()
 
 
 def test_a_few_files_that_give_no_answer_are_as_missing_ones(source, dead):

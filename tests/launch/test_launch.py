@@ -81,6 +81,37 @@ def test_flags_that_are_set_stay():
   assert code == 2 and told.startswith('error: ') and told.count('\n') == 1
 
 
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+def test_demo_step_by_step(backend, tmp_path):
+  """With a Python that only writes down what it is asked."""
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'launch').mkdir()
+  for name in ('launch/common.sh', 'launch/local.sh', 'launch/xla_flags.sh', 'requirements.txt'):
+    (tmp_path / name).write_text((runs.ROOT / name).read_text())
+  (tmp_path / 'configs/mme.py').touch()
+  asked = tmp_path / 'asked'
+  command(
+    tmp_path / '.venv/bin',
+    'python',
+    f'echo "$2 $JAX_COMPILATION_CACHE_DIR ${{XLA_FLAGS:-none}} $*" >> {asked}',
+  )
+  command(tmp_path / 'bin', 'nvidia-smi', f'exit {int(backend == "cpu")}')
+  code, out, told = bash(
+    tmp_path / 'launch/local.sh', '--method=mme', '--steps=7', cwd=tmp_path, path=tmp_path / 'bin'
+  )
+  assert code == 0, told
+  calls = [line.split(maxsplit=3) for line in asked.read_text().splitlines()]
+  calls = [call for call in calls if call[0].startswith('vmae_jax.')]
+  assert [call[0] for call in calls] == [
+    f'vmae_jax.{verb}' for verb in ('prepare', 'check_data', 'pretrain', 'probe')
+  ]
+  assert {call[1] for call in calls} == {'/home/me/.cache/vmae_jax'}
+  flags = {'cpu': 'none', 'gpu': '--xla_gpu_enable_latency_hiding_scheduler=true'}
+  assert {call[2] for call in calls} == {flags[backend]}
+  assert '/configs/mme.py:demo ' in calls[2][3] and calls[2][3].endswith(' --config.steps=7')
+  assert 'Done. In runs/demo/run:' in out
+
+
 def test_slurm_dry_run():
   arguments = ('--dry-run', 'pretrain', '--config=c', '--workdir=a b')
   code, out, _ = bash(LAUNCH / 'slurm.sbatch', *arguments)

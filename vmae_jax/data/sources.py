@@ -21,6 +21,7 @@ import numpy as np
 
 from vmae_jax.data import remote
 from vmae_jax.data.frame_folder import FrameFolder, open_video
+from vmae_jax.data.patience import NoAnswer, ask_all
 from vmae_jax.data.video import Video, VideoError
 from vmae_jax.errors import UserError
 from vmae_jax.types import Int, UInt8
@@ -259,15 +260,16 @@ def read_folder(folder: str) -> FileSource:
   return FileSource(tuple(entries), tuple(classes))
 
 
-def open_source(spec: str, *, root: str = '') -> Source:
+def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> Source:
   """Opens what a config calls its data: a list, a folder, shards, `tfds:...` or `synthetic:...`.
 
   Args:
     spec: See the module.
     root: Where relative paths in a list start, see `read_list`; for TFDS the data_dir.
+    seconds: That a disk or network mount may take to say what lies there.
 
   Raises:
-    UserError: there is no such thing, or nothing is in it.
+    UserError: there is no such thing, nothing is in it, or there is no answer.
   """
   if not spec:
     raise UserError('no data is named: give --config.data.train=LIST, a list or folder of videos.')
@@ -283,7 +285,10 @@ def open_source(spec: str, *, root: str = '') -> Source:
 
     return TfdsSource(rest, data_dir=root or None)
   try:
-    if remote.is_folder(spec):
+    (folder,) = ask_all(remote.is_folder, [spec], seconds=seconds)
+    if isinstance(folder, NoAnswer):
+      raise UserError(f'{spec}: {folder}; is the disk or network mount that it lies on alive?')
+    if folder:
       from vmae_jax.data.shards import ShardSource, holds_shards
 
       if holds_shards(spec):

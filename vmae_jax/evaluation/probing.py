@@ -180,8 +180,9 @@ class PeriodicProbe:
 
 def open_labelled(spec: str, data) -> Source:
   """The source of labelled videos that `spec` names."""
-  source = open_source(spec, root=data.root)
-  check_paths(source, data.max_bad_share, seconds=data.get('seconds', 60.0))
+  seconds = data.get('seconds', 60.0)
+  source = open_source(spec, root=data.root, seconds=seconds)
+  check_paths(source, data.max_bad_share, seconds=seconds)
   if source.label(0) < 0:
     raise UserError(f'{spec} has no labels: a probe needs lines `path label`, or class folders.')
   return source

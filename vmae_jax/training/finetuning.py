@@ -89,7 +89,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 def _open(spec: str, data) -> Source:
-  source = open_source(spec, root=data.root)
+  source = open_source(spec, root=data.root, seconds=data.seconds)
   check_paths(source, data.max_bad_share, seconds=data.seconds)
   return source
 

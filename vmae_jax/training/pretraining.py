@@ -34,7 +34,7 @@ def train(config, workdir: str) -> TrainState:
   mesh = sharding.make_mesh(**config.mesh)
   config_lib.check(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
   objective = build_objective(config)
-  source = open_source(config.data.train, root=config.data.root)
+  source = open_source(config.data.train, root=config.data.root, seconds=config.data.seconds)
   check_paths(source, config.data.max_bad_share, seconds=config.data.seconds)
   steps = loop.count_steps(config, videos=len(source))
   if config.init_from:  # Before the folder is claimed for this config.
