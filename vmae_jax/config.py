@@ -117,6 +117,7 @@ def default() -> ml_collections.ConfigDict:
       ),
       log=dict(
         every_steps=50,
+        profile=0,  # First of three steps that are traced for TensorBoard or Perfetto; 0: none.
         pictures_every_steps=1000,
         pictures=4,  # Clips in a picture.
         ground_truth_statistics=False,  # Also draw the flattering variant, and say so.
@@ -210,6 +211,7 @@ _LEAST = {
   'checkpoint.keep': 1,
   'checkpoint.keep_every_steps': 0,
   'log.every_steps': 1,
+  'log.profile': 0,
 }
 # Chances and strengths of `augment`: from 0 on.
 _MOST_AUGMENT = {

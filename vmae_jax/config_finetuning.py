@@ -76,7 +76,7 @@ def default() -> ml_collections.ConfigDict:
       ),
       mesh=base.mesh.to_dict(),
       checkpoint=base.checkpoint.to_dict(),
-      log=take('log', 'every_steps'),
+      log=take('log', 'every_steps profile'),
     )
   ).lock()
 

@@ -19,6 +19,7 @@ def write_video(
   times=None,
   rotation=0,
   colour=None,
+  title='',
 ):
   """Writes a clip of moving colour gradients in which no two frames are alike.
 
@@ -26,9 +27,11 @@ def write_video(
     times: Time stamps in thousandths of a second; by default 25 frames a second from 0.
     rotation: Degrees counterclockwise of the display matrix.
     colour: (colorspace, color_range) of the stream.
+    title: A text in the file.
   """
   y, x = np.mgrid[:height, :width]
   with av.open(str(path), 'w', options=container_options or {}) as container:
+    container.metadata['title'] = title
     stream = container.add_stream(codec, rate=25, options=options or {})
     stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
     stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)

@@ -125,6 +125,15 @@ def test_no_video_in_it(tmp_path):
       Video(tmp_path / name)
 
 
+def test_a_title_that_is_no_utf8(tmp_path):
+  path = write_video(tmp_path / 'a.mp4', frames=3, title='TITLETITLE')
+  data = (tmp_path / 'a.mp4').read_bytes()
+  assert data.count(b'TITLETITLE') == 1
+  (tmp_path / 'a.mp4').write_bytes(data.replace(b'TITLETITLE', b'TIT\xff\xfe\xc3TITL'))
+  with Video(path) as video:
+    assert video.read([0, 2]).shape == (2, 48, 64, 3)
+
+
 def test_truncated(tmp_path):
   path = write_video(tmp_path / 'v.mp4', container_options=dict(movflags='faststart'))
   data = (tmp_path / 'v.mp4').read_bytes()

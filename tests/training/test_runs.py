@@ -1,5 +1,7 @@
 """Whole runs: resumed, preempted, killed, on other meshes and in several processes."""
 
+import gzip
+import json
 import shutil
 import signal
 import time
@@ -21,7 +23,7 @@ def cache(tmp_path_factory):
 def unbroken(tmp_path_factory, cache):
   """A run on one device that nothing disturbs."""
   workdir = tmp_path_factory.mktemp('unbroken') / 'run'
-  runs.run(workdir, 'optimizer.ema=0.9', env=runs.environment(cache))
+  runs.run(workdir, 'optimizer.ema=0.9', 'log.profile=3', env=runs.environment(cache))
   return workdir
 
 
@@ -39,6 +41,15 @@ def test_a_run_leaves_what_it_promises(unbroken):
   assert list(unbroken.glob('events.out.tfevents.*')) and list(unbroken.glob('pictures/*.png'))
   losses = runs.losses(unbroken)
   assert list(losses) == list(range(1, STEPS + 1)) and np.isfinite(list(losses.values())).all()
+
+
+def test_three_steps_are_traced(unbroken):
+  (path,) = unbroken.glob('plugins/profile/*/*.trace.json.gz')
+  with gzip.open(path) as f:
+    events = json.load(f)['traceEvents']
+  marks = [event for event in events if event.get('name') == 'train']
+  assert [int(mark['args']['step_num']) for mark in marks] == [3, 4, 5]
+  assert list(path.parent.glob('*.xplane.pb'))
 
 
 def test_resumed_is_bit_identical(unbroken, tmp_path, cache):

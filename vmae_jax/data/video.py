@@ -24,6 +24,10 @@ from av.video.reformatter import VideoReformatter
 
 from vmae_jax.types import Int, UInt8
 
+# A title in another encoding than UTF-8 is no reason not to read a video: PyAV before 19 has to
+# be told, later ones know.
+_OPTIONS = {'metadata_errors': 'ignore'} if int(av.__version__.partition('.')[0]) < 19 else {}
+
 
 class VideoError(Exception):
   """A video that cannot be read; the message is the reason, in one line, without the path."""
@@ -68,7 +72,7 @@ class Video:
       if os.path.getsize(file) == 0:
         raise VideoError('empty file')
     with _libav_errors():
-      self._container = av.open(file, metadata_errors='ignore')
+      self._container = av.open(file, **_OPTIONS)
     try:
       with _libav_errors():
         self._read_packets()

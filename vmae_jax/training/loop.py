@@ -20,6 +20,7 @@ from vmae_jax.errors import UserError
 from vmae_jax.training import optimizer as optimizer_lib
 from vmae_jax.training.agreement import check_agreement
 from vmae_jax.training.checkpoint import Checkpointer
+from vmae_jax.training.profiling import StepProfile
 from vmae_jax.training.run_dir import prepare_run_dir
 from vmae_jax.training.run_log import RunLog
 from vmae_jax.training.step import TrainState, init_state
@@ -133,13 +134,16 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
         )
       return results
 
+    profile = StepProfile(workdir, config.log.profile)
     log.describe(state, mesh)
     try:
       watch = task.watcher()
       results = evaluate(start, False)
       for step, batch in enumerate(loader, start=start + 1):
-        state, metrics = step_fn(state, batch, frozen)
+        with profile.step(step):
+          state, metrics = step_fn(state, batch, frozen)
         log.dispatched(step, metrics, loader)
+        profile.after(step, metrics)
         watch(step, state, frozen, log)
         stopping = stop.asked(step)
         if stopping or step % config.checkpoint.every_steps == 0 or step == steps:
@@ -149,6 +153,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
       checkpointer.wait()
       log.finish(state, results)
     finally:
+      profile.close()
       loader.close()
       log.close()
       checkpointer.close()

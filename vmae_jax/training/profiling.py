@@ -1,0 +1,45 @@
+"""A trace of a few steps: what the host and the devices did, and when."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+STEPS = 3  # Consecutive ones, as the first of them may be an odd one out.
+
+
+class StepProfile:
+  """Traces `STEPS` steps of a run into its folder, in the form that TensorBoard and Perfetto read.
+
+  Args:
+    workdir: Folder of the run; traces lie in its plugins/profile, one for each process.
+    first: The step that the trace begins with; 0 for no trace.
+  """
+
+  def __init__(self, workdir: str, first: int):
+    self._workdir, self._first = workdir, first
+    self._on = False
+
+  @contextmanager
+  def step(self, number: int) -> Iterator[None]:
+    """Around the start of a step: begins the trace, if it is due, and marks the step in it."""
+    if number == self._first:
+      options = jax.profiler.ProfileOptions()
+      options.python_tracer_level = 0  # Every call in Python would make it a hundred times larger.
+      jax.profiler.start_trace(self._workdir, profiler_options=options)
+      self._on = True
+    with jax.profiler.StepTraceAnnotation('train', step_num=number):
+      yield
+
+  def after(self, number: int, results: Any) -> None:
+    """Ends the trace once `results`, the last step's, are there."""
+    if self._on and number >= self._first + STEPS - 1:
+      jax.block_until_ready(results)
+      self.close()
+
+  def close(self) -> None:
+    """Ends a trace that the run did not see the end of."""
+    if self._on:
+      self._on = False
+      jax.profiler.stop_trace()
