@@ -109,16 +109,21 @@ drop_slice() {
 
 # Copies the code as it is now (what git does not ignore), so that it is the same on all hosts.
 install() {
-  local archive
+  local archive status=0
   archive="$(mktemp -d)/vmae_jax.tgz"
   say '== installing on all hosts'
-  [ -n "$dry_run" ] ||
-    git -C "$root" ls-files -co --exclude-standard -z | tar -C "$root" --null --ignore-failed-read -czf "$archive" -T -
-  tpus tpu-vm scp "$archive" "$name:vmae_jax.tgz" --worker=all --batch-size=all
-  on_all "mkdir -p vmae_jax && tar -xzf vmae_jax.tgz -C vmae_jax && cd vmae_jax && \
+  { [ -n "$dry_run" ] || pack "$archive"; } &&
+    tpus tpu-vm scp "$archive" "$name:vmae_jax.tgz" --worker=all --batch-size=all &&
+    on_all "mkdir -p vmae_jax && tar -xzf vmae_jax.tgz -C vmae_jax && cd vmae_jax && \
 { [ -e .venv/bin/python ] || python3 -m venv .venv; } && \
-.venv/bin/python -m pip install --quiet -r requirements.txt 'jax[tpu]' && $setup"
+.venv/bin/python -m pip install --quiet -r requirements.txt 'jax[tpu]' && $setup" || status=$?
   rm -r "$(dirname "$archive")"
+  return "$status"
+}
+
+pack() {
+  git -C "$root" ls-files -co --exclude-standard -z |
+    tar -C "$root" --null --ignore-failed-read -czf "$1" -T -
 }
 
 # Starts the run on all hosts, outside of the ssh sessions, which may break.
@@ -144,7 +149,7 @@ running() {
 }
 
 main() {
-  local code now
+  local code now failures=0
   if [ -n "$dry_run" ]; then
     make_slice && install && start && follow
     if [ -n "$delete" ]; then drop_slice; fi
@@ -159,7 +164,15 @@ main() {
       *) wait_for_slice ;;
     esac
     code=''
-    if running || { install && start; }; then code="$(follow | tail -n 1)" || code=''; fi
+    if running || { install && start; }; then
+      failures=0
+      code="$(follow | tail -n 1)" || code=''
+    elif [ "$(state)" = READY ]; then
+      failures=$((failures + 1))
+      [ "$failures" -lt 3 ] ||
+        die "$name could not be set up, three times in a row: see above. Once that is mended, the" \
+          'same command goes on with it.'
+    fi
     case "$code" in
       0) break ;;
       75) say '== saved and stopped; starting again' ;;
