@@ -1,5 +1,27 @@
-"""Shapes in types are checked at run time, in tests only."""
+"""Shapes in types are checked at run time, and XLA hurries, in tests only.
+
+To compile is most of what tests do, and XLA takes half of that time for optimising programs that
+then run for milliseconds. Modules marked `optimised`, whose numbers are those of other
+implementations, are compiled as for training, and so is everything by `tests/run.sh --slow`.
+"""
+
+import os
 
 import jaxtyping
+import pytest
 
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # Before JAX is imported.
 jaxtyping.install_import_hook('vmae_jax', 'beartype.beartype')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def optimisation(request):
+  if request.node.get_closest_marker('optimised') is None:
+    yield
+    return
+  import jax
+
+  hurried = jax.config.jax_disable_most_optimizations
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', hurried)

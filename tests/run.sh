@@ -14,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../launch/common.sh"
 requirements='requirements.txt' choice='not full and not slow'
 case "${1:-}" in
   --full) requirements='requirements-full.txt' choice='not slow' && shift ;;
-  --slow) requirements='requirements-full.txt' choice='' && shift ;;
+  --slow) requirements='requirements-full.txt' choice='' && export JAX_DISABLE_MOST_OPTIMIZATIONS=0 && shift ;;
   --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" && exit ;;
 esac
 

@@ -24,6 +24,7 @@ def environment(cache, devices=1, **more):
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     'JAX_COMPILATION_CACHE_DIR': str(cache),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'],
   }
   return env | {name: str(value) for name, value in more.items()}
 

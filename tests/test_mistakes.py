@@ -40,7 +40,7 @@ def train(program, workdir, *overrides, cache):
   overrides = [f'--config.{x}' for x in (*SHORT, *overrides)]
   return subprocess.run(
     [sys.executable, '-c', program, f'--config={runs.SMOKE}', f'--workdir={workdir}', *overrides],
-    env=runs.environment(cache, JAX_DISABLE_MOST_OPTIMIZATIONS=True),  # Compiles faster.
+    env=runs.environment(cache),
     capture_output=True,
     text=True,
   )

@@ -17,6 +17,8 @@ from vmae_jax.interchange import selfcheck
 from vmae_jax.interchange.convert import convert
 from vmae_jax.interchange.runs import load_run
 
+pytestmark = pytest.mark.optimised
+
 ENCODER, DECODER, PATCH = (128, 4, 512), (128, 2, 512), (2, 8, 8)
 # Clips that are smaller than the official ones: tests run the models.
 SMALL = {'vmae_jax': json.dumps({'info': {'frames': 8, 'size': 32}})}

@@ -13,6 +13,8 @@ from vmae_jax.interchange.huggingface import huggingface_names
 from vmae_jax.interchange.layout import to_tensors
 from vmae_jax.interchange.pretrained import load_pretrained
 
+pytestmark = pytest.mark.optimised
+
 
 def folder(path, tensors, processor=None, **config):
   path.mkdir(exist_ok=True)

@@ -23,6 +23,8 @@ from vmae_jax.targets.pixels import pixels
 from vmae_jax.training.losses import mse
 from vmae_jax.training.objective import normalise, prepare
 
+pytestmark = pytest.mark.optimised
+
 FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures' / 'videomae_tiny.npz'
 
 

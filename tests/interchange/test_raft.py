@@ -13,6 +13,8 @@ from vmae_jax.errors import UserError
 from vmae_jax.interchange.raft import param_shapes, raft_from_torch, raft_kind
 from vmae_jax.motion.raft import RAFT
 
+pytestmark = pytest.mark.optimised
+
 FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures' / 'raft_tiny.npz'
 SIZES = pytest.mark.parametrize('size', list(peer_raft.SPECS))
 

@@ -15,6 +15,8 @@ from tests.interchange import peer_vqgan
 from vmae_jax.errors import UserError
 from vmae_jax.interchange.vqgan import vqgan_from_taming
 
+pytestmark = pytest.mark.optimised
+
 FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures' / 'vqgan_tiny.npz'
 PUBLISHED = {  # Quantizer, codes, multipliers -> tensors, millions of parameters.
   'f16_1024': ('nearest', 1024, (1, 1, 2, 2, 4), 343, 72.14),

@@ -16,6 +16,8 @@ from vmae_jax.masking.base_maps import BASE_MAPS
 from vmae_jax.masking.motion_guided import flow_pairs, motion_guided, token_scores, warped_maps
 from vmae_jax.motion.flow import Flow
 
+pytestmark = pytest.mark.optimised
+
 FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures' / 'mgmae_mask_volume.npz'
 GRID = (8, 14, 14)
 KEY = jax.random.key(0)

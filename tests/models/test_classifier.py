@@ -9,6 +9,8 @@ from vmae_jax.models.blocks import Blocks, drop_path
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.positions import interpolated_positions, sincos_positions
 
+pytestmark = pytest.mark.optimised
+
 ENCODER = dict(width=32, depth=3, heads=2, mlp=64, patch=(2, 8, 8), scan=True)
 QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
 

@@ -11,6 +11,8 @@ from vmae_jax.models.blocks import REMAT
 from vmae_jax.models.decoder import LatentDecoder, Output
 from vmae_jax.models.regressor import Regressor
 
+pytestmark = pytest.mark.optimised
+
 FOLDER = pathlib.Path(__file__).parents[1] / 'fixtures' / 'cae'
 SIZES = dict(depth=2, heads=4, mlp=256, layer_scale=0.1)
 

@@ -11,6 +11,8 @@ import pytest
 
 from vmae_jax.motion.tracking import median, track
 
+pytestmark = pytest.mark.optimised
+
 FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures' / 'mme_targets.npz'
 SIZE = 96, 128
 STEPS = 6

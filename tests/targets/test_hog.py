@@ -19,6 +19,8 @@ from vmae_jax.targets.hog import (
   step_weights,
 )
 
+pytestmark = pytest.mark.optimised
+
 FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures' / 'mme_targets.npz'
 ONES = (1.0, 1.0, 1.0)
 PATCH = (2, 16, 16)

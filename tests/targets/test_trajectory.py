@@ -12,6 +12,8 @@ from vmae_jax.errors import UserError
 from vmae_jax.motion.tracking import Tracks, track
 from vmae_jax.targets.trajectory import trajectory, trajectory_validity
 
+pytestmark = pytest.mark.optimised
+
 FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures' / 'mme_targets.npz'
 
 

@@ -49,7 +49,7 @@ print(json.dumps(events))
 def test_metrics_are_read_one_step_late_and_nothing_else(tmp_path):
   done = subprocess.run(
     [sys.executable, '-c', WATCHED, str(tmp_path / 'run')],
-    env=runs.environment(tmp_path / 'cache', JAX_DISABLE_MOST_OPTIMIZATIONS=True),
+    env=runs.environment(tmp_path / 'cache'),
     cwd=runs.ROOT,
     capture_output=True,
     text=True,

@@ -272,7 +272,7 @@ def test_eight_devices_go_on_after_one(whole, videos, pretrained, tmp_path, cach
   command += [f'--workdir={workdir}', *(f'--config.{k}={v}' for k, v in overrides.items())]
   done = subprocess.run(
     command,
-    env=runs.environment(cache, 8, JAX_DISABLE_MOST_OPTIMIZATIONS=True),
+    env=runs.environment(cache, 8),
     cwd=runs.ROOT,
     capture_output=True,
     text=True,
