@@ -10,7 +10,8 @@ import os
 import jaxtyping
 import pytest
 
-os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # Before JAX is imported.
+# Set before JAX is imported.
+HURRIED = os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') != '0'
 jaxtyping.install_import_hook('vmae_jax', 'beartype.beartype')
 
 
@@ -21,7 +22,6 @@ def optimisation(request):
     return
   import jax
 
-  hurried = jax.config.jax_disable_most_optimizations
   jax.config.update('jax_disable_most_optimizations', False)
   yield
-  jax.config.update('jax_disable_most_optimizations', hurried)
+  jax.config.update('jax_disable_most_optimizations', HURRIED)
