@@ -22,6 +22,7 @@ def optimisation(request):
     return
   import jax
 
+  jax.clear_caches()  # Else what other modules have compiled would be taken.
   jax.config.update('jax_disable_most_optimizations', False)
   yield
   jax.config.update('jax_disable_most_optimizations', HURRIED)

@@ -47,7 +47,7 @@ def test_the_same_bytes(source, tmp_path, capfd, encoding):
     prepare(source, tmp_path / 'beam', '--beam', '--gop=30')
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_pipeline_that_fails_goes_on(source, tmp_path, monkeypatch, capfd):
   """Some shards are written, then the disk is full; what is there stays, by either engine."""
   from vmae_jax.data import beam_shards

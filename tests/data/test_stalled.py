@@ -4,6 +4,8 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -188,6 +190,29 @@ def test_too_many_stuck_videos_stop_the_run(source, pipe):
     next(loader)
   assert time.monotonic() - began < 20 and '\n' not in str(e.value)
   loader.close()
+
+
+STOPPED = """
+import time
+from vmae_jax.data.patience import Patience
+
+def work():
+  print('working', flush=True)
+  for _ in range(20):
+    time.sleep(0.1)
+  return 'answer'
+
+print(Patience(4.0)(0, 'a', work))
+"""
+
+
+def test_the_time_in_which_the_process_was_stopped_does_not_count():
+  child = subprocess.Popen([sys.executable, '-c', STOPPED], stdout=subprocess.PIPE, text=True)
+  assert child.stdout.readline() == 'working\n'
+  os.kill(child.pid, signal.SIGSTOP)
+  time.sleep(5)
+  os.kill(child.pid, signal.SIGCONT)
+  assert child.communicate(timeout=60)[0] == 'answer\n' and child.returncode == 0
 
 
 def test_closing_does_not_wait_for_what_is_stuck(source, pipe):

@@ -49,8 +49,7 @@ def test_stored_values(size):
 
 
 @pytest.mark.full
-@SIZES
-@pytest.mark.parametrize('iterations', [1, 6])
+@pytest.mark.parametrize('size, iterations', [('small', 1), ('small', 6), ('large', 6)])
 def test_live(size, iterations):
   frames = [peer_raft.frames(128, 160, seed=seed) for seed in (4, 5)]
   first, second = (np.stack(x) for x in zip(*frames, strict=True))

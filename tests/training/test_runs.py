@@ -65,14 +65,22 @@ def test_resumed_is_bit_identical(unbroken, tmp_path, cache):
   assert runs.losses(unbroken) == runs.losses(workdir)
 
 
+LONG = ('steps=40', 'checkpoint.every_steps=5', 'checkpoint.keep=100')
+
+
+@pytest.fixture(scope='module')
+def long(tmp_path_factory, cache):
+  """A longer run that nothing disturbs."""
+  workdir = tmp_path_factory.mktemp('long') / 'run'
+  runs.run(workdir, *LONG, env=runs.environment(cache))
+  return workdir
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_and_started_again_is_bit_identical(number, tmp_path, cache):
-  overrides = ('steps=40', 'checkpoint.every_steps=5', 'checkpoint.keep=100')
+def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cache):
   env = runs.environment(cache)
-  whole = tmp_path / 'whole'
-  runs.run(whole, *overrides, env=env)
   broken = tmp_path / 'broken'
-  process = runs.start(broken, *overrides, env=env)
+  process = runs.start(broken, *LONG, env=env)
   deadline = time.monotonic() + 120
   while not (broken / 'checkpoints' / '10').is_dir():
     assert process.poll() is None and time.monotonic() < deadline
@@ -83,9 +91,9 @@ def test_stopped_and_started_again_is_bit_identical(number, tmp_path, cache):
   if number == signal.SIGTERM:
     assert 'is saved in' in output and 'Traceback' not in output
   assert not (broken / 'checkpoints' / '40').exists()
-  runs.run(broken, *overrides, env=env)
-  runs.assert_same_state(whole, broken, 40)
-  assert runs.losses(whole) == runs.losses(broken)
+  runs.run(broken, *LONG, env=env)
+  runs.assert_same_state(long, broken, 40)
+  assert runs.losses(long) == runs.losses(broken)
 
 
 def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path, cache):
@@ -113,6 +121,7 @@ def test_eight_devices_go_on_after_one_with_equal_losses(mesh, unbroken, tmp_pat
   close(unbroken, workdir)
 
 
+@pytest.mark.slow
 def test_eight_devices_go_on_after_four(unbroken, tmp_path, cache):
   four = tmp_path / 'four'
   runs.run(four, 'optimizer.ema=0.9', 'mesh.fsdp=2', env=runs.environment(cache, 4))

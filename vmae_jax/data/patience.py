@@ -13,6 +13,7 @@ from typing import Any
 from vmae_jax.data.video import VideoError
 from vmae_jax.errors import UserError
 
+TICK = 0.5  # Seconds. A process that is stopped for minutes (SIGSTOP) has waited for one tick.
 MOST_STUCK = 16  # More calls that are stuck at a time, in one process, stop the run.
 
 
@@ -76,7 +77,9 @@ class Patience:
       self._waiting.add(call)
       calls = self._idle.pop() if self._idle else self._start()
     calls.put(call)
-    call.ended.wait(self.seconds)
+    left = self.seconds
+    while left > 0 and not call.ended.wait(min(left, TICK)):
+      left -= TICK
     with self._lock:
       self._waiting.discard(call)
       if not call.ended.is_set():
