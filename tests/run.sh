@@ -6,7 +6,9 @@
 #   tests/run.sh         the short tests
 #   tests/run.sh --full  and those that compare with PyTorch, TensorFlow and OpenCV, which it
 #                        installs
-#   tests/run.sh --slow  and those that take minutes: everything
+#   tests/run.sh --slow  and those that take minutes: everything, compiled as for training (the
+#                        others compile without most of XLA's optimizations where no numbers of
+#                        other implementations are compared, see tests/conftest.py)
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../launch/common.sh"
