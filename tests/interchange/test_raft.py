@@ -49,7 +49,10 @@ def test_stored_values(size):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('size, iterations', [('small', 1), ('small', 6), ('large', 6)])
+@pytest.mark.parametrize(
+  'size, iterations',
+  [('small', 1), ('small', 6), pytest.param('large', 6, marks=pytest.mark.slow)],
+)
 def test_live(size, iterations):
   frames = [peer_raft.frames(128, 160, seed=seed) for seed in (4, 5)]
   first, second = (np.stack(x) for x in zip(*frames, strict=True))

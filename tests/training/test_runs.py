@@ -131,7 +131,10 @@ def test_eight_devices_go_on_after_four(unbroken, tmp_path, cache):
   close(unbroken, four)
 
 
-@pytest.mark.parametrize('fresh', [True, False], ids=['fresh', 'after one process'])
+@pytest.mark.parametrize(
+  'fresh',
+  [pytest.param(True, marks=pytest.mark.slow, id='fresh'), pytest.param(False, id='after one')],
+)
 def test_two_processes(fresh, unbroken, tmp_path, cache):
   workdir = tmp_path / 'run' if fresh else half(unbroken, tmp_path)
   runs.run_processes(workdir, 'optimizer.ema=0.9', 'mesh.fsdp=2', cache=cache, count=2, devices=2)
