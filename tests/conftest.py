@@ -24,5 +24,7 @@ def optimisation(request):
 
   jax.clear_caches()  # Else what other modules have compiled would be taken.
   jax.config.update('jax_disable_most_optimizations', False)
-  yield
+  with pytest.MonkeyPatch.context() as patch:  # For the processes that its tests start.
+    patch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '0')
+    yield
   jax.config.update('jax_disable_most_optimizations', HURRIED)

@@ -127,7 +127,7 @@ def test_pretrain_all(tmp_path, monkeypatch):
 
 def test_finetune_and_export(tmp_path, monkeypatch):
   """With PyTorch where it is installed, as in a full run: the exported logits are equal."""
-  torch = importlib.util.find_spec('torch') is not None
+  torch = None not in map(importlib.util.find_spec, ('torch', 'transformers'))
   text, pictures = execute(
     read('finetune_and_export'), tmp_path, monkeypatch, smoke='torch' if torch else '1'
   )

@@ -253,7 +253,7 @@ def test_a_dead_mount_is_told_at_the_start(dead, files):
 def test_a_list_or_folder_on_a_dead_mount_is_told(spec, monkeypatch):
   gate, isdir = threading.Event(), os.path.isdir
   monkeypatch.setattr(
-    os.path, 'isdir', lambda path: gate.wait() if str(path).startswith('/dead') else isdir(path)
+    os.path, 'isdir', lambda path: gate.wait(10) if str(path).startswith('/dead') else isdir(path)
   )
   try:
     with pytest.raises(UserError, match=f'^{spec}: no answer in 0.2 s; is the disk or network'):

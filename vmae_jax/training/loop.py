@@ -153,10 +153,10 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
       checkpointer.wait()
       log.finish(state, results)
     finally:
-      profile.close()
       loader.close()
       log.close()
       checkpointer.close()
+      profile.close()
   return state
 
 
