@@ -63,6 +63,13 @@ def test_what_is_there_is_not_compiled_again(compiled):
   assert compiled == [(m, 's', 'v4:2x2x1') for m in ('videomae', 'mme')] and len(more) == 6
 
 
+def test_how_a_run_is_watched_is_no_reason_to_compile_again(compiled, monkeypatch):
+  rows = benchmark()[-1]
+  compiled.clear()
+  monkeypatch.setitem(fits.SETTINGS, 's', fits.LOOP | {'log.profile': 9, 'probe.batch_size': 3})
+  assert benchmark(kept=rows)[-1] == rows and not compiled
+
+
 def test_what_changed_or_failed_is_compiled_again(compiled, monkeypatch):
   rows = benchmark()[-1]
   compiled.clear()
