@@ -1,4 +1,4 @@
-"""Data that lies elsewhere: fsspec's `memory://` (an S3 server: test_s3)."""
+"""Data that lies elsewhere: fsspec's `memory://` (servers of buckets: test_buckets)."""
 
 import dataclasses
 import errno

@@ -1,4 +1,4 @@
-"""Shards in a bucket of a real S3 server, on this machine."""
+"""Shards in buckets of servers on this machine that speak S3's and Google's protocols."""
 
 import os
 import urllib.request
@@ -14,7 +14,7 @@ from vmae_jax.errors import UserError
 
 @pytest.fixture
 def s3(monkeypatch):
-  """An S3 server on this machine with an empty bucket."""
+  """A server of S3's protocol with an empty bucket."""
   import s3fs
   from moto.server import ThreadedMotoServer
 
@@ -34,21 +34,51 @@ def s3(monkeypatch):
   s3fs.S3FileSystem.clear_instance_cache()
 
 
+@pytest.fixture
+def gs(monkeypatch):
+  """A server of Google's protocol with an empty bucket."""
+  import fsspec
+  from gcp_storage_emulator.server import create_server
+
+  server = create_server('127.0.0.1', 0, in_memory=True, default_bucket='bucket')
+  server.start()
+  monkeypatch.setenv('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{server._api._httpd.server_port}')
+  monkeypatch.setenv('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')  # The server has no gRPC.
+  monkeypatch.setenv('FSSPEC_GS_TOKEN', 'anon')  # Read by processes that import fsspec.
+  monkeypatch.setitem(fsspec.config.conf, 'gs', {'token': 'anon'})
+  fsspec.get_filesystem_class('gs').clear_instance_cache()
+  fs = fsspec.filesystem('gs')
+  yield fs
+  server.stop()
+  type(fs).clear_instance_cache()
+
+
+@pytest.fixture(params=['s3', 'gs'])
+def bucket(request):
+  """An empty bucket and its URL."""
+  return request.getfixturevalue(request.param), f'{request.param}://bucket'
+
+
 @pytest.mark.full
-def test_s3(shards, s3, monkeypatch, no_pause):
-  s3.put(shards[0], 'bucket/shards', recursive=True)
-  s3.put(os.path.dirname(shards[0]) + '/0.mp4', 'bucket/videos/a/0.mp4')
-  here, there = open_source(shards[0]), open_source('s3://bucket/shards')
+def test_a_bucket_is_read(shards, bucket, no_pause):
+  fs, url = bucket
+  fs.put(shards[0], 'bucket/shards', recursive=True)
+  fs.put(os.path.dirname(shards[0]) + '/0.mp4', 'bucket/videos/a/0.mp4')
+  here, there = open_source(shards[0]), open_source(f'{url}/shards')
   want, _ = batches(here)
   for workers in (0, 1):
     found, failures = batches(there, workers=workers)
     assert_same(want, found)
     assert not failures
-  with open_source('s3://bucket/videos').open(0) as video:
+  with open_source(f'{url}/videos').open(0) as video:
     assert video.num_frames == 20
-  for spec in ('s3://none/x', 's3://bucket/none'):
+  for spec in (f'{url[:2]}://none/x', f'{url}/none'):
     with pytest.raises(UserError, match='there is no list or folder'):
       open_source(spec)
+
+
+@pytest.mark.full
+def test_missing_credentials_are_told(s3, monkeypatch, no_pause):
   monkeypatch.delenv('AWS_ACCESS_KEY_ID')
   monkeypatch.delenv('AWS_SECRET_ACCESS_KEY')
   monkeypatch.setenv('AWS_EC2_METADATA_DISABLED', 'true')
@@ -58,20 +88,21 @@ def test_s3(shards, s3, monkeypatch, no_pause):
 
 
 @pytest.mark.full
-def test_beam_writes_to_s3(tmp_path, s3):
+def test_beam_writes_to_a_bucket(tmp_path, bucket):
+  fs, url = bucket
   for i in range(5):
     path = tmp_path / f'source/{"ab"[i % 2]}/{i}.mp4'
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, frames=4 + i, height=32, width=32)
-  s3.put(str(tmp_path / 'source'), 'bucket/source', recursive=True)
+  fs.put(str(tmp_path / 'source'), 'bucket/source', recursive=True)
   options = ('--shards', '--shard-videos=2')
   main('folder', tmp_path / 'source', f'--out={tmp_path}/here', *options, '--workers=1')
   for _ in range(2):
-    main('folder', 's3://bucket/source', '--out=s3://bucket/out', *options, '--beam')
-  s3.invalidate_cache()
-  s3.get('bucket/out/train', str(tmp_path / 'there'), recursive=True)
+    main('folder', f'{url}/source', f'--out={url}/out', *options, '--beam')
+  fs.invalidate_cache()
+  fs.get('bucket/out/train', str(tmp_path / 'there'), recursive=True)
   assert contents(tmp_path / 'there') == contents(tmp_path / 'here/train')
   # What is not from here is not overwritten.
-  s3.rm(['bucket/out/train/manifest.json'])
+  fs.rm(['bucket/out/train/manifest.json'])
   with pytest.raises(UserError, match='is not empty'):
-    main('folder', 's3://bucket/source', '--out=s3://bucket/out', *options, '--beam')
+    main('folder', f'{url}/source', f'--out={url}/out', *options, '--beam')
