@@ -22,6 +22,9 @@ from vmae_jax.data.patient_source import PatientFrames, PatientSource
 from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
 from vmae_jax.errors import UserError
 
+# Seconds. Only what never answers may be given few: on a busy machine a thread that decodes may wait
+# for its turn longer than it works.
+LONG = 60.0
 SAMPLER = ClipSampler(frames=3, size=8, stride=2, flip=True, repeats=2, seed=5)
 STALLED = 2
 
@@ -72,7 +75,7 @@ def answer(path):
 
 
 def start(source, **options):
-  options = dict(batch_size=4, seed=1, shuffle=True, num_steps=9, threads=2, seconds=0.3) | options
+  options = dict(batch_size=4, seed=1, shuffle=True, num_steps=9, threads=2, seconds=LONG) | options
   return Loader(source, SAMPLER, **options)
 
 
@@ -98,28 +101,25 @@ def test_a_stalled_video_is_replaced_as_a_broken_one(source, pipe, workers):
   assert sum(batch['replaced'].sum() for batch in expected) > 2
   began = time.monotonic()
   # A process starts while its first videos are being waited for.
-  batches, failures = read(StallingSource(source, pipe), workers=workers, seconds=1.0)
+  batches, failures = read(StallingSource(source, pipe), workers=workers, seconds=4.0)
   assert time.monotonic() - began < 60
   assert_equal(batches, expected)
-  assert failures == {source.name(STALLED): 'no answer in 1 s'}
+  assert failures == {source.name(STALLED): 'no answer in 4 s'}
 
 
 def test_libav_stuck_in_a_pipe_is_given_up(source, pipe, monkeypatch):
   """What a file on a dead disk does: libav waits for it without Python's lock."""
   monkeypatch.setattr(video_lib.os.path, 'isfile', lambda path: True)
   monkeypatch.setattr(video_lib.os.path, 'getsize', lambda path: 1)
-  patient = PatientSource(FileSource((Entry(pipe), source.entries[0])), Patience(0.3))
-  began = time.monotonic()
   with pytest.raises(NoAnswer, match='no answer in 0.3 s'):
-    patient.open(0)
-  with patient.open(1) as video:
+    PatientSource(FileSource((Entry(pipe),)), Patience(0.3)).open(0)
+  with PatientSource(source, Patience(LONG)).open(0) as video:
     assert video.read([0, 3]).shape == (2, 16, 32, 3) and video.num_frames == 12
     assert (video.height, video.width, video.rate) == (16, 32, 25.0)
-  assert time.monotonic() - began < 10
 
 
 def test_what_is_stuck_is_not_waited_for_again_until_it_answers(source, pipe):
-  patient = PatientSource(StallingSource(source, pipe), Patience(1.0))
+  patient = PatientSource(StallingSource(source, pipe), Patience(4.0))
   with pytest.raises(NoAnswer):
     patient.open(STALLED)
   threads = threading.active_count()
@@ -127,7 +127,7 @@ def test_what_is_stuck_is_not_waited_for_again_until_it_answers(source, pipe):
   for _ in range(5):
     with pytest.raises(NoAnswer):
       patient.open(STALLED)
-  assert time.monotonic() - began < 0.9 and threading.active_count() == threads
+  assert time.monotonic() - began < 3.9 and threading.active_count() == threads
   answer(pipe)
   deadline = time.monotonic() + 10
   while patient._patience._stuck and time.monotonic() < deadline:
@@ -159,10 +159,9 @@ class _Frames:
 
 def test_a_decoder_that_is_stuck_is_not_closed():
   gate = threading.Event()
-  patience = Patience(0.1)
-  for wait, closed in ((gate.wait, False), (lambda: None, True)):
-    frames = _Frames(wait)
-    video = PatientFrames(frames, lambda f, i=int(closed): patience(i, 'a', f))
+  for wait, seconds, closed in ((gate.wait, 0.1, False), (lambda: None, LONG, True)):
+    frames, patience = _Frames(wait), Patience(seconds)
+    video = PatientFrames(frames, lambda f, patience=patience: patience(0, 'a', f))
     try:
       with video:
         video.read([0])
@@ -173,7 +172,7 @@ def test_a_decoder_that_is_stuck_is_not_closed():
 
 
 def test_errors_of_a_video_come_through(source):
-  patient = PatientSource(FileSource((Entry('/missing.mp4'),)), Patience(5.0))
+  patient = PatientSource(FileSource((Entry('/missing.mp4'),)), Patience(LONG))
   with pytest.raises(video_lib.VideoError, match='file is missing'):
     patient.open(0)
 
@@ -266,11 +265,11 @@ def test_a_few_files_that_give_no_answer_are_as_missing_ones(source, dead):
   before = {*threading.enumerate()}
   paths = [*(entry.path for entry in source.entries), f'{dead}/a.mp4', '/nowhere/b.mp4']
   some = FileSource(tuple(map(Entry, paths)))
-  check_paths(some, 2 / 9, seconds=0.3)
-  with pytest.raises(UserError, match='1 of 9 files give no answer in 0.3 s, such as /dead/a.mp4'):
-    check_paths(some, 1 / 9, seconds=0.3)
+  check_paths(some, 2 / 9, seconds=2.0)
+  with pytest.raises(UserError, match='1 of 9 files give no answer in 2 s, such as /dead/a.mp4'):
+    check_paths(some, 1 / 9, seconds=2.0)
   with pytest.raises(UserError, match='1 of 9 files do not exist, .*: /nowhere/b.mp4. Is'):
-    check_paths(some, 0.0, seconds=0.3)
+    check_paths(some, 0.0, seconds=2.0)
   deadline = time.monotonic() + 10
   while len({*threading.enumerate()} - before) > 3 and time.monotonic() < deadline:
     time.sleep(0.01)
