@@ -119,7 +119,7 @@ def test_two_processes(sizes, tmp_path):
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
       )
     )
-  outputs = [child.communicate(timeout=120)[0] for child in children]
+  outputs = [child.communicate(timeout=300)[0] for child in children]
   codes = [child.returncode for child in children]
   if sizes[0] == sizes[1]:
     assert codes == [0, 0] and all('agreed' in text for text in outputs), outputs

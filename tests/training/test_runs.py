@@ -81,12 +81,12 @@ def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cach
   env = runs.environment(cache)
   broken = tmp_path / 'broken'
   process = runs.start(broken, *LONG, env=env)
-  deadline = time.monotonic() + 120
+  deadline = time.monotonic() + 300
   while not (broken / 'checkpoints' / '10').is_dir():
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.01)
   process.send_signal(number)
-  output, _ = process.communicate(timeout=120)
+  output, _ = process.communicate(timeout=300)
   assert process.returncode == (75 if number == signal.SIGTERM else -signal.SIGKILL), output
   if number == signal.SIGTERM:
     assert 'is saved in' in output and 'Traceback' not in output
