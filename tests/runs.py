@@ -15,14 +15,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = f'{ROOT}/configs/videomae.py:smoke'
 
 
-def environment(cache, devices=1, **more):
-  """What a child process sees: so many emulated devices, a shared cache of compiled programs."""
+def environment(devices=1, *, cache=None, **more):
+  """What a child process sees: so many emulated devices, and where programs are kept."""
   env = {k: v for k, v in os.environ.items() if not k.startswith(('JAX_', 'XLA_'))}
   env |= {
     'PYTHONPATH': str(ROOT),
     'JAX_PLATFORMS': 'cpu',
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-    'JAX_COMPILATION_CACHE_DIR': str(cache),
+    'JAX_COMPILATION_CACHE_DIR': str(cache or os.environ['JAX_COMPILATION_CACHE_DIR']),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'],
   }
@@ -46,7 +46,7 @@ def run(workdir, *overrides, env, config=SMOKE, code=0):
   return output
 
 
-def run_processes(workdir, *overrides, cache, count, devices, config=SMOKE):
+def run_processes(workdir, *overrides, cache=None, count, devices, config=SMOKE):
   """Runs one training in several processes, all on this machine."""
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
@@ -58,8 +58,8 @@ def run_processes(workdir, *overrides, cache, count, devices, config=SMOKE):
       config=config,
       flags=('--distributed',),
       env=environment(
-        cache,
         devices,
+        cache=cache,
         JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{port}',
         JAX_NUM_PROCESSES=count,
         JAX_PROCESS_ID=i,

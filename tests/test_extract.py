@@ -32,7 +32,7 @@ def start(place, out, *arguments, devices=1):
   command = [sys.executable, '-m', 'vmae_jax.extract', 'run', '--videos=videos', f'--out={out}']
   return subprocess.Popen(
     [*command, '--stride=1', '--hop=8', '--pool=slots', '--shard_videos=3', *arguments],
-    env=runs.environment(place / 'compiled', devices),
+    env=runs.environment(devices),
     cwd=place,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

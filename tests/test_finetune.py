@@ -141,7 +141,7 @@ for argument in {[argument for argument, _ in MISTAKES]}:
 """
   done = subprocess.run(
     [sys.executable, '-c', program],
-    env=runs.environment(tmp_path / 'cache'),
+    env=runs.environment(),
     cwd=tmp_path,
     capture_output=True,
     text=True,

@@ -34,28 +34,23 @@ import vmae_jax
 """
 
 
-def train(program, workdir, *overrides, cache):
+def train(program, workdir, *overrides):
   """Runs SHORT in a process of its own, in which `program` has run before."""
   program += '\nfrom vmae_jax import cli, pretrain\ncli.run(pretrain.main)'
   overrides = [f'--config.{x}' for x in (*SHORT, *overrides)]
   return subprocess.run(
     [sys.executable, '-c', program, f'--config={runs.SMOKE}', f'--workdir={workdir}', *overrides],
-    env=runs.environment(cache),
+    env=runs.environment(),
     capture_output=True,
     text=True,
   )
 
 
 @pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-  return tmp_path_factory.mktemp('compiled')
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory, cache):
+def finished(tmp_path_factory):
   """A run made where TensorFlow, PyTorch and transformers cannot be imported."""
   workdir = tmp_path_factory.mktemp('finished') / 'run'
-  done = train(BLOCKED, workdir, cache=cache)
+  done = train(BLOCKED, workdir)
   assert done.returncode == 0, done.stderr
   return workdir
 
@@ -265,7 +260,7 @@ for module in pkgutil.walk_packages(vmae_jax.__path__, 'vmae_jax.'):
   if module.name.count('.') > 1 and '__main__' not in module.name:
     importlib.import_module(module.name)
 """
-  env = runs.environment(finished / 'compiled')
+  env = runs.environment()
   subprocess.run([sys.executable, '-c', BLOCKED + modules], env=env, check=True)
 
 
@@ -287,7 +282,7 @@ def test_checkpoint_of_another_model(finished, told, monkeypatch):
   assert 'nowhere holds no checkpoint' in line
 
 
-def test_too_many_broken_videos(cache, tmp_path):
+def test_too_many_broken_videos(tmp_path):
   lines = []
   for i in range(8):
     path = tmp_path / f'{i}.mp4'
@@ -296,7 +291,7 @@ def test_too_many_broken_videos(cache, tmp_path):
   (tmp_path / 'list.txt').write_text(''.join(lines))
   program = 'from vmae_jax.training import run_log; run_log.FEW_CLIPS = 4'
   overrides = f'data.train={tmp_path}/list.txt', 'data.repeats=1'
-  done = train(program, tmp_path / 'run', *overrides, cache=cache)
+  done = train(program, tmp_path / 'run', *overrides)
   assert done.returncode == 2 and 'Traceback' not in done.stderr
   line = done.stderr.splitlines()[-1]
   assert line.startswith('error: ')
@@ -308,7 +303,7 @@ def test_too_many_broken_videos(cache, tmp_path):
 
 def module(name, *arguments, cwd):
   """Runs an entry point as a user does; returns its one line of complaint."""
-  env = runs.environment(cwd / 'compiled')
+  env = runs.environment()
   command = [sys.executable, '-m', f'vmae_jax.{name}', *arguments]
   done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True)
   assert done.returncode == 2, done.stderr

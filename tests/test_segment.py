@@ -31,7 +31,7 @@ def place(tmp_path_factory):
 def segment(place, *arguments, code=0):
   done = subprocess.run(
     [sys.executable, '-m', 'vmae_jax.segment', *arguments],
-    env=runs.environment(place / 'compiled'),
+    env=runs.environment(),
     cwd=place,
     capture_output=True,
     text=True,

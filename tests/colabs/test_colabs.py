@@ -21,6 +21,7 @@ def read(name):
 
 def execute(notebook, folder, monkeypatch, *, smoke='1'):
   """Runs all cells in a kernel of its own; returns what they printed and how many drew."""
+  cache = os.environ['JAX_COMPILATION_CACHE_DIR']
   for key in [key for key in os.environ if key.startswith(('JAX_', 'XLA_'))]:
     monkeypatch.delenv(key)
   path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
@@ -29,6 +30,8 @@ def execute(notebook, folder, monkeypatch, *, smoke='1'):
     'PYTHONPATH': path,
     'JAX_PLATFORMS': 'cpu',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': 'True',  # Compiling is nearly all of the time.
+    'JAX_COMPILATION_CACHE_DIR': cache,
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JUPYTER_PLATFORM_DIRS': '1',
     'IPYTHONDIR': str(folder / '.ipython'),
   }

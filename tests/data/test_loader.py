@@ -176,14 +176,14 @@ print('rows', [s.index[0].start or 0 for s in batch['label'].addressable_shards]
 """
 
 
-def test_processes_that_take_turns_in_the_mesh(tmp_path):
+def test_processes_that_take_turns_in_the_mesh():
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
     port = str(s.getsockname()[1])
   children = [
     subprocess.Popen(
       [sys.executable, '-c', TAKING_TURNS, port, str(i)],
-      env=runs.environment(tmp_path, devices=2),
+      env=runs.environment(2),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,

@@ -22,8 +22,8 @@ from vmae_jax.data.patient_source import PatientFrames, PatientSource
 from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
 from vmae_jax.errors import UserError
 
-# Seconds. Only what never answers may be given few: on a busy machine a thread that decodes may wait
-# for its turn longer than it works.
+# Seconds. Only what never answers may be given few: on a busy machine a thread may wait for its
+# turn longer than it decodes.
 LONG = 60.0
 SAMPLER = ClipSampler(frames=3, size=8, stride=2, flip=True, repeats=2, seed=5)
 STALLED = 2

@@ -269,7 +269,7 @@ def test_the_command(official, tmp_path):
   def command(*arguments):
     return subprocess.run(
       [sys.executable, '-m', 'vmae_jax.convert', *map(str, arguments)],
-      env=runs.environment(tmp_path / 'cache'),
+      env=runs.environment(),
       cwd=runs.ROOT,
       capture_output=True,
       text=True,

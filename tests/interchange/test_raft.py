@@ -51,7 +51,7 @@ def test_stored_values(size):
 @pytest.mark.full
 @pytest.mark.parametrize(
   'size, iterations',
-  [('small', 1), ('small', 6), pytest.param('large', 6, marks=pytest.mark.slow)],
+  [('small', 6), *(pytest.param(*x, marks=pytest.mark.slow) for x in (('small', 1), ('large', 6)))],
 )
 def test_live(size, iterations):
   frames = [peer_raft.frames(128, 160, seed=seed) for seed in (4, 5)]

@@ -288,10 +288,10 @@ np.testing.assert_array_equal(one, eight)
 """
 
 
-def test_masks_are_the_same_on_one_device_and_on_eight(tmp_path):
+def test_masks_are_the_same_on_one_device_and_on_eight():
   done = subprocess.run(
     [sys.executable, '-c', ON_EIGHT],
-    env=runs.environment(tmp_path, 8),
+    env=runs.environment(8),
     capture_output=True,
     text=True,
   )

@@ -104,15 +104,13 @@ cli.run(main, absl_flags=False)
 
 
 @pytest.mark.parametrize('sizes', [(8, 8), (8, 1600)], ids=['agree', 'differ'])
-def test_two_processes(sizes, tmp_path):
+def test_two_processes(sizes):
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{s.getsockname()[1]}'
   children = []
   for i, size in enumerate(sizes):
-    env = runs.environment(
-      tmp_path, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=i
-    )
+    env = runs.environment(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=i)
     command = [sys.executable, '-c', PROGRAM, runs.SMOKE, str(size), 'x' * (1 + 5 * i)]
     children.append(
       subprocess.Popen(

@@ -211,7 +211,7 @@ np.save(sys.argv[1], np.asarray(function(keys, clip)))
 
 
 def test_devices_change_nothing(tmp_path):
-  env = runs.environment(tmp_path / 'cache', 8)
+  env = runs.environment(8)
   command = [sys.executable, '-c', DEVICES, str(tmp_path / 'many.npy')]
   subprocess.run(command, env=env, cwd=runs.ROOT, check=True, timeout=300)
   got = np.load(tmp_path / 'many.npy')

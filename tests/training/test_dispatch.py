@@ -39,7 +39,7 @@ class Log(run_log.RunLog):
 kept, loop.RunLog = [], Log
 Array._value, Array.block_until_ready = property(read), block
 config = load_config('configs/videomae.py:smoke')
-config.steps, config.log.every_steps, config.model.decoder_depth = 6, 1, 1
+config.steps, config.log.every_steps, config.model.decoder_depth, config.batch_size = 6, 1, 1, 4
 config.checkpoint.every_steps = config.log.pictures_every_steps = 100
 pretraining.train(config, sys.argv[1])
 print(json.dumps(events))
@@ -49,7 +49,7 @@ print(json.dumps(events))
 def test_metrics_are_read_one_step_late_and_nothing_else(tmp_path):
   done = subprocess.run(
     [sys.executable, '-c', WATCHED, str(tmp_path / 'run')],
-    env=runs.environment(tmp_path / 'cache'),
+    env=runs.environment(),
     cwd=runs.ROOT,
     capture_output=True,
     text=True,

@@ -37,23 +37,6 @@ OVERRIDES = {
 }
 
 
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-  """Programs are compiled once for all runs of this module."""
-  folder = tmp_path_factory.mktemp('compiled')
-  values = {
-    'jax_compilation_cache_dir': str(folder),
-    'jax_persistent_cache_min_compile_time_secs': 0,
-    'jax_disable_most_optimizations': True,  # Compiles faster.
-  }
-  before = {name: jax.config.values[name] for name in values}
-  for name, value in values.items():
-    jax.config.update(name, value)
-  yield folder
-  for name, value in before.items():
-    jax.config.update(name, value)
-
-
 @pytest.fixture(scope='module', autouse=True)
 def unchecked():
   """`jax.eval_shape` makes states without arrays, which are not what TrainState says."""
@@ -77,7 +60,7 @@ def videos(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def pretrained(tmp_path_factory, cache):
+def pretrained(tmp_path_factory):
   """A pre-training run's folder, with fresh weights."""
   workdir = tmp_path_factory.mktemp('pretrained')
   save_fresh_run(workdir)
@@ -100,7 +83,7 @@ def config_of(videos, start='', **overrides):
 
 
 @pytest.fixture(scope='module')
-def whole(videos, pretrained, tmp_path_factory, cache):
+def whole(videos, pretrained, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('whole') / 'run'
   finetune(config_of(videos, pretrained), str(workdir))
   return workdir
@@ -258,7 +241,7 @@ def test_stopped_by_sigterm_and_started_again_is_bit_identical(
   assert numbers(whole) == numbers(workdir) and rows(whole) == rows(workdir)
 
 
-def test_eight_devices_go_on_after_one(whole, videos, pretrained, tmp_path, cache):
+def test_eight_devices_go_on_after_one(whole, videos, pretrained, tmp_path):
   workdir = half(whole, tmp_path)
   overrides = OVERRIDES | {
     'init_from': pretrained,
@@ -272,7 +255,7 @@ def test_eight_devices_go_on_after_one(whole, videos, pretrained, tmp_path, cach
   command += [f'--workdir={workdir}', *(f'--config.{k}={v}' for k, v in overrides.items())]
   done = subprocess.run(
     command,
-    env=runs.environment(cache, 8),
+    env=runs.environment(8),
     cwd=runs.ROOT,
     capture_output=True,
     text=True,

@@ -34,7 +34,7 @@ def test_it_equals_the_probe_of_the_checkpoint(tmp_path, monkeypatch):
     'probe.batch_size=7',  # Raised to whole devices.
     'checkpoint.every_steps=4',
     'steps=6',
-    env=runs.environment(tmp_path / 'cache', devices=2),
+    env=runs.environment(2),
   )
   said = [line for line in output.splitlines() if 'probe, top-1: k-NN' in line]
   assert [line.split(':')[0] for line in said] == ['step 4', 'step 6']  # The last one always.

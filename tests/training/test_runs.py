@@ -23,7 +23,7 @@ def cache(tmp_path_factory):
 def unbroken(tmp_path_factory, cache):
   """A run on one device that nothing disturbs."""
   workdir = tmp_path_factory.mktemp('unbroken') / 'run'
-  runs.run(workdir, 'optimizer.ema=0.9', 'log.profile=3', env=runs.environment(cache))
+  runs.run(workdir, 'optimizer.ema=0.9', 'log.profile=3', env=runs.environment(cache=cache))
   return workdir
 
 
@@ -56,7 +56,7 @@ def test_resumed_is_bit_identical(unbroken, tmp_path, cache):
   workdir = half(unbroken, tmp_path)
   runs.forget(workdir, 'augment', 'data.seconds', 'tracking.camera')  # Which came later.
   compiled = {path.name for path in cache.glob('*-cache')}
-  output = runs.run(workdir, 'optimizer.ema=0.9', env=runs.environment(cache))
+  output = runs.run(workdir, 'optimizer.ema=0.9', env=runs.environment(cache=cache))
   assert 'going on from the checkpoint of step 3' in output
   # A second start compiles neither the step nor the pictures again.
   anew = {path.name for path in cache.glob('*-cache')} - compiled
@@ -72,13 +72,13 @@ LONG = ('steps=40', 'checkpoint.every_steps=5', 'checkpoint.keep=100')
 def long(tmp_path_factory, cache):
   """A longer run that nothing disturbs."""
   workdir = tmp_path_factory.mktemp('long') / 'run'
-  runs.run(workdir, *LONG, env=runs.environment(cache))
+  runs.run(workdir, *LONG, env=runs.environment(cache=cache))
   return workdir
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cache):
-  env = runs.environment(cache)
+  env = runs.environment(cache=cache)
   broken = tmp_path / 'broken'
   process = runs.start(broken, *LONG, env=env)
   deadline = time.monotonic() + 300
@@ -102,7 +102,7 @@ def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path
   for file in (workdir / 'checkpoints' / str(STEPS) / 'state').rglob('*'):
     if file.is_file() and file.parent.name == 'd':
       file.write_bytes(b'')
-  output = runs.run(workdir, 'optimizer.ema=0.9', env=runs.environment(cache))
+  output = runs.run(workdir, 'optimizer.ema=0.9', env=runs.environment(cache=cache))
   assert 'trying the one before' in output and 'from the checkpoint of step 3' in output
 
 
@@ -117,17 +117,17 @@ MESHES = [
 @pytest.mark.parametrize('mesh', MESHES, ids=lambda mesh: ','.join(mesh))
 def test_eight_devices_go_on_after_one_with_equal_losses(mesh, unbroken, tmp_path, cache):
   workdir = half(unbroken, tmp_path)
-  runs.run(workdir, 'optimizer.ema=0.9', *mesh, env=runs.environment(cache, 8))
+  runs.run(workdir, 'optimizer.ema=0.9', *mesh, env=runs.environment(8, cache=cache))
   close(unbroken, workdir)
 
 
 @pytest.mark.slow
 def test_eight_devices_go_on_after_four(unbroken, tmp_path, cache):
   four = tmp_path / 'four'
-  runs.run(four, 'optimizer.ema=0.9', 'mesh.fsdp=2', env=runs.environment(cache, 4))
+  runs.run(four, 'optimizer.ema=0.9', 'mesh.fsdp=2', env=runs.environment(4, cache=cache))
   close(unbroken, four)
   shutil.rmtree(four / 'checkpoints' / str(STEPS))
-  runs.run(four, 'optimizer.ema=0.9', env=runs.environment(cache, 8))
+  runs.run(four, 'optimizer.ema=0.9', env=runs.environment(8, cache=cache))
   close(unbroken, four)
 
 
@@ -148,14 +148,14 @@ def test_two_processes(fresh, unbroken, tmp_path, cache):
 def test_other_methods_resume_bit_identically_and_on_eight_devices(method, tmp_path, cache):
   config = f'{runs.ROOT}/configs/{method}.py:smoke'
   whole, again = tmp_path / 'whole', tmp_path / 'run'
-  runs.run(whole, config=config, env=runs.environment(cache))
+  runs.run(whole, config=config, env=runs.environment(cache=cache))
   half(whole, tmp_path)
-  runs.run(again, config=config, env=runs.environment(cache))
+  runs.run(again, config=config, env=runs.environment(cache=cache))
   runs.assert_same_state(whole, again, STEPS)
   assert runs.losses(whole) == runs.losses(again)
   shutil.rmtree(again / 'checkpoints' / str(STEPS))
   mesh = ('mesh.data=4', 'mesh.fsdp=2')
-  runs.run(again, *mesh, config=config, env=runs.environment(cache, 8))
+  runs.run(again, *mesh, config=config, env=runs.environment(8, cache=cache))
   close(whole, again)
 
 
@@ -164,7 +164,7 @@ def test_other_methods_resume_bit_identically_and_on_eight_devices(method, tmp_p
 def test_two_and_four_processes(method, tmp_path, cache):
   config, batch = f'{runs.ROOT}/configs/{method}.py:smoke', 'batch_size=16'
   one, four = tmp_path / 'one', tmp_path / 'four'
-  runs.run(one, batch, config=config, env=runs.environment(cache))
+  runs.run(one, batch, config=config, env=runs.environment(cache=cache))
   runs.run_processes(four, batch, config=config, cache=cache, count=4, devices=1)
   close(one, four)
   shutil.rmtree(four / 'checkpoints' / str(STEPS))
@@ -173,7 +173,7 @@ def test_two_and_four_processes(method, tmp_path, cache):
   shutil.copytree(four, alone)
   runs.run_processes(two, batch, 'mesh.fsdp=2', config=config, cache=cache, count=2, devices=1)
   close(one, two)
-  output = runs.run(alone, batch, config=config, env=runs.environment(cache))
+  output = runs.run(alone, batch, config=config, env=runs.environment(cache=cache))
   assert 'going on from the checkpoint of step 3' in output
   close(one, alone)
 
@@ -181,7 +181,7 @@ def test_two_and_four_processes(method, tmp_path, cache):
 def test_gradients_of_parts_of_a_batch_add_up(unbroken, tmp_path, cache):
   workdir = tmp_path / 'run'
   overrides = ('optimizer.ema=0.9', 'optimizer.accumulate=4')
-  runs.run(workdir, *overrides, env=runs.environment(cache))
+  runs.run(workdir, *overrides, env=runs.environment(cache=cache))
   close(unbroken, workdir)
 
 
