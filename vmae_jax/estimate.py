@@ -44,8 +44,8 @@ _VIDEO_MB = flags.DEFINE_float('video_mb', 1.0, 'Mean size of a video file in MB
 _SEARCH = flags.DEFINE_bool(
   'search',
   False,
-  'Finds the largest number of clips a chip (a power of two) for each model.remat, and the '
-  'cheapest one that fits the batch. Takes several compilations.',
+  'Finds the cheapest mesh.fsdp and model.remat for the batch, and the largest number of clips a '
+  'chip (a power of two) for each model.remat. Takes several compilations.',
 )
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for all numbers.')
 
@@ -63,7 +63,7 @@ def main(argv):
     import jax
 
     jax.config.update('jax_platforms', 'cpu')
-  from vmae_jax.benchmark import estimate
+  from vmae_jax.benchmark import estimate, search
 
   config = _CONFIG.value
   if _BATCH.value:
@@ -80,8 +80,8 @@ def main(argv):
   _write(result)
   if _SEARCH.value:
     print()
-    result['search'] = estimate.search(config, topology)
-    print('\n' + estimate.search_table(result['search']))
+    result['search'] = search.search(config, topology)
+    print('\n' + search.table(result['search']))
     _write(result)
 
 

@@ -37,7 +37,7 @@ def estimate(
   Raises:
     UserError: an unknown topology, or a config that cannot work there.
   """
-  config, mesh, limit = _prepare(config, topology)
+  config, mesh, limit = prepare(config, topology)
   steps = _steps(config, videos)
   step, objective = aot.compile_step(config, mesh, limit=limit)
   devices, device = mesh.size, mesh.devices.flat[0]
@@ -95,46 +95,7 @@ def estimate(
   }
 
 
-def search(config, topology: str) -> dict[str, Any]:
-  """The largest batch for each remat, and the cheapest remat for the config's batch.
-
-  Prints a line for each step that it compiles, for that takes minutes.
-
-  Raises:
-    UserError: as `estimate`.
-  """
-  config, mesh, limit = _prepare(config, topology)
-  ways = mesh.shape['data'] * mesh.shape['fsdp']
-  step = ways * config.optimizer.accumulate  # Clips in a batch for one clip at a time on each.
-  wanted = config.batch_size // step
-
-  def compile_at(clips, remat):
-    config.batch_size, config.model.remat = clips * step, remat
-    compiled = aot.compile_step(config, mesh, limit=limit)[0]
-    print(
-      f'remat {remat}, {clips} clips a chip: {_size(compiled.memory["all"]).strip()}, '
-      f'{"fits" if compiled.fits else "does not fit"} (compiled in {compiled.seconds:.0f} s)',
-      flush=True,
-    )
-    return compiled
-
-  rows = {}
-  for remat, clips, tried in plan.largest_batches(compile_at, start=wanted):
-    rows[remat] = {
-      'clips': clips,
-      'batch_size': clips * step,
-      'bytes': {n: tried[n].memory['all'] for n in sorted(tried)},
-    }
-  return {
-    'wanted': wanted,
-    'ways': ways,
-    'limit': limit,
-    'rows': rows,
-    'remat': plan.choose({remat: row['clips'] for remat, row in rows.items()}, wanted),
-  }
-
-
-def _prepare(config, topology: str):
+def prepare(config, topology: str):
   """The config as it becomes there, checked; the mesh; the memory of a device."""
   devices = jax.devices() if topology == 'local' else slice_devices(topology)
   config = aot.resolve(config, devices[0].platform)
@@ -179,9 +140,9 @@ def table(result: dict[str, Any]) -> str:
     '',
     'memory of a chip',
   ]
-  lines += [f'  {kind:36}{_size(size)}' for kind, size in memory.items()]
+  lines += [f'  {kind:36}{size_text(size)}' for kind, size in memory.items()]
   verdict = 'fits' if result['fits'] else 'DOES NOT FIT'
-  lines += [f'  {"in all":36}{_size(total)} of {_size(limit).strip()}: {verdict}', '']
+  lines += [f'  {"in all":36}{size_text(total)} of {size_text(limit).strip()}: {verdict}', '']
   lines.append(f'GFLOP a clip: {result["clip_gigaflops"]:,.1f}')
   if counted := result['compiled_clip_gigaflops']:
     lines[-1] += f' (the compiler counts {counted:,.1f}, bodies of loops once)'
@@ -204,7 +165,7 @@ def _count(number: int, thing: str) -> str:
   return f'{number} {thing}{"s" if number > 1 else ""}'
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
   return f'{count / GIB:8.2f} GiB' if count >= GIB else f'{count / 2**20:8.1f} MiB'
 
 
@@ -239,24 +200,3 @@ def _time(result: dict[str, Any], speed: dict[str, float | None]) -> list[str]:
     f'(--video_mb), moves {host["transfer_bytes_per_second"] / 1e6:,.0f} MB/s to its chips',
   ]
   return lines
-
-
-def search_table(result: dict[str, Any]) -> str:
-  """The numbers of `search` for a person."""
-  lines = ['model.remat   clips a chip   batch_size   GiB at clips a chip']
-  for remat, row in result['rows'].items():
-    sizes = ', '.join(f'{size / GIB:.2f} at {n}' for n, size in row['bytes'].items())
-    lines.append(f'{remat:14}{row["clips"]:12}{row["batch_size"]:13,}   {sizes}')
-  chosen = result['remat']
-  if chosen is None:
-    lines.append('nothing fits: raise mesh.fsdp, or take larger chips')
-  elif result['rows'][chosen]['clips'] < result['wanted']:
-    lines.append(
-      f'{result["wanted"]} clips a chip do not fit: with --config.model.remat={chosen} '
-      f'{result["rows"][chosen]["clips"]} do; raise mesh.fsdp or optimizer.accumulate'
-    )
-  else:
-    lines.append(
-      f'for {result["wanted"]} clips a chip the cheapest is --config.model.remat={chosen}'
-    )
-  return '\n'.join(lines)

@@ -1,12 +1,6 @@
 """From a compiled step to what a run costs: time, chips, and the hosts that feed it."""
 
-import math
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
-
-from vmae_jax.benchmark.aot import CompiledStep
-
-REMATS = ('none', 'dots', 'full')  # From the cheapest in time to the cheapest in memory.
 
 
 class Feed(NamedTuple):
@@ -74,62 +68,3 @@ def feeding(*, clips_per_second: float, hosts: int, feed: Feed) -> dict[str, flo
     'read_bytes_per_second': videos * feed.video_bytes,
     'transfer_bytes_per_second': clips_per_second / hosts * feed.clip_bytes,
   }
-
-
-def largest_batches(
-  compile_at: Callable[[int, str], CompiledStep], *, start: int
-) -> Iterator[tuple[str, int, dict[int, CompiledStep]]]:
-  """For each way to save memory the largest power of two of clips a chip that fits.
-
-  Every answer is compiled: the largest fits and twice as many do not. The first guess is
-  `start`; the next follows from the memory that it takes, which grows with the clips.
-
-  Args:
-    compile_at: (clips a chip, remat) -> the compiled step.
-    start: The first number of clips a chip to try.
-
-  Yields:
-    remat, the largest number of clips (0 if not even one fits), and all that was compiled.
-  """
-  guess = 2 ** round(math.log2(max(start, 1)))
-  for remat in REMATS:
-    tried = {}
-
-    def fits(clips, remat=remat, tried=tried):
-      if clips not in tried:
-        tried[clips] = compile_at(clips, remat)
-      return tried[clips].fits
-
-    fits(guess)
-    guess = _by_memory(guess, tried[guess].memory)
-    while guess >= 1 and not fits(guess):
-      guess //= 2
-    while guess >= 1 and fits(2 * guess):
-      guess *= 2
-    yield remat, guess, tried
-    guess = max(guess, 1)
-
-
-def _by_memory(clips: int, memory: dict[str, int]) -> int:
-  """The power of two that memory, taken to be what is held and a share for each clip, allows."""
-  held = sum(memory.get(kind, 0) for kind in ('parameters', 'optimizer', 'average of parameters'))
-  share = max(memory['all'] - held, 1) / clips
-  room = max(memory['limit'] - held, share)
-  return 2 ** max(math.floor(math.log2(room / share)), 0)
-
-
-def choose(rows: dict[str, int], wanted: int) -> str | None:
-  """The cheapest remat whose largest batch is as large as wanted, else the one with the largest.
-
-  Args:
-    rows: Remat -> the largest number of clips a chip.
-    wanted: Clips a chip.
-
-  Returns:
-    None if nothing fits.
-  """
-  for remat in REMATS:
-    if rows.get(remat, 0) >= wanted:
-      return remat
-  best = max(rows, key=rows.get, default=None)
-  return best if best and rows[best] else None
