@@ -127,12 +127,13 @@ def narrow(c):
 
 CROSSOVERS = [
   per_slot_masks,
-  pixels_as_appearance,
   motion_alone,
-  one_decoder,
   no_regressor,
   both_frames,
-  narrow,
+  *(
+    pytest.param(change, marks=pytest.mark.slow)
+    for change in (pixels_as_appearance, one_decoder, narrow)
+  ),
 ]
 
 
@@ -147,7 +148,9 @@ def test_mam2_in_parts_and_with_others(change):
     assert f'loss_{name}' in parts
 
 
-@pytest.mark.parametrize('method', [videomae, motionmae, mam2])
+@pytest.mark.parametrize(
+  'method', [mam2, *(pytest.param(m, marks=pytest.mark.slow) for m in (videomae, motionmae))]
+)
 def test_masks_that_follow_motion_go_with_any_method(method):
   config = method.get_config('smoke')
   config.masking.name = 'motion_guided'

@@ -64,8 +64,8 @@ def test_the_released_loss():
   # Points leave a frame that moves by half its width.
   data['window'][0] = np.stack([np.roll(data['window'][0, 0, 0], 3 * i, 1) for i in range(5)])
   params = jax.jit(objective.init)(jax.random.key(0))
-  _, _, predictions, targets, _ = jax.jit(objective.outputs)(params, data, {})
-  loss, _ = jax.jit(objective.loss)(params, data, {})
+  both = jax.jit(lambda *given: (objective.outputs(*given), objective.loss(*given)))
+  (_, _, predictions, targets, _), (loss, _) = both(params, data, {})
   valid = np.asarray(targets['motion'].weights[..., 0])
   assert 0 < valid.mean() < 1 and set(np.unique(valid)) == {0, 1}
   error = {

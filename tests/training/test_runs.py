@@ -108,7 +108,7 @@ def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path
 
 MESHES = [
   pytest.param(('mesh.data=8',), marks=pytest.mark.slow),  # The last one is data-parallel, too.
-  ('mesh.data=1', 'mesh.fsdp=8'),
+  pytest.param(('mesh.data=1', 'mesh.fsdp=8'), marks=pytest.mark.slow),  # The next splits parameters, too.
   ('mesh.data=2', 'mesh.fsdp=2', 'mesh.tensor=2'),
   ('mesh.data=8', 'optimizer.accumulate=1', 'model.scan=True', 'model.remat=dots'),
 ]
@@ -143,7 +143,7 @@ def test_two_processes(fresh, unbroken, tmp_path, cache):
 
 @pytest.mark.parametrize(
   'method',
-  [*(pytest.param(m, marks=pytest.mark.slow) for m in ('motionmae', 'mgmae', 'mme')), 'mam2'],
+  ['motionmae', *(pytest.param(m, marks=pytest.mark.slow) for m in ('mam2', 'mgmae', 'mme'))],
 )
 def test_other_methods_resume_bit_identically_and_on_eight_devices(method, tmp_path, cache):
   config = f'{runs.ROOT}/configs/{method}.py:smoke'
