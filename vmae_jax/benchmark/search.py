@@ -191,7 +191,7 @@ def table(result: dict[str, Any]) -> str:
     )
     for row in result['settings']:
       floor = f'{row["floor"] * 1e3:.1f}' if row['floor'] else 'not known'
-      lines.append(f'{row["fsdp"]:<12}{row["remat"]:14}{row["bytes"] / GIB:<25.2f}{floor}')
+      lines.append(f'{row["fsdp"]:<12}{row["remat"]:14}{row["bytes"] / GIB:<24.2f}{floor}')
     lines.append('')
   lines.append(f'with mesh.fsdp={result["fsdp"]}')
   lines.append('model.remat   clips a chip   batch_size   GiB at clips a chip')
