@@ -108,7 +108,7 @@ def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path
 
 MESHES = [
   pytest.param(('mesh.data=8',), marks=pytest.mark.slow),  # The last one is data-parallel, too.
-  pytest.param(('mesh.data=1', 'mesh.fsdp=8'), marks=pytest.mark.slow),  # The next splits parameters, too.
+  pytest.param(('mesh.data=1', 'mesh.fsdp=8'), marks=pytest.mark.slow),  # As the next.
   ('mesh.data=2', 'mesh.fsdp=2', 'mesh.tensor=2'),
   ('mesh.data=8', 'optimizer.accumulate=1', 'model.scan=True', 'model.remat=dots'),
 ]

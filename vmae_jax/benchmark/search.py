@@ -186,12 +186,13 @@ def table(result: dict[str, Any]) -> str:
   """The numbers of `search` for a person."""
   lines = []
   if result['settings']:
-    lines.append(
-      f'mesh.fsdp   model.remat   GiB at {result["wanted"]} clips a chip   least ms a step'
-    )
+    memory = f'GiB at {result["wanted"]} clips a chip   '
+    lines.append(f'mesh.fsdp   model.remat   {memory}least ms a step')
     for row in result['settings']:
       floor = f'{row["floor"] * 1e3:.1f}' if row['floor'] else 'not known'
-      lines.append(f'{row["fsdp"]:<12}{row["remat"]:14}{row["bytes"] / GIB:<24.2f}{floor}')
+      lines.append(
+        f'{row["fsdp"]:<12}{row["remat"]:14}{row["bytes"] / GIB:<{len(memory)}.2f}{floor}'
+      )
     lines.append('')
   lines.append(f'with mesh.fsdp={result["fsdp"]}')
   lines.append('model.remat   clips a chip   batch_size   GiB at clips a chip')
