@@ -33,8 +33,7 @@ find_python() {
 # asked of the network after that. Whatever else is in .venv stays.
 ensure_venv() {
   local files=("$@") file python stamp
-  # Modules are compiled when they are first imported: most of them never are.
-  local pip_options=(--disable-pip-version-check --no-compile)
+  local pip_options=(--disable-pip-version-check)
   if ! "$venv/bin/python" -c '' >/dev/null 2>&1; then
     [ ! -e "$venv" ] || die "$venv is there, but its Python does not run: remove it and start again."
     python="$(find_python)"
