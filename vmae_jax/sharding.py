@@ -53,10 +53,14 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -
       f'mesh data={data} fsdp={fsdp} tensor={tensor} does not cover the {len(devices)} devices: '
       'choose sizes whose product is that number; one of them may be -1.'
     )
-  slices = len({getattr(device, 'slice_index', 0) for device in devices})
-  if slices > 1:
+  if (slices := count_slices(devices)) > 1:
     return Mesh(_over_slices(sizes, slices, devices), AXES, axis_types=(AxisType.Auto,) * 3)
   return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def count_slices(devices) -> int:
+  """Of TPUs, or hosts of GPUs, that a slower network joins."""
+  return len({getattr(device, 'slice_index', 0) for device in devices})
 
 
 def _over_slices(sizes: list[int], slices: int, devices) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 
 from tests import runs
 from tests.test_estimate import environment
-from vmae_jax.benchmark import aot
+from vmae_jax.benchmark import aot, estimate
 from vmae_jax.benchmark import search as search_lib
 from vmae_jax.benchmark.aot import CompiledStep
 from vmae_jax.benchmark.collectives import Collective
@@ -75,7 +75,7 @@ class Chips:
       for i in range(chips)
     ]
     monkeypatch.setattr(search_lib, 'prepare', self.prepare)
-    monkeypatch.setattr(search_lib.flops, 'peak_flops', lambda device: 197e12)
+    monkeypatch.setattr(estimate.flops, 'peak_flops', lambda device: 197e12)
     monkeypatch.setattr(search_lib.sharding, 'make_mesh', self.make_mesh)
     monkeypatch.setattr(aot, 'compile_step', self.compile_step)
 

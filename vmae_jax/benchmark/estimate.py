@@ -41,11 +41,9 @@ def estimate(
   steps = _steps(config, videos)
   step, objective = aot.compile_step(config, mesh, limit=limit)
   devices, device = mesh.size, mesh.devices.flat[0]
-  chip, peak = chip_of(device.device_kind), flops.peak_flops(device)
+  chip, (peak, network) = chip_of(device.device_kind), published(mesh.devices.flat)
   hosts = len({d.process_index for d in mesh.devices.flat})
-  slices = len({getattr(d, 'slice_index', 0) for d in mesh.devices.flat})
-  # Between slices another network counts, of which nothing is known here.
-  network = chip.network if chip and slices == 1 else None
+  slices = sharding.count_slices(mesh.devices.flat)
   collectives = summarise(step.collectives)
   clip_flops = objective.flops()
   speed = plan.speed(
@@ -93,6 +91,17 @@ def estimate(
     'feed': feed._asdict(),
     'host': rate and plan.feeding(clips_per_second=rate, hosts=hosts, feed=feed),
   }
+
+
+def published(devices) -> tuple[float | None, float | None]:
+  """FLOP/s of a device, and bytes a second that it can send; None where nothing is known.
+
+  Between slices another network counts, of which nothing is known here.
+  """
+  first = next(iter(devices))
+  chip = chip_of(first.device_kind)
+  network = chip.network if chip and sharding.count_slices(devices) == 1 else None
+  return flops.peak_flops(first), network
 
 
 def prepare(config, topology: str):

@@ -8,10 +8,8 @@ from typing import Any
 from vmae_jax import sharding
 from vmae_jax.benchmark import aot, plan
 from vmae_jax.benchmark.aot import CompiledStep
-from vmae_jax.benchmark.chips import chip_of
 from vmae_jax.benchmark.collectives import summarise
-from vmae_jax.benchmark.estimate import GIB, prepare, size_text
-from vmae_jax.models import flops
+from vmae_jax.benchmark.estimate import GIB, prepare, published, size_text
 
 # From the cheapest in time to the cheapest in memory, and how much arithmetic comes on top: with
 # `full` a second forward pass to three passes in all, with `dots` what is not worth counting.
@@ -58,7 +56,7 @@ def search(config, topology: str) -> dict[str, Any]:
     return step, _floor(step, objective.flops(), config.batch_size, devices, remat)
 
   first = mesh.shape['fsdp']
-  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  slices = sharding.count_slices(devices)
   more = [first * 2**k for k in range(1, 32) if ways % (first * 2**k * slices) == 0]
   settings = [
     {
@@ -88,15 +86,14 @@ def search(config, topology: str) -> dict[str, Any]:
 
 def _floor(step: CompiledStep, clip_flops: int, batch: int, devices: list, remat: str) -> float:
   """Seconds that a step takes at least; 0 where neither peak nor network are known."""
-  chip = chip_of(devices[0].device_kind)
-  one_slice = len({getattr(device, 'slice_index', 0) for device in devices}) == 1
+  peak, network = published(devices)
   speed = plan.speed(
     clip_flops=clip_flops,
     batch=batch,
     devices=len(devices),
     sent=sum(row['sent'] for row in summarise(step.collectives).values()),
-    peak=flops.peak_flops(devices[0]),
-    network=chip.network if chip and one_slice else None,
+    peak=peak,
+    network=network,
     mfu=1.0,
   )
   arithmetic = (speed['arithmetic_seconds'] or 0.0) * (1 + REMATS[remat])
