@@ -5,7 +5,10 @@ Commands; without one, all of them but fits:
            seconds, clips/s, FLOP/s, peak memory
   finetune, inference
            the same of a classifier of 400 classes: a training step, and its forward pass
-  methods  the same step of every method here, over VideoMAE's: time, FLOPs, peak memory
+  methods  the same step of every method here, each beside VideoMAE's: time, FLOPs, peak memory
+  attention
+           attention's implementations by number of tokens and size of a head, and which of them
+           model.attention=auto takes
   checkpoint
            seconds to save and restore a train state, and for which training waits
   fits     whether the step of every method and size fits TPU slices that need not be there, and
@@ -44,6 +47,7 @@ from absl import flags
 
 from vmae_jax import cli
 from vmae_jax.benchmark import (
+  attention,
   checkpoint,
   chips,
   clips,
@@ -78,7 +82,7 @@ _TOPOLOGIES = flags.DEFINE_list(
 _BATCH = flags.DEFINE_integer(
   'batch',
   2,
-  'Clips in a batch: step, methods, finetune, inference; on each device: scaling.',
+  'Clips in a batch: step, methods, attention, finetune, inference; on each device: scaling.',
   lower_bound=1,
 )
 _CONTENDERS = flags.DEFINE_list(
@@ -143,6 +147,12 @@ def _methods(_) -> Iterator[list[dict]]:
     print(methods.table(result) + '\n', flush=True)
     results.append(result)
     yield results
+
+
+def _attention(_) -> Iterator[dict]:
+  result = attention.benchmark_attention(batch=_BATCH.value, rounds=_ROUNDS.value)
+  print(attention.table(result) + '\n', flush=True)
+  yield result
 
 
 def _checkpoint(_) -> Iterator[list[dict]]:
@@ -230,6 +240,7 @@ COMMANDS = {
   'finetune': (functools.partial(_step, 'finetune'), STEP_FLAGS),
   'inference': (functools.partial(_step, 'inference'), STEP_FLAGS),
   'methods': (_methods, ('sizes', 'batch', 'rounds')),
+  'attention': (_attention, ('batch', 'rounds')),
   'checkpoint': (_checkpoint, ('sizes', 'rounds')),
   'scaling': (_scaling, ('sizes', 'batch')),
   'flow': (_flow, ('videos', 'rounds')),

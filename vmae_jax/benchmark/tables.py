@@ -15,6 +15,7 @@ from typing import Any
 
 from vmae_jax import cli
 from vmae_jax.benchmark import (
+  attention,
   checkpoint,
   decode,
   fits,
@@ -40,6 +41,7 @@ def _loader(result: dict) -> str:
 TABLES: dict[str, Callable[[Any], str]] = {
   'step': _each(step.table),
   'methods': _each(methods.table),
+  'attention': attention.table,
   'finetune': _each(step.table),
   'inference': _each(step.table),
   'checkpoint': checkpoint.table,
