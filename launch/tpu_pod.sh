@@ -115,8 +115,7 @@ install() {
   { [ -n "$dry_run" ] || pack "$archive"; } &&
     tpus tpu-vm scp "$archive" "$name:vmae_jax.tgz" --worker=all --batch-size=all &&
     on_all "mkdir -p vmae_jax && tar -xzf vmae_jax.tgz -C vmae_jax && cd vmae_jax && \
-{ [ -e .venv/bin/python ] || python3 -m venv .venv; } && \
-.venv/bin/python -m pip install --quiet -r requirements.txt 'jax[tpu]' && $setup" || status=$?
+bash launch/tpu_host.sh && $setup" || status=$?
   rm -r "$(dirname "$archive")"
   return "$status"
 }

@@ -1,6 +1,7 @@
 """The launch files: syntax, dry runs, and the ways of a run on a made-up cluster."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from tests import runs
 
 LAUNCH = runs.ROOT / 'launch'
-SCRIPTS = ['common.sh', 'local.sh', 'slurm.sbatch', 'tpu_pod.sh', 'xla_flags.sh']
+SCRIPTS = ['common.sh', 'local.sh', 'slurm.sbatch', 'tpu_host.sh', 'tpu_pod.sh', 'xla_flags.sh']
 POD = ('--name=pod', '--zone=here', '--type=v5litepod-16', '--wait=0')
 RUN = ('--', 'pretrain', '--config=configs/videomae.py:b,k400', '--workdir=/runs/a b')
 
@@ -47,6 +48,13 @@ def test_shellcheck():
     text=True,
     timeout=60,
   )
+  assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.full
+def test_hadolint():
+  hadolint = Path(sys.executable).with_name('hadolint')
+  done = subprocess.run([hadolint, LAUNCH / 'Dockerfile'], capture_output=True, text=True)
   assert done.returncode == 0, done.stdout
 
 
@@ -159,7 +167,7 @@ def test_pod_dry_run():
   assert 'queued-resources create pod --node-id=pod --accelerator-type=v5litepod-16' in create
   assert '--runtime-version=v2-alpha-tpuv5-lite --spot --zone=here' in create
   assert 'tpu-vm scp' in copy and '--worker=all' in copy
-  assert 'requirements.txt' in install and 'jax\\[tpu\\]' in install
+  assert 'bash\\ launch/tpu_host.sh' in install and '--worker=all' in install
   assert 'vmae_jax.pretrain' in start and '--distributed' in start and '--worker=all' in start
   assert 'run.log' in follow and '--worker=0' in follow
   assert 'queued-resources delete pod' in delete
@@ -240,12 +248,51 @@ exit 0
 def test_pod_without_what_it_needs_starts_nothing(tmp_path):
   command(tmp_path / 'bin', 'gcloud', ONE_HOST)
   code_folder = tmp_path / 'home' / 'vmae_jax'
-  failing = 'case "$*" in *" pip "*) echo no such package >&2; exit 1 ;; esac\n'
+  failing = 'case "$*" in *" pip install "*) echo no such package >&2; exit 1 ;; esac\n'
   command(code_folder / '.venv' / 'bin', 'python', failing + PYTHON)
   code, _, told = bash(LAUNCH / 'tpu_pod.sh', *POD, *RUN, path=tmp_path / 'bin', FAKE=str(tmp_path))
   assert code == 2 and told.count('no such package') == 3
   assert told.splitlines()[-1].startswith('error: pod could not be set up, three times in a row')
   assert not (code_folder / 'run.log').exists()
+
+
+# Notes what it is asked, and makes environments whose Python is PYTHON.
+UV = """
+echo "uv $*" >> "$HOME/asked"
+folder="${@: -1}/bin"
+mkdir -p "$folder" && cp "$HOME/python" "$folder/python"
+"""
+
+
+@pytest.mark.parametrize('there', ['uv', 'pip', 'nothing'])
+def test_tpu_host_without_a_new_python(there, tmp_path):
+  """As on TPU VMs, where python3 is 3.10."""
+  (tmp_path / 'launch').mkdir()
+  for name in ('launch/common.sh', 'launch/tpu_host.sh', 'requirements.txt'):
+    (tmp_path / name).write_text((runs.ROOT / name).read_text())
+  bin_ = tmp_path / 'bin'
+  bin_.mkdir()
+  for name in ('bash', 'cat', 'cksum', 'cp', 'dirname', 'mkdir', 'rm', 'touch', 'tr'):
+    (bin_ / name).symlink_to(shutil.which(name))
+  command(tmp_path / 'local', 'uv', UV)
+  command(tmp_path, 'python', PYTHON)
+  if there == 'uv':
+    shutil.copy(tmp_path / 'local/uv', bin_)
+  installs = 'mkdir -p "$HOME/.local/bin" && cp "$HOME/local/uv" "$HOME/.local/bin"'
+  installs = installs if there == 'pip' else 'echo no network >&2; exit 1'
+  asked_pip = f'echo "pip $*" >> "$HOME/asked"; {installs}'
+  command(bin_, 'python3', f'case "$*" in *" pip install "*) {asked_pip} ;; *) exit 1 ;; esac')
+  code, _, told = bash(tmp_path / 'launch/tpu_host.sh', HOME=str(tmp_path), PATH=str(bin_))
+  asked = (tmp_path / 'asked').read_text().splitlines()
+  if there == 'nothing':
+    assert code == 2 and 'no network' in told and 'neither Python 3.11 or newer nor uv' in told
+    return
+  assert code == 0, told
+  assert asked[0].startswith('pip -m pip install' if there == 'pip' else 'uv venv')
+  assert asked[-1] == f'uv venv --quiet --seed --python 3.12 {tmp_path}/.venv'
+  # Done once.
+  assert bash(tmp_path / 'launch/tpu_host.sh', HOME=str(tmp_path), PATH=str(bin_))[0] == 0
+  assert (tmp_path / 'asked').read_text().splitlines() == asked
 
 
 def test_pod_commands_run(tmp_path):
@@ -292,6 +339,7 @@ def test_kubernetes():
   text = (LAUNCH / 'gke.yaml').read_text()
   text = text.replace('${IMAGE}', 'here/vmae').replace('${BUCKET}', 'bucket')
   assert '${' not in text
+  assert 'WORKDIR /vmae_jax' in (LAUNCH / 'Dockerfile').read_text()
   tpu, gpu = yaml.safe_load_all(text)
   for one, resource in ((tpu, 'google.com/tpu'), (gpu, 'nvidia.com/gpu')):
     assert one['kind'] == 'JobSet' and one['spec']['failurePolicy']['maxRestarts'] > 10
@@ -304,7 +352,7 @@ def test_kubernetes():
     assert rule['onExitCodes']['containerName'] == container['name']
     assert rule['onExitCodes']['values'] == [2]  # 75, saved and stopped, starts again.
     assert pod['terminationGracePeriodSeconds'] >= 120 and pod['restartPolicy'] == 'Never'
-    assert resource in container['resources']['limits']
+    assert resource in container['resources']['limits'] and container['workingDir'] == '/vmae_jax'
     (script,) = container['args']
     assert bash('-n', '-c', script) == (0, '', '') and '--distributed' in script
     mounts = {mount['name'] for mount in container['volumeMounts']}
