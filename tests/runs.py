@@ -46,12 +46,12 @@ def run(workdir, *overrides, env, config=SMOKE, code=0):
   return output
 
 
-def run_processes(workdir, *overrides, cache=None, count, devices, config=SMOKE):
-  """Runs one training in several processes, all on this machine."""
+def start_processes(workdir, *overrides, cache=None, count, devices, config=SMOKE):
+  """Starts one training in several processes, all on this machine; returns them."""
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
     port = s.getsockname()[1]
-  children = [
+  return [
     start(
       workdir,
       *overrides,
@@ -67,8 +67,17 @@ def run_processes(workdir, *overrides, cache=None, count, devices, config=SMOKE)
     )
     for i in range(count)
   ]
-  outputs = [child.communicate(timeout=300)[0] for child in children]
-  assert all(child.returncode == 0 for child in children), '\n'.join(outputs)
+
+
+def run_processes(workdir, *overrides, code=0, **kwargs):
+  """Runs one training in several processes to the end; returns what each has printed."""
+  return wait_for(start_processes(workdir, *overrides, **kwargs), code=code)
+
+
+def wait_for(processes, *, code=0):
+  """Waits until all have ended with `code`; returns what each has printed."""
+  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  assert all(process.returncode == code for process in processes), '\n'.join(outputs)
   return outputs
 
 

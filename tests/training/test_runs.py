@@ -96,6 +96,26 @@ def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cach
   assert runs.losses(long) == runs.losses(broken)
 
 
+# Of several processes, Ctrl-C becomes a SIGTERM.
+@pytest.mark.parametrize(
+  'number', [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT]
+)
+def test_one_of_two_processes_is_told_to_stop_and_both_save(number, long, tmp_path, cache):
+  broken = tmp_path / 'broken'
+  kwargs = dict(cache=cache, count=2, devices=1)
+  processes = runs.start_processes(broken, *LONG, **kwargs)
+  deadline = time.monotonic() + 300
+  while not (broken / 'checkpoints' / '10').is_dir():
+    assert all(p.poll() is None for p in processes) and time.monotonic() < deadline
+    time.sleep(0.01)
+  processes[1].send_signal(number)  # Not the main one.
+  for output in runs.wait_for(processes, code=75):
+    assert 'is saved in' in output and 'Traceback' not in output
+  assert not (broken / 'checkpoints' / '40').exists()
+  runs.run_processes(broken, *LONG, **kwargs)
+  close(long, broken, 40)
+
+
 def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path, cache):
   workdir = tmp_path / 'run'
   shutil.copytree(unbroken, workdir)
@@ -185,7 +205,7 @@ def test_gradients_of_parts_of_a_batch_add_up(unbroken, tmp_path, cache):
   close(unbroken, workdir)
 
 
-def close(one, other):
+def close(one, other, steps=STEPS):
   a, b = runs.losses(one), runs.losses(other)
-  assert list(a) == list(b) == list(range(1, STEPS + 1))
+  assert list(a) == list(b) == list(range(1, steps + 1))
   np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)

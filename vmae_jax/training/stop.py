@@ -10,8 +10,8 @@ from jax.experimental import multihost_utils
 class Stop:
   """Turns SIGTERM and Ctrl-C into a question the loop asks once a step.
 
-  With several processes JAX passes the signal on, so that all stop after the same step. A
-  second Ctrl-C ends the process at once.
+  With several processes JAX passes SIGTERM on, so that all stop after the same step; Ctrl-C
+  counts as one. A second Ctrl-C ends the process at once.
   """
 
   def __enter__(self):
@@ -30,6 +30,8 @@ class Stop:
   def _note(self, number, _):
     self._signalled = True
     signal.signal(number, self._before[number])
+    if jax.process_count() > 1:
+      signal.raise_signal(signal.SIGTERM)  # JAX has its own handler of it.
 
   def asked(self, step: int) -> bool:
     if jax.process_count() > 1:
