@@ -11,7 +11,8 @@
 #   --type=TYPE      such as v5litepod-256, v5p-512, v6e-256, v4-512
 #   --version=NAME   its system; by default what Google's pages name for the type
 #   --spot           cheaper, can be taken away at any time
-#   --setup=COMMAND  run on every host before the start: mount disks or buckets, log in
+#   --setup=COMMAND  run on every host before each start: mounts disks or buckets, logs in, such as
+#                    --setup='mountpoint -q /mnt || sudo mount 10.0.0.2:/share /mnt'
 #   --delete         deletes the slice once the run is done
 #   --wait=SECONDS   between questions about a slice that is being made (default: 30)
 #   --dry-run        prints the commands
@@ -115,7 +116,7 @@ install() {
   { [ -n "$dry_run" ] || pack "$archive"; } &&
     tpus tpu-vm scp "$archive" "$name:vmae_jax.tgz" --worker=all --batch-size=all &&
     on_all "mkdir -p vmae_jax && tar -xzf vmae_jax.tgz -C vmae_jax && cd vmae_jax && \
-bash launch/tpu_host.sh && $setup" || status=$?
+bash launch/tpu_host.sh && bash -c $(printf '%q' "$setup")" || status=$?
   rm -r "$(dirname "$archive")"
   return "$status"
 }

@@ -250,10 +250,11 @@ def test_pod_without_what_it_needs_starts_nothing(tmp_path):
   code_folder = tmp_path / 'home' / 'vmae_jax'
   failing = 'case "$*" in *" pip install "*) echo no such package >&2; exit 1 ;; esac\n'
   command(code_folder / '.venv' / 'bin', 'python', failing + PYTHON)
-  code, _, told = bash(LAUNCH / 'tpu_pod.sh', *POD, *RUN, path=tmp_path / 'bin', FAKE=str(tmp_path))
+  arguments = (*POD, '--setup=false || touch mounted', *RUN)
+  code, _, told = bash(LAUNCH / 'tpu_pod.sh', *arguments, path=tmp_path / 'bin', FAKE=str(tmp_path))
   assert code == 2 and told.count('no such package') == 3
   assert told.splitlines()[-1].startswith('error: pod could not be set up, three times in a row')
-  assert not (code_folder / 'run.log').exists()
+  assert not (code_folder / 'run.log').exists() and not (code_folder / 'mounted').exists()
 
 
 # Notes what it is asked, and makes environments whose Python is PYTHON.
@@ -299,7 +300,7 @@ def test_pod_commands_run(tmp_path):
   command(tmp_path / 'bin', 'gcloud', ONE_HOST)
   code_folder = tmp_path / 'home' / 'vmae_jax'
   command(code_folder / '.venv' / 'bin', 'python', PYTHON)
-  arguments = (*POD, '--setup=touch mounted', *RUN)
+  arguments = (*POD, '--setup=false || touch mounted', *RUN)
   code, out, told = bash(
     LAUNCH / 'tpu_pod.sh', *arguments, path=tmp_path / 'bin', FAKE=str(tmp_path)
   )
