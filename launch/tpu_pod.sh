@@ -126,27 +126,33 @@ pack() {
     tar -C "$root" --null --ignore-failed-read -czf "$1" -T -
 }
 
-# Starts the run on all hosts, outside of the ssh sessions, which may break.
+# On a host: whether the run that was started last is still there. Its number may since have gone to
+# another process, if the host was started anew.
+# shellcheck disable=SC2016 # Expanded there.
+alive='grep -qs vmae_jax "/proc/$(cat run.pid 2>/dev/null)/cmdline"'
+
+# Starts the run on all hosts, outside of the ssh sessions, which may break. A process of the run
+# before that is still saving, and holds the chips, is waited for.
 start() {
-  local command
+  local command ended
   command="$(printf '%q ' .venv/bin/python -m "vmae_jax.${run[0]}" --distributed "${run[@]:1}")"
   say "== starting: $command"
   command="echo \$\$ >run.pid; $command >run.log 2>&1; echo \$? >run.code"
-  on_all "cd vmae_jax && rm -f run.code run.log && eval \"\$(bash launch/xla_flags.sh tpu)\" && \
+  # shellcheck disable=SC2016
+  ended="! $alive"' || timeout 300 tail --pid="$(cat run.pid)" -f /dev/null || kill -KILL -- "-$(cat run.pid)"'
+  on_all "cd vmae_jax && { $ended; } && rm -f run.code run.log && \
+eval \"\$(bash launch/xla_flags.sh tpu)\" && \
 { PYTHONUNBUFFERED=1 setsid nohup bash -c $(printf '%q' "$command") >/dev/null 2>&1 </dev/null & }"
 }
 
 # Shows the first host's log until its process has ended; prints its exit code.
 follow() {
-  # shellcheck disable=SC2016 # Expanded there.
+  # shellcheck disable=SC2016
   on_first 'cd vmae_jax && while [ ! -e run.log ]; do sleep 1; done && \
 tail -n +1 --pid="$(cat run.pid)" -f run.log >&2; cat run.code'
 }
 
-running() {
-  # shellcheck disable=SC2016
-  on_first 'cd vmae_jax && [ ! -e run.code ] && kill -0 "$(cat run.pid)"' >/dev/null 2>&1
-}
+running() { on_first "cd vmae_jax && [ ! -e run.code ] && $alive" >/dev/null 2>&1; }
 
 main() {
   local code now failures=0

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -182,7 +184,7 @@ printf '%s\\n' "${*//$'\\n'/ }" >> asked
 case "$*" in
   *'tpu-vm describe'*) next states | grep -v NONE || exit 1 ;;
   *'queued-resources describe'*) echo ACTIVE ;;
-  *'kill -0'*) exit 1 ;;
+  *'! -e run.code'*) exit 1 ;;
   *'tail -n +1'*)
     echo 'step 1' >&2
     code="$(next codes)"
@@ -313,6 +315,32 @@ def test_pod_commands_run(tmp_path):
   assert (code_folder / 'vmae_jax' / 'cli.py').read_text() == (
     runs.ROOT / 'vmae_jax' / 'cli.py'
   ).read_text()
+
+
+@pytest.mark.parametrize('stays', [False, True])
+def test_pod_waits_for_the_run_before(stays, tmp_path):
+  """One that has been told to stop is still saving; one that hangs is ended."""
+  command(tmp_path / 'bin', 'gcloud', ONE_HOST)
+  command(
+    tmp_path / 'bin', 'timeout', f'exec {shutil.which("timeout")} 3 "${{@:2}}"'
+  )  # In place of 300 s.
+  code_folder = tmp_path / 'home' / 'vmae_jax'
+  command(code_folder / '.venv' / 'bin', 'python', PYTHON)
+  script = f'sleep {60 if stays else 1}; date +%s.%N > {tmp_path}/ended; : vmae_jax'
+  before = subprocess.Popen(['bash', '-c', script], start_new_session=True)
+  (code_folder / 'run.pid').write_text(f'{before.pid}\n')
+  (code_folder / 'run.code').write_text('75\n')
+  watch = threading.Thread(target=before.wait)  # Else it would stay, as a zombie.
+  watch.start()
+  code, _, told = bash(LAUNCH / 'tpu_pod.sh', *POD, *RUN, path=tmp_path / 'bin', FAKE=str(tmp_path))
+  watch.join(timeout=60)
+  assert code == 0, told
+  assert 'step 1 of 1' in (code_folder / 'run.log').read_text()
+  if stays:
+    assert before.returncode == -signal.SIGKILL and not (tmp_path / 'ended').exists()
+  else:
+    ended = float((tmp_path / 'ended').read_text())
+    assert before.returncode == 0 and ended < (code_folder / 'run.log').stat().st_mtime
 
 
 @pytest.mark.parametrize('exit_code', ['1', '2'])
