@@ -174,7 +174,7 @@ def test_other_methods_resume_bit_identically_and_on_eight_devices(method, tmp_p
   runs.assert_same_state(whole, again, STEPS)
   assert runs.losses(whole) == runs.losses(again)
   shutil.rmtree(again / 'checkpoints' / str(STEPS))
-  mesh = ('mesh.data=4', 'mesh.fsdp=2')
+  mesh = ('mesh.data=2', 'mesh.fsdp=2', 'mesh.tensor=2')
   runs.run(again, *mesh, config=config, env=runs.environment(8, cache=cache))
   close(whole, again)
 
