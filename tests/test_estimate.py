@@ -210,11 +210,11 @@ def test_the_batch_is_the_loaders(method):
 def test_auto_is_what_it_becomes_on_a_tpu():
   config = load_config(runs.SMOKE)
   resolved = aot.resolve(config, 'tpu').model
-  assert (resolved.dtype, resolved.attention) == ('bfloat16', 'xla')
-  assert (config.model.dtype, config.model.attention) == ('auto', 'auto')
+  assert (resolved.dtype, config.model.dtype) == ('bfloat16', 'auto')
   config.model.dtype = 'float32'
   assert aot.resolve(config, 'tpu').model.dtype == 'float32'
-  assert aot.resolve(config, 'cpu').model.attention == 'auto'
+  config.model.dtype = 'auto'
+  assert aot.resolve(config, 'cpu').model.dtype == 'auto'
 
 
 OOM = (

@@ -102,15 +102,33 @@ def constrain_batch(x: Array) -> Array:
   return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
 
 
+def platform() -> str:
+  """cpu, gpu or tpu: that of the mesh that is set, which need not be here, else of this process."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  name = device.platform if device else jax.default_backend()
+  return 'gpu' if name in ('cuda', 'rocm') else name
+
+
+def spec(*names: str | tuple[str, ...] | None, shape: tuple[int, ...], mesh) -> P:
+  """How an array's axes are split over those of a mesh.
+
+  An axis that does not divide stays whole: correct everywhere, and only small or odd sizes
+  meet it.
+  """
+
+  def divides(name, size):
+    axes = (name,) if isinstance(name, str) else name or ()
+    return size % math.prod(mesh.shape[axis] for axis in axes) == 0
+
+  return P(*(a if divides(a, n) else None for a, n in zip(names, shape, strict=False)))
+
+
 def _spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-  for pattern, spec in RULES:
+  for pattern, names in RULES:
     if re.search(pattern, path):
-      # An axis that does not divide stays whole: correct everywhere, and only small or odd
-      # sizes meet it.
-      names = (None,) * (len(shape) - len(spec)) + tuple(spec) if len(spec) else ()
-      return P(
-        *(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(names, shape, strict=False))
-      )
+      # Leading axes that the rule does not name stay whole.
+      names = (None,) * (len(shape) - len(names)) + tuple(names) if len(names) else ()
+      return spec(*names, shape=shape, mesh=mesh)
   raise ValueError(f'no sharding rule covers the parameter {path}, shape {shape}: add one.')
 
 

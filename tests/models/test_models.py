@@ -153,28 +153,6 @@ def test_layers_start_different():
   assert not jnp.array_equal(kernel[0], kernel[1])
 
 
-@pytest.mark.parametrize('implementation', ['xla', 'mapped'])
-def test_attention_kernels_agree(implementation):
-  from vmae_jax.models.attention import attention
-
-  q, k, v = (jax.random.normal(key, (2, 9, 3, 8)) for key in jax.random.split(jax.random.key(0), 3))
-  scores = np.einsum('bnge,bmge->bgnm', q, k) / np.sqrt(8)
-  weights = np.exp(scores - scores.max(-1, keepdims=True))
-  weights /= weights.sum(-1, keepdims=True)
-  expected = np.einsum('bgnm,bmge->bnge', weights, v)
-  out = jax.jit(attention, static_argnames='implementation')(q, k, v, implementation=implementation)
-  np.testing.assert_allclose(out, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize('implementation', ['xla', 'mapped'])
-def test_attention_keeps_no_scores_of_many_tokens(implementation):
-  from vmae_jax.models.attention import MANY, attention
-
-  x = jnp.ones((1, MANY, 1, 4))
-  _, back = jax.vjp(lambda *x: attention(*x, implementation=implementation), x, x, x)
-  assert max(kept.size for kept in jax.tree.leaves(back)) <= 4 * MANY  # And not MANY * MANY.
-
-
 def test_initial_ranges_are_videomaes():
   video, visible, masked = inputs(frames=4, side=32)
   model = autoencoder('tiny')

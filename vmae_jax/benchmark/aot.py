@@ -50,12 +50,10 @@ class CompiledStep(NamedTuple):
 
 
 def resolve(config: ml_collections.ConfigDict, platform: str) -> ml_collections.ConfigDict:
-  """A copy whose `auto` values are what they become on the platform, whatever runs this process."""
+  """A copy whose `auto` type is what it becomes on the platform, whatever runs this process."""
   config = config.copy_and_resolve_references()
-  if platform == 'tpu':
-    for key, value in (('dtype', 'bfloat16'), ('attention', 'xla')):
-      if config.model[key] == 'auto':
-        config.model[key] = value
+  if platform == 'tpu' and config.model.dtype == 'auto':
+    config.model.dtype = 'bfloat16'
   return config
 
 

@@ -5,12 +5,18 @@ import functools
 import einops
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+from vmae_jax import sharding
 from vmae_jax.types import Array, Float
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'mapped')
-# Keys from which on a head's scores outweigh its queries, keys and values several times.
+# Tokens from which on a head's scores outweigh its queries, keys and values several times.
 MANY = 512
+# Tokens from which on `mapped` pays: on CPU as python -m vmae_jax.benchmark attention says, on
+# TPU by the compiler's count of cycles (benchmark/NOTES.md).
+MAPPED = {'cpu': 128, 'tpu': MANY}
+KEPT = 'attention'  # Name of what `mapped` needs in the backward pass, for policies of remat.
 
 
 def attention(
@@ -26,87 +32,105 @@ def attention(
     q: Queries of g heads.
     k: Keys.
     v: Values.
-    implementation: `xla` (any device; over many tokens the scores are computed again in the
-      backward pass, since kept they would be most of a step's memory), `cudnn` (NVIDIA, half
-      precision), `mapped` (one head of one clip at a time, recomputed in the backward pass: on
-      CPU, where it is several times faster than `xla` over many tokens), or `auto`, which takes
-      the fastest that can run.
+    implementation: `xla` (any device; many scores are computed again in the backward pass, since
+      kept they would be most of a step's memory), `cudnn` (NVIDIA, half precision), `mapped`
+      (one clip after another, on CPU one head, so that scores never leave the fast memory; they
+      are computed again in the backward pass), or `auto`, see `choose`.
   """
   if implementation == 'auto':
-    implementation = choose(q)
+    implementation = choose(q, k)
   if implementation == 'mapped':
-    return _mapped(q, k, v)
+    return _on_each_device(_mapped, q, k, v)
   kernel = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
-  if implementation == 'xla' and k.shape[1] >= MANY:
+  if implementation == 'xla' and _scores(q, k) >= MANY**2:
     kernel = jax.checkpoint(kernel)
   return kernel(q, k, v)
 
 
-def choose(q: Float[Array, 'b n g e']) -> str:
-  """The implementation that `auto` takes for such queries on the devices at hand.
-
-  On CPU it is what `python -m vmae_jax.benchmark attention` found to be the fastest.
-  """
-  backend = jax.default_backend()
-  mesh = jax.sharding.get_abstract_mesh()
-  if backend == 'gpu' and q.dtype in (jnp.bfloat16, jnp.float16):
+def choose(q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e']) -> str:
+  """The implementation that `auto` takes where this is compiled for."""
+  platform = sharding.platform()
+  if platform == 'gpu' and q.dtype in (jnp.bfloat16, jnp.float16):
     if q.shape[-1] % 8 == 0 and q.shape[-1] <= 128:
       return 'cudnn'
-  # Over few tokens the loop costs more than it saves (measured: they meet at about 128), and
-  # it would gather what several devices hold in parts.
-  alone = mesh.empty or mesh.size == 1
-  return 'mapped' if backend == 'cpu' and alone and q.shape[1] >= 128 else 'xla'
+  return 'mapped' if platform in MAPPED and _scores(q, k) >= MAPPED[platform] ** 2 else 'xla'
+
+
+def _scores(q: Array, k: Array) -> int:
+  return q.shape[1] * k.shape[1]
+
+
+def _on_each_device(kernel, q, k, v):
+  """The kernel over the clips and heads that each device holds; a loop over all would gather."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return kernel(q, k, v)
+  spec = sharding.spec(sharding.BATCH_AXES, None, 'tensor', shape=q.shape, mesh=mesh)
+  return jax.shard_map(kernel, in_specs=(spec,) * 3, out_specs=spec)(q, k, v)
 
 
 @jax.custom_vjp
 def _mapped(
   q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e'], v: Float[Array, 'b m g e']
 ) -> Float[Array, 'b n g e']:
-  """One head of one clip at a time, so that its n x m scores stay near the processor.
+  """Some heads of one clip at a time, so that their n x m scores stay near the processor.
 
-  The backward pass computes the scores again and needs but their log-sum-exp to turn them
-  into weights, as in FlashAttention (Dao et al., 2022), without its blocks, which
+  On a TPU all heads of a clip: their scores stay in its vector memory, where `xla` writes those
+  of all clips to the main memory, in float32, and reads them several times. On CPU one, as its
+  caches are smaller. The backward pass computes the scores again and needs but their log-sum-exp
+  to turn them into weights, as in FlashAttention (Dao et al., 2022), without its blocks, which
   gained nothing when measured on CPU.
   """
   return _mapped_forward(q, k, v)[0]
 
 
 def _mapped_forward(q, k, v):
-  def head(qkv):
+  def heads(qkv):
     q, k, v = qkv
-    scores = ((q * q.shape[-1] ** -0.5) @ k.T).astype(jnp.float32)
+    scores = _dot('hne,hme->hnm', q * q.shape[-1] ** -0.5, k)
     largest = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
-    total = weights.sum(axis=-1, keepdims=True)
-    out = ((weights.astype(v.dtype) @ v) / total).astype(v.dtype)
-    return out, largest + jnp.log(total)
+    # A column of ones makes the product count the weights, too: no pass over them for their sum.
+    v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
+    out = jnp.einsum('hnm,hme->hne', weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out, total = out[..., :-1], out[..., -1:]
+    return (out / total).astype(v.dtype), largest + jnp.log(total)
 
-  heads = [_heads_first(x) for x in (q, k, v)]
-  out, logsumexp = jax.lax.map(head, heads)
-  return _heads_last(out, len(q)), (*heads, out, logsumexp)
+  qkv = [_in_groups(x) for x in (q, k, v)]
+  out, logsumexp = (checkpoint_name(x, KEPT) for x in jax.lax.map(heads, qkv))
+  return _together(out, len(q)), (*qkv, out, logsumexp)
 
 
 def _mapped_backward(kept, d_out):
-  def head(x):
+  def heads(x):
     q, k, v, out, logsumexp, d_out = x
     scale = q.shape[-1] ** -0.5
-    scores = ((q * scale) @ k.T).astype(jnp.float32)
-    weights = jnp.exp(scores - logsumexp)
-    d_weights = (d_out @ v.T).astype(jnp.float32)
+    weights = jnp.exp(_dot('hne,hme->hnm', q * scale, k) - logsumexp)
+    d_weights = _dot('hne,hme->hnm', d_out, v)
     along = (d_out * out).sum(axis=-1, keepdims=True, dtype=jnp.float32)
     d_scores = (weights * (d_weights - along)).astype(q.dtype)
-    return (d_scores @ k) * scale, d_scores.T @ (q * scale), weights.astype(v.dtype).T @ d_out
+    return (
+      jnp.einsum('hnm,hme->hne', d_scores, k) * scale,
+      jnp.einsum('hnm,hne->hme', d_scores, q * scale),
+      jnp.einsum('hnm,hne->hme', weights.astype(v.dtype), d_out),
+    )
 
-  grads = jax.lax.map(head, (*kept, _heads_first(d_out)))
-  return tuple(_heads_last(x, len(d_out)) for x in grads)
+  grads = jax.lax.map(heads, (*kept, _in_groups(d_out)))
+  return tuple(_together(x, len(d_out)) for x in grads)
 
 
 _mapped.defvjp(_mapped_forward, _mapped_backward)
 
 
-def _heads_first(x: Float[Array, 'b n g e']) -> Float[Array, 'bg n e']:
-  return einops.rearrange(x, 'b n g e -> (b g) n e')
+def _dot(equation: str, a: Array, b: Array) -> Array:
+  return jnp.einsum(equation, a, b).astype(jnp.float32)
 
 
-def _heads_last(x: Float[Array, 'bg n e'], b: int) -> Float[Array, 'b n g e']:
-  return einops.rearrange(x, '(b g) n e -> b n g e', b=b)
+def _in_groups(x: Float[Array, 'b n g e']) -> Float[Array, 'c h n e']:
+  """Heads that are computed at once together, all others along the first axis."""
+  h = 1 if sharding.platform() == 'cpu' else x.shape[2]
+  return einops.rearrange(x, 'b n (p h) e -> (b p) h n e', h=h)
+
+
+def _together(x: Float[Array, 'c h n e'], b: int) -> Float[Array, 'b n g e']:
+  return einops.rearrange(x, '(b p) h n e -> b n (p h) e', b=b)

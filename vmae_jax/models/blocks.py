@@ -7,16 +7,20 @@ import jax
 import jax.numpy as jnp
 
 from vmae_jax.errors import lookup
-from vmae_jax.models.attention import attention
+from vmae_jax.models.attention import KEPT, attention
 from vmae_jax.sharding import constrain_batch
 from vmae_jax.types import Array, Float, Key
 
 xavier = nn.initializers.xavier_uniform()
 
-# What the backward pass keeps instead of computing it again.
+# What the backward pass keeps instead of computing it again. `dots`: what layers made, and the
+# output of attention, which is a tenth of that and costs more to compute than its size tells.
 REMAT = {
   'none': None,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(KEPT),
+  ),
   'full': jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -1,0 +1,126 @@
+"""Attention's implementations agree, keep no scores, and stay on their devices."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import runs
+from vmae_jax import sharding
+from vmae_jax.models.attention import MANY, attention, choose
+from vmae_jax.models.blocks import Blocks
+
+
+def inputs(dtype=jnp.float32, n=9, m=9):
+  keys = jax.random.split(jax.random.key(0), 4)
+  shapes = [(2, count, 6, 8) for count in (n, m, m, n)]
+  return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def by_hand(q, k, v):
+  scores = np.einsum('bnge,bmge->bgnm', q, k) / np.sqrt(8)
+  weights = np.exp(scores - scores.max(-1, keepdims=True))
+  return np.einsum('bgnm,bmge->bnge', weights / weights.sum(-1, keepdims=True), v)
+
+
+# CPU computes one head at a time, others all heads of a clip.
+@pytest.fixture(params=['cpu', 'tpu'])
+def platform(request, monkeypatch):
+  monkeypatch.setattr(sharding, 'platform', lambda: request.param)
+  return request.param
+
+
+@pytest.mark.parametrize('m', [9, 5])
+@pytest.mark.parametrize('implementation', ['xla', 'mapped'])
+def test_implementations_agree(implementation, m, platform):
+  q, k, v, d_out = inputs(m=m)
+  out, back = jax.vjp(lambda *x: attention(*x, implementation=implementation), q, k, v)
+  np.testing.assert_allclose(out, by_hand(q, k, v), atol=1e-5)
+  _, back_by_hand = jax.vjp(lambda *x: jax.nn.dot_product_attention(*x), q, k, v)
+  for ours, expected in zip(back(d_out), back_by_hand(d_out), strict=True):
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_half_precision(platform):
+  *half, d_out = inputs(jnp.bfloat16)
+  out, back = jax.vjp(lambda *x: attention(*x, implementation='mapped'), *half)
+  whole = [x.astype(jnp.float32) for x in half]
+  expected, expected_back = jax.vjp(lambda *x: jax.nn.dot_product_attention(*x), *whole)
+  pairs = zip(
+    (out, *back(d_out)), (expected, *expected_back(d_out.astype(jnp.float32))), strict=True
+  )
+  for ours, right in pairs:
+    assert ours.dtype == jnp.bfloat16
+    np.testing.assert_allclose(ours, right, atol=0.03)
+
+
+@pytest.mark.parametrize('implementation', ['xla', 'mapped'])
+def test_keeps_no_scores_of_many_tokens(implementation, platform):
+  x = jnp.ones((1, MANY, 1, 4))
+  _, back = jax.vjp(lambda *x: attention(*x, implementation=implementation), x, x, x)
+  assert max(kept.size for kept in jax.tree.leaves(back)) <= 4 * MANY  # And not MANY * MANY.
+
+
+@pytest.mark.parametrize(
+  'name, dtype, n, m, taken',
+  [
+    ('cpu', jnp.float32, 127, 127, 'xla'),
+    ('cpu', jnp.float32, 128, 128, 'mapped'),
+    ('tpu', jnp.bfloat16, 160, 160, 'xla'),
+    ('tpu', jnp.bfloat16, 1408, 160, 'xla'),
+    ('tpu', jnp.bfloat16, 1568, 1568, 'mapped'),
+    ('gpu', jnp.bfloat16, 160, 160, 'cudnn'),
+    ('gpu', jnp.float32, 1568, 1568, 'xla'),
+  ],
+)
+def test_auto(name, dtype, n, m, taken, monkeypatch):
+  monkeypatch.setattr(sharding, 'platform', lambda: name)
+  q, k, *_ = inputs(dtype, n, m)
+  assert choose(q, k) == taken
+
+
+def test_remat_of_dots_computes_attention_once():
+  x = jnp.ones((1, 5, 16))
+
+  def exponentials(remat):
+    blocks = Blocks(2, 2, 32, scan=True, remat=remat, implementation='mapped')
+    params = jax.eval_shape(blocks.init, jax.random.key(0), x)
+    gradient = jax.jit(jax.grad(lambda p: blocks.apply(p, x).sum()))
+    return str(gradient.trace(params).jaxpr).count(' exp ')
+
+  assert exponentials('none') == exponentials('dots') == exponentials('full') - 1
+
+
+ON_EIGHT = """
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from tests.models.test_attention import inputs
+from vmae_jax.models.attention import attention
+from vmae_jax.sharding import make_mesh
+
+def step(*qkv):
+  return jax.vjp(lambda *x: attention(*x, implementation='mapped'), *qkv[:3])[1](qkv[3])
+
+inputs = [jax.numpy.tile(x, (2, 1, 1, 1)) for x in inputs()]
+alone = jax.jit(step)(*inputs)
+for heads in (2, 4):  # Six heads over four devices stay whole.
+  mesh = make_mesh(data=8 // heads, tensor=heads)
+  with jax.set_mesh(mesh):
+    place = NamedSharding(mesh, P(('data', 'fsdp'), None, 'tensor' if heads == 2 else None))
+    compiled = jax.jit(step).lower(*jax.device_put(inputs, place)).compile()
+    for x, y in zip(alone, compiled(*jax.device_put(inputs, place))):
+      np.testing.assert_allclose(x, y, atol=1e-6)
+  text = compiled.as_text()
+  assert not any(kind in text for kind in ('all-gather', 'all-reduce', 'all-to-all')), text
+"""
+
+
+def test_a_device_computes_what_it_holds():
+  env = runs.environment(8)
+  done = subprocess.run(
+    [sys.executable, '-c', ON_EIGHT], cwd=runs.ROOT, env=env, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
