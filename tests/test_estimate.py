@@ -288,7 +288,9 @@ def compiled_for(topology, folder):
   'topology, device, peak', [('v5e:2x2', 'TPU v5 lite', 197e12), ('v5p:2x2x1', 'TPU v5', 459e12)]
 )
 def test_a_tpu_that_is_not_there(topology, device, peak, tmp_path):
-  result, _ = compiled_for(topology, tmp_path)
+  result, text = compiled_for(topology, tmp_path)
+  assert 'cycles of a core in a step, as the compiler counts' in text
+  assert min(result['cycles'][f'{part}, attention'] for part in ('encoder', 'decoder')) > 1000
   assert result['device'] == device and result['devices'] == 4
   assert list(result['collectives']) == ['all-reduce']
   # Gradients, in half of float32's bytes or all of them, and metrics: nothing else is summed.

@@ -1,5 +1,7 @@
 """Attention's implementations agree, keep no scores, and stay on their devices."""
 
+import importlib.util
+import os
 import subprocess
 import sys
 
@@ -124,3 +126,38 @@ def test_a_device_computes_what_it_holds():
     [sys.executable, '-c', ON_EIGHT], cwd=runs.ROOT, env=env, capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr[-3000:]
+
+
+FOR_TPU = """
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from vmae_jax.benchmark.chips import slice_devices
+from vmae_jax.models.attention import attention
+from vmae_jax.sharding import make_mesh
+
+jax.config.update('jax_platforms', 'cpu')
+mesh = make_mesh(devices=slice_devices('v5e:2x2'))
+x = jax.ShapeDtypeStruct(
+  (32, 1568, 6, 64), jnp.bfloat16, sharding=NamedSharding(mesh, P(('data', 'fsdp')))
+)
+step = jax.grad(lambda *x: attention(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2))
+with jax.set_mesh(mesh):
+  compiled = jax.jit(step).lower(x, x, x).compile()
+print(compiled.memory_analysis().temp_size_in_bytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed: pip install jax[tpu]'
+)
+def test_scores_stay_in_the_vector_memory_of_a_tpu():
+  tpu = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1'}
+  tpu |= {'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TPU_WORKER_HOSTNAMES': 'localhost'}
+  env = runs.environment(1, PYTHONPATH=os.pathsep.join([str(runs.ROOT), *sys.path[1:]]), **tpu)
+  done = subprocess.run(
+    [sys.executable, '-c', FOR_TPU], cwd=runs.ROOT, env=env, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  scores = 8 * 6 * 1568**2 * 2  # Of the clips of a chip, in half precision.
+  assert int(done.stdout) < scores / 2

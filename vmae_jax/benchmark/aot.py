@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from vmae_jax import sharding
 from vmae_jax.benchmark.collectives import Collective, read_collectives
+from vmae_jax.benchmark.cycles import read_cycles
 from vmae_jax.training import loop
 from vmae_jax.training.compose import build_objective
 from vmae_jax.training.objective import Objective
@@ -34,6 +35,7 @@ class CompiledStep(NamedTuple):
       refused the step, it tells but these two beside what is held by shape.
     flops: As the compiler counts, which takes the body of a loop once; None if it refused.
     collectives: What is sent between devices.
+    cycles: Of a core, by part of the model, where the compiler tells them; see `read_cycles`.
     resharded: Arrays of the state that a step leaves on other devices than it found them, so that
       the next one would be compiled anew.
     seconds: That tracing and compiling took.
@@ -44,6 +46,7 @@ class CompiledStep(NamedTuple):
   memory: dict[str, int]
   flops: float | None
   collectives: list[Collective]
+  cycles: dict[str, int]
   resharded: int
   seconds: float
   compiler: str
@@ -119,7 +122,7 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Objec
     except jax.errors.JaxRuntimeError as e:
       memory = _exhausted(str(e))
       seconds = time.perf_counter() - began
-      out = CompiledStep(False, arguments | memory, None, [], 0, seconds, _compiler(mesh))
+      out = CompiledStep(False, arguments | memory, None, [], {}, 0, seconds, _compiler(mesh))
       return out, objective
   seconds = time.perf_counter() - began
   after = jax.tree.leaves(compiled.output_shardings[0])
@@ -127,13 +130,14 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Objec
     not new.is_equivalent_to(old.sharding, old.ndim)
     for new, old in zip(after, jax.tree.leaves(state), strict=True)
   )
-  memory = _memory(arguments, compiled.memory_analysis())
+  memory, text = _memory(arguments, compiled.memory_analysis()), compiled.as_text()
   return (
     CompiledStep(
       fits=memory['all'] <= limit,
       memory=memory | {'limit': limit},
       flops=compiled.cost_analysis()['flops'],
-      collectives=read_collectives(compiled.as_text(), devices=mesh.size),
+      collectives=read_collectives(text, devices=mesh.size),
+      cycles=read_cycles(text),
       resharded=moved,
       seconds=seconds,
       compiler=_compiler(mesh),

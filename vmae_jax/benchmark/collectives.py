@@ -1,14 +1,11 @@
-"""What a compiled program sends between devices, read from its text (optimised HLO).
-
-A program is a list of computations, some of which are called by others: the body of a loop as
-often as the loop runs, a fusion's computation once a call. What is read is what one device
-executes in one run of the program.
-"""
+"""What a compiled program sends between devices, read from its text (optimised HLO)."""
 
 import collections
 import math
 import re
 from typing import NamedTuple
+
+from vmae_jax.benchmark.program import executed
 
 KINDS = (
   'all-reduce',
@@ -23,11 +20,7 @@ _OPERATION = re.compile(
   r'^\s+(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>.*?) '
   rf'(?P<kind>{"|".join(KINDS)})(?P<start>-start)?\('
 )
-_HEADER = re.compile(r'^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$')
 _ARRAY = re.compile(r'\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]')
-_CALLED = re.compile(r'\b(calls|to_apply|body|branch_computations)=\{?((?:%?[\w.-]+(?:, )?)+)')
-_LOOP = re.compile(r' while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)')
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # Where the compiler fuses an all-reduce and the slice of it that a device keeps.
 _FUSED_SCATTER = re.compile(r'^all-reduce-scatter')
 
@@ -70,16 +63,15 @@ def read_collectives(text: str, *, devices: int) -> list[Collective]:
     ValueError: the text is no program, its groups of devices are in no known form, or a loop with
       such operations does not say how often it runs.
   """
-  bodies, entry = _computations(text)
   found, seen = [], set()
-  for name, times in _executions(bodies, entry).items():
-    for line in bodies[name].lines:
+  for name, computation, times in executed(text):
+    for line in computation.lines:
       match = _OPERATION.match(line)
       if match is None:
         continue
       # An operation that other work hides is cut in parts, each in a fusion of its own.
       channel = re.search(r'channel_id=(\d+)', line)
-      if bodies[name].fused and channel:
+      if computation.fused and channel:
         if (match['kind'], channel[1]) in seen:
           continue
         seen.add((match['kind'], channel[1]))
@@ -99,69 +91,6 @@ def summarise(collectives: list[Collective]) -> dict[str, dict[str, int | float]
     row['bytes'] += c.bytes * c.times
     row['sent'] += c.sent
   return dict(sorted(rows.items()))
-
-
-class _Computation:
-  """The lines of a computation, and whether it is one of a fusion or an asynchronous call."""
-
-  def __init__(self):
-    self.lines, self.fused = [], False
-
-
-def _computations(text: str) -> tuple[dict[str, _Computation], str]:
-  """Computations by name, and the name of the one that runs first."""
-  bodies, entry, current = {}, None, None
-  for line in text.splitlines():
-    if match := _HEADER.match(line):
-      current = bodies[match['name']] = _Computation()
-      entry = match['name'] if match['entry'] else entry
-    elif current is not None and line.startswith(' '):
-      current.lines.append(line)
-  if entry is None:
-    raise ValueError('the text is no compiled program: it has no ENTRY.')
-  return bodies, entry
-
-
-def _executions(bodies: dict[str, _Computation], entry: str) -> dict[str, int]:
-  """How often each computation runs; 0 for those in a loop of unknown length."""
-  calls = collections.defaultdict(list)  # Caller -> (called, times).
-  for name, body in bodies.items():
-    for line in body.lines:
-      if loop := _LOOP.search(line):
-        calls[name].append((loop[2], _trips(line, bodies[loop[1]], bodies)))
-        continue
-      for how, names in _CALLED.findall(line):
-        for called in re.findall(r'[\w.-]+', names):
-          if called in bodies:
-            bodies[called].fused |= how == 'calls'
-            calls[name].append((called, 1))
-  order, done = [], set()
-
-  def visit(name):
-    if name not in done:
-      done.add(name)
-      for called, _ in calls[name]:
-        visit(called)
-      order.append(name)
-
-  visit(entry)
-  times = collections.Counter({entry: 1})
-  for name in reversed(order):  # Callers before what they call.
-    for called, count in calls[name]:
-      times[called] += times[name] * count
-  return {name: times[name] for name in reversed(order)}
-
-
-def _trips(line: str, condition: _Computation, bodies: dict[str, _Computation]) -> int:
-  """How often a loop runs, or 0 if neither it nor its condition says so."""
-  if known := _TRIPS.search(line):
-    return int(known[1])
-  lines = list(condition.lines)
-  for _, names in (m for x in condition.lines for m in _CALLED.findall(x)):
-    lines += [x for name in re.findall(r'[\w.-]+', names) for x in bodies[name].lines]
-  limits = {m[1] for x in lines if (m := re.search(r'= [su]32\[\]\S* constant\((\d+)\)', x))}
-  counts_up = any(re.search(r' compare\(.*direction=LT', x) for x in lines)
-  return int(limits.pop()) if counts_up and len(limits) == 1 else 0
 
 
 def _collective(match, line: str, computation: str, times: int, devices: int) -> Collective:

@@ -81,6 +81,7 @@ def estimate(
     'clip_gigaflops': clip_flops / 1e9,
     'compiled_clip_gigaflops': step.flops and step.flops * devices / config.batch_size / 1e9,
     'collectives': collectives,
+    'cycles': step.cycles,
     'resharded': step.resharded,
     'peak_flops': peak,
     'network_bytes_per_second': network,
@@ -166,8 +167,19 @@ def table(result: dict[str, Any]) -> str:
       lines.append('  nothing')
   if result['resharded']:
     lines.append(f'{result["resharded"]} arrays of the state change their place in a step.')
+  if cycles := result['cycles']:
+    lines += ['', *_cycles(cycles)]
   lines += ['', *_time(result, speed)]
   return '\n'.join(lines)
+
+
+def _cycles(cycles: dict[str, int]) -> list[str]:
+  total = sum(cycles.values())
+  lines = [
+    f'cycles of a core in a step, as the compiler counts (no measurement): {total / 1e6:.0f} M'
+  ]
+  lines += [f'  {part:36}{count / total:8.0%}' for part, count in cycles.items()]
+  return lines
 
 
 def _count(number: int, thing: str) -> str:
