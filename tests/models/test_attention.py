@@ -12,6 +12,7 @@ import pytest
 
 from tests import runs
 from vmae_jax import sharding
+from vmae_jax.models import attention as attention_lib
 from vmae_jax.models.attention import MANY, attention, choose
 from vmae_jax.models.blocks import Blocks
 
@@ -28,16 +29,15 @@ def by_hand(q, k, v):
   return np.einsum('bgnm,bmge->bnge', weights / weights.sum(-1, keepdims=True), v)
 
 
-# CPU computes one head at a time, others all heads of a clip.
-@pytest.fixture(params=['cpu', 'tpu'])
-def platform(request, monkeypatch):
-  monkeypatch.setattr(sharding, 'platform', lambda: request.param)
-  return request.param
+# One head at a time, as on CPU, some, or all of a clip's.
+@pytest.fixture(params=[1, 3, 6])
+def at_once(request, monkeypatch):
+  monkeypatch.setattr(attention_lib, '_heads_at_once', lambda q, k: min(request.param, q.shape[2]))
 
 
 @pytest.mark.parametrize('m', [9, 5])
 @pytest.mark.parametrize('implementation', ['xla', 'mapped'])
-def test_implementations_agree(implementation, m, platform):
+def test_implementations_agree(implementation, m, at_once):
   q, k, v, d_out = inputs(m=m)
   out, back = jax.vjp(lambda *x: attention(*x, implementation=implementation), q, k, v)
   np.testing.assert_allclose(out, by_hand(q, k, v), atol=1e-5)
@@ -46,7 +46,7 @@ def test_implementations_agree(implementation, m, platform):
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
-def test_half_precision(platform):
+def test_half_precision(at_once):
   *half, d_out = inputs(jnp.bfloat16)
   out, back = jax.vjp(lambda *x: attention(*x, implementation='mapped'), *half)
   whole = [x.astype(jnp.float32) for x in half]
@@ -60,7 +60,7 @@ def test_half_precision(platform):
 
 
 @pytest.mark.parametrize('implementation', ['xla', 'mapped'])
-def test_keeps_no_scores_of_many_tokens(implementation, platform):
+def test_keeps_no_scores_of_many_tokens(implementation, at_once):
   x = jnp.ones((1, MANY, 1, 4))
   _, back = jax.vjp(lambda *x: attention(*x, implementation=implementation), x, x, x)
   assert max(kept.size for kept in jax.tree.leaves(back)) <= 4 * MANY  # And not MANY * MANY.
@@ -82,6 +82,23 @@ def test_auto(name, dtype, n, m, taken, monkeypatch):
   monkeypatch.setattr(sharding, 'platform', lambda: name)
   q, k, *_ = inputs(dtype, n, m)
   assert choose(q, k) == taken
+
+
+@pytest.mark.parametrize(
+  'name, dtype, n, g, expected',
+  [
+    ('cpu', jnp.float32, 1568, 6, 1),
+    ('tpu', jnp.bfloat16, 1568, 6, 6),
+    ('tpu', jnp.bfloat16, 1568, 12, 6),
+    ('tpu', jnp.bfloat16, 1568, 16, 8),
+    ('tpu', jnp.bfloat16, 2048, 16, 4),
+    ('tpu', jnp.float32, 4096, 6, 1),
+  ],
+)
+def test_as_many_heads_as_fast_memory_holds(name, dtype, n, g, expected, monkeypatch):
+  monkeypatch.setattr(sharding, 'platform', lambda: name)
+  x = jnp.zeros((1, n, g, 1), dtype)
+  assert attention_lib._heads_at_once(x, x) == expected
 
 
 def test_remat_of_dots_computes_attention_once():

@@ -16,6 +16,8 @@ MANY = 512
 # Tokens from which on `mapped` pays: on CPU as python -m vmae_jax.benchmark attention says, on
 # TPU by the compiler's count of cycles (benchmark/NOTES.md).
 MAPPED = {'cpu': 128, 'tpu': MANY}
+# Bytes of scores that `mapped` computes at once, but at least those of one head.
+ROOM = {'cpu': 0, 'tpu': 40e6}
 KEPT = 'attention'  # Name of what `mapped` needs in the backward pass, for policies of remat.
 
 
@@ -34,8 +36,8 @@ def attention(
     v: Values.
     implementation: `xla` (any device; many scores are computed again in the backward pass, since
       kept they would be most of a step's memory), `cudnn` (NVIDIA, half precision), `mapped`
-      (one clip after another, on CPU one head, so that scores never leave the fast memory; they
-      are computed again in the backward pass), or `auto`, see `choose`.
+      (some heads of one clip at a time, so that scores never leave the fast memory; they are
+      computed again in the backward pass), or `auto`, see `choose`.
   """
   if implementation == 'auto':
     implementation = choose(q, k)
@@ -75,11 +77,11 @@ def _mapped(
 ) -> Float[Array, 'b n g e']:
   """Some heads of one clip at a time, so that their n x m scores stay near the processor.
 
-  On a TPU all heads of a clip: their scores stay in its vector memory, where `xla` writes those
-  of all clips to the main memory, in float32, and reads them several times. On CPU one, as its
-  caches are smaller. The backward pass computes the scores again and needs but their log-sum-exp
-  to turn them into weights, as in FlashAttention (Dao et al., 2022), without its blocks, which
-  gained nothing when measured on CPU.
+  A TPU's vector memory holds those of several heads, where `xla` writes those of all clips to the
+  main memory, in float32, and reads them several times; a CPU's caches hold those of one. The
+  backward pass computes the scores again and needs but their log-sum-exp to turn them into
+  weights, as in FlashAttention (Dao et al., 2022), without its blocks, which gained nothing when
+  measured on CPU.
   """
   return _mapped_forward(q, k, v)[0]
 
@@ -96,7 +98,8 @@ def _mapped_forward(q, k, v):
     out, total = out[..., :-1], out[..., -1:]
     return (out / total).astype(v.dtype), largest + jnp.log(total)
 
-  qkv = [_in_groups(x) for x in (q, k, v)]
+  at_once = _heads_at_once(q, k)
+  qkv = [_in_groups(x, at_once) for x in (q, k, v)]
   out, logsumexp = (checkpoint_name(x, KEPT) for x in jax.lax.map(heads, qkv))
   return _together(out, len(q)), (*qkv, out, logsumexp)
 
@@ -115,7 +118,7 @@ def _mapped_backward(kept, d_out):
       jnp.einsum('hnm,hne->hme', weights.astype(v.dtype), d_out),
     )
 
-  grads = jax.lax.map(heads, (*kept, _in_groups(d_out)))
+  grads = jax.lax.map(heads, (*kept, _in_groups(d_out, kept[0].shape[1])))
   return tuple(_together(x, len(d_out)) for x in grads)
 
 
@@ -126,9 +129,14 @@ def _dot(equation: str, a: Array, b: Array) -> Array:
   return jnp.einsum(equation, a, b).astype(jnp.float32)
 
 
-def _in_groups(x: Float[Array, 'b n g e']) -> Float[Array, 'c h n e']:
-  """Heads that are computed at once together, all others along the first axis."""
-  h = 1 if sharding.platform() == 'cpu' else x.shape[2]
+def _heads_at_once(q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e']) -> int:
+  """The most heads, of those that divide all, whose scores `ROOM` holds."""
+  room = ROOM.get(sharding.platform(), 0) / (_scores(q, k) * q.dtype.itemsize)
+  return max((h for h in range(1, q.shape[2] + 1) if q.shape[2] % h == 0 and h <= room), default=1)
+
+
+def _in_groups(x: Float[Array, 'b n g e'], h: int) -> Float[Array, 'c h n e']:
+  """So many heads at a time, one group after another along the first axis."""
   return einops.rearrange(x, 'b n (p h) e -> (b p) h n e', h=h)
 
 
