@@ -1,7 +1,8 @@
 """Where the time of a step on a TPU goes, as libtpu counts it: cycles of each operation.
 
-The compiler chooses by these counts; they are no measurement, and leave out what chips wait for
-each other. They tell where to look, and which of two programs it holds to be cheaper.
+The compiler chooses by these counts; they are no measurement, and leave out gathers, for which it
+has no count, and what chips wait for each other. They tell where to look, and which of two programs
+it holds to be cheaper.
 """
 
 import collections

@@ -54,34 +54,37 @@ def inverse_search(
     more = [(0, max(PATCH - n, -n % STRIDE)) for n in (h, w)]
     level = jnp.pad(level, ((0, 0), (0, 0), *more), mode='edge')
     size = level.shape[-2:]
+    places = tuple((n - PATCH) // STRIDE + 1 for n in size)
     down, right = _gradient(level)
     first, down, right = (_cut(x[:, i].reshape(rows, *size)) for x in (level, down, right))
     second = level[:, j].reshape(rows, *size)
     if flow is None:
-      moved = jnp.zeros((rows, 2, *first.shape[-2:]))
+      moved = jnp.zeros((rows, 2, first.shape[-1]))
     else:
       flow = 2 * _apply(*map(_enlarge, flow.shape[-2:], size), flow)
-      moved = _cut(flow.reshape(rows * 2, *size)).mean((1, 2))
-      moved = moved.reshape(rows, 2, *first.shape[-2:])
-    moved = _search(first, down, right, second, moved, rounds=rounds, steps=steps, damping=damping)
-    weight = 1 / jnp.maximum(jnp.abs(_look_up(second, moved) - first), noise)
-    both = [_paste(weight * moved[:, None, None, axis]) for axis in range(2)]
-    flow = (jnp.stack(both, 1) / _paste(weight)[:, None])[..., :h, :w]
+      moved = _cut(flow.reshape(rows * 2, *size)).mean((1, 2)).reshape(rows, 2, -1)
+    moved = _search(
+      first, down, right, second, moved, places, rounds=rounds, steps=steps, damping=damping
+    )
+    weight = 1 / jnp.maximum(jnp.abs(_look_up(second, moved, places) - first), noise)
+    both = [_paste(weight * moved[:, None, None, axis], places) for axis in range(2)]
+    flow = (jnp.stack(both, 1) / _paste(weight, places)[:, None])[..., :h, :w]
   return jnp.moveaxis(flow.reshape(len(clip), len(pairs), *flow.shape[1:]), 2, -1)
 
 
 def _search(
-  first: Float[Array, 'r p p y x'],
-  down: Float[Array, 'r p p y x'],
-  right: Float[Array, 'r p p y x'],
+  first: Float[Array, 'r p p n'],
+  down: Float[Array, 'r p p n'],
+  right: Float[Array, 'r p p n'],
   second: Float[Array, 'r h w'],
-  moved: Float[Array, 'r 2 y x'],
+  moved: Float[Array, 'r 2 n'],
+  places: tuple[int, int],
   *,
   rounds: int,
   steps: int,
   damping: float,
-) -> Float[Array, 'r 2 y x']:
-  """Improves how far (right, down) each patch has moved.
+) -> Float[Array, 'r 2 n']:
+  """Improves how far (right, down) each patch has moved; there are `places` of them, y by x.
 
   Brightness counts without its mean over the patch, so that a change of light changes nothing.
   """
@@ -91,7 +94,7 @@ def _search(
   determinant = xx * yy - xy * xy
 
   def rest(moved):
-    return _without_mean(_look_up(second, moved)) - first
+    return _without_mean(_look_up(second, moved, places)) - first
 
   def misfit(moved):
     return jnp.square(rest(moved)).sum((1, 2))
@@ -107,10 +110,12 @@ def _search(
     return moved - jnp.stack([yy * px - xy * py, xx * py - xy * px], 1) / determinant[:, None]
 
   def improve(_, state):
-    y, x = state[1].shape[1:]
-    around = jnp.pad(state[0], ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
+    y, x = places
+    moved = state[0].reshape(-1, 2, y, x)
+    around = jnp.pad(moved, ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
     corners = ((1, 0), (1, 2), (0, 1), (2, 1))
-    neighbours = jnp.stack([around[..., top : top + y, left : left + x] for top, left in corners])
+    neighbours = [around[..., top : top + y, left : left + x] for top, left in corners]
+    neighbours = jnp.stack([other.reshape(state[0].shape) for other in neighbours])
     state, _ = jax.lax.scan(better, state, neighbours)
     return better(state, jax.lax.fori_loop(0, steps, step, state[0]))[0]
 
@@ -140,19 +145,21 @@ def _gradient(
   return down / 2, (around[..., 1:-1, 2:] - around[..., 1:-1, :-2]) / 2
 
 
-# Patches. Their places come last: TPUs pad the last two axes to 8 x 128.
+# Patches. Their places come last, as one axis: TPUs pad the last two axes to 8 x 128.
 
 
-def _cut(image: Float[Array, 'r h w']) -> Float[Array, 'r p p y x']:
-  """All patches of an image whose sides STRIDE divides."""
+def _cut(image: Float[Array, 'r h w']) -> Float[Array, 'r p p n']:
+  """All patches of an image whose sides STRIDE divides, row after row."""
   rows, h, w = image.shape
   tiles = image.reshape(rows, h // STRIDE, STRIDE, w // STRIDE, STRIDE).transpose(0, 2, 4, 1, 3)
   tiles = jnp.concatenate([tiles[..., :-1, :], tiles[..., 1:, :]], 1)
-  return jnp.concatenate([tiles[..., :-1], tiles[..., 1:]], 2)
+  tiles = jnp.concatenate([tiles[..., :-1], tiles[..., 1:]], 2)
+  return tiles.reshape(*tiles.shape[:3], -1)
 
 
-def _paste(patches: Float[Array, 'r p p y x']) -> Float[Array, 'r h w']:
+def _paste(patches: Float[Array, 'r p p n'], places: tuple[int, int]) -> Float[Array, 'r h w']:
   """The sum of all patches where they were cut; the transpose of `_cut`."""
+  patches = patches.reshape(*patches.shape[:3], *places)
   still = ((0, 0), (0, 0), (0, 0))
   up, down = patches[:, :STRIDE], patches[:, STRIDE:]
   tiles = jnp.pad(up, (*still, (0, 1), (0, 0))) + jnp.pad(down, (*still, (1, 0), (0, 0)))
@@ -162,30 +169,30 @@ def _paste(patches: Float[Array, 'r p p y x']) -> Float[Array, 'r h w']:
   return tiles.transpose(0, 3, 1, 4, 2).reshape(rows, y * STRIDE, x * STRIDE)
 
 
-def _without_mean(patches: Float[Array, 'r p p y x']) -> Float[Array, 'r p p y x']:
+def _without_mean(patches: Float[Array, 'r p p n']) -> Float[Array, 'r p p n']:
   return patches - patches.mean((1, 2), keepdims=True)
 
 
 def _look_up(
-  image: Float[Array, 'r h w'], moved: Float[Array, 'r 2 y x']
-) -> Float[Array, 'r p p y x']:
+  image: Float[Array, 'r h w'], moved: Float[Array, 'r 2 n'], places: tuple[int, int]
+) -> Float[Array, 'r p p n']:
   """What a patch shows at its place moved by (right, down), bilinearly.
 
   Outside the image its edge goes on; a patch moves out by no more than its own side.
   """
   rows, h, w = image.shape
-  y, x = moved.shape[-2:]
+  y, x = np.indices(places).reshape(2, -1) * STRIDE
   wide = w + 2 * PATCH + 1
-  left = jnp.clip(np.arange(x) * STRIDE + moved[:, 0], -PATCH, w)
-  top = jnp.clip(np.arange(y)[:, None] * STRIDE + moved[:, 1], -PATCH, h)
+  left = jnp.clip(x + moved[:, 0], -PATCH, w)
+  top = jnp.clip(y + moved[:, 1], -PATCH, h)
   column, row = jnp.floor(left), jnp.floor(top)
   right, down = (left - column)[:, None, None], (top - row)[:, None, None]
-  corner = ((row + PATCH) * wide + column + PATCH).astype(jnp.int32).reshape(rows, 1, y * x)
+  corner = ((row + PATCH) * wide + column + PATCH).astype(jnp.int32)[:, None]
   around = jnp.pad(image, ((0, 0), (PATCH, PATCH + 1), (PATCH, PATCH + 1)), mode='edge')
   inner = (np.arange(PATCH + 1)[:, None] * wide + np.arange(PATCH + 1)).reshape(1, -1, 1)
   shown = jnp.take_along_axis(
     around.reshape(rows, -1), (corner + inner).reshape(rows, -1), 1, mode='promise_in_bounds'
-  ).reshape(rows, PATCH + 1, PATCH + 1, y, x)
+  ).reshape(rows, PATCH + 1, PATCH + 1, -1)
   shown = shown[:, :, :-1] * (1 - right) + shown[:, :, 1:] * right
   return shown[:, :-1] * (1 - down) + shown[:, 1:] * down
 
