@@ -223,10 +223,18 @@ OOM = (
 )
 
 
+OOM_OF_TEMPORARIES = (
+  'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries '
+  '(18.50G) exceeds available HBM (15.75G).'
+)
+
+
 def test_a_step_that_does_not_fit():
-  assert aot._exhausted(OOM) == {'all': int(24.5 * 2**30), 'limit': int(15.75 * 2**30)}
+  limit = int(15.75 * 2**30)
+  assert aot._exhausted(OOM, 2**30) == {'all': int(24.5 * 2**30), 'limit': limit}
+  assert aot._exhausted(OOM_OF_TEMPORARIES, 2**30) == {'all': int(19.5 * 2**30), 'limit': limit}
   with pytest.raises(RuntimeError, match='INTERNAL'):
-    aot._exhausted('INTERNAL: something else')
+    aot._exhausted('INTERNAL: something else', 2**30)
 
 
 def test_time_and_cost_in_words():

@@ -120,7 +120,7 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Objec
     try:
       compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as e:
-      memory = _exhausted(str(e))
+      memory = _exhausted(str(e), sum(arguments.values()))
       seconds = time.perf_counter() - began
       out = CompiledStep(False, arguments | memory, None, [], {}, 0, seconds, _compiler(mesh))
       return out, objective
@@ -173,13 +173,22 @@ def _memory(arguments: dict[str, int], analysis) -> dict[str, int]:
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
-def _exhausted(message: str) -> dict[str, int]:
-  """What the TPU compiler says when memory does not suffice; raises for any other error."""
-  match = re.search(r'Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm', message)
-  if match is None:
+def _exhausted(message: str, held: int) -> dict[str, int]:
+  """What the TPU compiler says when memory does not suffice; raises for any other error.
+
+  Args:
+    message: In one of two forms: all that is used, or temporaries alone.
+    held: Bytes of what the step is given, which the latter leaves out.
+  """
+  size = r'([\d.]+)([KMGT]?)'
+  if match := re.search(rf'Used {size} of {size} hbm', message):
+    held = 0
+  elif not (
+    match := re.search(rf'temporaries \({size}\) exceeds available HBM \({size}\)', message)
+  ):
     raise RuntimeError(message)
   return {
-    'all': int(float(match[1]) * _UNITS[match[2]]),
+    'all': held + int(float(match[1]) * _UNITS[match[2]]),
     'limit': int(float(match[3]) * _UNITS[match[4]]),
   }
 
