@@ -78,6 +78,11 @@ def test_what_changed_or_failed_is_compiled_again(compiled, monkeypatch):
   benchmark(kept=rows)
   assert [key[:2] for key in compiled] == [('mme', 's'), ('videomae', 'h'), ('mme', 'h')]
   compiled.clear()
+  with monkeypatch.context() as patch:  # The same config compiles to another program.
+    patch.setattr(fits, 'PROGRAM', 0)
+    benchmark(kept=rows, sizes=('s',))
+  assert len(compiled) == 2
+  compiled.clear()
   others = [row | {'versions': VERSIONS | {'jax': '0'}} for row in rows]
   assert len(benchmark(kept=others, sizes=('s',))[-1]) == 2 == len(compiled)
 
@@ -115,14 +120,16 @@ def test_table():
   lines = fits.table(rows).splitlines()
   assert lines[2].split(' | ')[4:6] == ['videomae', 'mme']
   assert lines[4:6] == [
-    '| v5e:16x16 | B | data 256, 1,024 clips, remat none | 16.00 | 1.50 | **32.00: too much** | '
-    'all-reduce |',
+    '| v5e:16x16 | B | data 256, 1,024 clips, remat none | 16.00 | 1.50* | '
+    '**32.00*: too much** | all-reduce |',
     '| v5e:16x16 | H | data 16 x fsdp 16, 1,024 clips, remat none | 16.00 |  | 1.50 | '
     'all-gather, all-reduce |',
   ]
   assert lines[6].startswith('| 2*v5e:4x4 | B |')
   assert lines[-1].startswith('4 compiled, 3 fit, 4 send nothing but sums')
-  assert lines[-1].endswith('; 2026-11-21 to 2026-11-22')
+  assert lines[-1].endswith('; 2026-11-22; *: before, from 2026-11-21 on')
+  (last,) = [line for line in fits.table(rows[3:4]).splitlines() if 'send nothing but' in line]
+  assert last.endswith('; 2026-11-22')
 
 
 def test_operations_that_no_step_needs_are_told():

@@ -45,6 +45,9 @@ SUMS = {'all-reduce'}
 SPLIT = SUMS | {'all-gather', 'reduce-scatter', 'collective-permute'}
 WATCHING = ('log', 'checkpoint', 'probe')  # Blocks of a config that no step depends on.
 GIB = 2**30
+# To be raised when a step compiles to something else for a reason that no config tells: rows of
+# before are compiled again. 2: attention over many tokens by a loop over clips.
+PROGRAM = 2
 _MAKE_GUMBEL = """
 import pathlib, sys
 from vmae_jax.benchmark.methods import make_gumbel
@@ -117,7 +120,7 @@ def _config(method: str, size: str) -> tuple[Any, dict[str, Any]]:
 def _digest(config) -> str:
   """Of what the program may depend on."""
   blocks = {name: block for name, block in config.to_dict().items() if name not in WATCHING}
-  text = json.dumps(blocks, sort_keys=True, default=str)
+  text = json.dumps([PROGRAM, blocks], sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -191,9 +194,15 @@ def unexpected(row: Row) -> set[str]:
 
 
 def table(rows: list[Row]) -> str:
-  """The rows as Markdown: a line for each slice, size and setting, a column for each method."""
+  """The rows as Markdown: a line for each slice, size and setting, a column for each method.
+
+  What was compiled before the last day has a star.
+  """
   done = sorted((row for row in rows if 'error' not in row), key=_place)
   methods = [m for m in METHODS if any(row['method'] == m for row in done)]
+  dates = sorted(row['date'][:10] for row in done)
+  oldest, newest = dates[0], dates[-1]
+  before = f'; *: before, from {oldest} on' if oldest != newest else ''
   lines = {}
   for row in done:
     limit = f'{row["memory"]["limit"] / GIB:.2f}'
@@ -206,18 +215,17 @@ def table(rows: list[Row]) -> str:
     '|' + '---|' * (len(methods) + 5),
   ]
   for (topology, size, setting, limit), cells in lines.items():
-    memory = [_cell(cells[m]) if m in cells else '' for m in methods]
+    memory = [_cell(cells[m], newest) if m in cells else '' for m in methods]
     kinds = sorted({kind for row in cells.values() for kind in row['collectives']})
     out.append(
       f'| {topology} | {size.upper()} | {setting} | {limit} | {" | ".join(memory)} | '
       f'{", ".join(kinds) or "nothing"} |'
     )
-  dates = sorted(row['date'][:10] for row in done)
   out += [
     '',
     f'{len(done)} compiled, {sum(row["fits"] for row in done)} fit, '
     f'{sum(not unexpected(row) for row in done)} send nothing but sums of gradients and metrics '
-    f'and what fsdp asks for; {dates[0]} to {dates[-1]}',
+    f'and what fsdp asks for; {newest}{before}',
   ]
   return '\n'.join(out)
 
@@ -228,5 +236,6 @@ def _place(row: Row) -> tuple[int, str, int]:
   return place, row['topology'], tuple(SIZES).index(row['size'])
 
 
-def _cell(row: Row) -> str:
-  return _memory(row) if row['fits'] else f'**{_memory(row)}: too much**'
+def _cell(row: Row, newest: str) -> str:
+  text = _memory(row) + ('*' if row['date'][:10] < newest else '')
+  return text if row['fits'] else f'**{text}: too much**'
