@@ -15,7 +15,7 @@ IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'mapped')
 MANY = 512
 # Tokens from which on `mapped` pays: on CPU as python -m vmae_jax.benchmark attention says, on
 # TPU by the compiler's count of cycles (benchmark/NOTES.md).
-MAPPED = {'cpu': 128, 'tpu': MANY}
+MAPPED = {'cpu': 384, 'tpu': MANY}
 # Bytes of scores that `mapped` computes at once, but at least those of one head.
 ROOM = {'cpu': 0, 'tpu': 40e6}
 KEPT = 'attention'  # Name of what `mapped` needs in the backward pass, for policies of remat.
