@@ -1,0 +1,25 @@
+"""Launch files run as a user runs them, among commands that are made up."""
+
+import os
+import subprocess
+
+from tests import runs
+
+LAUNCH = runs.ROOT / 'launch'
+
+
+def bash(*command, cwd=runs.ROOT, path=None, **env):
+  env = {'PATH': os.environ['PATH'], 'HOME': '/home/me'} | env
+  if path:
+    env['PATH'] = f'{path}:{env["PATH"]}'
+  done = subprocess.run(
+    ['bash', *map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=60
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+def command(folder, name, script):
+  """A command that the scripts find before the real one."""
+  folder.mkdir(exist_ok=True, parents=True)
+  (folder / name).write_text(f'#!/usr/bin/env bash\n{script}\n')
+  (folder / name).chmod(0o755)
