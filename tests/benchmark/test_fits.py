@@ -14,6 +14,7 @@ def answer(**more):
   return {
     **dict(device='TPU', devices=256, mesh=dict(data=256, fsdp=1, tensor=1), batch_size=1024),
     **dict(model=dict(remat='none'), fits=True, resharded=0, compile_seconds=90.0),
+    'program': fits.PROGRAM,
     **dict(memory={'all': 3 * 2**29, 'limit': 2**34}, collectives=ALL_REDUCE),
     **more,
   }
@@ -79,7 +80,7 @@ def test_what_changed_or_failed_is_compiled_again(compiled, monkeypatch):
   assert [key[:2] for key in compiled] == [('mme', 's'), ('videomae', 'h'), ('mme', 'h')]
   compiled.clear()
   with monkeypatch.context() as patch:  # The same config compiles to another program.
-    patch.setattr(fits, 'PROGRAM', 0)
+    patch.setattr(fits, 'PROGRAM', fits.PROGRAM + 1)
     benchmark(kept=rows, sizes=('s',))
   assert len(compiled) == 2
   compiled.clear()
@@ -109,7 +110,7 @@ def test_slices_need_libtpu(monkeypatch):
 def test_table():
   common = dict(size='b', topology='v5e:16x16', date='2026-11-21T10:00:00+00:00')
   split = answer(mesh=dict(data=16, fsdp=16, tensor=1), collectives=ALL_REDUCE | {'all-gather': {}})
-  full = answer(memory={'all': 2**35, 'limit': 2**34}, fits=False)
+  full = answer(memory={'all': 2**35, 'limit': 2**34}, fits=False, program=fits.PROGRAM - 1)
   rows = [
     full | common | dict(method='mme'),
     answer() | common | dict(method='videomae', topology='2*v5e:4x4'),
@@ -120,16 +121,16 @@ def test_table():
   lines = fits.table(rows).splitlines()
   assert lines[2].split(' | ')[4:6] == ['videomae', 'mme']
   assert lines[4:6] == [
-    '| v5e:16x16 | B | data 256, 1,024 clips, remat none | 16.00 | 1.50* | '
+    '| v5e:16x16 | B | data 256, 1,024 clips, remat none | 16.00 | 1.50 | '
     '**32.00*: too much** | all-reduce |',
     '| v5e:16x16 | H | data 16 x fsdp 16, 1,024 clips, remat none | 16.00 |  | 1.50 | '
     'all-gather, all-reduce |',
   ]
   assert lines[6].startswith('| 2*v5e:4x4 | B |')
   assert lines[-1].startswith('4 compiled, 3 fit, 4 send nothing but sums')
-  assert lines[-1].endswith('; 2026-11-22; *: before, from 2026-11-21 on')
+  assert lines[-1].endswith('; 2026-11-21 to 2026-11-22; *: an earlier program')
   (last,) = [line for line in fits.table(rows[3:4]).splitlines() if 'send nothing but' in line]
-  assert last.endswith('; 2026-11-22')
+  assert last.endswith('; 2026-11-22 to 2026-11-22')
 
 
 def test_operations_that_no_step_needs_are_told():

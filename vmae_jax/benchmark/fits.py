@@ -46,7 +46,7 @@ SPLIT = SUMS | {'all-gather', 'reduce-scatter', 'collective-permute'}
 WATCHING = ('log', 'checkpoint', 'probe')  # Blocks of a config that no step depends on.
 GIB = 2**30
 # To be raised when a step compiles to something else for a reason that no config tells: rows of
-# before are compiled again. 2: attention over many tokens by a loop over clips.
+# before have a star and are compiled again. 2: attention over many tokens by a loop over clips.
 PROGRAM = 2
 _MAKE_GUMBEL = """
 import pathlib, sys
@@ -81,12 +81,15 @@ def benchmark_fits(
     for number, (method, size, topology) in enumerate(wanted, start=1):
       config, settings = _config(method, size)
       key, digest = (method, size, topology), _digest(config)
-      if key not in rows or rows[key]['config'] != digest or 'error' in rows[key]:
+      row = rows.get(key, {})
+      if row.get('config') != digest or _is_earlier(row) or 'error' in row:
         began = time.perf_counter()
         answer = compile_alone(method, size, topology, settings, Path(folder))
         rows[key] = {
           **dict(method=method, size=size, topology=topology, settings=settings),
-          **dict(config=digest, versions=versions, seconds=time.perf_counter() - began),
+          **dict(
+            config=digest, program=PROGRAM, versions=versions, seconds=time.perf_counter() - began
+          ),
           'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
           **answer,
         }
@@ -120,7 +123,7 @@ def _config(method: str, size: str) -> tuple[Any, dict[str, Any]]:
 def _digest(config) -> str:
   """Of what the program may depend on."""
   blocks = {name: block for name, block in config.to_dict().items() if name not in WATCHING}
-  text = json.dumps([PROGRAM, blocks], sort_keys=True, default=str)
+  text = json.dumps(blocks, sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -196,13 +199,12 @@ def unexpected(row: Row) -> set[str]:
 def table(rows: list[Row]) -> str:
   """The rows as Markdown: a line for each slice, size and setting, a column for each method.
 
-  What was compiled before the last day has a star.
+  What was another program then has a star, see `PROGRAM`.
   """
   done = sorted((row for row in rows if 'error' not in row), key=_place)
   methods = [m for m in METHODS if any(row['method'] == m for row in done)]
   dates = sorted(row['date'][:10] for row in done)
-  oldest, newest = dates[0], dates[-1]
-  before = f'; *: before, from {oldest} on' if oldest != newest else ''
+  before = '; *: an earlier program' if any(map(_is_earlier, done)) else ''
   lines = {}
   for row in done:
     limit = f'{row["memory"]["limit"] / GIB:.2f}'
@@ -215,7 +217,7 @@ def table(rows: list[Row]) -> str:
     '|' + '---|' * (len(methods) + 5),
   ]
   for (topology, size, setting, limit), cells in lines.items():
-    memory = [_cell(cells[m], newest) if m in cells else '' for m in methods]
+    memory = [_cell(cells[m]) if m in cells else '' for m in methods]
     kinds = sorted({kind for row in cells.values() for kind in row['collectives']})
     out.append(
       f'| {topology} | {size.upper()} | {setting} | {limit} | {" | ".join(memory)} | '
@@ -225,7 +227,7 @@ def table(rows: list[Row]) -> str:
     '',
     f'{len(done)} compiled, {sum(row["fits"] for row in done)} fit, '
     f'{sum(not unexpected(row) for row in done)} send nothing but sums of gradients and metrics '
-    f'and what fsdp asks for; {newest}{before}',
+    f'and what fsdp asks for; {dates[0]} to {dates[-1]}{before}',
   ]
   return '\n'.join(out)
 
@@ -236,6 +238,10 @@ def _place(row: Row) -> tuple[int, str, int]:
   return place, row['topology'], tuple(SIZES).index(row['size'])
 
 
-def _cell(row: Row, newest: str) -> str:
-  text = _memory(row) + ('*' if row['date'][:10] < newest else '')
+def _is_earlier(row: Row) -> bool:
+  return row.get('program') != PROGRAM
+
+
+def _cell(row: Row) -> str:
+  text = _memory(row) + ('*' if _is_earlier(row) else '')
   return text if row['fits'] else f'**{text}: too much**'

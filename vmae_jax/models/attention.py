@@ -17,7 +17,7 @@ MANY = 512
 # TPU by the compiler's count of cycles (benchmark/NOTES.md).
 MAPPED = {'cpu': 384, 'tpu': MANY}
 # Bytes of scores that `mapped` computes at once, but at least those of one head.
-ROOM = {'cpu': 0, 'tpu': 40e6}
+ROOM = {'tpu': 40e6}
 KEPT = 'attention'  # Name of what `mapped` needs in the backward pass, for policies of remat.
 
 
