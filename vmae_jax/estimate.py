@@ -68,7 +68,7 @@ def main(argv):
   config = _CONFIG.value
   if _BATCH.value:
     config.batch_size = _BATCH.value
-  result = estimate.estimate(
+  result, step = estimate.estimate(
     config,
     topology,
     mfu=_MFU.value,
@@ -80,7 +80,7 @@ def main(argv):
   _write(result)
   if _SEARCH.value:
     print()
-    result['search'] = search.search(config, topology)
+    result['search'] = search.search(config, topology, step=step, clip_flops=result['clip_flops'])
     print('\n' + search.table(result['search']))
     _write(result)
 

@@ -29,7 +29,10 @@ SIZES['demo'] = one | dict(decoder=one)
 config = load_config('configs/videomae.py:smoke')
 config.data.frames, config.batch_size = 2, 64
 estimate._memory_limit = lambda devices: 10 * 2**20
-found = search.search(config, 'local')
+said, step = estimate.estimate(
+  config, 'local', mfu=0.4, videos=None, decode_rate=20.0, video_bytes=1e6
+)
+found = search.search(config, 'local', step=step, clip_flops=said['clip_flops'])
 assert (config.batch_size, config.mesh.fsdp) == (64, 1)  # The caller's stays as it is.
 print(search.table(found))
 print(json.dumps(found))
@@ -52,8 +55,9 @@ def test_search():
     sizes = {int(clips): size for clips, size in row['bytes'].items()}
     assert sizes[row['clips']] <= found['limit'] < sizes[2 * row['clips']]
     assert row['batch_size'] == 2 * row['clips'] and row['clips'] >= 32
-  compiled = sum(len(row['bytes']) for row in found['rows'].values())
-  progress = r'fsdp 1, remat none, 32 clips a chip: \d\.\d MiB, fits \(compiled in \d+ s\)'
+  # One of them for the estimate: it is not compiled, nor told, again.
+  compiled = sum(len(row['bytes']) for row in found['rows'].values()) - 1
+  progress = r'fsdp 1, remat none, 64 clips a chip: \d\.\d MiB, fits \(compiled in \d+ s\)'
   assert re.match(progress, lines[0]) and 'does not fit (' in '\n'.join(lines[:compiled])
   assert lines[compiled].startswith('mesh.fsdp   model.remat   GiB at 32 clips a chip')
   assert [(x['fsdp'], x['remat']) for x in found['settings']] == [(1, 'none')]
@@ -107,26 +111,33 @@ def config_of(clips, chips=8):
   return config
 
 
+def search(chips, config):
+  """The search after the estimate, which has asked for the config's own step."""
+  settings, mesh, limit = chips.prepare(config, 'v5e:2x4')
+  step, objective = chips.compile_step(settings, mesh, limit=limit)
+  return search_lib.search(config, 'v5e:2x4', step=step, clip_flops=objective.flops())
+
+
 def found_settings(found):
   return [(row['fsdp'], row['remat']) for row in found['settings']]
 
 
 def test_what_fits_as_it_is_needs_no_other_mesh(monkeypatch, capsys):
   chips = Chips(monkeypatch, limit=700)
-  found = search_lib.search(config_of(8), 'v5e:2x4')
+  found = search(chips, config_of(8))
   assert found_settings(found) == [(1, 'none')] and {parts for parts, *_ in chips.asked} == {1}
   assert {remat: row['batch_size'] for remat, row in found['rows'].items()} == {
     'none': 8 * 8, 'dots': 16 * 8, 'full': 64 * 8,
   }  # fmt: skip
   assert len(chips.asked) == len(set(chips.asked))  # Nothing is compiled twice.
   lines = capsys.readouterr().out.splitlines()
-  assert len(lines) == len(chips.asked)
-  assert lines[0] == 'fsdp 1, remat none, 8 clips a chip: 0.0 MiB, fits (compiled in 7 s)'
+  assert len(lines) == len(chips.asked) - 1  # The first one was told by the estimate.
+  assert lines[0] == 'fsdp 1, remat none, 16 clips a chip: 0.0 MiB, does not fit (compiled in 7 s)'
 
 
 def test_split_parameters_save_recomputation(monkeypatch):
   chips = Chips(monkeypatch)
-  found = search_lib.search(config_of(8), 'v5e:2x4')
+  found = search(chips, config_of(8))
   # Of 640, 480 and 432, splitting in two leaves 440, 280 and 232; in four, 340 for the first.
   assert found_settings(found) == [(2, 'dots'), (4, 'none')]
   at_8 = [(parts, remat) for parts, remat, clips in chips.asked if clips == 8]
@@ -141,16 +152,18 @@ def test_split_parameters_save_recomputation(monkeypatch):
 
 
 def test_a_network_that_takes_longer_than_arithmetic_counts(monkeypatch):
-  Chips(monkeypatch, sent=1e7)  # Of which 7/8 are sent: 44 and 131 us, beside 41 of arithmetic.
-  found = search_lib.search(config_of(8), 'v5e:2x4')
+  chips = Chips(
+    monkeypatch, sent=1e7
+  )  # Of which 7/8 are sent: 44 and 131 us, beside 41 of arithmetic.
+  found = search(chips, config_of(8))
   assert found_settings(found) == [(2, 'dots'), (4, 'none')]
   assert (found['fsdp'], found['remat']) == (2, 'dots')
 
 
 def test_recomputed_arithmetic_counts(monkeypatch):
   """`full` in the smaller mesh takes a third more time than `dots` in the larger one."""
-  Chips(monkeypatch, limit=440, sent=5e6)
-  found = search_lib.search(config_of(9), 'v5e:2x4')
+  chips = Chips(monkeypatch, limit=440, sent=5e6)
+  found = search(chips, config_of(9))
   assert found_settings(found) == [(1, 'full'), (2, 'dots'), (4, 'none')]
   floors = [row['floor'] for row in found['settings']]
   assert floors[0] == pytest.approx(4 / 3 * 9 * 10**9 / 197e12) and floors[1] < floors[0]
@@ -160,7 +173,7 @@ def test_recomputed_arithmetic_counts(monkeypatch):
 @pytest.mark.parametrize('slices, largest', [(1, 8), (2, 4)])
 def test_parameters_are_split_within_a_slice(monkeypatch, slices, largest):
   chips = Chips(monkeypatch, slices=slices, limit=90)
-  found = search_lib.search(config_of(16), 'v5e:2x4')
+  found = search(chips, config_of(16))
   assert max(parts for parts, *_ in chips.asked) == found['fsdp'] == largest
   assert not found['settings'] and found['remat'] is None
   if slices == 1:
@@ -174,7 +187,7 @@ def test_clips_of_a_step_are_parts_of_the_batch(monkeypatch):
   chips = Chips(monkeypatch, limit=700)
   config = config_of(16)
   config.optimizer.accumulate = 2
-  assert search_lib.search(config, 'v5e:2x4')['wanted'] == 8 == chips.asked[0][2]
+  assert search(chips, config)['wanted'] == 8 == chips.asked[0][2]
   assert config.batch_size == 16 * 8
 
 
@@ -194,12 +207,27 @@ def compiler(shares, *, held=100, limit=1000):
 @pytest.mark.parametrize('start', [1, 3, 8, 64, 1024])
 def test_search_finds_the_largest(start):
   compile_at, asked = compiler({'none': 100, 'dots': 30, 'full': 14})
-  rows = list(search_lib.largest_batches(compile_at, start=start))
+  rows = list(search_lib.largest_batches(compile_at, start=start, known={}))
   assert [(remat, clips) for remat, clips, _ in rows] == [('none', 8), ('dots', 16), ('full', 64)]
   for remat, clips, tried in rows:  # Both sides are compiled, not guessed.
     assert tried[clips].fits and not tried[2 * clips].fits
     assert set(tried) == {n for n, r in asked if r == remat}
-  assert len(asked) == len(set(asked)) <= 9
+  assert len(asked) == len(set(asked)) <= 8
+  # What fits with less remat is not compiled to learn that it fits with more.
+  assert asked[-3:] == [(32, 'full'), (64, 'full'), (128, 'full')]
+
+
+@pytest.mark.parametrize('start', [1, 12, 1024])
+def test_search_begins_with_what_is_known(start):
+  compile_at, asked = compiler({'none': 100, 'dots': 30, 'full': 14})
+  known = {remat: compile_at(start, remat) for remat in ('none', 'dots')}
+  asked.clear()
+  rows = list(search_lib.largest_batches(compile_at, start=start, known=known))
+  assert [(remat, clips) for remat, clips, _ in rows] == [('none', 8), ('dots', 16), ('full', 64)]
+  assert not {(start, remat) for remat in known} & set(asked)
+  assert all(rows[i][2][start] is step for i, step in enumerate(known.values()))
+  # The memory that is known leads to the answer at once: it is compiled, and twice of it.
+  assert asked[:4] == [(8, 'none'), (16, 'none'), (16, 'dots'), (32, 'dots')]
 
 
 def test_search_does_not_trust_its_guess():
@@ -207,10 +235,11 @@ def test_search_does_not_trust_its_guess():
     memory = {'parameters': 0, 'optimizer': 0, 'all': clips**2, 'limit': 5000}
     return CompiledStep(clips**2 <= 5000, memory, None, [], {}, 0, 0.0, '')
 
-  assert [clips for _, clips, _ in search_lib.largest_batches(compile_at, start=4)] == [64, 64, 64]
+  rows = search_lib.largest_batches(compile_at, start=4, known={})
+  assert [clips for _, clips, _ in rows] == [64, 64, 64]
 
 
 def test_search_where_nothing_fits():
   compile_at, _ = compiler({'none': 1000, 'dots': 950, 'full': 900})
-  found = {remat: clips for remat, clips, _ in search_lib.largest_batches(compile_at, start=16)}
-  assert found == {'none': 0, 'dots': 0, 'full': 1}
+  rows = search_lib.largest_batches(compile_at, start=16, known={})
+  assert {remat: clips for remat, clips, _ in rows} == {'none': 0, 'dots': 0, 'full': 1}

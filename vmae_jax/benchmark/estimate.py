@@ -20,7 +20,7 @@ GIB = 2**30
 
 def estimate(
   config, topology: str, *, mfu: float, videos: int | None, decode_rate: float, video_bytes: float
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], aot.CompiledStep]:
   """Compiles the step of a config and derives what a run needs.
 
   Args:
@@ -32,7 +32,7 @@ def estimate(
     video_bytes: Mean size of a file.
 
   Returns:
-    All numbers, for JSON; see `table`.
+    All numbers, for JSON, see `table`; and the step.
 
   Raises:
     UserError: an unknown topology, or a config that cannot work there.
@@ -63,7 +63,7 @@ def estimate(
     clip_bytes=sum(x.size * x.dtype.itemsize for x in images) // config.batch_size,
   )
   rate, seconds = speed['clips_per_second'], speed['step_seconds']
-  return {
+  result = {
     'method': config.method,
     'size': config.model.size,
     'topology': topology,
@@ -78,8 +78,8 @@ def estimate(
     'compile_seconds': step.seconds,
     'fits': step.fits,
     'memory': step.memory,
-    'clip_gigaflops': clip_flops / 1e9,
-    'compiled_clip_gigaflops': step.flops and step.flops * devices / config.batch_size / 1e9,
+    'clip_flops': clip_flops,
+    'compiled_clip_flops': step.flops and step.flops * devices / config.batch_size,
     'collectives': collectives,
     'cycles': step.cycles,
     'resharded': step.resharded,
@@ -92,6 +92,7 @@ def estimate(
     'feed': feed._asdict(),
     'host': rate and plan.feeding(clips_per_second=rate, hosts=hosts, feed=feed),
   }
+  return result, step
 
 
 def published(devices) -> tuple[float | None, float | None]:
@@ -153,9 +154,9 @@ def table(result: dict[str, Any]) -> str:
   lines += [f'  {kind:36}{size_text(size)}' for kind, size in memory.items()]
   verdict = 'fits' if result['fits'] else 'DOES NOT FIT'
   lines += [f'  {"in all":36}{size_text(total)} of {size_text(limit).strip()}: {verdict}', '']
-  lines.append(f'GFLOP a clip: {result["clip_gigaflops"]:,.1f}')
-  if counted := result['compiled_clip_gigaflops']:
-    lines[-1] += f' (the compiler counts {counted:,.1f}, bodies of loops once)'
+  lines.append(f'GFLOP a clip: {result["clip_flops"] / 1e9:,.1f}')
+  if counted := result['compiled_clip_flops']:
+    lines[-1] += f' (the compiler counts {counted / 1e9:,.1f}, bodies of loops once)'
   if result['fits']:
     lines += ['', 'between chips, in a step     operations     runs       MB   MB sent by each']
     for kind, row in result['collectives'].items():

@@ -1,8 +1,7 @@
 """The cheapest mesh and remat for a batch, and the largest batches, all of them compiled."""
 
-import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vmae_jax import sharding
@@ -16,7 +15,7 @@ from vmae_jax.benchmark.estimate import GIB, prepare, published, size_text
 REMATS = {'none': 0.0, 'dots': 0.0, 'full': 1 / 3}
 
 
-def search(config, topology: str) -> dict[str, Any]:
+def search(config, topology: str, *, step: CompiledStep, clip_flops: int) -> dict[str, Any]:
   """Finds what the config's batch needs at least, and how large a batch could be.
 
   Parameters are split over more and more chips (`mesh.fsdp`) for as long as that may save
@@ -28,6 +27,8 @@ def search(config, topology: str) -> dict[str, Any]:
   Args:
     config: Of pre-training.
     topology: As `estimate` takes it.
+    step: Of the config as it is, which `estimate` has compiled.
+    clip_flops: Of a step for one clip, without what is computed again.
 
   Returns:
     All numbers, for JSON; see `table`.
@@ -40,22 +41,25 @@ def search(config, topology: str) -> dict[str, Any]:
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   step_clips = ways * config.optimizer.accumulate  # In a batch for one clip at a time on each.
   wanted = config.batch_size // step_clips
+  first = mesh.shape['fsdp']
+  compiled = {(first, config.model.remat, wanted): step}
 
-  @functools.cache
   def compile_at(fsdp, remat, clips):
+    if known := compiled.get((fsdp, remat, clips)):
+      return known
     config.batch_size, config.model.remat = clips * step_clips, remat
     config.mesh.data, config.mesh.fsdp = ways // fsdp, fsdp
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
-    step, objective = aot.compile_step(config, mesh, limit=limit)
+    step, _ = aot.compile_step(config, mesh, limit=limit)
     print(
       f'fsdp {fsdp}, remat {remat}, {clips} clips a chip: '
       f'{size_text(step.memory["all"]).strip()}, {"fits" if step.fits else "does not fit"} '
       f'(compiled in {step.seconds:.0f} s)',
       flush=True,
     )
-    return step, _floor(step, objective.flops(), config.batch_size, devices, remat)
+    compiled[fsdp, remat, clips] = step
+    return step
 
-  first = mesh.shape['fsdp']
   slices = sharding.count_slices(devices)
   more = [first * 2**k for k in range(1, 32) if ways % (first * 2**k * slices) == 0]
   settings = [
@@ -63,14 +67,17 @@ def search(config, topology: str) -> dict[str, Any]:
       'fsdp': fsdp,
       'remat': remat,
       'bytes': step.memory['all'],
-      'floor': compile_at(fsdp, remat, wanted)[1],
+      'floor': _floor(step, clip_flops, wanted * step_clips, devices, remat),
     }
-    for fsdp, remat, step in fitting(lambda *x: compile_at(*x, wanted)[0], [first, *more])
+    for fsdp, remat, step in fitting(lambda *x: compile_at(*x, wanted), [first, *more])
   ]
   best = min(settings, key=lambda x: (x['floor'], [*REMATS].index(x['remat'])), default=None)
   fsdp = best['fsdp'] if best else [first, *more][-1]
+  known = {r: compiled[fsdp, r, wanted] for r in REMATS if (fsdp, r, wanted) in compiled}
   rows = {}
-  for remat, clips, tried in largest_batches(lambda n, r: compile_at(fsdp, r, n)[0], start=wanted):
+  for remat, clips, tried in largest_batches(
+    lambda n, r: compile_at(fsdp, r, n), start=wanted, known=known
+  ):
     sizes = {n: tried[n].memory['all'] for n in sorted(tried)}
     rows[remat] = {'clips': clips, 'batch_size': clips * step_clips, 'bytes': sizes}
   return {
@@ -138,37 +145,41 @@ def _may_fit(memory: dict[str, int], parts: float) -> bool:
 
 
 def largest_batches(
-  compile_at: Callable[[int, str], CompiledStep], *, start: int
+  compile_at: Callable[[int, str], CompiledStep],
+  *,
+  start: int,
+  known: Mapping[str, CompiledStep],
 ) -> Iterator[tuple[str, int, dict[int, CompiledStep]]]:
   """For each remat the largest power of two of clips a chip that fits.
 
-  Every answer is compiled: the largest fits and twice as many do not. The first guess is
-  `start`; the next follows from the memory that it takes, which grows with the clips.
+  Every answer is compiled: the largest fits and twice as many do not. Where a remat begins, the
+  memory of a step that is known tells where to look; else twice of what fits with less remat.
 
   Args:
     compile_at: (clips a chip, remat) -> the compiled step.
     start: The first number of clips a chip to try.
+    known: Remat -> the step for `start` clips, where it has been compiled.
 
   Yields:
     remat, the largest number of clips (0 if not even one fits), and all that was compiled.
   """
   guess = 2 ** round(math.log2(max(start, 1)))
   for remat in REMATS:
-    tried = {}
+    near, step = (start, known[remat]) if remat in known else (guess, compile_at(guess, remat))
+    tried = {near: step}
+    guess = _by_memory(near, step.memory)
 
     def fits(clips, remat=remat, tried=tried):
       if clips not in tried:
         tried[clips] = compile_at(clips, remat)
       return tried[clips].fits
 
-    fits(guess)
-    guess = _by_memory(guess, tried[guess].memory)
     while guess >= 1 and not fits(guess):
       guess //= 2
     while guess >= 1 and fits(2 * guess):
       guess *= 2
     yield remat, guess, tried
-    guess = max(guess, 1)
+    guess = max(2 * guess, 1)
 
 
 def _by_memory(clips: int, memory: dict[str, int]) -> int:
