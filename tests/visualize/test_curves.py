@@ -38,6 +38,16 @@ def test_learning_rate_needs_room_only_if_logged(tmp_path):
   assert heights[0] > heights[1]
 
 
+def test_a_run_that_logged_once_is_seen(tmp_path):
+  path = tmp_path / 'once.png'
+  loss_curve({'': METRICS[:1]}, path)
+  image = Image.open(path)
+  middle = 68 * image.height // 100  # The loss above, the learning rate below.
+  for top, bottom in ((0, middle), (middle, image.height)):
+    image.crop((0, top, image.width, bottom)).save(tmp_path / 'part.png')
+    assert has_colour(tmp_path / 'part.png', COLOURS[0])
+
+
 def test_missing_key_is_told(tmp_path):
   with pytest.raises(UserError, match="run 'one' has no acc .* there is: learning_rate, loss"):
     loss_curve({'one': METRICS}, tmp_path / 'curve.png', keys=('acc',))

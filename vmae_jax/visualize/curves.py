@@ -37,7 +37,7 @@ def loss_curve(
   """
   # No pyplot: it would keep global state and could look for a display.
   from matplotlib.figure import Figure
-  from matplotlib.ticker import FuncFormatter
+  from matplotlib.ticker import FuncFormatter, MaxNLocator
 
   with_rate = any(rate_key in record for metrics in runs.values() for record in metrics)
   figure = Figure(figsize=(7.2, 4.2 if with_rate else 3.4), layout='constrained')
@@ -60,9 +60,10 @@ def loss_curve(
       smooth = smoothed(values, window=1 + int(SMOOTHING * len(values)))
       label = ': '.join(part for part in (name, key if len(keys) > 1 else '') if part)
       axes[0].plot(steps, values, color=look['color'], linewidth=0.6, alpha=0.3)
-      axes[0].plot(steps, smooth, linewidth=1.8, label=label or None, **look)
+      axes[0].plot(steps, smooth, linewidth=1.8, label=label or None, marker=_marker(steps), **look)
     if with_rate:
-      axes[1].plot(*series(metrics, rate_key), linewidth=1.2, **run_look)
+      steps, rates = series(metrics, rate_key)
+      axes[1].plot(steps, rates, linewidth=1.2, marker=_marker(steps), **run_look)
   axes[0].set_ylabel(keys[0] if len(keys) == 1 else 'loss')
   axes[0].set_title(title, loc='left', fontsize='medium')
   if axes[0].get_legend_handles_labels()[1]:
@@ -73,6 +74,7 @@ def loss_curve(
     axes[1].locator_params(axis='y', nbins=3)
     axes[1].yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f'{rate:.0e}' if rate else '0'))
   axes[-1].set_xlabel('step')
+  axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
   for ax in axes:
     ax.spines[['top', 'right']].set_visible(False)
     ax.grid(color='#dddddd', linewidth=0.6)
@@ -82,6 +84,11 @@ def loss_curve(
 
 def _look(line: int) -> dict[str, str]:
   return {'color': COLOURS[line % len(COLOURS)], 'linestyle': STYLES[line % len(STYLES)]}
+
+
+def _marker(steps: Float[np.ndarray, ' s']) -> str | None:
+  """A line through one point cannot be seen."""
+  return 'o' if len(steps) == 1 else None
 
 
 def series(
