@@ -90,7 +90,8 @@ class Chips:
 
   def prepare(self, config, topology):
     config = config.copy_and_resolve_references()
-    mesh = dict(data=len(self.devices), fsdp=1, tensor=1)
+    fsdp = config.mesh.fsdp
+    mesh = dict(data=len(self.devices) // fsdp, fsdp=fsdp, tensor=1)
     return config, self.make_mesh(**mesh, devices=self.devices), self.limit
 
   def compile_step(self, config, mesh, *, limit):
@@ -135,6 +136,18 @@ def test_what_fits_as_it_is_needs_no_other_mesh(monkeypatch, capsys):
   assert lines[0] == 'fsdp 1, remat none, 16 clips a chip: 0.0 MiB, does not fit (compiled in 7 s)'
 
 
+@pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
+def test_the_step_of_the_estimate_stands_for_its_own_mesh_and_remat(monkeypatch, remat):
+  chips = Chips(monkeypatch)
+  config = config_of(8)
+  config.mesh.fsdp, config.model.remat = 2, remat
+  found = search(chips, config)
+  assert chips.asked[0] == (2, remat, 8) and len(chips.asked) == len(set(chips.asked))
+  # Of 440, 280 and 232 in halves the second fits; in four parts the first does with 340.
+  settings = [(row['fsdp'], row['remat'], row['bytes']) for row in found['settings']]
+  assert settings == [(2, 'dots', 280), (4, 'none', 340)]
+
+
 def test_split_parameters_save_recomputation(monkeypatch):
   chips = Chips(monkeypatch)
   found = search(chips, config_of(8))
@@ -152,9 +165,8 @@ def test_split_parameters_save_recomputation(monkeypatch):
 
 
 def test_a_network_that_takes_longer_than_arithmetic_counts(monkeypatch):
-  chips = Chips(
-    monkeypatch, sent=1e7
-  )  # Of which 7/8 are sent: 44 and 131 us, beside 41 of arithmetic.
+  # Of `sent` 7/8 leave a chip: 44 and 131 us, beside 41 of arithmetic.
+  chips = Chips(monkeypatch, sent=1e7)
   found = search(chips, config_of(8))
   assert found_settings(found) == [(2, 'dots'), (4, 'none')]
   assert (found['fsdp'], found['remat']) == (2, 'dots')
