@@ -12,7 +12,7 @@ Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 uc
 `videos`, `smoke` as in videomae.py, from which everything that is not named here comes. The
 tokenizer is one of taming-transformers' VQGANs or one trained from one's own videos:
 
-  python -m vmae_jax.tokenizers.train --videos=lists/k400_train.txt --out=tokenizers/own.safetensors
+  python -m vmae_jax.train_tokenizer --videos=lists/k400_train.txt --out=tokenizers/own.safetensors
 
 The paper's: an encoder, a regressor and two decoders of their own; VQGAN codes as appearance;
 RGB differences as motion, the best of the targets it tried; 400 epochs on K400.

@@ -38,3 +38,39 @@ def optimisation(request):
     patch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '0')
     yield
   jax.config.update('jax_disable_most_optimizations', HURRIED)
+
+
+@pytest.fixture
+def memory():
+  """fsspec's file system in memory, emptied at the end."""
+  from fsspec import filesystem
+
+  fs = filesystem('memory')
+  yield fs
+  fs.rm('/', recursive=True)
+
+
+@pytest.fixture
+def shards(tmp_path, memory, monkeypatch):
+  """The same five videos in a folder of shards here and at memory://bucket/shards."""
+  from tests.data.clips_on_disk import write_video
+  from tests.data.shards_on_disk import at_once, make
+  from vmae_jax.prepare import prepare_shards
+  from vmae_jax.prepare.layouts import Listed
+
+  monkeypatch.setattr(prepare_shards, 'run_all', at_once)
+  videos = []
+  for i in range(5):
+    path = write_video(tmp_path / f'{i}.mp4', frames=20 + i, height=48, width=56)
+    videos.append(Listed(f'v{i}', path, label=i % 2))
+  make(tmp_path / 'shards', videos, shard_videos=2)
+  memory.put(str(tmp_path / 'shards'), '/bucket/shards', recursive=True)
+  return str(tmp_path / 'shards'), 'memory://bucket/shards'
+
+
+@pytest.fixture
+def no_pause(monkeypatch):
+  """Second attempts at what lies elsewhere come at once."""
+  from vmae_jax import storage
+
+  monkeypatch.setattr(storage, 'PAUSE', 0.0)

@@ -5,9 +5,9 @@ import optax
 
 from tests import runs
 from vmae_jax.config_file import load_config
-from vmae_jax.training.checkpoint import Checkpointer
-from vmae_jax.training.compose import build_objective
-from vmae_jax.training.step import init_state
+from vmae_jax.method.compose import build_objective
+from vmae_jax.method.state import init_state
+from vmae_jax.runs.checkpoint import Checkpointer
 
 
 def save_fresh_run(workdir):

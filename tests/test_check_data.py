@@ -10,10 +10,10 @@ from PIL import Image
 
 from tests.data.clips_on_disk import write_video
 from vmae_jax.check_data import _write, judge
-from vmae_jax.data.examine import Finding
-from vmae_jax.data.layouts import Listed
-from vmae_jax.data.prepare_shards import write_shards
 from vmae_jax.data.sources import Entry, FileSource, open_source
+from vmae_jax.prepare.examine import Finding
+from vmae_jax.prepare.layouts import Listed
+from vmae_jax.prepare.prepare_shards import write_shards
 
 
 def _run(*arguments):

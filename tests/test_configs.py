@@ -7,7 +7,7 @@ import pytest
 from configs import mam2, mgmae, mme, motionmae, videomae
 from vmae_jax import config as config_lib
 from vmae_jax.errors import UserError
-from vmae_jax.training.compose import build_objective
+from vmae_jax.method.compose import build_objective
 
 ARGUMENTS = [
   *(f'{size},{data}' for size in ('tiny', 's', 'b', 'l', 'h', 'giant') for data in ('k400',)),

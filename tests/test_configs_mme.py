@@ -7,7 +7,7 @@ import pytest
 
 from configs import mam2, mme
 from vmae_jax.errors import UserError
-from vmae_jax.training.compose import build_objective, window
+from vmae_jax.method.compose import build_objective, window
 from vmae_jax.training.pretraining import clip_sampler
 
 

@@ -13,11 +13,11 @@ import pytest
 
 from tests import runs
 from vmae_jax import sharding
-from vmae_jax.benchmark import aot, estimate
 from vmae_jax.config_file import load_config
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import open_source
-from vmae_jax.training.compose import build_objective
+from vmae_jax.method.compose import build_objective
+from vmae_jax.planning import aot, estimate
 from vmae_jax.training.pretraining import clip_sampler
 
 SMALL = ('model.decoder_depth=1', 'data.frames=4')  # Compiles faster.

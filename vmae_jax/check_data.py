@@ -23,13 +23,12 @@ from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
-from vmae_jax import cli
-from vmae_jax.data import remote
-from vmae_jax.data.datasheet import contact_sheet, datasheet
-from vmae_jax.data.examine import Finding, examine_all
+from vmae_jax import cli, storage
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import Entry, FileSource, open_source
 from vmae_jax.errors import UserError
+from vmae_jax.prepare.datasheet import contact_sheet, datasheet
+from vmae_jax.prepare.examine import Finding, examine_all
 
 OUT = flags.DEFINE_string('out', None, 'The folder that the report is written to.')
 ROOT = flags.DEFINE_string('root', '', "Where relative paths start; by default the list's folder.")
@@ -92,7 +91,7 @@ def _write(
       )
       if status != 'broken':
         quote = '"' if entry.tail.startswith('"') else ''
-        clean.append(f'{quote}{remote.absolute(entry.path)}{entry.tail}\n')
+        clean.append(f'{quote}{storage.absolute(entry.path)}{entry.tail}\n')
   if isinstance(source, FileSource):
     with open(os.path.join(out, 'clean.txt'), 'w', encoding='utf-8') as f:
       f.writelines(clean)

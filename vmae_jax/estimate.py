@@ -63,7 +63,7 @@ def main(argv):
     import jax
 
     jax.config.update('jax_platforms', 'cpu')
-  from vmae_jax.benchmark import estimate, search
+  from vmae_jax.planning import estimate, search
 
   config = _CONFIG.value
   if _BATCH.value:

@@ -11,8 +11,8 @@ import pytest
 from tests.benchmark.test_fits import answer
 from tests.data.clips_on_disk import write_video
 from vmae_jax.benchmark import fits
-from vmae_jax.data.layouts import Listed
-from vmae_jax.data.prepare_shards import write_shards
+from vmae_jax.prepare.layouts import Listed
+from vmae_jax.prepare.prepare_shards import write_shards
 
 ROOT = Path(__file__).parents[2]
 

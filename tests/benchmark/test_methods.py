@@ -7,7 +7,7 @@ import pytest
 from tests.runs import ROOT
 from vmae_jax.benchmark import methods, step
 from vmae_jax.config_file import load_config
-from vmae_jax.training.compose import build_objective
+from vmae_jax.method.compose import build_objective
 
 
 @pytest.mark.parametrize('row', methods.METHODS)

@@ -1,7 +1,7 @@
 """Shards that tests make, without processes."""
 
-from vmae_jax.data import prepare_shards
-from vmae_jax.data.encoding import Encoding
+from vmae_jax.prepare import prepare_shards
+from vmae_jax.prepare.encoding import Encoding
 
 
 def at_once(function, tasks, **_):

@@ -6,8 +6,8 @@ import urllib.request
 import pytest
 
 from tests.data.clips_on_disk import write_video
-from tests.data.test_prepare import contents, main
-from tests.data.test_remote import assert_same, batches
+from tests.prepare.test_prepare import contents, main
+from tests.test_storage import assert_same, batches
 from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmae_jax.data.encoding import Encoding, encode_video
-from vmae_jax.data.examine import examine
 from vmae_jax.data.frame_folder import FrameFolder
 from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.data.video import Video, VideoError
 from vmae_jax.errors import UserError
+from vmae_jax.prepare.encoding import Encoding, encode_video
+from vmae_jax.prepare.examine import examine
 
 
 def write_frames(folder, *, frames=6, size=(36, 48), suffix='png'):

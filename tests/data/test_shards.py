@@ -12,11 +12,8 @@ from av.video.frame import PictureType
 
 from tests.data.clips_on_disk import decode_all, write_video
 from tests.data.shards_on_disk import at_once, make
-from vmae_jax.data import prepare_shards, synthetic, synthetic_set
+from vmae_jax.data import synthetic
 from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.encoding import Encoding, encode_video, scaled_size
-from vmae_jax.data.examine import examine_record
-from vmae_jax.data.layouts import Listed
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.shards import (
   Header,
@@ -30,6 +27,10 @@ from vmae_jax.data.shards import (
 from vmae_jax.data.sources import open_source
 from vmae_jax.data.video import Video, VideoError
 from vmae_jax.errors import UserError
+from vmae_jax.prepare import prepare_shards, synthetic_set
+from vmae_jax.prepare.encoding import Encoding, encode_video, scaled_size
+from vmae_jax.prepare.examine import examine_record
+from vmae_jax.prepare.layouts import Listed
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from vmae_jax.data import loader as loader_lib
 from vmae_jax.data import video as video_lib
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
-from vmae_jax.data.patience import Closed, NoAnswer, Patience
 from vmae_jax.data.patient_source import PatientFrames, PatientSource
 from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
 from vmae_jax.errors import UserError
+from vmae_jax.patience import Closed, NoAnswer, Patience
 
 # Seconds. Only what never answers may be given few: on a busy machine a thread may wait for its
 # turn longer than it decodes.
@@ -193,7 +193,7 @@ def test_too_many_stuck_videos_stop_the_run(source, pipe):
 
 STOPPED = """
 import time
-from vmae_jax.data.patience import Patience
+from vmae_jax.patience import Patience
 
 def work():
   print('working', flush=True)

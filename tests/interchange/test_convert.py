@@ -16,9 +16,9 @@ from tests import runs
 from tests.interchange import synthetic
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
+from vmae_jax.frozen.files import load_params, save_params
 from vmae_jax.interchange import selfcheck
 from vmae_jax.interchange.convert import convert
-from vmae_jax.interchange.files import load_params, save_params
 from vmae_jax.interchange.pretrained import load_pretrained
 from vmae_jax.interchange.runs import load_run, save_run
 

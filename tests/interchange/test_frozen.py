@@ -7,10 +7,10 @@ from safetensors.numpy import save_file
 
 from tests.interchange import peer_raft, peer_vqgan
 from vmae_jax.errors import UserError
+from vmae_jax.frozen.raft import load_raft
+from vmae_jax.frozen.tokenizer import load_tokenizer
 from vmae_jax.interchange.convert import convert
 from vmae_jax.interchange.vqgan import vqgan_from_taming
-from vmae_jax.motion.raft import load_raft
-from vmae_jax.tokenizers.tokenizer import load_tokenizer
 
 
 def test_raft_is_recognised_and_written(tmp_path):

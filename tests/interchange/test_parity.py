@@ -15,13 +15,13 @@ import optax
 import pytest
 
 from tests.interchange import peer
+from vmae_jax.method.losses import mse
+from vmae_jax.method.objective import normalise, prepare
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.decoder import Output
 from vmae_jax.models.encoder import gather
 from vmae_jax.targets.pixels import pixels
-from vmae_jax.training.losses import mse
-from vmae_jax.training.objective import normalise, prepare
 
 pytestmark = pytest.mark.optimised
 

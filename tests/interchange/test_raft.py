@@ -10,8 +10,8 @@ import pytest
 
 from tests.interchange import peer_raft
 from vmae_jax.errors import UserError
+from vmae_jax.frozen.raft import RAFT
 from vmae_jax.interchange.raft import param_shapes, raft_from_torch, raft_kind
-from vmae_jax.motion.raft import RAFT
 
 pytestmark = pytest.mark.optimised
 

@@ -264,7 +264,7 @@ import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from configs import mgmae
 from vmae_jax.sharding import batch_sharding, make_mesh
-from vmae_jax.training.compose import build_objective
+from vmae_jax.method.compose import build_objective
 
 objective = build_objective(mgmae.get_config('smoke'))
 index = np.arange(8, dtype=np.int32)

@@ -11,7 +11,8 @@ WATCHED = """
 import json, sys, threading
 import jax
 from vmae_jax.config_file import load_config
-from vmae_jax.training import loop, pretraining, run_log
+from vmae_jax.training import loop, pretraining
+from vmae_jax.runs import run_log
 
 events, steps = [], {}
 Array = type(jax.numpy.zeros(()))

@@ -20,9 +20,9 @@ from vmae_jax.config_file import load_config
 from vmae_jax.data.sources import open_source
 from vmae_jax.data.views import ViewSampler
 from vmae_jax.evaluation import multiview
+from vmae_jax.runs.metrics import read_metrics
+from vmae_jax.runs.stop import Stop
 from vmae_jax.training.finetuning import _find_start, finetune
-from vmae_jax.training.metrics import read_metrics
-from vmae_jax.training.stop import Stop
 from vmae_jax.training.supervised import build_supervised
 
 STEPS, EVERY, VIDEOS = 4, 2, 11

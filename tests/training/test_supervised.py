@@ -11,8 +11,9 @@ import pytest
 from tests import runs
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
+from vmae_jax.method.state import init_state
 from vmae_jax.training import mixing
-from vmae_jax.training.step import init_state, make_train_step
+from vmae_jax.training.step import make_train_step
 from vmae_jax.training.supervised import build_supervised
 
 CLASSES = 12

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from vmae_jax.benchmark import contenders
-from vmae_jax.training.checkpoint import Checkpointer
-from vmae_jax.training.compose import build_objective
+from vmae_jax.method.compose import build_objective
+from vmae_jax.runs.checkpoint import Checkpointer
 
 
 def benchmark_checkpoint(*, size: str, rounds: int) -> dict:

@@ -79,7 +79,7 @@ def vmae_jax(
 
 
 def _pretrain(config, batch: int):
-  from vmae_jax.training.compose import build_objective
+  from vmae_jax.method.compose import build_objective
 
   objective = build_objective(config)
   data = _batch(batch)
@@ -109,8 +109,8 @@ def start(task) -> tuple:
   """AdamW and a fresh train state of an `Objective` or `Supervised`."""
   import jax
 
+  from vmae_jax.method.state import init_state
   from vmae_jax.training.optimizer import make_optimizer
-  from vmae_jax.training.step import init_state
 
   optimizer = make_optimizer(
     schedule=lambda _: 1e-4, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05, clip_norm=0.0

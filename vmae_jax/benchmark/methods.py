@@ -85,8 +85,8 @@ def make_gumbel(path: Path) -> Path:
   import jax
   import jax.numpy as jnp
 
-  from vmae_jax.tokenizers.tokenizer import save_tokenizer
-  from vmae_jax.tokenizers.vqgan import VQGAN
+  from vmae_jax.frozen.tokenizer import save_tokenizer
+  from vmae_jax.frozen.vqgan import VQGAN
 
   model = VQGAN(**GUMBEL)
   images = jnp.zeros((1, 8, 8, 3))

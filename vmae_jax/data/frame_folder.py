@@ -13,7 +13,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from vmae_jax.data import remote
+from vmae_jax import storage
 from vmae_jax.data.video import Video, VideoError
 from vmae_jax.types import Int, UInt8
 
@@ -28,7 +28,7 @@ def open_video(path: str) -> 'Video | FrameFolder':
     VideoError: it is none, or frames are missing.
     OSError: the network, or the disk, does not give it.
   """
-  return FrameFolder(path) if path.endswith('/') else Video(remote.video_file(path))
+  return FrameFolder(path) if path.endswith('/') else Video(storage.video_file(path))
 
 
 def order_frames(names: Iterable[str]) -> list[str]:
@@ -81,7 +81,7 @@ class FrameFolder:
   def __init__(self, folder: str | os.PathLike):
     self._folder = os.fspath(folder)
     try:
-      self.names = order_frames(remote.names(self._folder))
+      self.names = order_frames(storage.names(self._folder))
     except OSError as e:
       raise VideoError(f'cannot read the folder: {e.strerror or e}') from e
     self.num_frames = len(self.names)
@@ -89,7 +89,7 @@ class FrameFolder:
   def file(self, i: int) -> bytes:
     """The file of a picture."""
     try:
-      return remote.read(os.path.join(self._folder, self.names[i]))
+      return storage.read(os.path.join(self._folder, self.names[i]))
     except OSError as e:
       raise VideoError(f'cannot read the frame {self.names[i]}: {e.strerror or e}') from e
 

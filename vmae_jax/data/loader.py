@@ -9,7 +9,7 @@ threads, workers, devices, hosts and restarts change nothing, and the loader's w
 the step.
 
 Nothing can make it wait for ever: a video that gives no answer is replaced, as a broken one is
-(`vmae_jax.data.patience`), and decoding processes that die are started again.
+(`vmae_jax.patience`), and decoding processes that die are started again.
 """
 
 import bisect
@@ -28,10 +28,10 @@ from absl import flags, logging
 from jax.sharding import Mesh
 
 from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.patience import Patience
 from vmae_jax.data.patient_source import PatientSource
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
+from vmae_jax.patience import Patience
 from vmae_jax.sharding import batch_sharding
 from vmae_jax.types import Array
 

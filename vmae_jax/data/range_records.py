@@ -18,7 +18,7 @@ import itertools
 import struct
 from collections.abc import Sequence
 
-from vmae_jax.data import remote
+from vmae_jax import storage
 
 BLOCK, BLOCK_HEADER, CHUNK_HEADER = 1 << 16, 24, 40
 
@@ -86,9 +86,9 @@ class RangeRecords:
     if file not in self._places:  # Threads that come at once do it more than once.
       path, size, count = self._files[file]
       begin = size - BLOCK
-      last, *_ = _chunk_records(remote.read(path, begin, size), begin)
+      last, *_ = _chunk_records(storage.read(path, begin, size), begin)
       footer = _first_field(last)
-      records = _chunk_records(remote.read(path, footer, begin), footer)
+      records = _chunk_records(storage.read(path, footer, begin), footer)
       places = [_first_field(record) for record in records[1:]]
       if len(places) != count:
         raise ValueError(f'{path} has {len(places)} records, not {count}')
@@ -102,7 +102,7 @@ class RangeRecords:
     places = self._places_of(file)
     k = i - (self._ends[file] - count)
     try:
-      (record,) = _chunk_records(remote.read(path, places[k], places[k + 1]), places[k])
+      (record,) = _chunk_records(storage.read(path, places[k], places[k + 1]), places[k])
     except (struct.error, IndexError) as e:
       raise ValueError(str(e)) from e
     return record

@@ -18,7 +18,7 @@ import struct
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vmae_jax.data import remote
+from vmae_jax import storage
 from vmae_jax.data.range_records import RangeRecords
 from vmae_jax.data.video import Video, VideoError
 from vmae_jax.errors import UserError
@@ -106,12 +106,12 @@ def read_index(text: str) -> tuple[Header, ...]:
 
 def holds_shards(folder: str) -> bool:
   """Whether a folder has been written by `prepare`, completely or not."""
-  return remote.is_file(f'{folder}/{MANIFEST}') or remote.is_folder(f'{folder}/{PARTS}')
+  return storage.is_file(f'{folder}/{MANIFEST}') or storage.is_folder(f'{folder}/{PARTS}')
 
 
 def _open_records(folder: str, shards: list[dict[str, Any]]) -> Any:
   """What `[i]` gives record i of."""
-  if remote.is_remote(folder):
+  if storage.is_remote(folder):
     return RangeRecords([(f'{folder}/{s["name"]}', s['size'], s['records']) for s in shards])
   import grain  # Not above: it takes a second, and who writes shards does not need it.
 
@@ -134,11 +134,11 @@ class ShardSource:
 
   def __init__(self, folder: str):
     self.folder = folder.rstrip('/') or folder
-    if not remote.is_file(f'{folder}/{MANIFEST}'):
+    if not storage.is_file(f'{folder}/{MANIFEST}'):
       raise UserError(f'the shards in {folder} are not complete: start the same prepare again.')
     try:
-      self.manifest = json.loads(remote.read_text(f'{folder}/{MANIFEST}'))
-      index = remote.read_text(f'{folder}/{INDEX}')
+      self.manifest = json.loads(storage.read_text(f'{folder}/{MANIFEST}'))
+      index = storage.read_text(f'{folder}/{INDEX}')
       version, shards = self.manifest['version'], self.manifest['shards']
       if version != VERSION:
         raise UserError(
@@ -150,13 +150,13 @@ class ShardSource:
       self.class_names: tuple[str, ...] = tuple(self.manifest['classes'])
       if not self.headers:
         raise UserError(f'the shards in {folder} hold no video: all of them failed.')
-      sizes = remote.sizes(folder)
+      sizes = storage.sizes(folder)
       for shard in shards:
         if shard['name'] not in sizes:
           raise ValueError(f'{shard["name"]}: No such file')
         if sizes[shard['name']] != shard['size']:
           raise ValueError(f'{shard["name"]} has another size than when it was written')
-      self._records = _open_records(remote.absolute(self.folder), shards)
+      self._records = _open_records(storage.absolute(self.folder), shards)
     except (OSError, ValueError, KeyError, TypeError) as e:
       raise UserError(
         f'the shards in {folder} are damaged ({e}): copy them again, or prepare them anew.'
@@ -184,7 +184,7 @@ class ShardSource:
     header, data = unpack(record)
     if header != self.headers[i]:
       raise VideoError(f'its record is that of {header.id!r}')
-    if remote.is_remote(self.folder):  # On disks ArrayRecord's own reader does it.
+    if storage.is_remote(self.folder):  # On disks ArrayRecord's own reader does it.
       check(header, data)
     return header, data
 

@@ -5,7 +5,7 @@
     path/to/train.csv         a list file, see `read_list`
     path/to/folder            all videos below it, see `read_folder`
     path/to/shards            what prepare --shards wrote, see `vmae_jax.data.shards`
-    gs://..., s3://...        any of these in a bucket, see `vmae_jax.data.remote`
+    gs://..., s3://...        any of these in a bucket, see `vmae_jax.storage`
     tfds:ucf101[/config]:train  a TensorFlow data set, see `vmae_jax.data.tfds`
     synthetic:train           the synthetic motion set, see `vmae_jax.data.synthetic`
 """
@@ -19,11 +19,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from vmae_jax.data import remote
+from vmae_jax import storage
 from vmae_jax.data.frame_folder import FrameFolder, open_video
-from vmae_jax.data.patience import NoAnswer, ask_all
 from vmae_jax.data.video import Video, VideoError
 from vmae_jax.errors import UserError
+from vmae_jax.patience import NoAnswer, ask_all
 from vmae_jax.types import Int, UInt8
 
 VIDEO_SUFFIXES = tuple(
@@ -193,10 +193,10 @@ def read_list(path: str, *, root: str = '') -> FileSource:
     UserError: the list cannot be read or is empty, or a line is of another form.
   """
   try:
-    lines = remote.read_text(path).splitlines()
+    lines = storage.read_text(path).splitlines()
   except (OSError, UnicodeDecodeError) as e:
     raise UserError(f'cannot read the list {path}: {e}') from e
-  folder = root or os.path.dirname(remote.absolute(path))
+  folder = root or os.path.dirname(storage.absolute(path))
   entries, form = [], None
   for number, line in enumerate(lines, 1):
     if not line.strip() or line.lstrip().startswith('#'):
@@ -222,12 +222,12 @@ def read_list(path: str, *, root: str = '') -> FileSource:
 
 
 def _class_names(list_path: str, highest_label: int) -> tuple[str, ...]:
-  where = remote.absolute(list_path)
+  where = storage.absolute(list_path)
   path = os.path.join(os.path.dirname(where), 'classes.txt')
   try:
-    if path == where or not remote.is_file(path):
+    if path == where or not storage.is_file(path):
       return ()
-    names = tuple(filter(None, map(str.strip, remote.read_text(path).splitlines())))
+    names = tuple(filter(None, map(str.strip, storage.read_text(path).splitlines())))
   except (OSError, UnicodeDecodeError) as e:
     raise UserError(f'cannot read the names of the classes, {path}: {e}') from e
   if highest_label >= len(names):
@@ -246,7 +246,7 @@ def read_folder(folder: str) -> FileSource:
   Raises:
     UserError: there is no video.
   """
-  paths = sorted(path.split('/') for path in remote.walk(folder))
+  paths = sorted(path.split('/') for path in storage.walk(folder))
   paths = [p for p in paths if p[-1].lower().endswith(VIDEO_SUFFIXES) and p[-1][0] != '.']
   if not paths:
     raise UserError(f'no video in the folder {folder} (looked for {" ".join(VIDEO_SUFFIXES)}).')
@@ -285,7 +285,7 @@ def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> Source:
 
     return TfdsSource(rest, data_dir=root or None)
   try:
-    (folder,) = ask_all(remote.is_folder, [spec], seconds=seconds)
+    (folder,) = ask_all(storage.is_folder, [spec], seconds=seconds)
     if isinstance(folder, NoAnswer):
       raise UserError(f'{spec}: {folder}; is the disk or network mount that it lies on alive?')
     if folder:
@@ -293,18 +293,18 @@ def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> Source:
 
       if holds_shards(spec):
         return ShardSource(spec)
-      names = [n for n in remote.names(spec) if not n.lower().endswith(VIDEO_SUFFIXES)]
+      names = [n for n in storage.names(spec) if not n.lower().endswith(VIDEO_SUFFIXES)]
       with ThreadPoolExecutor(32) as pool:  # A look-up over a network is all waiting.
         held = pool.map(holds_shards, (os.path.join(spec, name) for name in names))
         splits = [name for name, holds in zip(names, held, strict=True) if holds]
       if splits:
         raise UserError(f'{spec} has the splits {", ".join(splits)}: name one, {spec}/{splits[0]}.')
       return read_folder(spec)
-    if remote.is_file(spec):
+    if storage.is_file(spec):
       return read_list(spec, root=root)
   except OSError as e:
     raise UserError(f'cannot read {spec}: {e.strerror or e}') from e
-  looked = '' if remote.is_remote(spec) else f' (looked in {os.getcwd()})'
+  looked = '' if storage.is_remote(spec) else f' (looked in {os.getcwd()})'
   raise UserError(
     f'there is no list or folder {spec!r}{looked}; '
     'data is a list, a folder of videos or shards, tfds:NAME:SPLIT or synthetic:train.'
@@ -325,7 +325,7 @@ def check_paths(source: Source, max_bad_share: float, *, seconds: float = 60.0) 
   """
   if not isinstance(source, FileSource):
     return
-  missing, silent = remote.missing([entry.path for entry in source.entries], seconds=seconds)
+  missing, silent = storage.missing([entry.path for entry in source.entries], seconds=seconds)
 
   def too_many(files: int) -> bool:
     return files > max_bad_share * len(source) or files == len(source)

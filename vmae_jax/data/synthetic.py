@@ -7,7 +7,7 @@ every class alike, place, angle, log size and the phase of the background are un
 independent: a single frame, whichever it is, says nothing about the class. Lengths are in
 sides of the frame, so that a clip is the same film at any size.
 
-`vmae_jax.data.synthetic_set` writes them as files, in processes that start fast as long as
+`vmae_jax.prepare.synthetic_set` writes them as files, in processes that start fast as long as
 this file imports nothing larger than numpy.
 """
 

@@ -14,7 +14,7 @@ import ml_collections
 
 from vmae_jax.errors import UserError
 from vmae_jax.interchange.runs import load_run
-from vmae_jax.training.objective import prepare
+from vmae_jax.method.objective import prepare
 from vmae_jax.training.supervised import build_supervised
 from vmae_jax.types import Array, Float, UInt8
 

@@ -19,16 +19,16 @@ import ml_collections
 from absl import logging
 
 from vmae_jax.errors import UserError, check_name, lookup
+from vmae_jax.method.compose import encoder_arguments
+from vmae_jax.method.objective import normalise, prepare
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import token_grid
-from vmae_jax.training.checkpoint import (
+from vmae_jax.runs.checkpoint import (
   find_checkpoint,
   load_config,
   load_params,
   stored_params,
 )
-from vmae_jax.training.compose import encoder_arguments
-from vmae_jax.training.objective import normalise, prepare
 from vmae_jax.types import Array, Float, UInt8
 
 Encode = Callable[[Any, UInt8[Array, 'b T H W 3']], Float[Array, 'b ...']]

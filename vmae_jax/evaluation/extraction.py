@@ -21,8 +21,8 @@ from tqdm import tqdm
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.windows import Windows, read_windows
+from vmae_jax.runs.run_dir import write_atomically
 from vmae_jax.sharding import batch_sharding, make_mesh, replicated
-from vmae_jax.training.run_dir import write_atomically
 from vmae_jax.types import Array, Float
 
 FORMATS = ('safetensors', 'npz')

@@ -7,7 +7,7 @@ from typing import Any
 
 from vmae_jax.data.sources import Source
 from vmae_jax.evaluation.multiview import Record, confusion, score
-from vmae_jax.training.run_dir import write_atomically
+from vmae_jax.runs.run_dir import write_atomically
 from vmae_jax.visualize.confusion import confusion_matrix
 
 COLUMNS = (

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vmae_jax.errors import UserError
-from vmae_jax.training.run_dir import write_atomically
+from vmae_jax.runs.run_dir import write_atomically
 
 SETTINGS = 'settings.json'
 

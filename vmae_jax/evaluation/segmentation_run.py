@@ -18,7 +18,7 @@ from vmae_jax.evaluation.propagation import Protocol
 from vmae_jax.evaluation.segmentation import FrameFeatures, segment
 from vmae_jax.evaluation.segmentation_scores import Statistics, evaluate
 from vmae_jax.evaluation.sequences import Clip
-from vmae_jax.training.run_dir import write_atomically
+from vmae_jax.runs.run_dir import write_atomically
 from vmae_jax.types import UInt8
 from vmae_jax.visualize.segmentation import COLUMNS, strip
 

@@ -12,8 +12,8 @@ from flax.traverse_util import unflatten_dict
 from safetensors.numpy import save_file
 
 from vmae_jax.errors import UserError
+from vmae_jax.frozen.files import FORMAT, save_params
 from vmae_jax.interchange.card import MODELS, model_card
-from vmae_jax.interchange.files import FORMAT, save_params
 from vmae_jax.interchange.huggingface import huggingface_names
 from vmae_jax.interchange.layout import to_tensors
 from vmae_jax.interchange.official import official_names

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from vmae_jax.errors import UserError
-from vmae_jax.interchange.files import load_params, save_params
+from vmae_jax.frozen.files import load_params, save_params
 from vmae_jax.interchange.raft import raft_from_torch, raft_kind
 from vmae_jax.interchange.tensors import Tensors
 from vmae_jax.interchange.vqgan import vqgan_from_taming

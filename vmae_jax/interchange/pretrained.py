@@ -9,9 +9,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax.errors import UserError, lookup
+from vmae_jax.frozen.files import load_params
 from vmae_jax.interchange import huggingface as hf
 from vmae_jax.interchange import mme, official
-from vmae_jax.interchange.files import load_params
 from vmae_jax.interchange.layout import from_tensors, refuse
 from vmae_jax.interchange.tensors import Checkpoint, read_checkpoint
 from vmae_jax.models.patches import token_grid

@@ -9,7 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax.errors import UserError
-from vmae_jax.motion.raft import RAFT
+from vmae_jax.frozen.raft import RAFT
 from vmae_jax.types import Float, Num
 
 Tensors = Mapping[str, Num[np.ndarray, '...']]

@@ -18,7 +18,7 @@ from vmae_jax.errors import UserError, check_name
 from vmae_jax.interchange.official import find_size
 from vmae_jax.models.patches import token_grid
 from vmae_jax.models.sizes import SIZES
-from vmae_jax.training.checkpoint import find_checkpoint, load_config
+from vmae_jax.runs.checkpoint import find_checkpoint, load_config
 
 WEIGHTS = {'params': 'last', 'ema': 'averaged'}
 # What a run writes beside its checkpoints that belongs into a model card.

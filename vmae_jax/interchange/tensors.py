@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vmae_jax.errors import UserError
-from vmae_jax.interchange.files import FORMAT
+from vmae_jax.frozen.files import FORMAT
 from vmae_jax.types import Num
 
 Tensors = Mapping[str, Num[np.ndarray, '...']]

@@ -8,8 +8,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax.errors import UserError
-from vmae_jax.tokenizers.tokenizer import param_shapes
-from vmae_jax.tokenizers.vqgan import VQGAN
+from vmae_jax.frozen.tokenizer import param_shapes
+from vmae_jax.frozen.vqgan import VQGAN
 from vmae_jax.types import Num
 
 Tensors = Mapping[str, Num[np.ndarray, '...']]

@@ -6,8 +6,8 @@ import flax.struct
 import jax
 
 from vmae_jax.errors import UserError
+from vmae_jax.frozen.raft import raft_flow
 from vmae_jax.motion.inverse_search import inverse_search
-from vmae_jax.motion.raft import raft_flow
 from vmae_jax.types import Array, Float
 
 Pair = tuple[int, int]

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax.errors import UserError
 from vmae_jax.models.sizes import SIZES
-from vmae_jax.training.checkpoint import (
+from vmae_jax.runs.checkpoint import (
   find_checkpoint,
   load_config,
   load_params,

@@ -17,14 +17,14 @@ from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
+from vmae_jax.method.state import TrainState, init_state
+from vmae_jax.runs.agreement import check_agreement
+from vmae_jax.runs.checkpoint import Checkpointer
+from vmae_jax.runs.profiling import StepProfile
+from vmae_jax.runs.run_dir import prepare_run_dir
+from vmae_jax.runs.run_log import RunLog
+from vmae_jax.runs.stop import Stop
 from vmae_jax.training import optimizer as optimizer_lib
-from vmae_jax.training.agreement import check_agreement
-from vmae_jax.training.checkpoint import Checkpointer
-from vmae_jax.training.profiling import StepProfile
-from vmae_jax.training.run_dir import prepare_run_dir
-from vmae_jax.training.run_log import RunLog
-from vmae_jax.training.step import TrainState, init_state
-from vmae_jax.training.stop import Stop
 
 
 class Task(NamedTuple):

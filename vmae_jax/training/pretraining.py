@@ -5,14 +5,15 @@ import jax
 from vmae_jax import config as config_lib
 from vmae_jax import sharding
 from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.patience import Patience
 from vmae_jax.data.patient_source import PatientSource
 from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.evaluation.probing import PeriodicProbe
+from vmae_jax.method.compose import build_objective, window
+from vmae_jax.method.state import TrainState
+from vmae_jax.patience import Patience
+from vmae_jax.runs.checkpoint import check_params, load_params
 from vmae_jax.training import loop
-from vmae_jax.training.checkpoint import check_params, load_params
-from vmae_jax.training.compose import build_objective, window
-from vmae_jax.training.step import TrainState, make_train_step
+from vmae_jax.training.step import make_train_step
 from vmae_jax.visualize.predictions import Pictures
 
 

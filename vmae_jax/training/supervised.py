@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from vmae_jax.method.augmentation import build_augmentation
+from vmae_jax.method.compose import encoder_arguments
+from vmae_jax.method.objective import batch_keys, normalise, prepare
 from vmae_jax.models import flops
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.patches import token_grid
 from vmae_jax.training import mixing
-from vmae_jax.training.augmentation import build_augmentation
-from vmae_jax.training.compose import encoder_arguments
-from vmae_jax.training.objective import batch_keys, normalise, prepare
 from vmae_jax.types import Array, Float, Key, UInt8
 
 

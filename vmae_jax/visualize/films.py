@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vmae_jax.errors import UserError
+from vmae_jax.frozen.tokenizer import Tokenizer
 from vmae_jax.masking import Mask
 from vmae_jax.models.patches import token_grid, unpatchify
 from vmae_jax.motion.flow import Flow
@@ -22,7 +23,6 @@ from vmae_jax.targets.codes import codes
 from vmae_jax.targets.frame_difference import frame_difference
 from vmae_jax.targets.hog import BINS, hog_target
 from vmae_jax.targets.pixels import pixels
-from vmae_jax.tokenizers.tokenizer import Tokenizer
 from vmae_jax.types import Bool, Float, UInt8
 from vmae_jax.visualize.flow import SHADE, flow_colours, flow_of_frames
 from vmae_jax.visualize.hog import MIN_CELL, glyphs

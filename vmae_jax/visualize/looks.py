@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from vmae_jax.training.augmentation import CHANCES, STRENGTHS, augment
+from vmae_jax.method.augmentation import CHANCES, STRENGTHS, augment
 from vmae_jax.types import UInt8
 from vmae_jax.visualize.images import labelled_rows, to_uint8
 

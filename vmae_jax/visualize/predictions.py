@@ -15,10 +15,10 @@ from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import Source
 from vmae_jax.masking.motion_guided import warped_maps
 from vmae_jax.masking.random import tube
+from vmae_jax.method.losses import code_logits
+from vmae_jax.method.objective import Objective, batch_keys
 from vmae_jax.targets.codes import FRAMES
 from vmae_jax.targets.trajectory import trajectory_target
-from vmae_jax.training.losses import code_logits
-from vmae_jax.training.objective import Objective, batch_keys
 from vmae_jax.types import UInt8
 from vmae_jax.visualize.codes import codes_grid
 from vmae_jax.visualize.differences import difference_grid

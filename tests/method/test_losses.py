@@ -1,0 +1,38 @@
+"""Losses of a token."""
+
+import jax
+import numpy as np
+
+from vmae_jax.method.losses import code_accuracy, cross_entropy, l1, mse
+
+
+def test_squares_and_absolute_values_are_means_over_a_tokens_values():
+  a = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+  zero = jax.numpy.zeros_like(a)
+  np.testing.assert_allclose(mse(jax.numpy.asarray(a), zero), (a**2).mean(-1), rtol=1e-6)
+  np.testing.assert_allclose(l1(jax.numpy.asarray(a), zero), np.abs(a).mean(-1), rtol=1e-6)
+
+
+def test_weights_multiply_a_tokens_errors_or_its_values():
+  rng = np.random.default_rng(0)
+  a, token, value = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 4), (2, 3, 1), (4,)))
+  arrays = [jax.numpy.asarray(x) for x in (a, np.zeros_like(a))]
+  np.testing.assert_allclose(
+    mse(*arrays, jax.numpy.asarray(token)), token[..., 0] * (a**2).mean(-1), rtol=1e-5
+  )
+  each = jax.numpy.broadcast_to(value, a.shape)
+  np.testing.assert_allclose(l1(*arrays, each), (value * np.abs(a)).mean(-1), rtol=1e-5, atol=1e-6)
+
+
+def test_cross_entropy_and_accuracy_of_two_codes_a_token():
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(2, 3, 2, 5)).astype(np.float32)
+  target = rng.integers(0, 5, (2, 3, 2)).astype(np.int32)
+  chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  chosen = np.take_along_axis(chances, target[..., None], -1)[..., 0]
+  flat = jax.numpy.asarray(logits.reshape(2, 3, 10))
+  found = cross_entropy(flat, jax.numpy.asarray(target))
+  np.testing.assert_allclose(found, -np.log(chosen).mean(-1), rtol=1e-5)
+  right = (logits.argmax(-1) == target).mean(-1)
+  assert 0 < right.mean() < 1
+  np.testing.assert_allclose(code_accuracy(flat, jax.numpy.asarray(target)), right)

@@ -1,0 +1,279 @@
+"""Data that lies elsewhere: fsspec's `memory://` (servers of buckets: test_buckets)."""
+
+import dataclasses
+import errno
+import os
+import random
+import sys
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from fsspec.registry import _registry
+
+from tests.data.clips_on_disk import write_video
+from tests.prepare.test_prepare import main
+from vmae_jax import storage
+from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.loader import Loader
+from vmae_jax.data.range_records import BLOCK, RangeRecords
+from vmae_jax.data.shards import WRITER_OPTIONS, ShardSource
+from vmae_jax.data.sources import check_paths, open_source
+from vmae_jax.data.video import VideoError
+from vmae_jax.errors import UserError
+from vmae_jax.prepare.examine import examine
+from vmae_jax.prepare.layouts import Tree, folder
+
+
+def batches(source, **options):
+  loader = Loader(
+    source,
+    ClipSampler(frames=4, size=32, stride=2),
+    batch_size=4,
+    seed=0,
+    shuffle=True,
+    num_steps=3,
+    threads=4,
+    **options,
+  )
+  found = [{name: np.asarray(x) for name, x in batch.items()} for batch in loader]
+  loader.close()
+  return found, loader.failures
+
+
+def assert_same(some, others):
+  for a, b in zip(some, others, strict=True):
+    for name in a:
+      np.testing.assert_array_equal(a[name], b[name])
+
+
+# -- Records as ranges of bytes
+
+
+def write_records(path, records):
+  writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
+  for record in records:
+    writer.write(record)
+  writer.close()
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_records_of_all_sizes(tmp_path, memory, seed):
+  """Chunks that begin, end and lie across the headers of blocks everywhere."""
+  rng, files, want = random.Random(seed), [], []
+  for number, count in enumerate((1, rng.randrange(2, 12), 300)):
+    most = 3 * BLOCK if count < 20 else 1500
+    sizes = [rng.choice((0, 1, rng.randrange(most), BLOCK - rng.randrange(150))) for _ in range(6)]
+    records = [rng.randbytes(sizes[i % 6]) for i in range(count)]
+    write_records(tmp_path / 'file', records)
+    data = (tmp_path / 'file').read_bytes()
+    memory.pipe(f'/{number}', data)
+    files.append((f'memory://{number}', len(data), count))
+    want += records
+  records = RangeRecords(files)
+  order = rng.sample(range(len(want)), len(want))
+  assert all(records[i] == want[i] for i in order)
+
+
+def test_only_the_record_is_read(tmp_path, memory, monkeypatch):
+  write_records(tmp_path / 'file', [bytes([i]) * 10_000 for i in range(100)])
+  data = (tmp_path / 'file').read_bytes()
+  memory.pipe('/file', data)
+  asked = []
+  read = storage.read
+  monkeypatch.setattr(
+    storage, 'read', lambda path, *range_: (asked.append(range_), read(path, *range_))[1]
+  )
+  records = RangeRecords([('memory://file', len(data), 100)])
+  assert records[50] == bytes([50]) * 10_000 and len(asked) == 3  # Two to find out where it is.
+  assert records[51] == bytes([51]) * 10_000 and len(asked) == 4
+  begin, end = asked[-1]
+  assert end - begin < 10_200
+
+
+def test_what_is_no_such_file(tmp_path, memory):
+  memory.pipe('/zeros', bytes(2 * BLOCK))
+  with pytest.raises(ValueError, match='no chunk'):
+    RangeRecords([('memory://zeros', 2 * BLOCK, 1)])[0]
+  writer = ArrayRecordWriter(str(tmp_path / 'file'), 'group_size:1')  # Compressed.
+  writer.write(b'x' * 1000)
+  writer.close()
+  data = (tmp_path / 'file').read_bytes()
+  memory.pipe('/compressed', data)
+  with pytest.raises(ValueError, match='no chunk of uncompressed'):
+    RangeRecords([('memory://compressed', len(data), 1)])[0]
+
+
+# -- Shards, lists, folders
+
+
+def test_shards_are_the_same_elsewhere(shards):
+  here, there = map(open_source, shards)
+  assert isinstance(there, ShardSource) and len(there) == 5
+  assert there.headers == here.headers and there.class_names == here.class_names
+  assert all(there.read(i) == here.read(i) for i in (4, 0, 2, 1, 3))
+  check_paths(there, 0.0)
+  want, _ = batches(here)
+  found, failures = batches(there)
+  assert_same(want, found)
+  assert not failures
+
+
+def test_a_flipped_byte_is_found(shards, memory):
+  here, there = shards
+  source = open_source(there)
+  header, data = open_source(here).read(1)
+  name = source.manifest['shards'][0]['name']
+  shard = bytearray(memory.cat(f'/bucket/shards/{name}'))
+  shard[bytes(shard).index(data[:200]) + 100] ^= 1
+  memory.pipe(f'/bucket/shards/{name}', bytes(shard))
+  with pytest.raises(VideoError, match='checksum'):
+    source.open(1)
+  source.open(0).close()
+
+
+def test_damaged_folders(shards, memory):
+  there = shards[1]
+  name = open_source(there).manifest['shards'][1]['name']
+  memory.pipe(f'/bucket/shards/{name}', b'x')
+  with pytest.raises(UserError, match='another size'):
+    open_source(there)
+  memory.rm(f'/bucket/shards/{name}')
+  with pytest.raises(UserError, match='No such file'):
+    open_source(there)
+  memory.rm('/bucket/shards/manifest.json')
+  memory.pipe('/bucket/shards/.parts/plan.json', b'{}')
+  with pytest.raises(UserError, match='not complete'):
+    open_source(there)
+  with pytest.raises(UserError, match='has the splits shards: name one, memory://bucket/shards'):
+    open_source('memory://bucket')
+
+
+def test_lists_and_folders_of_videos(tmp_path, memory):
+  for name in ('a/1.mp4', 'b/2.mp4', 'b/3.mp4'):
+    write_video(tmp_path / 'v.mp4', frames=20 + int(name[2]))
+    memory.put_file(str(tmp_path / 'v.mp4'), f'/bucket/{name}')
+  memory.pipe('/lists/train.txt', b'/bucket/a/1.mp4 0\n')
+  memory.pipe('/bucket/list.txt', b'# paths\nb/2.mp4 1\na/1.mp4 0\na/none.mp4 0\n')
+  memory.pipe('/bucket/classes.txt', b'left\nright\n')
+  videos = open_source('memory://bucket')
+  assert [videos.name(i)[9:] for i in range(3)] == ['bucket/a/1.mp4', 'bucket/b/2.mp4'] + [
+    'bucket/b/3.mp4'
+  ]
+  assert [videos.label(i) for i in range(3)] == [0, 1, 1] and videos.class_names == ('a', 'b')
+  listed = open_source('memory://bucket/list.txt')
+  assert listed.class_names == ('left', 'right') and listed.label(0) == 1
+  with listed.open(0) as video:
+    assert video.num_frames == 22
+  with pytest.raises(VideoError, match='FileNotFound'):
+    listed.open(2)
+  with pytest.raises(UserError, match='1 of 3 files do not exist.*memory://bucket/a/none.mp4'):
+    check_paths(listed, 0.2)
+  check_paths(listed, 0.5)
+  _, failures = batches(listed)  # Replaced, as it is on a disk.
+  assert list(failures) == ['memory://bucket/a/none.mp4']
+
+
+def test_examined_elsewhere(tmp_path, memory):
+  here = write_video(tmp_path / 'v.mp4')
+  memory.put(here, '/bucket/v.mp4')
+  there = 'memory://bucket/v.mp4'
+  assert examine(there) == dataclasses.replace(examine(here), path=there)
+  assert examine('memory://bucket/none.mp4').reason
+
+
+def test_a_tree_elsewhere(tmp_path, memory):
+  write_video(tmp_path / 'v.mp4')
+  for name in ('train/a/1.mp4', 'train/b/1.mp4', 'val/b/.hidden.mp4', 'val/b/2.mp4', 'notes.txt'):
+    (tmp_path / 'tree' / name).parent.mkdir(parents=True, exist_ok=True)
+    os.link(tmp_path / 'v.mp4', tmp_path / 'tree' / name)
+  memory.put(str(tmp_path / 'tree'), '/tree', recursive=True)
+  here, there = folder(Tree(tmp_path / 'tree')), folder(Tree('memory://tree'))
+  assert here.classes == there.classes
+  for name, split in here.splits.items():
+    assert [(v.id, v.label) for v in split.videos] == [
+      (v.id, v.label) for v in there.splits[name].videos
+    ]
+  assert there.splits['val'].videos[0].path == 'memory://tree/val/b/2.mp4'
+  main('folder', 'memory://tree', '--out=memory://lists')
+  assert memory.cat('/lists/val.txt') == b'memory://tree/val/b/2.mp4 1\n'
+  for name in ('a/b.mp4', 'b.mp4'):
+    memory.pipe(f'/twice/{name}', b'')
+  assert Tree('memory://twice').find('b') == 'memory://twice/b.mp4'  # Files before folders.
+  with pytest.raises(UserError, match='no folder memory://none'):
+    Tree('memory://none')
+  with pytest.raises(UserError, match='shards go there with --beam'):
+    main('folder', 'memory://tree', '--out=memory://shards', '--shards')
+
+
+# -- What goes wrong
+
+
+def test_transient_errors_are_tried_again_and_not_for_ever(shards, monkeypatch, no_pause):
+  source = open_source(shards[1])
+  fs, calls = type(storage._filesystem('memory://x')), []
+  whole = fs.cat_file
+
+  def failing(times, error):
+    def cat_file(self, *args, **kwargs):
+      calls.append(args)
+      if len(calls) <= times:
+        raise error
+      return whole(self, *args, **kwargs)
+
+    calls.clear()
+    monkeypatch.setattr(fs, 'cat_file', cat_file)
+
+  failing(storage.ATTEMPTS - 1, ConnectionResetError('reset'))
+  source.open(0).close()
+  failing(10**9, TimeoutError('slow'))
+  with pytest.raises(VideoError, match=f'TimeoutError: slow, asked {storage.ATTEMPTS} times'):
+    source.open(3)
+  assert len(calls) == storage.ATTEMPTS
+  for error in (FileNotFoundError(errno.ENOENT, 'gone'), PermissionError(errno.EACCES, 'no')):
+    failing(10**9, error)
+    with pytest.raises(VideoError):
+      source.open(4)
+    assert len(calls) == 1  # Asked again, the answer would be the same.
+
+
+def test_a_short_answer_is_an_error(shards, monkeypatch):
+  source = open_source(shards[1])
+  fs = type(storage._filesystem('memory://x'))
+  whole = fs.cat_file
+  monkeypatch.setattr(fs, 'cat_file', lambda *args, **kwargs: whole(*args, **kwargs)[:-1])
+  with pytest.raises(VideoError, match='bytes came instead of'):
+    source.open(0)
+
+
+def test_no_credentials(memory, monkeypatch, no_pause):
+  class NoCredentialsError(Exception):
+    pass
+
+  def info(self, path, **_):
+    raise NoCredentialsError('Unable to locate credentials')
+
+  monkeypatch.setattr(type(memory), 'info', info)
+  with pytest.raises(UserError, match='cannot read memory://bucket/x: .*credentials; log in') as e:
+    open_source('memory://bucket/x')
+  assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  'spec, package, message',
+  [
+    ('gs://bucket/x', 'gcsfs', r"pip install 'vmae_jax\[gcs\]'"),
+    ('s3://bucket/x', 's3fs', r"pip install 'vmae_jax\[s3\]'"),
+    ('s3://bucket/x', 'fsspec', r"pip install 'vmae_jax\[s3\]'"),
+    ('nope://bucket/x', '', 'Protocol not known: nope'),
+    ('memory://bucket/x', '', 'there is no list or folder'),
+  ],
+)
+def test_mistakes(monkeypatch, spec, package, message):
+  if package:
+    for protocol in ('gs', 's3'):  # Whatever other tests have imported.
+      monkeypatch.delitem(_registry, protocol, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+  with pytest.raises(UserError, match=message) as e:
+    open_source(spec)
+  assert '\n' not in str(e.value)

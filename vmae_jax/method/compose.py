@@ -1,0 +1,251 @@
+"""From a config to an `Objective`: every name looked up, every option checked."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vmae_jax.errors import UserError, check_name, check_options, lookup
+from vmae_jax.frozen import untrained
+from vmae_jax.frozen.raft import load_raft
+from vmae_jax.frozen.tokenizer import Tokenizer, load_tokenizer
+from vmae_jax.masking import DECODER_MASKINGS, FLOW_PAIRS, MASKINGS, Mask
+from vmae_jax.method.augmentation import build_augmentation
+from vmae_jax.method.losses import LOSSES
+from vmae_jax.method.objective import Head, Objective, normalise, prepare
+from vmae_jax.models.attention import IMPLEMENTATIONS
+from vmae_jax.models.autoencoder import MaskedAutoencoder
+from vmae_jax.models.blocks import REMAT
+from vmae_jax.models.decoder import ACTIVATIONS, Output
+from vmae_jax.models.patches import token_grid
+from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
+from vmae_jax.models.sizes import SIZES
+from vmae_jax.motion.flow import ESTIMATORS, Flow, estimate
+from vmae_jax.motion.follow import RATES, Followed, clip_pairs, follow_clip, follow_window
+from vmae_jax.targets import TARGETS, TRACKED
+from vmae_jax.targets.hog import cell_of
+from vmae_jax.targets.target import Target
+
+DTYPES = {'bfloat16': jnp.bfloat16, 'float32': jnp.float32}
+REGRESSORS = ('none', 'latent')
+
+
+def build_objective(config) -> Objective:
+  """The method that a config describes.
+
+  Raises:
+    UserError: a name or option that does not exist, sizes that do not divide, or a target
+      whose tokenizer is missing.
+  """
+  model, data = config.model, config.data
+  patch = tuple(model.patch)
+  grid = token_grid((data.frames, data.size, data.size), patch)
+  tokenizer = None
+  if any(head.target == 'codes' for head in config.heads.values()):
+    path = config.tokenizer.path
+    tokenizer = untrained.untrained_tokenizer() if path == untrained.NAME else load_tokenizer(path)
+  hide, mask = _masks(config, grid)
+  raft = _load_raft(config)
+  flow, follow = _motion(config, raft)
+  regressor = config.regressor
+  check_name(regressor.name, REGRESSORS, 'regressor.name')
+  if regressor.name != 'none' and config.decoder_masking.name == 'running_cell':
+    raise UserError(
+      'decoder_masking running_cell also decodes tokens that are visible, which a regressor must '
+      'not be shown as targets: take decoder_masking.name random.'
+    )
+  objective = Objective(
+    model=build_model(config, heads={}),
+    flow=flow,
+    follow=follow,
+    window=window(config),
+    hide=hide,
+    mask=mask,
+    heads={name: _head(name, head, patch, tokenizer) for name, head in config.heads.items()},
+    auxiliary={} if regressor.name == 'none' else {'alignment': regressor.alignment_weight},
+    tokenizer=tokenizer,
+    raft=None if raft is None else raft[1],
+    prepare=prepare,
+    augment=build_augmentation(config.augment),
+    normalise=functools.partial(normalise, mean=tuple(data.mean), std=tuple(data.std)),
+    grid=grid,
+    patch=patch,
+    seed=config.seed,
+  )
+  _check_counts(objective, config)
+  outputs = _outputs(config, objective.target_shapes(), tokenizer)
+  return objective._replace(model=build_model(config, heads=outputs))
+
+
+def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | RegressedAutoencoder:
+  """The autoencoder of the config blocks `model` and `regressor`, with the given heads."""
+  encoder, decoder, common = model_arguments(config.model)
+  regressor = config.regressor
+  if regressor.name == 'none':
+    return MaskedAutoencoder(encoder, decoder, heads, common)
+  decoder['layer_scale'] = regressor.layer_scale
+  arguments = dict(
+    depth=regressor.depth,
+    heads=decoder['heads'],
+    mlp=decoder['mlp'],
+    layer_scale=regressor.layer_scale,
+  )
+  return RegressedAutoencoder(encoder, arguments, decoder, heads, common)
+
+
+def model_arguments(model) -> tuple[dict, dict, dict]:
+  """Arguments of encoder, decoder and both, from the config block `model`."""
+  encoder, common = encoder_arguments(model)
+  given = dict(width=model.decoder_width, depth=model.decoder_depth, heads=model.decoder_heads)
+  decoder = SIZES[model.size]['decoder'] | {k: v for k, v in given.items() if v is not None}
+  decoder['mlp'] = 4 * decoder['width']
+  if decoder['width'] % decoder['heads']:
+    raise UserError(
+      f'model: the decoder width {decoder["width"]} is no multiple of its {decoder["heads"]} heads.'
+    )
+  return encoder, decoder, common
+
+
+def encoder_arguments(model) -> tuple[dict, dict]:
+  """Arguments of the encoder alone and those that decoders share, from the config block `model`."""
+  size = lookup(SIZES, model.size, 'model.size')
+  encoder = {k: v for k, v in size.items() if k != 'decoder'} | {'patch': tuple(model.patch)}
+  fastest = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
+  check_name(model.attention, IMPLEMENTATIONS, 'model.attention')
+  check_name(model.remat, REMAT, 'model.remat')
+  common = dict(
+    eps=model.eps,
+    dtype=lookup(DTYPES | {'auto': fastest}, model.dtype, 'model.dtype'),
+    implementation=model.attention,
+    scan=model.scan,
+    remat=model.remat,
+  )
+  return encoder, common
+
+
+def _outputs(config, targets: dict[str, Target], tokenizer: Tokenizer | None) -> dict[str, Output]:
+  """What each head adds to its decoder, from the shapes of targets."""
+  outputs = {}
+  for name, head in config.heads.items():
+    width = targets[name].values.shape[-1]
+    if head.loss == 'cross_entropy':  # f codes a token: logits for each.
+      width *= tokenizer.model.codes
+    activation = head.get('activation', 'none')
+    check_name(activation, ACTIVATIONS, f'heads.{name}.activation')
+    outputs[name] = Output(head.decoder, width, head.get('hidden', 0), activation)
+  return outputs
+
+
+def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | None) -> Head:
+  function = lookup(TARGETS, head.target, f'heads.{name}.target')
+  loss = lookup(LOSSES, head.loss, f'heads.{name}.loss')
+  given = ('clip', 'followed', 'patch', 'encode', 'factor')
+  check_options(function, head.options.keys(), f'heads.{name}.options', given)
+  if (head.target == 'codes') != (head.loss == 'cross_entropy'):
+    raise UserError(
+      f'heads.{name}: the target codes goes with the loss cross_entropy, and no other does; '
+      f'it has target {head.target} and loss {head.loss}.'
+    )
+  function = functools.partial(function, patch=patch, **head.options)
+
+  def target(clip, followed, frozen):
+    if head.target != 'codes':
+      values = function(clip, followed)
+      return values if isinstance(values, Target) else Target(values)
+
+    def encode(images):
+      return tokenizer.model.apply({'params': frozen['tokenizer']}, images, method='encode')
+
+    return Target(function(clip, followed, encode=encode, factor=tokenizer.model.factor))
+
+  return Head(target, loss, head.weight)
+
+
+def _masks(config, grid: tuple[int, int, int]) -> tuple[Callable[..., Mask], Callable[..., Mask]]:
+  """The masking rule over a batch, and the same with the decoder's masking after it."""
+  masking, decoding = config.masking, config.decoder_masking
+  hide = lookup(MASKINGS, masking.name, 'masking.name')
+  given = ('key', 'clip', 'flow', 'grid', 'ratio')
+  check_options(hide, masking.options.keys(), 'masking.options', given)
+  hide = functools.partial(hide, grid=grid, ratio=masking.ratio, **masking.options)
+  rule = hide
+  decode = lookup({'none': None} | DECODER_MASKINGS, decoding.name, 'decoder_masking.name')
+  if decode is not None:
+    decode = functools.partial(decode, grid=grid, ratio=decoding.ratio)
+
+    def rule(key, clip, flow):
+      return decode(jax.random.fold_in(key, 1), hide(key, clip, flow))
+
+  return jax.vmap(hide), jax.vmap(rule)
+
+
+def _check_counts(objective: Objective, config) -> None:
+  """Raises a UserError where nothing is visible or nothing is to be predicted."""
+  mask, (t, h, w) = objective.mask_shape(), objective.grid
+  if not mask.visible.size or not mask.masked.size:
+    raise UserError(
+      f'masking {config.masking.name} with ratio {config.masking.ratio} leaves '
+      f'{mask.visible.size} of {t}x{h}x{w} tokens visible and {mask.masked.size} to predict: '
+      'change masking.ratio or decoder_masking.ratio.'
+    )
+
+
+def _motion(
+  config, raft: tuple[str, Any] | None
+) -> tuple[Callable[..., Flow | None], Callable[..., Followed | None]]:
+  """Objective.flow, of all pairs of frames that anything asks for, and Objective.follow."""
+  pairs, tracking = _flow_pairs(config), config.tracking
+  options = dict(
+    pitch=cell_of(tuple(config.model.patch)) if _tracked(config) else 0,
+    smooth=tracking.median,
+    camera=tracking.camera,
+    integer=tracking.integer,
+  )
+
+  def estimator(frozen):
+    function = functools.partial(ESTIMATORS[config.motion.name], **config.motion.options)
+    return function if raft is None else functools.partial(function, frozen['raft'], size=raft[0])
+
+  def flow(clip, frozen):
+    return estimate(clip, pairs=pairs, estimator=estimator(frozen)) if pairs else None
+
+  def follow(clip, window, flow, frozen):
+    if not _tracked(config):
+      return None
+    if window is not None:
+      return follow_window(window, estimator=estimator(frozen), **options)
+    return follow_clip(clip, flow, slot=config.model.patch[0], steps=tracking.steps, **options)
+
+  return flow, follow
+
+
+def window(config) -> int:
+  """Neighbouring video frames that the loader must add to each time slot, or 0."""
+  tracking = config.tracking
+  check_name(tracking.rate, RATES, 'tracking.rate')
+  return tracking.steps + 1 if _tracked(config) and tracking.rate == 'video' else 0
+
+
+def _tracked(config) -> bool:
+  """Whether a target follows points."""
+  return any(head.target in TRACKED for head in config.heads.values())
+
+
+def _flow_pairs(config) -> list[tuple[int, int]]:
+  masking, frames = config.masking, config.data.frames
+  pairs = set(clip_pairs(frames) if _tracked(config) and not window(config) else ())
+  if masking.name in FLOW_PAIRS:
+    pairs |= set(FLOW_PAIRS[masking.name](frames, **masking.options))
+  return sorted(pairs)
+
+
+def _load_raft(config) -> tuple[str, Any] | None:
+  """Size and parameters of RAFT, if it is named and anything asks for flow."""
+  motion = config.motion
+  estimator = lookup(ESTIMATORS, motion.name, 'motion.name')
+  given = ('params', 'clip', 'pairs', 'size')
+  check_options(estimator, motion.options.keys(), 'motion.options', given)
+  asked = _flow_pairs(config) or window(config)
+  return load_raft(motion.path) if motion.name == 'raft' and asked else None

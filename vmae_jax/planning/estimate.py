@@ -1,0 +1,224 @@
+"""What a run would need and cost on a TPU slice or the devices at hand: numbers and tables."""
+
+from typing import Any
+
+import jax
+import psutil
+
+from vmae_jax import config as config_lib
+from vmae_jax import sharding
+from vmae_jax.data.sources import open_source
+from vmae_jax.errors import UserError
+from vmae_jax.models import flops
+from vmae_jax.planning import aot, plan
+from vmae_jax.planning.chips import chip_of, slice_devices
+from vmae_jax.planning.collectives import summarise
+from vmae_jax.training.loop import count_steps
+
+GIB = 2**30
+
+
+def estimate(
+  config, topology: str, *, mfu: float, videos: int | None, decode_rate: float, video_bytes: float
+) -> tuple[dict[str, Any], aot.CompiledStep]:
+  """Compiles the step of a config and derives what a run needs.
+
+  Args:
+    config: Of pre-training.
+    topology: As `devices_of` takes it.
+    mfu: Share of the peak that the step is expected to reach.
+    videos: In the training set; None: as many as data.train names, if it names any.
+    decode_rate: Clips a second that a host's core decodes.
+    video_bytes: Mean size of a file.
+
+  Returns:
+    All numbers, for JSON, see `table`; and the step.
+
+  Raises:
+    UserError: an unknown topology, or a config that cannot work there.
+  """
+  config, mesh, limit = prepare(config, topology)
+  steps = _steps(config, videos)
+  step, objective = aot.compile_step(config, mesh, limit=limit)
+  devices, device = mesh.size, mesh.devices.flat[0]
+  chip, (peak, network) = chip_of(device.device_kind), published(mesh.devices.flat)
+  hosts = len({d.process_index for d in mesh.devices.flat})
+  slices = sharding.count_slices(mesh.devices.flat)
+  collectives = summarise(step.collectives)
+  clip_flops = objective.flops()
+  speed = plan.speed(
+    clip_flops=clip_flops,
+    batch=config.batch_size,
+    devices=devices,
+    sent=sum((row['sent'] for row in collectives.values()), 0.0),
+    peak=peak,
+    network=network,
+    mfu=mfu,
+  )
+  images = [x for x in aot.batch_shapes(config, objective, mesh).values() if x.ndim > 1]
+  feed = plan.Feed(
+    decode_rate=decode_rate,
+    video_bytes=video_bytes,
+    repeats=config.data.repeats,
+    clip_bytes=sum(x.size * x.dtype.itemsize for x in images) // config.batch_size,
+  )
+  rate, seconds = speed['clips_per_second'], speed['step_seconds']
+  result = {
+    'method': config.method,
+    'size': config.model.size,
+    'topology': topology,
+    'device': device.device_kind,
+    'devices': devices,
+    'hosts': hosts,
+    'slices': slices,
+    'mesh': dict(mesh.shape),
+    'batch_size': config.batch_size,
+    'model': {key: config.model[key] for key in ('dtype', 'attention', 'scan', 'remat')},
+    'compiler': step.compiler,
+    'compile_seconds': step.seconds,
+    'fits': step.fits,
+    'memory': step.memory,
+    'clip_flops': clip_flops,
+    'compiled_clip_flops': step.flops and step.flops * devices / config.batch_size,
+    'collectives': collectives,
+    'cycles': step.cycles,
+    'resharded': step.resharded,
+    'peak_flops': peak,
+    'network_bytes_per_second': network,
+    'source': chip and chip.source,
+    'mfu': mfu,
+    'speed': speed,
+    'cost': steps and seconds and plan.cost(step_seconds=seconds, steps=steps, devices=devices),
+    'feed': feed._asdict(),
+    'host': rate and plan.feeding(clips_per_second=rate, hosts=hosts, feed=feed),
+  }
+  return result, step
+
+
+def published(devices) -> tuple[float | None, float | None]:
+  """FLOP/s of a device, and bytes a second that it can send; None where nothing is known.
+
+  Between slices another network counts, of which nothing is known here.
+  """
+  first = next(iter(devices))
+  chip = chip_of(first.device_kind)
+  network = chip.network if chip and sharding.count_slices(devices) == 1 else None
+  return flops.peak_flops(first), network
+
+
+def prepare(config, topology: str):
+  """The config as it becomes there, checked; the mesh; the memory of a device."""
+  devices = jax.devices() if topology == 'local' else slice_devices(topology)
+  config = aot.resolve(config, devices[0].platform)
+  mesh = sharding.make_mesh(**config.mesh, devices=devices)
+  config_lib.check(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
+  return config, mesh, _memory_limit(devices)
+
+
+def _memory_limit(devices: list) -> int:
+  """Bytes of one device: as it says itself, as published, or its share of the machine's."""
+  if devices[0].platform == 'cpu':
+    return psutil.virtual_memory().total // len(devices)
+  chip = chip_of(devices[0].device_kind)
+  if devices[0].platform == 'tpu':
+    return chip.memory
+  limit = (devices[0].memory_stats() or {}).get('bytes_limit') or (chip and chip.memory)
+  if limit is None:
+    raise UserError(f'{devices[0].device_kind} does not tell its memory, nor is it in chips.CHIPS.')
+  return limit
+
+
+def _steps(config, videos: int | None) -> int | None:
+  """Steps of the run, or None where the size of the training set is not known."""
+  if not videos and config.data.train:
+    videos = len(open_source(config.data.train, root=config.data.root))
+  return count_steps(config, videos=videos or 0) if videos or config.steps else None
+
+
+def table(result: dict[str, Any]) -> str:
+  """The numbers of `estimate` for a person."""
+  memory, speed, model = dict(result['memory']), result['speed'], result['model']
+  total, limit = memory.pop('all'), memory.pop('limit')
+  axes = ' x '.join(f'{name} {size}' for name, size in result['mesh'].items())
+  clips = result['batch_size'] / result['devices']
+  slices = result['slices']
+  lines = [
+    f'{result["method"]}, size {result["size"]}: {result["batch_size"]:,} clips a step, '
+    f'{clips:g} a chip, on {result["topology"]}: {result["devices"]} x {result["device"]}, '
+    f'{f"{slices} slices, " if slices > 1 else ""}{_count(result["hosts"], "host")}, mesh {axes}',
+    ', '.join(f'{key} {value}' for key, value in model.items())
+    + f'; compiled in {result["compile_seconds"]:.0f} s ({result["compiler"]})',
+    '',
+    'memory of a chip',
+  ]
+  lines += [f'  {kind:36}{size_text(size)}' for kind, size in memory.items()]
+  verdict = 'fits' if result['fits'] else 'DOES NOT FIT'
+  lines += [f'  {"in all":36}{size_text(total)} of {size_text(limit).strip()}: {verdict}', '']
+  lines.append(f'GFLOP a clip: {result["clip_flops"] / 1e9:,.1f}')
+  if counted := result['compiled_clip_flops']:
+    lines[-1] += f' (the compiler counts {counted / 1e9:,.1f}, bodies of loops once)'
+  if result['fits']:
+    lines += ['', 'between chips, in a step     operations     runs       MB   MB sent by each']
+    for kind, row in result['collectives'].items():
+      lines.append(
+        f'  {kind:26}{row["operations"]:11}{row["runs"]:9}{row["bytes"] / 1e6:9.1f}'
+        f'{row["sent"] / 1e6:17.1f}'
+      )
+    if not result['collectives']:
+      lines.append('  nothing')
+  if result['resharded']:
+    lines.append(f'{result["resharded"]} arrays of the state change their place in a step.')
+  if cycles := result['cycles']:
+    lines += ['', *_cycles(cycles)]
+  lines += ['', *_time(result, speed)]
+  return '\n'.join(lines)
+
+
+def _cycles(cycles: dict[str, int]) -> list[str]:
+  total = sum(cycles.values())
+  lines = [
+    f'cycles of a core in a step, as the compiler counts (no measurement): {total / 1e6:.0f} M'
+  ]
+  lines += [f'  {part:36}{count / total:8.0%}' for part, count in cycles.items()]
+  return lines
+
+
+def _count(number: int, thing: str) -> str:
+  return f'{number} {thing}{"s" if number > 1 else ""}'
+
+
+def size_text(count: int) -> str:
+  return f'{count / GIB:8.2f} GiB' if count >= GIB else f'{count / 2**20:8.1f} MiB'
+
+
+def _time(result: dict[str, Any], speed: dict[str, float | None]) -> list[str]:
+  if speed['step_seconds'] is None:
+    return [f'No published peak of {result["device"]} is known: no time can be told.']
+  lines = [
+    f'a step takes at least {speed["arithmetic_seconds"] * 1e3:.1f} ms of arithmetic '
+    f'({result["peak_flops"] / 1e12:.0f} TFLOP/s a chip)'
+  ]
+  if result['fits'] and speed['network_seconds'] is not None:
+    lines[-1] += (
+      f' and {speed["network_seconds"] * 1e3:.1f} ms of network '
+      f'({result["network_bytes_per_second"] / 1e9:.0f} GB/s each way a chip)'
+    )
+  lines.append(f'  published: {result["source"]}')
+  lines.append(
+    f'at {result["mfu"]:.0%} MFU (--mfu): {speed["step_seconds"] * 1e3:.1f} ms a step, '
+    f'{speed["clips_per_second"]:,.0f} clips/s'
+  )
+  if cost := result['cost']:
+    lines.append(
+      f'  {cost["steps"]:,} steps: {cost["hours"]:,.1f} hours, {cost["chip_hours"]:,.0f} chip-hours'
+    )
+  else:
+    lines.append('  hours: give --videos=N, the number of training videos')
+  host, feed = result['host'], result['feed']
+  lines += [
+    f'each of {_count(result["hosts"], "host")}: {host["cores"]:,.1f} cores that decode '
+    f'{feed["decode_rate"]:g} clips/s each (--decode_rate), reads '
+    f'{host["read_bytes_per_second"] / 1e6:,.0f} MB/s of files of {feed["video_bytes"] / 1e6:g} MB '
+    f'(--video_mb), moves {host["transfer_bytes_per_second"] / 1e6:,.0f} MB/s to its chips',
+  ]
+  return lines

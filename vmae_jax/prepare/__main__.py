@@ -1,0 +1,76 @@
+"""Prepares data: `python -m vmae_jax.prepare COMMAND --help`.
+
+Commands:
+  synthetic --out=data/motion: the synthetic motion set, video files and lists to train from.
+  kinetics400, kinetics600, kinetics700, ssv2, ucf101, hmdb51, davis2017, folder SOURCE --out=DIR:
+    lists of a downloaded data set, its videos anywhere below SOURCE; with --shards its videos as
+    well, encoded for fast reading. Killed and started again, it goes on.
+"""
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from vmae_jax import cli
+from vmae_jax.data.synthetic import CLIPS
+from vmae_jax.errors import UserError
+from vmae_jax.prepare.synthetic_set import write_set
+
+
+class _Parser(argparse.ArgumentParser):
+  """Tells mistakes in one line, as all entry points do."""
+
+  def error(self, message: str) -> NoReturn:
+    raise UserError(f'{message} (see {self.prog} --help)')
+
+
+def _synthetic(args: argparse.Namespace) -> None:
+  try:
+    written = write_set(
+      args.out,
+      train=args.train,
+      val=args.val,
+      frames=args.frames,
+      size=args.size,
+      seed=args.seed,
+      workers=args.workers,
+    )
+  except OSError as e:
+    raise UserError(f'--out={args.out} cannot be written: {e.strerror or e}.') from e
+  print(f'{"wrote" if written else "kept, for it is complete:"} {args.out}')
+
+
+def _parser() -> argparse.ArgumentParser:
+  # Not above: it brings JAX, which the processes that draw clips can do without.
+  from vmae_jax.prepare.prepare_set import add_commands
+
+  parser = _Parser(prog='python -m vmae_jax.prepare', description='Prepares data.')
+  commands = parser.add_subparsers(required=True, metavar='COMMAND')
+  command = commands.add_parser(
+    'synthetic',
+    help='write the synthetic motion set',
+    description='Writes the synthetic motion set: 12 classes that only motion tells apart.',
+  )
+  command.set_defaults(function=_synthetic)
+  command.add_argument('--out', type=Path, required=True, help='folder to write')
+  for name, default, text in (
+    ('train', CLIPS['train'], 'clips to train on'),
+    ('val', CLIPS['val'], 'clips to evaluate on'),
+    ('frames', 16, 'frames a clip'),
+    ('size', 48, 'height and width'),
+    ('seed', 0, 'of the whole set'),
+    ('workers', None, 'processes'),
+  ):
+    told = 'one a processor' if default is None else default
+    command.add_argument(f'--{name}', type=int, default=default, help=f'{text} ({told})')
+  add_commands(commands)
+  return parser
+
+
+def main(argv: list[str]) -> None:
+  args = _parser().parse_args(argv[1:])
+  args.function(args)
+
+
+if __name__ == '__main__':
+  cli.run(main, absl_flags=False)

@@ -1,0 +1,120 @@
+"""What a data set consists of, in words and as a picture, from what `examine` found."""
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from vmae_jax.data.sources import Source
+from vmae_jax.data.video import VideoError
+from vmae_jax.prepare.examine import Finding
+from vmae_jax.types import UInt8
+from vmae_jax.visualize.images import labelled_rows
+
+ROWS, COLUMNS = 12, 5
+THUMBNAIL = (160, 120)  # Width and height, in pixels.
+
+
+def datasheet(
+  findings: Sequence[Finding], labels: Sequence[int], class_names: Sequence[str]
+) -> str:
+  """Broken videos, lengths, rates, sizes, codecs, classes and duplicates, a line each.
+
+  Args:
+    findings: Of every file or record once.
+    labels: Of every line of the list or record that is not broken; -1 is none.
+    class_names: May be empty.
+  """
+  lines = [f'broken: {found.path}: {found.reason}' for found in findings if found.reason][:5]
+  whole = [found for found in findings if not found.reason]
+  if whole:
+    lengths = [found.frames / found.rate for found in whole if found.rate]
+    hours, size = sum(lengths) / 3600, sum(found.size for found in whole)
+    lines.append(f'in all: {len(whole)} videos, {hours:.2f} hours, {size / 1e6:.1f} MB')
+    lines.append(f'frames: {_spread([found.frames for found in whole])}')
+    if lengths:
+      lines.append(f'seconds: {_spread(lengths)}')
+  for what, values in (
+    ('frames a second', Counter(f'{found.rate:.4g}' for found in whole)),
+    ('sizes', Counter(f'{found.width}x{found.height}' for found in whole)),
+    ('codecs', Counter(found.codec for found in whole)),
+  ):
+    common = ', '.join(f'{value} ({n})' for value, n in values.most_common(5))
+    lines.append(f'{what}: {common}{", ..." if len(values) > 5 else ""}')
+  lines += _classes(labels, class_names)
+  same = defaultdict(list)
+  for found in findings:
+    if found.content_hash:
+      same[found.content_hash].append(found.path)
+  for paths in [paths for paths in same.values() if len(paths) > 1][:5]:
+    lines.append(f'same content: {", ".join(sorted(paths)[:5])}')
+  lines.append(f'files whose content another has too: {sum(len(p) - 1 for p in same.values())}')
+  return '\n'.join(lines)
+
+
+def _spread(values: Sequence[float | int]) -> str:
+  low, middle, high = min(values), statistics.median(values), max(values)
+  return f'{low:.4g} to {high:.4g}, median {middle:.4g}'
+
+
+def _classes(labels: Sequence[int], class_names: Sequence[str]) -> list[str]:
+  """How evenly the videos lie over the classes."""
+  counts = Counter(label for label in labels if label >= 0)
+  if not counts:
+    return ['classes: none']
+  numbers = range(max(len(class_names), max(counts) + 1))
+
+  def name(label: int) -> str:
+    return class_names[label] if class_names else str(label)
+
+  sizes = [counts[label] for label in numbers]
+  lines = [f'classes: {len(numbers)}, of {_spread(sizes)} videos']
+  ranked = sorted(numbers, key=lambda label: -counts[label])
+  if sizes.count(sizes[0]) < len(sizes):
+    for what, chosen in (('largest', ranked[:3]), ('smallest', ranked[-3:])):
+      text = ', '.join(f'{name(label)} ({counts[label]})' for label in chosen)
+      lines.append(f'{what} classes: {text}')
+  if unlabelled := sum(label < 0 for label in labels):
+    lines.append(f'videos without a class: {unlabelled}')
+  return lines
+
+
+def contact_sheet(source: Source, chosen: Sequence[int], title: str) -> UInt8[np.ndarray, 'H W 3']:
+  """A row of frames, from the first to the last, of some videos that lie evenly over the classes.
+
+  Args:
+    source: The data set.
+    chosen: Samples that decode; at least one.
+    title: Above the picture.
+  """
+  ordered = sorted(chosen, key=source.label)
+  picked = [ordered[i * len(ordered) // ROWS] for i in range(ROWS)]
+  rows = {}
+  for sample in dict.fromkeys(picked):
+    label, path = source.label(sample), source.name(sample)
+    kind = source.class_names[label] if source.class_names else f'class {label}'
+    kind = 'no class' if label < 0 else kind
+    try:
+      with source.open(sample) as video:
+        places = np.linspace(0, video.num_frames - 1, COLUMNS).round().astype(int)
+        thumbnails = [_thumbnail(frame) for frame in video.read(places)]
+        about = f'{video.num_frames} frames, {video.rate:.4g} a second'
+    except VideoError:  # A part of a file that is too short.
+      continue
+    rows[f'{kind[-28:]}\n{path.replace(":", "/").split("/")[-1][-28:]}\n{about}'] = thumbnails
+  columns = [f'{100 * i // (COLUMNS - 1)} %' for i in range(COLUMNS)]
+  return labelled_rows(rows, columns=columns, title=title)
+
+
+def _thumbnail(frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'H2 W2 3']:
+  """The frame as a whole, on grey."""
+  image = Image.fromarray(frame)
+  scale = min(THUMBNAIL[0] / image.width, THUMBNAIL[1] / image.height)
+  image = image.resize([max(1, round(side * scale)) for side in image.size])
+  page = Image.new('RGB', THUMBNAIL, (128, 128, 128))
+  page.paste(
+    image, tuple((all_ - own) // 2 for all_, own in zip(THUMBNAIL, image.size, strict=True))
+  )
+  return np.asarray(page)

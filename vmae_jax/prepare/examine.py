@@ -1,0 +1,114 @@
+"""Decoding many videos completely, in processes that may crash or hang."""
+
+import contextlib
+import functools
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vmae_jax import storage
+from vmae_jax.data.frame_folder import FrameFolder
+from vmae_jax.data.shards import ShardSource, check
+from vmae_jax.data.sources import FileSource
+from vmae_jax.data.video import Video, VideoError
+from vmae_jax.prepare.pool import Lost, run_all
+
+
+@dataclass(frozen=True)
+class Finding:
+  """What is known of one video; `reason` is empty if every frame decodes."""
+
+  path: str
+  reason: str = ''
+  frames: int = 0
+  rate: float = 0.0
+  width: int = 0
+  height: int = 0
+  codec: str = ''
+  content_hash: str = ''
+  size: int = 0
+
+
+def _decode(path: str, opened: Callable[[], Video | FrameFolder], known: dict[str, Any]) -> Finding:
+  try:
+    with opened() as video:
+      video.check()
+      return Finding(
+        path,
+        frames=video.num_frames,
+        rate=video.rate,
+        width=video.width,
+        height=video.height,
+        codec=video.codec,
+        **known,
+      )
+  except VideoError as e:
+    return Finding(path, reason=str(e), **known)
+
+
+def examine(path: str) -> Finding:
+  """Decodes all frames of a video, once, and hashes the file, or those of its frames."""
+  if path.endswith('/'):
+    return _examine_frames(path)
+  try:
+    file = storage.video_file(path)
+    with open(path, 'rb') if file is path else contextlib.nullcontext(file) as f:
+      content_hash = hashlib.file_digest(f, 'md5').hexdigest()
+      size = f.seek(0, io.SEEK_END)
+      f.seek(0)
+  except OSError as e:
+    return Finding(path, reason=e.strerror or 'cannot be read')
+  return _decode(path, lambda: Video(file), {'content_hash': content_hash, 'size': size})
+
+
+def _examine_frames(path: str) -> Finding:
+  try:
+    frames = FrameFolder(path)
+    data = b''.join(frames.file(i) for i in range(frames.num_frames))
+  except VideoError as e:
+    return Finding(path, reason=str(e))
+  known = {'content_hash': hashlib.md5(data).hexdigest(), 'size': len(data)}
+  return _decode(path, lambda: frames, known)
+
+
+def examine_record(source: ShardSource, i: int) -> Finding:
+  """Decodes all frames of a record and compares them and its checksum with its header."""
+  name = source.name(i)
+  try:
+    header, data = source.read(i)
+    check(header, data)
+  except VideoError as e:
+    return Finding(name, reason=str(e))
+  known = {'content_hash': hashlib.md5(data).hexdigest(), 'size': len(data)}
+  found = _decode(name, lambda: Video(io.BytesIO(data)), known)
+  if not found.reason and found.frames != header.frames:
+    reason = f'has {found.frames} frames, its header says {header.frames}'
+    return Finding(name, reason=reason, **known)
+  return found
+
+
+def examine_all(
+  source: FileSource | ShardSource, *, workers: int, seconds: float
+) -> Iterator[Finding]:
+  """Examines every file or record in parallel; yields the findings as they come.
+
+  Args:
+    source: A file that it names repeatedly is examined once.
+    workers: Processes. One that dies of a video is replaced, and the video is reported.
+    seconds: After so long a video is given up and its worker replaced.
+  """
+  function: Callable[[Any], Finding] = examine
+  tasks: Sequence[Any]
+  name: Callable[[Any], str] = str
+  if isinstance(source, ShardSource):
+    function, tasks, name = (
+      functools.partial(examine_record, source),
+      range(len(source)),
+      source.name,
+    )
+  else:
+    tasks = list(dict.fromkeys(entry.path for entry in source.entries))
+  for task, found in run_all(function, tasks, workers=workers, seconds=seconds):
+    yield Finding(name(task), reason=str(found)) if isinstance(found, Lost) else found

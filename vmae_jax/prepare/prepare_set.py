@@ -1,0 +1,218 @@
+"""The commands of `vmae_jax.prepare` for data sets that arrive as folders of videos."""
+
+import argparse
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vmae_jax import storage
+from vmae_jax.errors import UserError
+from vmae_jax.prepare import davis, layouts
+from vmae_jax.prepare.encoding import Encoding
+from vmae_jax.prepare.layouts import Layout, Tree
+from vmae_jax.prepare.prepare_shards import write_shards
+
+SUMMARY = 'prepare.json'  # Marks a folder as one of ours.
+SELF_CONTAINED = ('davis2017', 'folder')  # No lists come apart from the videos.
+FRAMES = ('davis2017',)  # Arrive as pictures: there is no file to copy.
+
+# Name -> (function, whether it has official splits 1 to 3, how much the whole data set has).
+# Kinetics shrinks with every video that is taken down: only its classes are sure.
+LAYOUTS: dict[str, tuple[Callable[..., Layout], bool, dict[str, int | tuple[int, ...]]]] = {
+  'kinetics400': (layouts.kinetics, False, {'classes': 400}),
+  'kinetics600': (layouts.kinetics, False, {'classes': 600}),
+  'kinetics700': (layouts.kinetics, False, {'classes': 700}),
+  'ssv2': (layouts.ssv2, False, {'classes': 174, 'train': 168_913, 'val': 24_777, 'test': 27_157}),
+  'ucf101': (
+    layouts.ucf101,
+    True,
+    {'classes': 101, 'train': (9537, 9586, 9624), 'test': (3783, 3734, 3696)},
+  ),
+  'hmdb51': (layouts.hmdb51, True, {'classes': 51, 'train': (3570,) * 3, 'test': (1530,) * 3}),
+  'davis2017': (
+    davis.davis2017,
+    False,
+    {'train': 60, 'val': 30, 'test-dev': 30, 'test-challenge': 30},
+  ),
+  'folder': (layouts.folder, False, {}),
+}
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+  """Adds a command for each layout; its `function` does the work."""
+  for name, (function, has_official, _) in LAYOUTS.items():
+    text = (function.__doc__ or '').split('\n')[0]
+    command = commands.add_parser(name, help=text, description=function.__doc__)
+    command.set_defaults(function=_data_set, layout=name)
+    _add_data_set(command, name, official=has_official)
+
+
+def _add_data_set(command: argparse.ArgumentParser, name: str, *, official: bool) -> None:
+  add = command.add_argument
+  add('source', metavar='SOURCE', help='folder with the videos, anywhere below it')
+  add('--out', required=True, help='folder to write')
+  if name not in SELF_CONTAINED:
+    add('--annotations', help='folder with the lists of the data set (SOURCE)')
+  if official:
+    add('--split', type=int, choices=(1, 2, 3), default=1, help='official split (1)')
+  shards = command.add_argument_group('shards', 'The videos, encoded for fast random reading.')
+  add = shards.add_argument
+  defaults = Encoding()
+  add('--shards', action='store_true', help='write OUT/SPLIT, a folder to train from, too')
+  for option, text in (
+    ('short_side', 'pixels of the shorter side; smaller videos keep theirs'),
+    ('gop', 'most frames from one keyframe to the next'),
+    ('crf', 'quality of H.264: lower is better and larger'),
+  ):
+    value = getattr(defaults, option)
+    add(f'--{option.replace("_", "-")}', type=int, metavar='N', help=f'{text} ({value})')
+  command.set_defaults(copy=False)
+  if name not in FRAMES:
+    add('--copy', action='store_true', help='keep the bytes of the files instead')
+  text = 'videos in a shard (64, or more where that were more than 512 shards)'
+  add('--shard-videos', type=int, default=0, metavar='N', help=text)
+  add('--workers', type=int, metavar='N', help='processes (one a processor)')
+  add('--beam', action='store_true', help='write them with Apache Beam, on many machines')
+  add('--beam-options', default='', metavar='--X=Y,--Z', help='flags of Beam: --runner, ...')
+  add('--seconds', type=float, default=600.0, help='time limit for one video (600)')
+
+
+def _encoding(args: argparse.Namespace) -> Encoding | None:
+  """How the videos are encoded; checks the options of shards."""
+  given = {k: v for k in ('short_side', 'gop', 'crf') if (v := getattr(args, k)) is not None}
+  for name in (*given, *(['copy'] if args.copy else []), *(['shard_videos'] * args.shard_videos)):
+    if not args.shards:
+      raise UserError(f'--{name.replace("_", "-")} is for shards: give --shards as well.')
+  for name, least, most in (('short_side', 16, 4320), ('gop', 1, 1000), ('crf', 0, 51)):
+    if name in given and not least <= given[name] <= most:
+      name, value = name.replace('_', '-'), given[name]
+      raise UserError(f'--{name}={value}: it must be from {least} to {most}.')
+  if args.copy and given:
+    name = next(iter(given)).replace('_', '-')
+    raise UserError(f'--copy keeps the videos as they are: leave out --{name}.')
+  return None if args.copy else Encoding(**given)
+
+
+def _beam(args: argparse.Namespace) -> Any:
+  """Options of Beam's pipeline, None where there is none; checks what goes with them."""
+  if not args.beam:
+    if args.beam_options:
+      raise UserError('--beam-options are for a pipeline: give --beam as well.')
+    if args.shards and storage.is_remote(args.out):
+      raise UserError(f'--out={args.out}: shards go there with --beam; or write them here.')
+    return None
+  if not args.shards:
+    raise UserError('--beam is for shards: give --shards as well.')
+  if args.workers is not None:
+    raise UserError(
+      '--workers: with --beam its runner decides, such as --beam-options=--direct_num_workers=8.'
+    )
+  from vmae_jax.prepare.beam_shards import pipeline_options
+
+  return pipeline_options(args.beam_options)
+
+
+def _write_lists(out: str, layout: Layout, summary: dict[str, Any]) -> None:
+  """Writes the lists, names of classes, missing and damaged videos, and what was found."""
+  texts = {}
+  for name, split in layout.splits.items():
+    whole = [video for video in split.videos if not video.damage]
+    for video in whole:
+      utf8 = video.path.encode(errors='replace').decode() == video.path
+      if not utf8 or len(video.path.splitlines()) > 1:
+        raise UserError(f'{video.path!r} has characters that a list cannot hold: rename it.')
+    texts[f'{name}.txt'] = ''.join(f'{v.path} {v.label}\n' for v in whole)
+  splits = layout.splits.items()
+  texts['missing.txt'] = ''.join(f'{name} {id}\n' for name, s in splits for id in s.missing)
+  texts['damaged.txt'] = ''.join(
+    f'{name} {v.id}: {v.damage}\n' for name, s in splits for v in s.videos if v.damage
+  )
+  texts['classes.txt'] = ''.join(f'{name}\n' for name in layout.classes)
+  try:
+    if storage.is_file(f'{out}/{SUMMARY}'):
+      found = json.loads(storage.read_text(f'{out}/{SUMMARY}'))
+      for key in ('layout', 'split'):
+        if found[key] != summary[key]:
+          what = f'the {key} {found[key]}, not {summary[key]}'
+          raise UserError(f'{out} holds {what}: give another folder.')
+    else:
+      for name in texts:
+        if storage.is_file(f'{out}/{name}'):
+          raise UserError(f'{out} has a {name} that is not from here: give another folder.')
+    storage.make_folder(out)
+    storage.write_text(f'{out}/{SUMMARY}', json.dumps(summary, indent=1) + '\n')
+    for name, text in texts.items():
+      if text:
+        storage.write_text(f'{out}/{name}', text)
+      else:
+        storage.remove(f'{out}/{name}')
+  except OSError as e:
+    raise UserError(f'--out={out} cannot be written: {e.strerror or e}.') from e
+
+
+def _counts(layout: Layout, full: dict[str, Any], official: int | None) -> list[str]:
+  """What was found, for people, beside what the whole data set has."""
+
+  def of(name: str) -> str:
+    number = full.get(name)
+    number = number[(official or 1) - 1] if isinstance(number, tuple) else number
+    return f' (the whole data set has {number})' if number else ''
+
+  lines = [f'{len(layout.classes)} classes{of("classes")}']
+  for name, split in layout.splits.items():
+    listed = len(split.videos) + len(split.missing)
+    text = f'{name}: {listed} videos{of(name)}'
+    if split.missing:
+      text += f', {len(split.missing)} of them are missing, such as {split.missing[0]}'
+    if damaged := [video for video in split.videos if video.damage]:
+      text += f', {len(damaged)} damaged, such as {damaged[0].id} ({damaged[0].damage})'
+    text += f'; {split.told}' * bool(split.told)
+    lines.append(text)
+  return lines
+
+
+def _data_set(args: argparse.Namespace) -> None:
+  read, has_official, full = LAYOUTS[args.layout]
+  official = args.split if has_official else None
+  encoding = _encoding(args)
+  workers = args.workers if args.workers is not None else os.cpu_count() or 1
+  beam = _beam(args)
+  if workers < 1 or args.seconds <= 0 or args.shard_videos < 0:
+    raise UserError('--workers must be at least 1, --seconds and --shard-videos more than 0.')
+  videos = Tree(args.source)
+  given = {'videos': videos}
+  if args.layout not in SELF_CONTAINED:
+    given['annotations'] = Tree(args.annotations) if args.annotations else videos
+  layout = read(**given, **({'split': official} if has_official else {}))
+  lines = _counts(layout, full, official)
+  print('\n'.join(lines))
+  if not any(split.videos for split in layout.splits.values()):
+    raise UserError(f'none of the videos lies in {args.source}: does it hold the videos?')
+  summary = {'layout': args.layout, 'split': official, 'found': lines}
+  _write_lists(args.out, layout, summary)
+  for name, split in layout.splits.items():
+    print(f'wrote {args.out}/{name}.txt')
+    if not args.shards or not split.videos:
+      continue
+    write = functools.partial(write_shards, out=Path(args.out, name), workers=workers)
+    if beam is not None:
+      from vmae_jax.prepare.beam_shards import write_shards_with_beam
+
+      write = functools.partial(write_shards_with_beam, out=f'{args.out}/{name}', options=beam)
+    manifest = write(
+      split.videos,
+      about={'layout': args.layout, 'official_split': official, 'split': name},
+      classes=layout.classes,
+      encoding=encoding,
+      shard_videos=args.shard_videos,
+      seconds=args.seconds,
+    )
+    failures = manifest['failures']
+    text = f'wrote {args.out}/{name}: {manifest["records"]} videos in {len(manifest["shards"])} '
+    text += f'shards, {manifest["bytes"] / 1e6:.1f} MB, hash {manifest["hash"][:16]}'
+    if failures:
+      text += f'; {len(failures)} failed, such as {failures[0]["id"]} ({failures[0]["reason"]})'
+    print(text)

@@ -1,0 +1,109 @@
+"""Whether all processes of a run have the same code, config and data, asked before the first step.
+
+Processes that differ would hang or, worse, train on without a word: each computes its own part of
+what it takes for the same step.
+"""
+
+import collections
+import hashlib
+import json
+import os
+import pathlib
+import socket
+from importlib import metadata
+
+import jax
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+
+from vmae_jax.data.shards import ShardSource
+from vmae_jax.data.sources import FileSource, Source
+from vmae_jax.errors import UserError
+from vmae_jax.runs.run_dir import leaves
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+# What each host may have to itself: where its files lie and how many threads decode them.
+_OWN = ('data.root', 'data.threads', 'data.workers')
+_MOST_SHOWN = 6
+
+
+def check_agreement(config: ml_collections.ConfigDict, source: Source) -> None:
+  """Compares the processes of a run; does nothing if there is but one.
+
+  Args:
+    config: The run's.
+    source: Its training videos.
+
+  Raises:
+    UserError: they differ; names the processes and in what. Every process raises it.
+  """
+  if jax.process_count() > 1:
+    check_same(_gather(describe(config, source)))
+
+
+def describe(config: ml_collections.ConfigDict, source: Source) -> dict[str, str]:
+  """What must be the same in all processes, each a short text; and this one's `host`."""
+  about = {'host': socket.gethostname(), 'code of vmae_jax': _code()}
+  about |= {name: metadata.version(name) for name in _PACKAGES}
+  for key, value in leaves(json.loads(config.to_json())):
+    if key not in _OWN:
+      about[f'config {key}'] = json.dumps(value)
+  about['number of videos'] = str(len(source))
+  about['list of videos'] = _names(source)
+  return about
+
+
+def check_same(processes: list[dict[str, str]]) -> None:
+  """Raises a UserError where processes differ, see `describe`.
+
+  Args:
+    processes: What each says, in their order.
+  """
+  differences = []
+  for key in dict.fromkeys(key for about in processes for key in about if key != 'host'):
+    values = [about.get(key, 'absent') for about in processes]
+    usual = collections.Counter(values).most_common(1)[0][0]
+    odd = [i for i, value in enumerate(values) if value != usual]
+    if odd:
+      names = ', '.join(f'{i} ({processes[i]["host"]})' for i in odd[:_MOST_SHOWN])
+      more = f' and {len(odd) - _MOST_SHOWN} more' if len(odd) > _MOST_SHOWN else ''
+      differences.append(
+        f'{key} is {values[odd[0]]} in process {names}{more}, but {usual} in process '
+        f'{values.index(usual)} ({processes[values.index(usual)]["host"]})'
+      )
+  if differences:
+    more = len(differences) - _MOST_SHOWN
+    raise UserError(
+      f'the {len(processes)} processes of this run differ: {"; ".join(differences[:_MOST_SHOWN])}'
+      f'{f"; and {more} more" if more > 0 else ""}. Start all with the same code, command and data.'
+    )
+
+
+def _gather(about: dict[str, str]) -> list[dict[str, str]]:
+  """What all processes say, in their order."""
+  text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+  lengths = multihost_utils.process_allgather(np.array(len(text)))
+  rows = multihost_utils.process_allgather(np.pad(text, (0, lengths.max() - len(text))))
+  return [json.loads(row[:n].tobytes()) for row, n in zip(rows, lengths, strict=True)]
+
+
+def _code() -> str:
+  """A hash of the package's source files, which differs also where nothing is committed."""
+  package = pathlib.Path(__file__).parents[1]
+  digest = hashlib.sha256()
+  for path in sorted(package.rglob('*.py')):
+    digest.update(f'{path.relative_to(package)}\0'.encode() + path.read_bytes() + b'\0')
+  return digest.hexdigest()[:12]
+
+
+def _names(source: Source) -> str:
+  """A hash of the videos in their order, wherever the folder that holds them lies."""
+  if isinstance(source, ShardSource):
+    return source.manifest['hash'][:12]
+  if isinstance(source, FileSource):
+    folder = os.path.commonpath([os.path.dirname(e.path) for e in source.entries])
+    rows = [(os.path.relpath(e.path, folder), e.label, e.start, e.count) for e in source.entries]
+  else:
+    rows = [source.name(i) for i in range(len(source))]
+  return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]

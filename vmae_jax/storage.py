@@ -1,0 +1,222 @@
+"""Files here and elsewhere: on this machine, or in `gs://` and `s3://` buckets through fsspec.
+
+What lies elsewhere is read whole or by ranges of bytes, each time with a few attempts; nothing is
+kept on the disk. Every function takes paths of both kinds and raises an OSError of one line.
+"""
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from vmae_jax.errors import UserError
+from vmae_jax.patience import NoAnswer, ask_all
+
+ATTEMPTS = 4
+PAUSE = 0.5  # Seconds before the second attempt; twice as long before each further one.
+FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+LOG_IN = (
+  'log in (gcloud auth application-default login; for s3:// aws configure) or open the bucket'
+)
+EXTRAS = {'gs': 'gcs', 'gcs': 'gcs', 's3': 's3'}  # Our names of what has to be installed.
+
+
+def is_remote(path: str) -> bool:
+  return '://' in path
+
+
+def absolute(path: str) -> str:
+  """An absolute path of the same; a folder's / at the end stays."""
+  if is_remote(path):
+    return path
+  return os.path.join(os.path.abspath(path), '') if path.endswith('/') else os.path.abspath(path)
+
+
+def _filesystem(path: str) -> Any:
+  protocol = path.partition('://')[0]
+  try:
+    import fsspec
+  except ImportError as e:
+    what = EXTRAS.get(protocol, 'gcs')
+    raise UserError(f"{path} needs fsspec: pip install 'vmae_jax[{what}]' ({e}).") from e
+  try:
+    return fsspec.filesystem(protocol)
+  except ImportError as e:
+    what = f"'vmae_jax[{EXTRAS[protocol]}]'" if protocol in EXTRAS else 'what fsspec asks for'
+    raise UserError(f'{path} cannot be opened: pip install {what} ({e}).') from e
+  except ValueError as e:  # An unknown protocol, or options of the environment that are wrong.
+    raise UserError(f'{path} cannot be opened: {e}') from e
+
+
+def _attempt(path: str, function: Callable[[Any], Any]) -> Any:
+  """Calls `function(filesystem)`, again where the network may have been to blame."""
+  fs, pause = _filesystem(path), PAUSE
+  for attempt in range(1, ATTEMPTS + 1):
+    try:
+      return function(fs)
+    except FINAL as e:
+      raise type(e)(e.errno, _line(e), path) from e
+    except Exception as e:  # Each library has errors of its own.
+      if 'redential' in type(e).__name__:
+        raise OSError(None, f'{_line(e)}; {LOG_IN}', path) from e
+      if attempt == ATTEMPTS:
+        raise OSError(None, f'{_line(e)}, asked {ATTEMPTS} times', path) from e
+    time.sleep(pause)
+    pause *= 2
+
+
+def _line(e: Exception) -> str:
+  text = getattr(e, 'strerror', None) or str(e)
+  return ' '.join(f'{type(e).__name__}: {text}'.split())[:200]
+
+
+def _kind(path: str) -> str:
+  """What fsspec calls it: 'file', 'directory', or '' where nothing is."""
+  try:  # Its own isfile and isdir say no to every error.
+    return _attempt(path, lambda fs: fs.info(path)['type'])
+  except FileNotFoundError:
+    return ''
+
+
+def read(path: str, start: int | None = None, end: int | None = None) -> bytes:
+  """The bytes of a file, or those from `start` to before `end`."""
+  if is_remote(path):
+    data = _attempt(path, lambda fs: fs.cat_file(path, start=start, end=end))
+    if start is not None and end is not None and len(data) != end - start:
+      raise OSError(None, f'{len(data)} bytes came instead of {end - start}', path)
+    return data
+  with open(path, 'rb') as f:
+    f.seek(start or 0)
+    return f.read(-1 if end is None else end - (start or 0))
+
+
+def read_text(path: str) -> str:
+  """The text of a file, its line ends as they are; a UnicodeDecodeError where it is no UTF-8."""
+  return read(path).decode('utf-8')
+
+
+def write_text(path: str, text: str) -> None:
+  """Writes a file, which is there either completely or not at all."""
+  if is_remote(path):  # An object is there when all of it is.
+    _attempt(path, lambda fs: fs.pipe_file(path, text.encode()))
+    return
+  with open(f'{path}.partial', 'w', encoding='utf-8', newline='') as f:
+    f.write(text)
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(f'{path}.partial', path)
+
+
+def video_file(path: str) -> str | io.BytesIO:
+  """What `Video` opens: the path of a file of this machine, the bytes of another one."""
+  return io.BytesIO(read(path)) if is_remote(path) else path
+
+
+def is_file(path: str) -> bool:
+  return _kind(path) == 'file' if is_remote(path) else os.path.isfile(path)
+
+
+def is_folder(path: str) -> bool:
+  """Whether there is such a folder; in a bucket: whether anything lies below it."""
+  return _kind(path) == 'directory' if is_remote(path) else os.path.isdir(path)
+
+
+def size(path: str) -> int:
+  """Bytes of a file, or of all files directly inside a folder, where the path ends in /."""
+  if path.endswith('/'):
+    return sum(sizes(path).values())
+  return _attempt(path, lambda fs: fs.size(path)) if is_remote(path) else os.path.getsize(path)
+
+
+def sizes(folder: str) -> dict[str, int]:
+  """Names and sizes of all files directly inside a folder."""
+  if not is_remote(folder):
+    with os.scandir(folder) as entries:
+      return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+  found = _attempt(folder, lambda fs: fs.ls(folder, detail=True))
+  return {os.path.basename(x['name']): x['size'] or 0 for x in found if x['type'] == 'file'}
+
+
+def names(folder: str) -> list[str]:
+  """Names of the files and folders directly inside a folder, sorted."""
+  if not is_remote(folder):
+    return sorted(os.listdir(folder))
+  found = _attempt(folder, lambda fs: fs.ls(folder, detail=False))
+  return sorted(os.path.basename(name.rstrip('/')) for name in found)
+
+
+def missing(paths: Sequence[str], *, seconds: float) -> tuple[list[str], list[str]]:
+  """Looks for files, or folders where a path ends in /.
+
+  Of folders elsewhere each is looked through once.
+
+  Args:
+    paths: Where they should be.
+    seconds: That one answer may take.
+
+  Returns:
+    The paths where nothing is, and those of which nothing was heard.
+
+  Raises:
+    UserError: of too many nothing was heard.
+  """
+  folders = {os.path.dirname(path) for path in paths if is_remote(path)}
+
+  def files(folder: str) -> set[str]:
+    try:
+      return set(sizes(folder))
+    except FileNotFoundError:
+      return set()
+
+  def there(path: str) -> bool:
+    if not is_remote(path):
+      return os.path.isdir(path) if path.endswith('/') else os.path.isfile(path)
+    folder, name = os.path.split(path)
+    if isinstance(files_of[folder], NoAnswer):
+      raise files_of[folder]
+    return name in files_of[folder] if name else bool(files_of[folder])
+
+  files_of = dict(zip(folders, ask_all(files, folders, seconds=seconds), strict=True))
+  answers = list(zip(paths, ask_all(there, paths, seconds=seconds), strict=True))
+  silent = [path for path, answer in answers if isinstance(answer, NoAnswer)]
+  return [path for path, answer in answers if answer is False], silent
+
+
+def walk(folder: str) -> Iterator[str]:
+  """Paths of all files below a folder, relative to it, in any order."""
+  if not is_remote(folder):
+    for where, _, files in os.walk(folder, followlinks=True):
+      yield from (os.path.relpath(os.path.join(where, name), folder) for name in files)
+    return
+
+  def find(fs: Any) -> list[str]:
+    top = fs._strip_protocol(folder).rstrip('/') + '/'
+    return [path.removeprefix(top) for path in fs.find(folder)]
+
+  yield from _attempt(folder, find)
+
+
+def put(file: str | os.PathLike, path: str) -> None:
+  """Moves a file of this machine, complete, to its place; on its own disk at once."""
+  if is_remote(path):
+    _attempt(path, lambda fs: fs.put_file(os.fspath(file), path))
+    os.remove(file)
+  else:
+    os.replace(file, path)
+
+
+def remove(path: str) -> None:
+  """Removes a file or, elsewhere, a folder with all that is in it, if it is there."""
+  if not is_remote(path):
+    with suppress(FileNotFoundError):
+      os.remove(path)
+  elif _kind(path):
+    _attempt(path, lambda fs: fs.rm(path, recursive=True))
+
+
+def make_folder(path: str) -> None:
+  """Makes a folder, if it is not there; a bucket has none."""
+  if not is_remote(path):
+    os.makedirs(path, exist_ok=True)
