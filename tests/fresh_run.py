@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from tests import runs
+from tests import started
 from vmae_jax.config_file import load_config
 from vmae_jax.method.compose import build_objective
 from vmae_jax.method.state import init_state
@@ -12,7 +12,7 @@ from vmae_jax.runs.checkpoint import Checkpointer
 
 def save_fresh_run(workdir):
   """Saves a checkpoint with fresh weights in WORKDIR."""
-  config = load_config(runs.SMOKE)
+  config = load_config(started.SMOKE)
   config.seed = 1
   objective = build_objective(config)
   params = jax.jit(objective.init)(jax.random.key(1))

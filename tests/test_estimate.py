@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import started
 from vmae_jax import sharding
 from vmae_jax.config_file import load_config
 from vmae_jax.data.loader import Loader
@@ -28,7 +28,7 @@ def environment(*, devices):
   """What a child process sees: emulated devices, and a compiler that takes little time."""
   env = {k: v for k, v in os.environ.items() if not k.startswith(('JAX_', 'XLA_'))}
   return env | {
-    'PYTHONPATH': os.pathsep.join([str(runs.ROOT), os.environ.get('PYTHONPATH', '')]),
+    'PYTHONPATH': os.pathsep.join([str(started.ROOT), os.environ.get('PYTHONPATH', '')]),
     'JAX_PLATFORMS': 'cpu',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': 'True',
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
@@ -37,9 +37,14 @@ def environment(*, devices):
 
 def start(*arguments):
   """The entry point as a user calls it, with four emulated devices."""
-  command = [sys.executable, '-m', 'vmae_jax.estimate', f'--config={runs.SMOKE}', *arguments]
+  command = [sys.executable, '-m', 'vmae_jax.estimate', f'--config={started.SMOKE}', *arguments]
   return subprocess.run(
-    command, env=environment(devices=4), cwd=runs.ROOT, capture_output=True, text=True, timeout=600
+    command,
+    env=environment(devices=4),
+    cwd=started.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=600,
   )
 
 
@@ -64,7 +69,7 @@ def sharded(tmp_path_factory):
 
 def parameters():
   """Shapes of the parameters by path."""
-  config = load_config(runs.SMOKE)
+  config = load_config(started.SMOKE)
   config.model.decoder_depth, config.data.frames = 1, 4
   params = jax.eval_shape(build_objective(config).init, jax.random.key(0))
   leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -174,7 +179,7 @@ def test_mistakes():
   given = json.dumps([arguments for arguments, _ in MISTAKES])
   command = [sys.executable, '-c', PROGRAM]
   done = subprocess.run(
-    command, input=given, env=env, cwd=runs.ROOT, capture_output=True, text=True
+    command, input=given, env=env, cwd=started.ROOT, capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr
   lines = done.stderr.splitlines()
@@ -187,7 +192,7 @@ def test_mistakes():
 @pytest.mark.parametrize('method', ['videomae:smoke', 'mme:smoke'])
 def test_the_batch_is_the_loaders(method):
   name, _, variant = method.partition(':')
-  config = load_config(f'{runs.ROOT}/configs/{name}.py:{variant}')
+  config = load_config(f'{started.ROOT}/configs/{name}.py:{variant}')
   objective = build_objective(config)
   mesh = sharding.make_mesh()
   loader = Loader(
@@ -208,7 +213,7 @@ def test_the_batch_is_the_loaders(method):
 
 
 def test_auto_is_what_it_becomes_on_a_tpu():
-  config = load_config(runs.SMOKE)
+  config = load_config(started.SMOKE)
   resolved = aot.resolve(config, 'tpu').model
   assert (resolved.dtype, config.model.dtype) == ('bfloat16', 'auto')
   config.model.dtype = 'float32'

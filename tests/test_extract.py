@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests import runs
+from tests import started
 from tests.data.clips_on_disk import write_video
 from tests.evaluation.checkpoints import write_checkpoint
 
@@ -32,7 +32,7 @@ def start(place, out, *arguments, devices=1):
   command = [sys.executable, '-m', 'vmae_jax.extract', 'run', '--videos=videos', f'--out={out}']
   return subprocess.Popen(
     [*command, '--stride=1', '--hop=8', '--pool=slots', '--shard_videos=3', *arguments],
-    env=runs.environment(devices),
+    env=started.environment(devices),
     cwd=place,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

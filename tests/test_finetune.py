@@ -7,7 +7,7 @@ import pytest
 
 from configs import finetune as configs
 from configs import videomae
-from tests import runs
+from tests import started
 from vmae_jax import config as config_lib
 from vmae_jax import config_finetuning
 from vmae_jax.config_file import load_config
@@ -15,7 +15,7 @@ from vmae_jax.errors import UserError
 from vmae_jax.training import loop
 from vmae_jax.training.supervised import build_supervised
 
-SMOKE = f'{runs.ROOT}/configs/finetune.py:smoke'
+SMOKE = f'{started.ROOT}/configs/finetune.py:smoke'
 ARGUMENTS = [
   *(
     f'{size},{data}' for size in ('tiny', 's', 'b', 'l', 'h', 'giant') for data in ('k400', 'ssv2')
@@ -141,7 +141,7 @@ for argument in {[argument for argument, _ in MISTAKES]}:
 """
   done = subprocess.run(
     [sys.executable, '-c', program],
-    env=runs.environment(),
+    env=started.environment(),
     cwd=tmp_path,
     capture_output=True,
     text=True,

@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from tests import runs
+from tests import started
 from tests.data.clips_on_disk import write_video
 from vmae_jax import cli, pretrain
 from vmae_jax.config import check
@@ -39,8 +39,15 @@ def train(program, workdir, *overrides):
   program += '\nfrom vmae_jax import cli, pretrain\ncli.run(pretrain.main)'
   overrides = [f'--config.{x}' for x in (*SHORT, *overrides)]
   return subprocess.run(
-    [sys.executable, '-c', program, f'--config={runs.SMOKE}', f'--workdir={workdir}', *overrides],
-    env=runs.environment(),
+    [
+      sys.executable,
+      '-c',
+      program,
+      f'--config={started.SMOKE}',
+      f'--workdir={workdir}',
+      *overrides,
+    ],
+    env=started.environment(),
     capture_output=True,
     text=True,
   )
@@ -63,7 +70,7 @@ def told(monkeypatch, capsys, tmp_path):
   """
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'configs').mkdir()
-  shutil.copy(runs.ROOT / 'configs' / 'videomae.py', 'configs')
+  shutil.copy(started.ROOT / 'configs' / 'videomae.py', 'configs')
 
   def start(*arguments, workdir='run', config='configs/videomae.py:smoke'):
     argv = ['pretrain', f'--config={config}', f'--workdir={workdir}']
@@ -143,7 +150,7 @@ def test_values(override, parts, told):
 
 
 def test_batch_over_devices():
-  config = load_config(runs.SMOKE)
+  config = load_config(started.SMOKE)
   config.batch_size = 8
   with pytest.raises(UserError, match=r'batch_size 8 is no .* of 3 \(3 devices .* 6 or 9'):
     check(config, devices=3)
@@ -260,7 +267,7 @@ for module in pkgutil.walk_packages(vmae_jax.__path__, 'vmae_jax.'):
   if module.name.count('.') > 1 and '__main__' not in module.name:
     importlib.import_module(module.name)
 """
-  env = runs.environment()
+  env = started.environment()
   subprocess.run([sys.executable, '-c', BLOCKED + modules], env=env, check=True)
 
 
@@ -303,7 +310,7 @@ def test_too_many_broken_videos(tmp_path):
 
 def module(name, *arguments, cwd):
   """Runs an entry point as a user does; returns its one line of complaint."""
-  env = runs.environment()
+  env = started.environment()
   command = [sys.executable, '-m', f'vmae_jax.{name}', *arguments]
   done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True)
   assert done.returncode == 2, done.stderr
@@ -312,7 +319,7 @@ def module(name, *arguments, cwd):
 
 
 def test_pretrain(tmp_path):
-  config = f'--config={runs.SMOKE}'
+  config = f'--config={started.SMOKE}'
   line = module('pretrain', config, '--workdir=run', '--config.maskin.ratio=1', cwd=tmp_path)
   assert "Did you mean 'masking'?" in line and list(tmp_path.iterdir()) == []
 

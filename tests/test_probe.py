@@ -6,7 +6,7 @@ import sys
 
 import jaxtyping
 
-from tests import runs
+from tests import started
 from tests.data.clips_on_disk import write_video
 from tests.fresh_run import save_fresh_run
 
@@ -22,7 +22,7 @@ def test_all_probes_of_a_run(tmp_path, monkeypatch):
   command = [sys.executable, '-m', 'vmae_jax.probe', '--checkpoint=run', '--train=train.txt']
   command += ['--val=val.txt', '--probes=knn,linear_plain,attentive', '--epochs=1']
   command += ['--batch_size=10', '--cache_gb=0']
-  environment = runs.environment()
+  environment = started.environment()
   done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   titles = 'k-NN top-1  linear without BatchNorm top-1  attentive top-1'

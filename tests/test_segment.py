@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import runs
+from tests import started
 from tests.data.clips_on_disk import write_video
 from tests.evaluation.checkpoints import write_checkpoint
 from tests.evaluation.test_sequences import write_davis
@@ -31,7 +31,7 @@ def place(tmp_path_factory):
 def segment(place, *arguments, code=0):
   done = subprocess.run(
     [sys.executable, '-m', 'vmae_jax.segment', *arguments],
-    env=runs.environment(),
+    env=started.environment(),
     cwd=place,
     capture_output=True,
     text=True,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT
+from tests.started import ROOT
 from vmae_jax.benchmark import methods, step
 from vmae_jax.config_file import load_config
 from vmae_jax.method.compose import build_objective

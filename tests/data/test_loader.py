@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import started
 from tests.data.clips_on_disk import write_video
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
@@ -183,7 +183,7 @@ def test_processes_that_take_turns_in_the_mesh():
   children = [
     subprocess.Popen(
       [sys.executable, '-c', TAKING_TURNS, port, str(i)],
-      env=runs.environment(2),
+      env=started.environment(2),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,

@@ -5,7 +5,7 @@ import functools
 import jax
 import orbax.checkpoint as ocp
 
-from tests.runs import SMOKE
+from tests.started import SMOKE
 from vmae_jax.config_file import load_config
 from vmae_jax.evaluation.encoder import build_encoder, init_encoder
 

@@ -7,7 +7,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.fresh_run import save_fresh_run
-from tests.runs import ROOT
+from tests.started import ROOT
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.classifier import load_classifier

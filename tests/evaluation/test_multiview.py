@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import started
 from vmae_jax import sharding
 from vmae_jax.data.video import VideoError
 from vmae_jax.data.views import ViewSampler
@@ -115,7 +115,7 @@ from tests.evaluation import test_multiview as t
 t.run(pathlib.Path(sys.argv[1]), t.sharding.make_mesh(data=4, fsdp=2))
 """
   path = tmp_path / 'records.jsonl'
-  env = runs.environment(8)
+  env = started.environment(8)
   subprocess.run([sys.executable, '-c', program, str(path)], env=env, check=True)
   same([json.loads(line) for line in path.read_text().splitlines()[1:]], records)
 

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from tests import runs
+from tests import started
 from tests.interchange import synthetic
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
@@ -52,7 +52,7 @@ def official(tmp_path_factory):
 def run(tmp_path_factory, official):
   """A checkpoint of ours: MotionMAE with a second decoder, which other formats cannot hold."""
   params, _ = load_pretrained(official)
-  config = load_config(str(runs.ROOT / 'configs/motionmae.py') + ':smoke').to_dict()
+  config = load_config(str(started.ROOT / 'configs/motionmae.py') + ':smoke').to_dict()
   config['heads']['motion']['decoder'] = 'motion_decoder'
   params['motion_decoder'] = jax.tree.map(lambda x: x + 1, params['decoder'])
   folder = tmp_path_factory.mktemp('run') / 'checkpoints' / '7'
@@ -269,8 +269,8 @@ def test_the_command(official, tmp_path):
   def command(*arguments):
     return subprocess.run(
       [sys.executable, '-m', 'vmae_jax.convert', *map(str, arguments)],
-      env=runs.environment(),
-      cwd=runs.ROOT,
+      env=started.environment(),
+      cwd=started.ROOT,
       capture_output=True,
       text=True,
     )

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import started
 from tests.data.clips_on_disk import write_video
 from vmae_jax.interchange import selfcheck
 from vmae_jax.interchange.convert import convert
@@ -36,10 +36,10 @@ def test_public_weights_to_a_run_and_the_run_to_transformers(tmp_path):
   report = convert(tmp_path / 'public', tmp_path / 'ours', to='orbax')
   assert 'public in transformers: largest difference' in report
   assert '--config.model.eps=1e-12 reproduces' in report
-  runs.run(
+  started.run(
     tmp_path / 'run',
     *(f'init_from={tmp_path / "ours"}', 'steps=2', 'model.eps=1e-12', 'log.pictures=1'),
-    env=runs.environment(),
+    env=started.environment(),
   )
   report = convert(tmp_path / 'run', tmp_path / 'out', to='huggingface')
   assert 'out in transformers: largest difference' in report
@@ -77,13 +77,13 @@ def test_public_weights_are_fine_tuned_and_go_back(tmp_path):
   overrides.append(f'init_from={tmp_path}/weights')
   for command in (
     ['convert', tmp_path / 'public', '--to=orbax', f'--out={tmp_path}/weights'],
-    ['finetune', f'--config={runs.ROOT}/configs/finetune.py:smoke', f'--workdir={tmp_path}/run']
+    ['finetune', f'--config={started.ROOT}/configs/finetune.py:smoke', f'--workdir={tmp_path}/run']
     + [f'--config.{x}' for x in overrides],
     ['convert', tmp_path / 'run', '--to=huggingface', f'--out={tmp_path}/export'],
   ):
     done = subprocess.run(
       [sys.executable, '-m', f'vmae_jax.{command[0]}', *map(str, command[1:])],
-      env=runs.environment(),
+      env=started.environment(),
       capture_output=True,
       text=True,
     )

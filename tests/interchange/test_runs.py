@@ -5,7 +5,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests import runs
+from tests import started
 from tests.interchange import synthetic
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
@@ -18,7 +18,7 @@ SCRIPT = {'num_frames': 8, 'input_size': 32}
 
 
 def config(file, **model):
-  found = load_config(f'{runs.ROOT}/configs/{file}.py:smoke').to_dict()
+  found = load_config(f'{started.ROOT}/configs/{file}.py:smoke').to_dict()
   found['model'] |= model
   return found
 

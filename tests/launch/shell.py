@@ -3,12 +3,12 @@
 import os
 import subprocess
 
-from tests import runs
+from tests import started
 
-LAUNCH = runs.ROOT / 'launch'
+LAUNCH = started.ROOT / 'launch'
 
 
-def bash(*command, cwd=runs.ROOT, path=None, **env):
+def bash(*command, cwd=started.ROOT, path=None, **env):
   env = {'PATH': os.environ['PATH'], 'HOME': '/home/me'} | env
   if path:
     env['PATH'] = f'{path}:{env["PATH"]}'

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import runs
+from tests import started
 from tests.launch.shell import LAUNCH, bash, command
 
 SCRIPTS = ['common.sh', 'local.sh', 'slurm.sbatch', 'tpu_host.sh', 'tpu_pod.sh', 'xla_flags.sh']
@@ -22,7 +22,7 @@ def test_syntax(name):
 def test_shellcheck():
   done = subprocess.run(
     [Path(sys.executable).with_name('shellcheck'), '-x', *(f'launch/{name}' for name in SCRIPTS)],
-    cwd=runs.ROOT,
+    cwd=started.ROOT,
     capture_output=True,
     text=True,
     timeout=60,
@@ -74,7 +74,7 @@ def test_demo_step_by_step(backend, tmp_path):
   (tmp_path / 'configs').mkdir()
   (tmp_path / 'launch').mkdir()
   for name in ('launch/common.sh', 'launch/local.sh', 'launch/xla_flags.sh', 'requirements.txt'):
-    (tmp_path / name).write_text((runs.ROOT / name).read_text())
+    (tmp_path / name).write_text((started.ROOT / name).read_text())
   (tmp_path / 'configs/mme.py').touch()
   asked = tmp_path / 'asked'
   command(
@@ -120,7 +120,7 @@ def test_slurm_requeues_what_was_saved(exit_code, requeued, tmp_path):
     '--config=c',
     path=tmp_path / 'bin',
     cwd=tmp_path,
-    SLURM_SUBMIT_DIR=str(runs.ROOT),
+    SLURM_SUBMIT_DIR=str(started.ROOT),
     SLURM_JOB_ID='17',
   )
   assert code == (0 if requeued else exit_code)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests import runs
+from tests import started
 from tests.launch.shell import LAUNCH, bash, command
 
 POD = ('--name=pod', '--zone=here', '--type=v5litepod-16', '--wait=0')
@@ -126,7 +126,7 @@ def test_tpu_host_without_a_new_python(there, tmp_path):
   """As on TPU VMs, where python3 is 3.10."""
   (tmp_path / 'launch').mkdir()
   for name in ('launch/common.sh', 'launch/tpu_host.sh', 'requirements.txt'):
-    (tmp_path / name).write_text((runs.ROOT / name).read_text())
+    (tmp_path / name).write_text((started.ROOT / name).read_text())
   bin_ = tmp_path / 'bin'
   bin_.mkdir()
   for name in ('bash', 'cat', 'cksum', 'cp', 'dirname', 'mkdir', 'rm', 'touch', 'tr'):
@@ -167,7 +167,7 @@ def test_pod_commands_run(tmp_path):
   assert (code_folder / 'run.code').read_text() == '0\n' and (code_folder / 'mounted').exists()
   # The code has been copied.
   assert (code_folder / 'vmae_jax' / 'cli.py').read_text() == (
-    runs.ROOT / 'vmae_jax' / 'cli.py'
+    started.ROOT / 'vmae_jax' / 'cli.py'
   ).read_text()
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import started
 from vmae_jax.errors import UserError
 from vmae_jax.masking.base_maps import BASE_MAPS
 from vmae_jax.masking.motion_guided import flow_pairs, motion_guided, token_scores, warped_maps
@@ -291,7 +291,7 @@ np.testing.assert_array_equal(one, eight)
 def test_masks_are_the_same_on_one_device_and_on_eight():
   done = subprocess.run(
     [sys.executable, '-c', ON_EIGHT],
-    env=runs.environment(8),
+    env=started.environment(8),
     capture_output=True,
     text=True,
   )

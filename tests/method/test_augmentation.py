@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import started
 from vmae_jax import config as config_lib
 from vmae_jax import config_finetuning
 from vmae_jax.config_file import load_config
@@ -211,9 +211,9 @@ np.save(sys.argv[1], np.asarray(function(keys, clip)))
 
 
 def test_devices_change_nothing(tmp_path):
-  env = runs.environment(8)
+  env = started.environment(8)
   command = [sys.executable, '-c', DEVICES, str(tmp_path / 'many.npy')]
-  subprocess.run(command, env=env, cwd=runs.ROOT, check=True, timeout=300)
+  subprocess.run(command, env=env, cwd=started.ROOT, check=True, timeout=300)
   got = np.load(tmp_path / 'many.npy')
   np.testing.assert_allclose(got, look(keys_of(8), clips(b=8), **ALL), atol=1e-6)
 
@@ -245,7 +245,7 @@ def test_nothing_is_computed_by_default():
 
 def test_pretraining_sees_and_predicts_the_new_look():
   """MME: clip, targets and the window that they are followed in; masks stay as they are."""
-  config = load_config(f'{runs.ROOT}/configs/mme.py:smoke')
+  config = load_config(f'{started.ROOT}/configs/mme.py:smoke')
   plain = build_objective(config)
   config.augment.update(ALL)
   objective = build_objective(config)
@@ -274,7 +274,7 @@ def test_pretraining_sees_and_predicts_the_new_look():
 
 
 def test_finetuning_trains_on_the_new_look_and_tests_without_it():
-  config = load_config(f'{runs.ROOT}/configs/finetune.py:smoke')
+  config = load_config(f'{started.ROOT}/configs/finetune.py:smoke')
   config.data.erase = config.mixing.chance = 0.0
   plain = build_supervised(config, classes=3)
   config.augment.update(ALL)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import started
 from vmae_jax import sharding
 from vmae_jax.models import attention as attention_lib
 from vmae_jax.models.attention import MANY, attention, choose
@@ -138,9 +138,9 @@ for heads in (2, 4):  # Six heads over four devices stay whole.
 
 
 def test_a_device_computes_what_it_holds():
-  env = runs.environment(8)
+  env = started.environment(8)
   done = subprocess.run(
-    [sys.executable, '-c', ON_EIGHT], cwd=runs.ROOT, env=env, capture_output=True, text=True
+    [sys.executable, '-c', ON_EIGHT], cwd=started.ROOT, env=env, capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr[-3000:]
 
@@ -171,9 +171,11 @@ print(compiled.memory_analysis().temp_size_in_bytes)
 def test_scores_stay_in_the_vector_memory_of_a_tpu():
   tpu = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1'}
   tpu |= {'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TPU_WORKER_HOSTNAMES': 'localhost'}
-  env = runs.environment(1, PYTHONPATH=os.pathsep.join([str(runs.ROOT), *sys.path[1:]]), **tpu)
+  env = started.environment(
+    1, PYTHONPATH=os.pathsep.join([str(started.ROOT), *sys.path[1:]]), **tpu
+  )
   done = subprocess.run(
-    [sys.executable, '-c', FOR_TPU], cwd=runs.ROOT, env=env, capture_output=True, text=True
+    [sys.executable, '-c', FOR_TPU], cwd=started.ROOT, env=env, capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr[-3000:]
   scores = 8 * 6 * 1568**2 * 2  # Of the clips of a chip, in half precision.

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import started
 from tests.test_estimate import environment
 from vmae_jax.config_file import load_config
 from vmae_jax.planning import aot, estimate
@@ -43,7 +43,7 @@ print(json.dumps(found))
 def test_search():
   command = [sys.executable, '-c', SEARCH]
   done = subprocess.run(
-    command, env=environment(devices=2), cwd=runs.ROOT, capture_output=True, text=True
+    command, env=environment(devices=2), cwd=started.ROOT, capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr
   *lines, found = done.stdout.splitlines()
@@ -107,7 +107,7 @@ class Chips:
 
 
 def config_of(clips, chips=8):
-  config = load_config(runs.SMOKE)
+  config = load_config(started.SMOKE)
   config.batch_size = clips * chips
   return config
 

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from tests import runs
+from tests import started
 from vmae_jax.config_file import load_config
 from vmae_jax.data.sources import Entry, FileSource, open_source
 from vmae_jax.errors import UserError
 from vmae_jax.runs.agreement import check_same, describe
 
-CONFIG = load_config(runs.SMOKE)
+CONFIG = load_config(started.SMOKE)
 FILES = FileSource((Entry('/a/data/1.mp4', 0), Entry('/a/data/x/2.mp4', 1)))
 
 
@@ -110,8 +110,10 @@ def test_two_processes(sizes):
     address = f'127.0.0.1:{s.getsockname()[1]}'
   children = []
   for i, size in enumerate(sizes):
-    env = runs.environment(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=i)
-    command = [sys.executable, '-c', PROGRAM, runs.SMOKE, str(size), 'x' * (1 + 5 * i)]
+    env = started.environment(
+      JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=i
+    )
+    command = [sys.executable, '-c', PROGRAM, started.SMOKE, str(size), 'x' * (1 + 5 * i)]
     children.append(
       subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

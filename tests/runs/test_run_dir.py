@@ -8,7 +8,7 @@ import jax
 import ml_collections
 import pytest
 
-from tests import runs
+from tests import started
 from vmae_jax import config as config_lib
 from vmae_jax.errors import UserError
 from vmae_jax.runs import run_dir
@@ -66,7 +66,7 @@ def test_other_config_is_refused_and_named(tmp_path):
 def older(workdir, *keys):
   """A run of the defaults, from before there were these keys."""
   prepare_run_dir(workdir, config_lib.default())
-  runs.forget(workdir, *keys)
+  started.forget(workdir, *keys)
 
 
 def test_a_run_goes_on_that_is_older_than_a_key(tmp_path):

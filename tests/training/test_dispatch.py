@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from tests import runs
+from tests import started
 
 # Every way from a device's array to a number or a NumPy array goes through `_value`.
 WATCHED = """
@@ -50,8 +50,8 @@ print(json.dumps(events))
 def test_metrics_are_read_one_step_late_and_nothing_else(tmp_path):
   done = subprocess.run(
     [sys.executable, '-c', WATCHED, str(tmp_path / 'run')],
-    env=runs.environment(),
-    cwd=runs.ROOT,
+    env=started.environment(),
+    cwd=started.ROOT,
     capture_output=True,
     text=True,
   )

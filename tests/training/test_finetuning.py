@@ -12,7 +12,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import started
 from tests.data.clips_on_disk import write_video
 from tests.fresh_run import save_fresh_run
 from vmae_jax import cli, sharding
@@ -26,7 +26,7 @@ from vmae_jax.training.finetuning import _find_start, finetune
 from vmae_jax.training.supervised import build_supervised
 
 STEPS, EVERY, VIDEOS = 4, 2, 11
-FINETUNE = f'{runs.ROOT}/configs/finetune.py:smoke'
+FINETUNE = f'{started.ROOT}/configs/finetune.py:smoke'
 OVERRIDES = {
   'steps': STEPS,
   'checkpoint.every_steps': EVERY,
@@ -161,7 +161,7 @@ def test_the_moving_average_is_what_is_tested(whole, videos, pretrained):
   """The first video again, by hand."""
   config = config_of(videos, pretrained)
   supervised = build_supervised(config, classes=3)
-  found = runs.arrays(whole, STEPS)
+  found = started.arrays(whole, STEPS)
   shapes = jax.eval_shape(supervised.init, jax.random.key(0))
   sampler = ViewSampler(frames=8, size=32, stride=1, segments=2, crops=1, repeats=2)
   views = sampler(open_source(config.data.val), 0, 0)['video']
@@ -181,11 +181,11 @@ def test_the_moving_average_is_what_is_tested(whole, videos, pretrained):
 def test_resumed_is_bit_identical(whole, videos, pretrained, tmp_path):
   workdir = half(whole, tmp_path)
   shutil.rmtree(workdir / 'evaluation')  # The validation at the checkpoint is made up for.
-  runs.forget(workdir, 'augment', 'mixing.switch')  # As if they had come later.
+  started.forget(workdir, 'augment', 'mixing.switch')  # As if they had come later.
   finetune(config_of(videos, pretrained), str(workdir))
   files = [sorted(p.name for p in folder.glob('evaluation/*')) for folder in (whole, workdir)]
   assert files[0] == files[1] and len(files[0]) == 3
-  runs.assert_same_state(whole, workdir, STEPS)
+  started.assert_same_state(whole, workdir, STEPS)
   assert numbers(whole) == numbers(workdir) and rows(whole) == rows(workdir)
 
 
@@ -237,7 +237,7 @@ def test_stopped_by_sigterm_and_started_again_is_bit_identical(
   finetune(config, str(workdir))
   if where == 'test':
     assert reads[0] == 3  # Goes on with the fourth video.
-  runs.assert_same_state(whole, workdir, STEPS)
+  started.assert_same_state(whole, workdir, STEPS)
   assert numbers(whole) == numbers(workdir) and rows(whole) == rows(workdir)
 
 
@@ -255,8 +255,8 @@ def test_eight_devices_go_on_after_one(whole, videos, pretrained, tmp_path):
   command += [f'--workdir={workdir}', *(f'--config.{k}={v}' for k, v in overrides.items())]
   done = subprocess.run(
     command,
-    env=runs.environment(8),
-    cwd=runs.ROOT,
+    env=started.environment(8),
+    cwd=started.ROOT,
     capture_output=True,
     text=True,
   )

@@ -5,7 +5,7 @@ import json
 import jaxtyping
 import pytest
 
-from tests import runs
+from tests import started
 from tests.data.clips_on_disk import write_video
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
@@ -22,7 +22,7 @@ def test_it_equals_the_probe_of_the_checkpoint(tmp_path, monkeypatch):
   for name, rows in sets.items():
     (tmp_path / f'{name}.txt').write_text(''.join(rows))
   train_set, val_set = (str(tmp_path / f'{name}.txt') for name in sets)
-  output = runs.run(
+  output = started.run(
     tmp_path / 'run',
     f'data.train={train_set}',
     f'probe.train={train_set}',
@@ -34,7 +34,7 @@ def test_it_equals_the_probe_of_the_checkpoint(tmp_path, monkeypatch):
     'probe.batch_size=7',  # Raised to whole devices.
     'checkpoint.every_steps=4',
     'steps=6',
-    env=runs.environment(2),
+    env=started.environment(2),
   )
   said = [line for line in output.splitlines() if 'probe, top-1: k-NN' in line]
   assert [line.split(':')[0] for line in said] == ['step 4', 'step 6']  # The last one always.
@@ -45,7 +45,7 @@ def test_it_equals_the_probe_of_the_checkpoint(tmp_path, monkeypatch):
 
 
 def test_it_needs_labelled_videos(tmp_path):
-  config = load_config(runs.SMOKE)
+  config = load_config(started.SMOKE)
   config.probe.every_epochs = 1.0
   with pytest.raises(UserError, match='give labelled videos as probe.train and probe.val'):
     train(config, str(tmp_path / 'run'))

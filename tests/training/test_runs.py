@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import started
 
 STEPS, EVERY = 6, 3
 
@@ -23,7 +23,7 @@ def cache(tmp_path_factory):
 def unbroken(tmp_path_factory, cache):
   """A run on one device that nothing disturbs."""
   workdir = tmp_path_factory.mktemp('unbroken') / 'run'
-  runs.run(workdir, 'optimizer.ema=0.9', 'log.profile=3', env=runs.environment(cache=cache))
+  started.run(workdir, 'optimizer.ema=0.9', 'log.profile=3', env=started.environment(cache=cache))
   return workdir
 
 
@@ -39,7 +39,7 @@ def test_a_run_leaves_what_it_promises(unbroken):
   for name in ('config.json', 'environment.json', 'metrics.jsonl', 'summary.json', 'loss.png'):
     assert (unbroken / name).stat().st_size > 100, name
   assert list(unbroken.glob('events.out.tfevents.*')) and list(unbroken.glob('pictures/*.png'))
-  losses = runs.losses(unbroken)
+  losses = started.losses(unbroken)
   assert list(losses) == list(range(1, STEPS + 1)) and np.isfinite(list(losses.values())).all()
 
 
@@ -54,15 +54,15 @@ def test_three_steps_are_traced(unbroken):
 
 def test_resumed_is_bit_identical(unbroken, tmp_path, cache):
   workdir = half(unbroken, tmp_path)
-  runs.forget(workdir, 'augment', 'data.seconds', 'tracking.camera')  # Which came later.
+  started.forget(workdir, 'augment', 'data.seconds', 'tracking.camera')  # Which came later.
   compiled = {path.name for path in cache.glob('*-cache')}
-  output = runs.run(workdir, 'optimizer.ema=0.9', env=runs.environment(cache=cache))
+  output = started.run(workdir, 'optimizer.ema=0.9', env=started.environment(cache=cache))
   assert 'going on from the checkpoint of step 3' in output
   # A second start compiles neither the step nor the pictures again.
   anew = {path.name for path in cache.glob('*-cache')} - compiled
   assert any(name.startswith('jit_step') for name in compiled) and anew == set(), anew
-  runs.assert_same_state(unbroken, workdir, STEPS)
-  assert runs.losses(unbroken) == runs.losses(workdir)
+  started.assert_same_state(unbroken, workdir, STEPS)
+  assert started.losses(unbroken) == started.losses(workdir)
 
 
 LONG = ('steps=40', 'checkpoint.every_steps=5', 'checkpoint.keep=100')
@@ -72,15 +72,15 @@ LONG = ('steps=40', 'checkpoint.every_steps=5', 'checkpoint.keep=100')
 def long(tmp_path_factory, cache):
   """A longer run that nothing disturbs."""
   workdir = tmp_path_factory.mktemp('long') / 'run'
-  runs.run(workdir, *LONG, env=runs.environment(cache=cache))
+  started.run(workdir, *LONG, env=started.environment(cache=cache))
   return workdir
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cache):
-  env = runs.environment(cache=cache)
+  env = started.environment(cache=cache)
   broken = tmp_path / 'broken'
-  process = runs.start(broken, *LONG, env=env)
+  process = started.start(broken, *LONG, env=env)
   deadline = time.monotonic() + 300
   while not (broken / 'checkpoints' / '10').is_dir():
     assert process.poll() is None and time.monotonic() < deadline
@@ -91,9 +91,9 @@ def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cach
   if number == signal.SIGTERM:
     assert 'is saved in' in output and 'Traceback' not in output
   assert not (broken / 'checkpoints' / '40').exists()
-  runs.run(broken, *LONG, env=env)
-  runs.assert_same_state(long, broken, 40)
-  assert runs.losses(long) == runs.losses(broken)
+  started.run(broken, *LONG, env=env)
+  started.assert_same_state(long, broken, 40)
+  assert started.losses(long) == started.losses(broken)
 
 
 # Of several processes, Ctrl-C becomes a SIGTERM.
@@ -103,16 +103,16 @@ def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cach
 def test_one_of_two_processes_is_told_to_stop_and_both_save(number, long, tmp_path, cache):
   broken = tmp_path / 'broken'
   kwargs = dict(cache=cache, count=2, devices=1)
-  processes = runs.start_processes(broken, *LONG, **kwargs)
+  processes = started.start_processes(broken, *LONG, **kwargs)
   deadline = time.monotonic() + 300
   while not (broken / 'checkpoints' / '10').is_dir():
     assert all(p.poll() is None for p in processes) and time.monotonic() < deadline
     time.sleep(0.01)
   processes[1].send_signal(number)  # Not the main one.
-  for output in runs.wait_for(processes, code=75):
+  for output in started.wait_for(processes, code=75):
     assert 'is saved in' in output and 'Traceback' not in output
   assert not (broken / 'checkpoints' / '40').exists()
-  runs.run_processes(broken, *LONG, **kwargs)
+  started.run_processes(broken, *LONG, **kwargs)
   close(long, broken, 40)
 
 
@@ -122,7 +122,7 @@ def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path
   for file in (workdir / 'checkpoints' / str(STEPS) / 'state').rglob('*'):
     if file.is_file() and file.parent.name == 'd':
       file.write_bytes(b'')
-  output = runs.run(workdir, 'optimizer.ema=0.9', env=runs.environment(cache=cache))
+  output = started.run(workdir, 'optimizer.ema=0.9', env=started.environment(cache=cache))
   assert 'trying the one before' in output and 'from the checkpoint of step 3' in output
 
 
@@ -137,17 +137,17 @@ MESHES = [
 @pytest.mark.parametrize('mesh', MESHES, ids=lambda mesh: ','.join(mesh))
 def test_eight_devices_go_on_after_one_with_equal_losses(mesh, unbroken, tmp_path, cache):
   workdir = half(unbroken, tmp_path)
-  runs.run(workdir, 'optimizer.ema=0.9', *mesh, env=runs.environment(8, cache=cache))
+  started.run(workdir, 'optimizer.ema=0.9', *mesh, env=started.environment(8, cache=cache))
   close(unbroken, workdir)
 
 
 @pytest.mark.slow
 def test_eight_devices_go_on_after_four(unbroken, tmp_path, cache):
   four = tmp_path / 'four'
-  runs.run(four, 'optimizer.ema=0.9', 'mesh.fsdp=2', env=runs.environment(4, cache=cache))
+  started.run(four, 'optimizer.ema=0.9', 'mesh.fsdp=2', env=started.environment(4, cache=cache))
   close(unbroken, four)
   shutil.rmtree(four / 'checkpoints' / str(STEPS))
-  runs.run(four, 'optimizer.ema=0.9', env=runs.environment(8, cache=cache))
+  started.run(four, 'optimizer.ema=0.9', env=started.environment(8, cache=cache))
   close(unbroken, four)
 
 
@@ -157,7 +157,9 @@ def test_eight_devices_go_on_after_four(unbroken, tmp_path, cache):
 )
 def test_two_processes(fresh, unbroken, tmp_path, cache):
   workdir = tmp_path / 'run' if fresh else half(unbroken, tmp_path)
-  runs.run_processes(workdir, 'optimizer.ema=0.9', 'mesh.fsdp=2', cache=cache, count=2, devices=2)
+  started.run_processes(
+    workdir, 'optimizer.ema=0.9', 'mesh.fsdp=2', cache=cache, count=2, devices=2
+  )
   close(unbroken, workdir)
 
 
@@ -166,34 +168,34 @@ def test_two_processes(fresh, unbroken, tmp_path, cache):
   ['motionmae', *(pytest.param(m, marks=pytest.mark.slow) for m in ('mam2', 'mgmae', 'mme'))],
 )
 def test_other_methods_resume_bit_identically_and_on_eight_devices(method, tmp_path, cache):
-  config = f'{runs.ROOT}/configs/{method}.py:smoke'
+  config = f'{started.ROOT}/configs/{method}.py:smoke'
   whole, again = tmp_path / 'whole', tmp_path / 'run'
-  runs.run(whole, config=config, env=runs.environment(cache=cache))
+  started.run(whole, config=config, env=started.environment(cache=cache))
   half(whole, tmp_path)
-  runs.run(again, config=config, env=runs.environment(cache=cache))
-  runs.assert_same_state(whole, again, STEPS)
-  assert runs.losses(whole) == runs.losses(again)
+  started.run(again, config=config, env=started.environment(cache=cache))
+  started.assert_same_state(whole, again, STEPS)
+  assert started.losses(whole) == started.losses(again)
   shutil.rmtree(again / 'checkpoints' / str(STEPS))
   mesh = ('mesh.data=2', 'mesh.fsdp=2', 'mesh.tensor=2')
-  runs.run(again, *mesh, config=config, env=runs.environment(8, cache=cache))
+  started.run(again, *mesh, config=config, env=started.environment(8, cache=cache))
   close(whole, again)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('method', ['videomae', 'motionmae', 'mam2', 'mgmae', 'mme'])
 def test_two_and_four_processes(method, tmp_path, cache):
-  config, batch = f'{runs.ROOT}/configs/{method}.py:smoke', 'batch_size=16'
+  config, batch = f'{started.ROOT}/configs/{method}.py:smoke', 'batch_size=16'
   one, four = tmp_path / 'one', tmp_path / 'four'
-  runs.run(one, batch, config=config, env=runs.environment(cache=cache))
-  runs.run_processes(four, batch, config=config, cache=cache, count=4, devices=1)
+  started.run(one, batch, config=config, env=started.environment(cache=cache))
+  started.run_processes(four, batch, config=config, cache=cache, count=4, devices=1)
   close(one, four)
   shutil.rmtree(four / 'checkpoints' / str(STEPS))
   two, alone = tmp_path / 'two', tmp_path / 'alone'
   shutil.copytree(four, two)
   shutil.copytree(four, alone)
-  runs.run_processes(two, batch, 'mesh.fsdp=2', config=config, cache=cache, count=2, devices=1)
+  started.run_processes(two, batch, 'mesh.fsdp=2', config=config, cache=cache, count=2, devices=1)
   close(one, two)
-  output = runs.run(alone, batch, config=config, env=runs.environment(cache=cache))
+  output = started.run(alone, batch, config=config, env=started.environment(cache=cache))
   assert 'going on from the checkpoint of step 3' in output
   close(one, alone)
 
@@ -201,11 +203,11 @@ def test_two_and_four_processes(method, tmp_path, cache):
 def test_gradients_of_parts_of_a_batch_add_up(unbroken, tmp_path, cache):
   workdir = tmp_path / 'run'
   overrides = ('optimizer.ema=0.9', 'optimizer.accumulate=4')
-  runs.run(workdir, *overrides, env=runs.environment(cache=cache))
+  started.run(workdir, *overrides, env=started.environment(cache=cache))
   close(unbroken, workdir)
 
 
 def close(one, other, steps=STEPS):
-  a, b = runs.losses(one), runs.losses(other)
+  a, b = started.losses(one), started.losses(other)
   assert list(a) == list(b) == list(range(1, steps + 1))
   np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests import runs
+from tests import started
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
 from vmae_jax.method.state import init_state
@@ -23,7 +23,7 @@ jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def config_of(**overrides):
-  config = load_config(f'{runs.ROOT}/configs/finetune.py:smoke')
+  config = load_config(f'{started.ROOT}/configs/finetune.py:smoke')
   with config.unlocked():
     for key, value in overrides.items():
       block, name = key.split('__')
@@ -135,7 +135,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(params):
 
 def test_flops_are_three_forward_passes():
   # ViT-B of 16 x 224 x 224: 1,568 tokens; VideoMAE's table says 180 GFLOPs (multiply-adds).
-  config = load_config(f'{runs.ROOT}/configs/finetune.py:b,k400')
+  config = load_config(f'{started.ROOT}/configs/finetune.py:b,k400')
   flops = build_supervised(config, classes=400).flops()
   assert flops / 3 / 2 / 1e9 == pytest.approx(180, rel=0.01)
 
