@@ -8,9 +8,10 @@
     if __name__ == '__main__':
       cli.run(main)
 
-Exit codes: 0 done, 2 a mistake of the user's (one line on stderr), 75 preempted after
-saving (start the same command again to go on), 130 interrupted with Ctrl-C; a bug gives
-Python's stack trace and 1.
+Exit codes: 0 done, 2 a mistake of the user's (one line on stderr), 74 something that may come
+back is unavailable, such as a store or room on a disk (one line; start the same command again),
+75 preempted after saving (start the same command again to go on), 130 interrupted with Ctrl-C; a
+bug gives Python's stack trace and 1.
 """
 
 import argparse
@@ -23,9 +24,10 @@ from typing import Any
 from absl import app, flags
 
 from vmae_jax.config_file import load_config, look_up
-from vmae_jax.errors import UserError, suggest
+from vmae_jax.errors import Unavailable, UserError, suggest
 
 EXIT_USER_ERROR = 2
+EXIT_UNAVAILABLE = 74  # EX_IOERR.
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: job managers may requeue on it.
 EXIT_INTERRUPTED = 130
 
@@ -105,6 +107,9 @@ def run(main: Callable[[list[str]], None], *, absl_flags: bool = True) -> None:
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)
+  except Unavailable as e:
+    print(f'unavailable: {e}', file=sys.stderr)
+    sys.exit(EXIT_UNAVAILABLE)
   except Preempted as e:
     print(f'stopped: {e}', file=sys.stderr)
     sys.exit(EXIT_PREEMPTED)

@@ -1,4 +1,4 @@
-"""Mistakes a user can make, told in one line."""
+"""Mistakes a user can make and outages, told in one line."""
 
 import difflib
 import inspect
@@ -11,6 +11,14 @@ class UserError(Exception):
 
   The message is one line that says what is wrong, where, and what to do. Entry points
   (`vmae_jax.cli`) print it without a stack trace and exit with code 2.
+  """
+
+
+class Unavailable(Exception):
+  """Something outside the run that may come back: a store, a mount, a worker, room on a disk.
+
+  The message is one line, as of `UserError`; entry points exit with code 74, after which the
+  same command may be started again.
   """
 
 
