@@ -1,12 +1,15 @@
 """Frames are exact on every kind of file; broken files raise and nothing else."""
 
 import time
+import tracemalloc
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.clips_on_disk import decode_all, write_video
+from vmae_jax.data.frame_folder import FrameFolder
 from vmae_jax.data.video import Video, VideoError
 
 OPEN_GOP = {'x264-params': 'open-gop=1:keyint=8:min-keyint=8:scenecut=0:bframes=3'}
@@ -192,3 +195,40 @@ def test_check(tmp_path):
   (tmp_path / 'v.mp4').write_bytes(data)
   with Video(path) as video, pytest.raises(VideoError):
     video.check()
+
+
+def test_frames_are_shrunk_one_by_one(tmp_path):
+  path = write_video(tmp_path / 'v.mp4', height=96, width=128)
+  (tmp_path / 'f').mkdir()
+  for i, image in enumerate(decode_all(path)):
+    Image.fromarray(image).save(tmp_path / f'f/{i}.png')
+  for video in (Video(path), FrameFolder(f'{tmp_path}/f/')):
+    with video:
+      indices = [7, 2, 2, 29]
+      want = video.read(indices)[:, 4:20:2, 8:40:2]
+      seen = []
+
+      def shrink(image, seen=seen):
+        seen.append(image.shape)
+        return image[4:20:2, 8:40:2]
+
+      np.testing.assert_array_equal(video.read(indices, shrink=shrink), want)
+      assert seen == [(96, 128, 3)] * 3
+      with pytest.raises(ZeroDivisionError):  # Its own errors stay what they are.
+        video.read(indices, shrink=lambda image: image[1 // 0])
+
+
+def test_memory_of_large_frames(tmp_path):
+  """A clip of large frames takes what it returns, and a few frames on the way."""
+  path = write_video(tmp_path / 'v.mp4', frames=24, height=540, width=960)
+  whole = 540 * 960 * 3
+  with Video(path) as video:
+    tracemalloc.start()
+    video.read(range(24), shrink=lambda image: image[::10, ::10])
+    shrunk = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    video.read(range(24))
+    full = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+  assert shrunk < 4 * whole
+  assert full < (24 + 4) * whole

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vmae_jax import storage
-from vmae_jax.data.video import Video, VideoError
+from vmae_jax.data.video import Clip, Shrink, Video, VideoError
 from vmae_jax.types import Int, UInt8
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
@@ -114,18 +114,23 @@ class FrameFolder:
     """The pictures' format, such as jpg."""
     return os.path.splitext(self.names[0])[1][1:].lower()
 
-  def read(self, indices: Sequence[int] | Int[np.ndarray, ' T']) -> UInt8[np.ndarray, 'T H W 3']:
+  def read(
+    self, indices: Sequence[int] | Int[np.ndarray, ' T'], *, shrink: Shrink | None = None
+  ) -> UInt8[np.ndarray, 'T H W 3']:
     """The frames of these indices, in [0, num_frames), as RGB in [0, 255].
+
+    Args:
+      indices: In any order; one may come repeatedly.
+      shrink: As that of `Video.read`.
 
     Raises:
       VideoError: a picture cannot be read, or they are not of one size.
     """
     if min(indices) < 0 or max(indices) >= self.num_frames:
       raise IndexError(f'frames {indices} of a folder of {self.num_frames}')
-    images = [self._image(int(i)) for i in indices]
-    if len({image.shape for image in images}) > 1:
-      raise VideoError('frames are not all of one size')
-    return np.stack(images)
+    clip = Clip(indices, shrink)
+    clip.fill((i, self._image(i)) for i in sorted({int(i) for i in indices}))
+    return clip.frames
 
   def decode(self) -> Iterator[av.VideoFrame]:
     """Every frame, with its time.

@@ -13,7 +13,7 @@ films into clips before training on them.
 import bisect
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 
@@ -27,6 +27,9 @@ from vmae_jax.types import Int, UInt8
 # A title in another encoding than UTF-8 is no reason not to read a video: PyAV before 19 has to
 # be told, later ones know.
 _OPTIONS = {'metadata_errors': 'ignore'} if int(av.__version__.partition('.')[0]) < 19 else {}
+
+# What becomes of a frame before it is kept, such as a part of it at another size.
+Shrink = Callable[[UInt8[np.ndarray, 'H W 3']], UInt8[np.ndarray, 'h w 3']]
 
 
 class VideoError(Exception):
@@ -46,6 +49,42 @@ def _libav_errors() -> Iterator[None]:
 def _orient(image: UInt8[np.ndarray, 'H W 3'], degrees: int) -> UInt8[np.ndarray, '... 3']:
   """Turns an image counterclockwise by the rotation of its display matrix."""
   return np.rot90(image, round(degrees / 90)) if degrees else image
+
+
+class Clip:
+  """Frames that are put together one by one, in one array.
+
+  Args:
+    indices: The video's frames that it consists of.
+    shrink: What becomes of each; None keeps it.
+  """
+
+  frames: UInt8[np.ndarray, 'T H W 3']
+
+  def __init__(self, indices: Sequence[int] | Int[np.ndarray, ' T'], shrink: Shrink | None):
+    self._indices = np.asarray(indices)
+    self._shrink = shrink
+    self._missing = set(self._indices.tolist())
+    self._shape = None
+
+  @property
+  def full(self) -> bool:
+    return not self._missing
+
+  def fill(self, images: Iterable[tuple[int, UInt8[np.ndarray, 'H W 3']]]) -> None:
+    """Takes frames with their indices, in any order.
+
+    Raises:
+      VideoError: frames are not all of one size.
+    """
+    for i, image in images:
+      if image.shape != (self._shape or image.shape):
+        raise VideoError('frames are not all of one size')
+      image, self._shape = image if self._shrink is None else self._shrink(image), image.shape
+      if not hasattr(self, 'frames'):
+        self.frames = np.empty((len(self._indices), *image.shape), np.uint8)
+      self.frames[self._indices == i] = image
+      self._missing.discard(i)
 
 
 class Video:
@@ -140,11 +179,15 @@ class Video:
     """The codec's name in libav, such as h264."""
     return self._context.codec.canonical_name
 
-  def read(self, indices: Sequence[int] | Int[np.ndarray, ' T']) -> UInt8[np.ndarray, 'T H W 3']:
+  def read(
+    self, indices: Sequence[int] | Int[np.ndarray, ' T'], *, shrink: Shrink | None = None
+  ) -> UInt8[np.ndarray, 'T H W 3']:
     """Returns the frames of these indices, in this order; an index may come repeatedly.
 
     Args:
       indices: Places in the order of display, in [0, num_frames).
+      shrink: What becomes of each frame as soon as it is decoded, always of one size: only that
+        is held. It gets the frames in any order.
 
     Returns:
       RGB in [0, 255], converted as the stream's colour matrix and range say, rotated as the
@@ -156,14 +199,13 @@ class Video:
     wanted = sorted({int(i) for i in indices})
     if not wanted or wanted[0] < 0 or wanted[-1] >= self.num_frames:
       raise IndexError(f'frames {wanted} of a video of {self.num_frames}')
-    with _libav_errors():
-      images = self._decode_wanted(wanted) if self._indexed else {}
-      if len(images) < len(wanted):
-        # No usable time stamps, or a keyframe after which not all frames decode (intra refresh).
-        images = self._decode_counting(wanted)
-    if len({image.shape for image in images.values()}) > 1:
-      raise VideoError('the size changes within the video')
-    return np.stack([images[int(i)] for i in indices])
+    clip = Clip(indices, shrink)
+    if self._indexed:
+      clip.fill(self._decode_wanted(wanted))
+    if not clip.full:
+      # No usable time stamps, or a keyframe after which not all frames decode (intra refresh).
+      clip.fill(self._decode_counting(wanted))
+    return clip.frames
 
   def decode(self) -> Iterator[av.VideoFrame]:
     """Every frame in the order of display, as libav gives it: neither converted nor rotated.
@@ -190,8 +232,8 @@ class Video:
     for _ in self.decode():
       pass
 
-  def _decode_wanted(self, wanted: list[int]) -> dict[int, np.ndarray]:
-    """Frame -> image, for as many of the wanted frames as decode from their keyframes."""
+  def _decode_wanted(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """As many of the wanted frames, each with its image, as decode from their keyframes."""
     packets = self._packets
     spans = []
     for last in (self._shown[i] for i in wanted):
@@ -205,25 +247,24 @@ class Video:
       else:
         runs.append([first, last])
     frame_at = {packets[self._shown[i]].pts: i for i in wanted}
-    images = {}
-    for first, last in runs:
-      for frame in self._decode(packets[first : last + 1], frame_at):
-        if frame.pts in frame_at:
-          images[frame_at[frame.pts]] = self._convert(frame)
-    return images
+    with _libav_errors():
+      for first, last in runs:
+        for frame in self._decode(packets[first : last + 1], frame_at):
+          if frame.pts in frame_at:
+            yield frame_at[frame.pts], self._convert(frame)
 
-  def _decode_counting(self, wanted: list[int]) -> dict[int, np.ndarray]:
-    """Frame -> image for all wanted frames, found by decoding and counting from the start."""
-    images, count = {}, 0
-    for frame in self._decode(self._packets):
-      if count in wanted:
-        images[count] = self._convert(frame)
-      count += 1
-      if count > wanted[-1] and not self._indexed:  # They were counted at opening.
-        return images
+  def _decode_counting(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """All wanted frames, each with its image, found by decoding and counting from the start."""
+    count = 0
+    with _libav_errors():
+      for frame in self._decode(self._packets):
+        if count in wanted:
+          yield count, self._convert(frame)
+        count += 1
+        if count > wanted[-1] and not self._indexed:  # They were counted at opening.
+          return
     if count != self.num_frames:
       raise VideoError(f'only {count} of {self.num_frames} frames decode')
-    return images
 
   def _decode(self, packets, needed=None) -> Iterator[av.VideoFrame]:
     """Decodes a run of packets that starts at a keyframe.
