@@ -12,7 +12,7 @@ from tests import started
 from tests.data.clips_on_disk import write_video
 from tests.evaluation.checkpoints import write_checkpoint
 from tests.evaluation.test_sequences import write_davis
-from vmae_jax.evaluation.masks import read_mask, write_mask
+from vmae_jax.evaluation.sequences import read_mask, write_mask
 
 
 @pytest.fixture(scope='module')

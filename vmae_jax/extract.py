@@ -65,7 +65,7 @@ def main(argv):
   from vmae_jax.data.sources import VIDEO_SUFFIXES, Entry, FileSource, open_source
   from vmae_jax.evaluation.encoder import load_encoder, resolve
   from vmae_jax.evaluation.extraction import extract_all
-  from vmae_jax.evaluation.results_dir import claim
+  from vmae_jax.evaluation.results import claim
   from vmae_jax.evaluation.windows import Windows
   from vmae_jax.models.patches import token_grid
 

@@ -60,7 +60,7 @@ def main(argv):
   from vmae_jax.evaluation import segmentation_run
   from vmae_jax.evaluation.encoder import load_encoder, resolve
   from vmae_jax.evaluation.propagation import PRESETS
-  from vmae_jax.evaluation.results_dir import claim
+  from vmae_jax.evaluation.results import claim
   from vmae_jax.evaluation.segmentation import frame_features
   from vmae_jax.evaluation.sequences import open_davis, open_frames
 

@@ -1,13 +1,14 @@
-"""Features of a data set, batch by batch."""
+"""Features of a data set, batch by batch, and tokens for several passes."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vmae_jax.data.video import VideoError
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation import features
-from vmae_jax.evaluation.features import extract
+from vmae_jax.evaluation.features import TokenSet, extract
 
 
 def made_up(count, batch):
@@ -69,3 +70,66 @@ def test_sharded_batches():
   sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
   batches = (jax.device_put(batch, sharding) for batch in made_up(6, 2 * len(devices)))
   assert extract(apply_fn, batches)[1].tolist() == [0, 10, 20, 30, 40, 50]
+
+
+class Video:
+  num_frames, rate, height, width = 8, 25.0, 8, 8
+
+  def __init__(self, i):
+    self.i = i
+
+  def read(self, indices):
+    return np.full((len(indices), 8, 8, 3), self.i, np.uint8)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    pass
+
+
+class Source:
+  class_names = ()
+
+  def __len__(self):
+    return 7
+
+  def name(self, i):
+    return str(i)
+
+  def label(self, i):
+    return i % 3
+
+  def open(self, i):
+    if i == 5:
+      raise VideoError('torn')
+    return Video(10 * i)
+
+
+class Data:
+  frames, size, stride, sampling = 2, 8, 1, 'dense'
+
+
+@pytest.mark.parametrize('cache_bytes', [0, 10**9], ids=['encoded anew', 'kept'])
+def test_tokens_of_a_source(cache_bytes):
+  def encode(video):
+    return jnp.broadcast_to(
+      video.mean((1, 2, 3, 4))[:, None, None, None, None], (len(video), 1, 2, 2, 4)
+    )
+
+  tokens = TokenSet(encode, Source(), Data(), batch_size=4, cache_bytes=cache_bytes)
+  assert (tokens.width, tokens.steps) == (4, 2)
+
+  def seen(*args, **options):
+    pairs = []
+    for x, label, weight in tokens.batches(*args, **options):
+      assert x.shape == (4, 4, 4) and x.dtype == np.float16
+      value = np.asarray(x)[:, 0, 0]
+      pairs += [(int(v), int(c)) for v, c, w in zip(value, label, weight, strict=True) if w]
+    return pairs
+
+  whole = [(10 * i, i % 3) for i in range(7) if i != 5]
+  assert seen() == whole
+  shuffled = [seen(epoch) for epoch in (0, 1)]
+  assert sorted(shuffled[0]) == sorted(shuffled[1]) == whole and shuffled[0] != shuffled[1]
+  assert seen(counted=np.arange(7) < 2) == whole[:2]

@@ -3,7 +3,7 @@
 import pytest
 
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.probing import check_probes, probe, table
+from vmae_jax.evaluation.probing import check_probes, probe, probe_table, table
 
 
 def test_names_of_probes():
@@ -27,3 +27,25 @@ def test_table():
     'untrained            0.500                           0.250',
     '(8 training and 4 held-out clips; always naming the largest class gives 0.500)',
   ]
+
+
+def probed(knn, linear, train=40):
+  row = {'knn': {'top1': knn}, 'linear': {'top1': linear}}
+  accuracy = {'pre-trained': row, 'untrained': {k: {'top1': 0.1} for k in row}}
+  return {'clips': {'train': train, 'val': 20}, 'largest_class': 0.25, 'accuracy': accuracy}
+
+
+def test_table_of_several_runs():
+  table = probe_table({'mme': probed(0.5, 0.75), 'mgmae': probed(0.25, 0.3)})
+  lines = table.splitlines()
+  assert lines[0] == '| run | weights | k-NN top-1 | linear top-1 |'
+  assert lines[2] == '| mme | pre-trained | 0.500 | 0.750 |'
+  assert lines[5] == '| mgmae | untrained | 0.100 | 0.100 |'
+  assert lines[-1].startswith('40 training and 20 held-out clips') and '0.250' in lines[-1]
+
+
+def test_only_like_is_compared():
+  with pytest.raises(UserError, match='different clips'):
+    probe_table({'a': probed(0.5, 0.5), 'b': probed(0.5, 0.5, train=41)})
+  with pytest.raises(UserError, match='no probe'):
+    probe_table({})

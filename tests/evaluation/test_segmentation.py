@@ -11,12 +11,10 @@ from PIL import Image
 from tests.evaluation.test_sequences import write_davis
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation import segmentation_run
-from vmae_jax.evaluation.masks import first_mask, read_mask, write_mask
 from vmae_jax.evaluation.propagation import Protocol
-from vmae_jax.evaluation.results_dir import claim
 from vmae_jax.evaluation.segmentation import around, input_size, nearest, resize, segment
 from vmae_jax.evaluation.segmentation_scores import Statistics, evaluate
-from vmae_jax.evaluation.sequences import open_davis, open_frames
+from vmae_jax.evaluation.sequences import first_mask, open_davis, open_frames, read_mask, write_mask
 
 PROTOCOL = Protocol(size='native', topk=3, last=2, shape='square', radius=3, temperature=0.05)
 PATCH = (2, 2, 2)
@@ -202,21 +200,6 @@ def test_all_masks_are_looked_at_first(tmp_path):
   with pytest.raises(UserError, match='dog/00000.png has no object'):
     run(clips, tmp_path)
   assert list((tmp_path / 'masks').iterdir()) == []
-
-
-def test_a_folder_of_other_settings(tmp_path):
-  claim(tmp_path / 'new' / 'out', {'topk': 5, 'shape': 'circle'})
-  claim(tmp_path / 'new' / 'out', {'topk': 5, 'shape': 'circle'})
-  with pytest.raises(UserError, match='other settings: topk was 5, is 7. Give another --out'):
-    claim(tmp_path / 'new' / 'out', {'topk': 7, 'shape': 'circle'})
-  with pytest.raises(UserError, match="holds 'new' and no settings.json"):
-    claim(tmp_path, {'topk': 5})
-  (tmp_path / 'file').touch()
-  with pytest.raises(UserError, match='--out=.*file'):
-    claim(tmp_path / 'file', {'topk': 5})
-  (tmp_path / 'new' / 'out' / 'settings.json').write_text('{')
-  with pytest.raises(UserError, match='settings.json is damaged'):
-    claim(tmp_path / 'new' / 'out', {'topk': 5})
 
 
 def test_a_clip_of_ones_own_has_no_scores(tmp_path):

@@ -9,8 +9,14 @@ from PIL import Image
 
 from tests.data.clips_on_disk import decode_all, write_video
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.masks import first_mask, palette, read_mask, write_mask
-from vmae_jax.evaluation.sequences import open_davis, open_frames
+from vmae_jax.evaluation.sequences import (
+  first_mask,
+  open_davis,
+  open_frames,
+  palette,
+  read_mask,
+  write_mask,
+)
 
 
 def write_davis(root, *, split='val', names=('cow', 'dog'), frames=4, size=(24, 32)):

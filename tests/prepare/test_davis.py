@@ -15,7 +15,7 @@ from vmae_jax.data.frame_folder import FrameFolder
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.masks import write_mask
+from vmae_jax.evaluation.sequences import write_mask
 from vmae_jax.prepare import __main__ as prepare
 from vmae_jax.prepare import prepare_shards
 from vmae_jax.prepare.davis import davis2017

@@ -97,3 +97,13 @@ def crop_resize(
       out[t] = Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR)
     cut = out
   return np.ascontiguousarray(cut[:, :, ::-1] if flip else cut)
+
+
+def resize(
+  frames: UInt8[np.ndarray, 'T H W 3'], size: tuple[int, int]
+) -> UInt8[np.ndarray, 'T H2 W2 3']:
+  """Whole frames at another size, by Pillow's bilinear resampling."""
+  if frames.shape[1:3] == size:
+    return frames
+  images = [Image.fromarray(frame) for frame in frames]
+  return np.stack([np.asarray(x.resize(size[::-1], Image.Resampling.BILINEAR)) for x in images])

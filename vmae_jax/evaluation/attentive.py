@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vmae_jax.evaluation.scoring import accuracy
+from vmae_jax.evaluation.results import accuracy
 from vmae_jax.models.attention import attention
 from vmae_jax.models.blocks import Mlp, layer_norm
 from vmae_jax.training.optimizer import decays

@@ -1,10 +1,13 @@
-"""The encoder of a finished run, frozen, as a function from clips to features.
+"""Frozen models of finished runs: the encoder, from clips to features, and the classifier.
 
     from vmae_jax.evaluation.encoder import load_encoder
     _, params, encode = load_encoder('runs/b_k400', pool='mean')
     features = encode(params, video)  # uint8 (b, T, H, W, 3) -> float32 (b, d)
 
-T, H and W may be any that whole patches make up.
+    _, params, classify = load_classifier('runs/b_k400_ft')
+    logits = classify(params, video)  # float32 (b, c)
+
+T, H and W of what is encoded may be any that whole patches make up.
 """
 
 import functools
@@ -19,6 +22,7 @@ import ml_collections
 from absl import logging
 
 from vmae_jax.errors import UserError, check_name, lookup
+from vmae_jax.interchange.runs import load_run
 from vmae_jax.method.compose import encoder_arguments
 from vmae_jax.method.objective import normalise, prepare
 from vmae_jax.models.encoder import Encoder
@@ -29,9 +33,11 @@ from vmae_jax.runs.checkpoint import (
   load_params,
   stored_params,
 )
+from vmae_jax.training.supervised import build_supervised
 from vmae_jax.types import Array, Float, UInt8
 
 Encode = Callable[[Any, UInt8[Array, 'b T H W 3']], Float[Array, 'b ...']]
+Classify = Callable[[Any, UInt8[Array, 'b T H W 3']], Float[Array, 'b c']]
 
 
 def pool_tokens(x: Float[Array, 'b t h w d']) -> Float[Array, 'b t h w d']:
@@ -173,3 +179,30 @@ def init_encoder(config, encoder: Encoder) -> Any:
   data = config.data
   clip = jnp.zeros((1, data.frames, data.size, data.size, len(data.mean)))
   return encoder.init(jax.random.key(config.seed), clip)['params']
+
+
+def load_classifier(path: str) -> tuple[ml_collections.ConfigDict, Any, Classify]:
+  """Reads a fine-tuned model of ours.
+
+  Args:
+    path: The workdir of a fine-tuning, or one of its checkpoints.
+
+  Returns:
+    The run's config, the parameters (the moving average, where there is one), and
+    (parameters, uint8 clips) -> logits, jitted.
+
+  Raises:
+    UserError: there is no checkpoint, or it is none of a classifier.
+  """
+  params, info = load_run(path)
+  if info['kind'] != 'classification':
+    raise UserError(f'{path} is no classifier but {info["kind"]}: give a run of finetune.')
+  config = ml_collections.ConfigDict(info['config'])
+  supervised = build_supervised(config, classes=info['classes'])
+
+  @jax.jit
+  def classify(params: Any, video: UInt8[Array, 'b T H W 3']) -> Float[Array, 'b c']:
+    clip = supervised.normalise(prepare(video))
+    return supervised.model.apply({'params': params}, clip).astype(jnp.float32)
+
+  return config, jax.tree.map(jnp.asarray, params), classify

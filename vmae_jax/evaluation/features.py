@@ -1,12 +1,17 @@
-"""Frozen features of a data set."""
+"""Frozen features of a data set: pooled ones from one pass, or all tokens for several passes."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.loader import Loader
+from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
-from vmae_jax.types import Array, Float, Int, UInt8
+from vmae_jax.evaluation.attentive import Batch
+from vmae_jax.types import Array, Bool, Float, Int, UInt8
 
 
 def extract(
@@ -49,3 +54,98 @@ def extract(
   if not np.isfinite(features).all():
     raise UserError('features hold NaN or infinity: the checkpoint comes from a diverged run.')
   return features, np.concatenate(labels)
+
+
+class TokenSet:
+  """All clips of a source as tokens (half precision), in batches.
+
+  Attributes:
+    width: d.
+    steps: Batches in a pass.
+  """
+
+  def __init__(
+    self,
+    encode: Callable[[UInt8[Array, 'b T H W 3']], Float[Array, 'b t h w d']],
+    source: Source,
+    data,
+    *,
+    batch_size: int,
+    cache_bytes: int,
+  ):
+    """Takes one clip from the middle of each video.
+
+    Args:
+      encode: The frozen encoder; jitted.
+      source: Labelled videos.
+      data: The config block that says how clips are cut.
+      batch_size: Clips in a batch.
+      cache_bytes: Tokens are kept if they need no more.
+    """
+    self._encode = jax.jit(lambda x: encode(x).astype(np.float16).reshape(len(x), -1, self.width))
+    self._source, self._batch_size = source, batch_size
+    self._sampler = ClipSampler(
+      frames=data.frames, size=data.size, stride=data.stride, sampling=data.sampling, train=False
+    )
+    video = jax.ShapeDtypeStruct((1, data.frames, data.size, data.size, 3), np.uint8)
+    shape = jax.eval_shape(encode, video).shape
+    self.width, self.steps = shape[-1], -(-len(source) // batch_size)
+    self._shape = int(np.prod(shape[:-1])), self.width
+    self._keep = 2 * len(source) * int(np.prod(self._shape)) <= cache_bytes
+    self._kept = None
+
+  def batches(
+    self, epoch: int | None = None, *, counted: Bool[np.ndarray, ' s'] | None = None
+  ) -> Iterator[Batch]:
+    """One pass.
+
+    Args:
+      epoch: Of the random order; None for the order of the source.
+      counted: Which videos count; by default all. Those that could not be read never do.
+    """
+    counted = np.ones(len(self._source), bool) if counted is None else counted
+    if self._keep and self._kept is None:
+      self._fill()
+    if self._kept is None:
+      for tokens, label, sample, valid in self._read(epoch):
+        yield tokens, np.maximum(label, 0), (valid & counted[sample]).astype(np.float32)
+      return
+    tokens, labels, valid = self._kept
+    order = np.arange(len(self._source))
+    if epoch is not None:
+      order = np.random.default_rng(epoch).permutation(order)
+    for first in range(0, len(order), self._batch_size):
+      some = order[first : first + self._batch_size]
+      # The last batch is filled up, lest it be compiled for its own size.
+      filled = np.resize(some, self._batch_size)
+      there = np.arange(self._batch_size) < len(some)
+      weight = (valid[filled] & counted[filled] & there).astype(np.float32)
+      yield tokens[filled], labels[filled], weight
+
+  def _fill(self) -> None:
+    n = len(self._source)
+    tokens = np.zeros((n, *self._shape), np.float16)
+    labels, valid = np.zeros(n, np.int32), np.zeros(n, bool)
+    for some, label, sample, good in self._read(None):
+      there = sample >= 0
+      tokens[sample[there]] = np.asarray(some)[there]
+      labels[sample[there]], valid[sample[there]] = np.maximum(label, 0)[there], good[there]
+    self._kept = tokens, labels, valid
+
+  def _read(self, epoch: int | None) -> Iterator[tuple]:
+    """Tokens, labels, places in the source (-1: none) and which could be read."""
+    passed = 0 if epoch is None else epoch
+    loader = Loader(
+      self._source,
+      self._sampler,
+      batch_size=self._batch_size,
+      seed=passed,
+      shuffle=epoch is not None,
+      num_steps=None,
+    )
+    try:
+      for batch in loader:
+        names = ('label', 'sample', 'valid')
+        yield self._encode(batch['video']), *(np.asarray(batch[name]) for name in names)
+    finally:
+      loader.close()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.scoring import accuracy, count_classes
+from vmae_jax.evaluation.results import accuracy, count_classes
 from vmae_jax.types import Array, Float, Int
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.scoring import accuracy, count_classes
+from vmae_jax.evaluation.results import accuracy, count_classes
 from vmae_jax.types import Array, Float, Int
 
 STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # Of L2, on standardised features.

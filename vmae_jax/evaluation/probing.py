@@ -5,7 +5,7 @@ difference, not the figure.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,11 +20,10 @@ from vmae_jax.data.sources import Source, check_paths, open_source
 from vmae_jax.errors import UserError, check_name
 from vmae_jax.evaluation.attentive import attentive_probe
 from vmae_jax.evaluation.encoder import build_encoder, init_encoder, load_encoder
-from vmae_jax.evaluation.features import extract
+from vmae_jax.evaluation.features import TokenSet, extract
 from vmae_jax.evaluation.knn import knn
 from vmae_jax.evaluation.linear import linear_probe
-from vmae_jax.evaluation.scoring import count_classes
-from vmae_jax.evaluation.tokens import TokenSet
+from vmae_jax.evaluation.results import count_classes
 
 # How probes are called in the table.
 TITLES = {
@@ -131,6 +130,38 @@ def table(result: dict[str, Any]) -> str:
     f'({clips["train"]} training and {clips["val"]} held-out clips; always naming the largest '
     f'class gives {result["largest_class"]:.3f})'
   )
+  return '\n'.join(lines)
+
+
+def probe_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+  """Markdown: for each run what its frozen features know, beside those of its untrained twin.
+
+  Args:
+    results: Name of a run -> what `probe` gave.
+
+  Raises:
+    UserError: there is no run, or runs were probed on other clips.
+  """
+  if not results:
+    raise UserError('there is no probe to tell of.')
+  first = next(iter(results.values()))
+  clips = first['clips']
+  if any(result['clips'] != clips for result in results.values()):
+    raise UserError('runs probed on different clips do not belong into one table.')
+  probes = list(next(iter(first['accuracy'].values())))
+  models = [(name, model) for name, result in results.items() for model in result['accuracy']]
+  titles = [f'{TITLES[probe]} top-1' for probe in probes]
+  lines = ['| run | ' + ' | '.join(['weights', *titles]) + ' |', '|---' * (2 + len(titles)) + '|']
+  for name, model in models:
+    row = results[name]['accuracy'][model]
+    cells = [f'{row[probe]["top1"]:.3f}' for probe in probes]
+    lines.append('| ' + ' | '.join([name, model, *cells]) + ' |')
+  chance = first['largest_class']
+  lines += [
+    '',
+    f'{clips["train"]:,} training and {clips["val"]:,} held-out clips; always naming the largest '
+    f'class gives {chance:.3f}.',
+  ]
   return '\n'.join(lines)
 
 

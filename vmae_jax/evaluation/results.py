@@ -1,21 +1,88 @@
-"""What came of a test, for people: predictions.csv, confusion.png and results.md."""
+"""How right a model is, and the folder that tells it: settings, predictions, confusion, table."""
 
 import csv
 import io
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vmae_jax.data.sources import Source
+from vmae_jax.errors import UserError
 from vmae_jax.evaluation.multiview import Record, confusion, score
 from vmae_jax.runs.run_dir import write_atomically
+from vmae_jax.types import Float, Int
 from vmae_jax.visualize.confusion import confusion_matrix
 
+SETTINGS = 'settings.json'
 COLUMNS = (
   *('video', 'label', 'class', 'predicted', 'predicted_class', 'probability', 'correct'),
   *('best', 'failed'),
 )
 # What `score` says -> how it is called.
 SHARES = {'top1': 'top-1', 'top5': 'top-5', 'mean_class': 'mean over classes'}
+
+
+def accuracy(scores: Float[np.ndarray, 'q c'], labels: Int[np.ndarray, ' q']) -> dict[str, float]:
+  """`top1` and `top5`: shares of samples whose class is the best, or among the best five.
+
+  A score of -inf is no guess: it does not count even if fewer than five others are left.
+  """
+  best = np.argsort(-scores, axis=-1, kind='stable')[:, :5]
+  guessed = np.isfinite(np.take_along_axis(scores, best, axis=-1))
+  hits = (best == labels[:, None]) & guessed
+  return {'top1': float(hits[:, 0].mean()), 'top5': float(hits.any(-1).mean())}
+
+
+def count_classes(train_labels: Int[np.ndarray, ' s'], test_labels: Int[np.ndarray, ' q']) -> int:
+  """One more than the highest label of either set: how many scores a sample gets.
+
+  Classes that the training set lacks are counted, too: their test samples are told wrongly.
+
+  Raises:
+    UserError: a set is empty, a label is unknown (-1), or all training samples are of one class.
+  """
+  for name, labels in (('training', train_labels), ('test', test_labels)):
+    if not len(labels):
+      raise UserError(f'the {name} set is empty: a probe needs clips with labels.')
+    if unknown := int((labels < 0).sum()):
+      raise UserError(
+        f'{unknown} of {len(labels)} clips of the {name} set have no label: a probe needs one '
+        'for each clip.'
+      )
+  if len(np.unique(train_labels)) < 2:
+    raise UserError('the training set has one class alone: a probe needs at least two.')
+  return int(max(train_labels.max(), test_labels.max())) + 1
+
+
+def claim(out: Path, settings: Mapping[str, Any]) -> None:
+  """Makes the folder of results, or checks that what is in it was made in the same way.
+
+  Raises:
+    UserError: it holds other files, results of other settings, or cannot be written to.
+  """
+  path = out / SETTINGS
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+      there = json.loads(path.read_text(encoding='utf-8'))
+      here = json.loads(json.dumps(settings))
+      names = [k for k in sorted({*there, *here}) if there.get(k) != here.get(k)]
+      if names:
+        told = '; '.join(f'{k} was {there.get(k)}, is {here.get(k)}' for k in names[:5])
+        raise UserError(f'{path}: results there are of other settings: {told}. Give another --out.')
+    elif foreign := sorted(p.name for p in out.iterdir() if not p.name.startswith('.')):
+      raise UserError(
+        f'--out={out} holds {foreign[0]!r} and no {SETTINGS}: give a new or an empty folder.'
+      )
+    else:
+      write_atomically(path, json.dumps(settings, indent=2, sort_keys=True) + '\n')
+  except OSError as e:
+    raise UserError(f'--out={out}: {e.strerror}; give a folder that can be written to.') from e
+  except ValueError as e:
+    raise UserError(f'{path} is damaged ({e}): give another --out.') from e
 
 
 def write_results(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from vmae_jax.data.crop import resize
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.propagation import (
   CHANNELS,
@@ -55,16 +56,6 @@ def input_size(height: int, width: int, *, size: str, patch: tuple[int, int]) ->
   if not all(sides):
     raise UserError(f'size {size}: {height} x {width} pixels are less than a patch, {patch}.')
   return sides
-
-
-def resize(
-  frames: UInt8[np.ndarray, 'T H W 3'], size: tuple[int, int]
-) -> UInt8[np.ndarray, 'T H2 W2 3']:
-  """Whole frames at another size, by Pillow's bilinear resampling."""
-  if frames.shape[1:3] == size:
-    return frames
-  images = [Image.fromarray(frame) for frame in frames]
-  return np.stack([np.asarray(x.resize(size[::-1], Image.Resampling.BILINEAR)) for x in images])
 
 
 def nearest(mask: UInt8[np.ndarray, 'H W'], size: tuple[int, int]) -> UInt8[np.ndarray, 'H2 W2']:

@@ -13,14 +13,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.masks import first_mask, read_mask, write_mask
 from vmae_jax.evaluation.propagation import Protocol
 from vmae_jax.evaluation.segmentation import FrameFeatures, segment
 from vmae_jax.evaluation.segmentation_scores import Statistics, evaluate
-from vmae_jax.evaluation.sequences import Clip
+from vmae_jax.evaluation.sequences import Clip, first_mask, read_mask, write_mask
 from vmae_jax.runs.run_dir import write_atomically
 from vmae_jax.types import UInt8
-from vmae_jax.visualize.segmentation import COLUMNS, strip
+from vmae_jax.visualize.masks import COLUMNS, strip
 
 Scores = dict[str, list[tuple[Statistics, Statistics]]]  # Clip -> J and F of each object.
 

@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vmae_jax.data.crop import centre_box, crop_resize
+from vmae_jax.data.crop import centre_box, crop_resize, resize
 from vmae_jax.data.sampling import dense_indices, segment_indices
 from vmae_jax.data.sources import Source
 from vmae_jax.data.video import VideoError
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.segmentation import resize
 from vmae_jax.types import Int, UInt8
 
 AHEAD = 4  # Clips of each open video that lie ready.

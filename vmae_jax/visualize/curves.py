@@ -1,4 +1,4 @@
-"""Training curves of one or several runs as a PNG, sized for a README."""
+"""Training curves of one or several runs, in common axes or in panels beside each other."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.errors import UserError
-from vmae_jax.types import Float
+from vmae_jax.types import Float, UInt8
 
 # Okabe and Ito's colours, told apart with any colour vision; line styles repeat the difference.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 STYLES = ('-', '--', '-.', ':')
+PANELS = 3  # Side by side.
 SMOOTHING = 0.05  # Of the run's length: the window of the thick line.
 
 
@@ -80,6 +81,53 @@ def loss_curve(
     ax.grid(color='#dddddd', linewidth=0.6)
   figure.align_ylabels()
   figure.savefig(path, dpi=160, format='png')
+
+
+def loss_panels(
+  runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str = ''
+) -> UInt8[np.ndarray, 'H W 3']:
+  """A panel for each run with the losses of its heads: what they count differs, so no common axis.
+
+  Args:
+    runs: Name of a run -> what `read_metrics` gave.
+    title: Text above.
+
+  Raises:
+    UserError: there is no run, or one has no loss.
+  """
+  # No pyplot: it would keep global state and could look for a display.
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  if not runs:
+    raise UserError('there is no run whose loss could be drawn.')
+  columns = min(PANELS, len(runs))
+  rows = -(-len(runs) // columns)
+  figure = Figure(figsize=(3.1 * columns, 2.5 * rows + 0.3), layout='constrained', dpi=110)
+  axes = figure.subplots(rows, columns, squeeze=False).ravel()
+  for ax, (name, metrics) in zip(axes, runs.items(), strict=False):
+    keys = dict.fromkeys(k for record in metrics for k in record if k.startswith('loss_'))
+    if not keys:
+      raise UserError(f'run {name!r} has no loss in its metrics: has it done a step?')
+    for i, key in enumerate(keys):
+      look = dict(color=COLOURS[i % len(COLOURS)], linestyle=STYLES[i % len(STYLES)])
+      steps, values = series(metrics, key)
+      ax.plot(steps, values, linewidth=0.6, alpha=0.3, color=look['color'])
+      smooth = smoothed(values, window=1 + int(SMOOTHING * len(values)))
+      ax.plot(steps, smooth, linewidth=1.8, label=key.removeprefix('loss_'), **look)
+    ax.set_title(name, loc='left', fontsize='medium')
+    ax.set_xlabel('step', fontsize='small')
+    ax.tick_params(labelsize='small')
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False, fontsize='small')
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.grid(color='#dddddd', linewidth=0.6)
+  for ax in axes[len(runs) :]:
+    ax.set_visible(False)
+  figure.suptitle(title, x=0.01, ha='left', fontsize='medium')
+  canvas = FigureCanvasAgg(figure)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _look(line: int) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""Masks painted with words: the first mask of a video that is to be segmented.
+"""Masks of objects: drawn over their frames, and painted with words.
+
+`paint` makes the first mask of a video that is to be segmented:
 
     box 40,30 120,160; polygon 10,10 60,12 35,80 + box 50,70 60,90
 
@@ -7,20 +9,37 @@ a plus adds a shape to the same one; where shapes overlap, the later object lies
 """
 
 import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.masks import MAX_OBJECTS
 from vmae_jax.types import UInt8
+from vmae_jax.visualize.curves import COLOURS
+from vmae_jax.visualize.images import labelled_rows
 
+MAX_OBJECTS = 32
 SHAPES = ('box', 'polygon')
 _HOW = (
   "write 'box X,Y X,Y' (two opposite corners) or 'polygon X,Y X,Y X,Y ...', with ; before the "
   'next object.'
 )
 _RULER, _TICKS = 34, 8  # Pixels of a ruler; about so many numbers along the longer side.
+
+COLUMNS = 6
+WIDTH = 240  # Of a frame in the picture.
+_SAFE = (COLOURS[4], COLOURS[5], *COLOURS[1:4], COLOURS[0], '#F0E442')  # Light ones first.
+
+
+def palette() -> UInt8[np.ndarray, '256 3']:
+  """The colours of DAVIS and PASCAL VOC: bits of the index, dealt to red, green, blue."""
+  index = np.arange(256)
+  colours = np.zeros((256, 3), int)
+  for bit in range(8):
+    for channel in range(3):
+      colours[:, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+  return colours.astype(np.uint8)
 
 
 def paint(text: str, *, height: int, width: int) -> UInt8[np.ndarray, 'H W']:
@@ -111,3 +130,62 @@ def _round_step(least: float) -> int:
   """The next of 1, 2, 5, 10, 20, 50, ..."""
   power = 10 ** max(0, int(np.floor(np.log10(max(least, 1)))))
   return next(int(k * power) for k in (1, 2, 5, 10) if k * power >= least)
+
+
+def safe_colours() -> UInt8[np.ndarray, '256 3']:
+  """Colours of objects that any colour vision tells apart, seven of them in turn; 0 is black."""
+  seven = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _SAFE], np.uint8)
+  return np.concatenate([np.zeros((1, 3), np.uint8), seven[np.arange(255) % len(seven)]])
+
+
+def overlay(
+  frame: UInt8[np.ndarray, 'H W 3'],
+  mask: UInt8[np.ndarray, 'H W'],
+  *,
+  colours: UInt8[np.ndarray, '256 3'] | None = None,
+) -> UInt8[np.ndarray, 'H W 3']:
+  """The frame, its objects half covered by their colours and outlined in them.
+
+  Args:
+    frame: RGB.
+    mask: The object of each pixel, 0 for none.
+    colours: Of objects; None for DAVIS's palette, as in files.
+  """
+  inner = np.pad(mask, 1, mode='edge')
+  edge = np.zeros(mask.shape, bool)
+  for part in (inner[:-2, 1:-1], inner[2:, 1:-1], inner[1:-1, :-2], inner[1:-1, 2:]):
+    edge |= part != mask
+  colours = (palette() if colours is None else colours)[mask]
+  half = ((frame.astype(np.uint16) + colours) // 2).astype(np.uint8)
+  covered = np.where(edge[..., None], colours, half)
+  return np.where(mask[..., None] > 0, covered, frame)
+
+
+def strip(
+  frames: Sequence[UInt8[np.ndarray, 'H W 3']],
+  rows: Mapping[str, Sequence[UInt8[np.ndarray, 'H W']]],
+  *,
+  names: Sequence[str],
+  title: str,
+  caption: str,
+) -> UInt8[np.ndarray, 'H2 W2 3']:
+  """A row of frames for each set of masks.
+
+  Args:
+    frames: A few of a clip, from the first to the last.
+    rows: Label -> a mask for each frame.
+    names: Of the frames.
+    title: Above the picture.
+    caption: Below it.
+  """
+  height, width, _ = frames[0].shape
+  size = WIDTH, max(1, round(height * WIDTH / width))
+  small = [np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in frames]
+  pictures = {
+    label: [
+      overlay(frame, np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)))
+      for frame, mask in zip(small, masks, strict=True)
+    ]
+    for label, masks in rows.items()
+  }
+  return labelled_rows(pictures, columns=names, title=title, caption=caption)

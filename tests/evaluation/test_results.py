@@ -1,10 +1,10 @@
-"""Accuracy, and labels that cannot be scored."""
+"""Accuracy, labels that cannot be scored, and the folder of results."""
 
 import numpy as np
 import pytest
 
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.scoring import accuracy, count_classes
+from vmae_jax.evaluation.results import accuracy, claim, count_classes
 
 
 def test_accuracy():
@@ -36,3 +36,18 @@ def test_count_classes_counts_those_of_either_set():
 def test_labels_that_cannot_be_scored(train, test, message):
   with pytest.raises(UserError, match=message):
     count_classes(np.array(train, int), np.array(test, int))
+
+
+def test_a_folder_of_other_settings(tmp_path):
+  claim(tmp_path / 'new' / 'out', {'topk': 5, 'shape': 'circle'})
+  claim(tmp_path / 'new' / 'out', {'topk': 5, 'shape': 'circle'})
+  with pytest.raises(UserError, match='other settings: topk was 5, is 7. Give another --out'):
+    claim(tmp_path / 'new' / 'out', {'topk': 7, 'shape': 'circle'})
+  with pytest.raises(UserError, match="holds 'new' and no settings.json"):
+    claim(tmp_path, {'topk': 5})
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match='--out=.*file'):
+    claim(tmp_path / 'file', {'topk': 5})
+  (tmp_path / 'new' / 'out' / 'settings.json').write_text('{')
+  with pytest.raises(UserError, match='settings.json is damaged'):
+    claim(tmp_path / 'new' / 'out', {'topk': 5})
