@@ -2,24 +2,47 @@
 
 import multiprocessing
 import multiprocessing.connection
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
-STARTING = 60.0  # Seconds that a worker may take to start, beside its first task.
+STARTING = 60.0  # Seconds that a worker may take to start.
+_pipe: Any = None  # To the parent, in a worker.
 
 
 class Lost(Exception):
-  """A task whose worker died or took too long; the message is the reason, in one line."""
+  """Why a task has no result although another try may have one; one line.
+
+  Its worker died or took too long, or the function returned it, such as for a store that is away.
+  """
+
+
+def renew() -> None:
+  """Called by the function in a worker: a part of its task is done, its time begins anew."""
+  if _pipe is not None:
+    _pipe.send((False, None))
 
 
 def _serve(pipe: multiprocessing.connection.Connection, function: Callable[[Any], Any]) -> None:
   """The life of a worker: a task comes in, a result goes out."""
-  try:
+  global _pipe
+  _pipe = pipe
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+  with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+    renew()  # The start took its own time.
     while True:
-      pipe.send(function(pipe.recv()))
-  except (EOFError, BrokenPipeError, KeyboardInterrupt):
-    pass
+      pipe.send((True, function(pipe.recv())))
+
+
+def _end_with_parent() -> None:
+  """A killed parent would leave its workers at their tasks."""
+  parent = multiprocessing.parent_process()
+  if parent is not None:
+    parent.join()
+    os._exit(1)
 
 
 class _Worker:
@@ -32,11 +55,27 @@ class _Worker:
     self.process.start()
     other.close()  # Else the pipe stays open when the process dies.
     self.task: Any = None
-    self.deadline = 0.0
+    self.tries = 0
+    self.seconds = self.deadline = 0.0
 
-  def begin(self, task: Any, seconds: float) -> None:
-    self.task, self.deadline = task, time.monotonic() + seconds
-    self.pipe.send(task)
+  def begin(self, task: Any, seconds: float, *, tries: int = 0, more: float = 0.0) -> None:
+    self.task, self.tries, self.seconds = task, tries, seconds
+    self.deadline = time.monotonic() + seconds + more
+    with suppress(BrokenPipeError):  # It died after its last task: `take` finds that.
+      self.pipe.send(task)
+
+  def take(self, ready: bool) -> tuple[bool, Any]:
+    """Whether the task is over, and its result."""
+    if ready:
+      try:
+        over, result = self.pipe.recv()
+      except (EOFError, ConnectionResetError):
+        self.process.join()
+        return True, Lost(f'crashes the decoder (exit {self.process.exitcode})')
+      if not over:
+        self.deadline = time.monotonic() + self.seconds
+      return over, result
+    return time.monotonic() >= self.deadline, Lost(f'not decoded after {self.seconds:g} s')
 
   def end(self) -> None:
     self.process.kill()
@@ -49,46 +88,47 @@ def run_all(
 ) -> Iterator[tuple[Any, Any]]:
   """Does the tasks in parallel; yields (task, result) as they come.
 
+  A task without a result is done once more, in a new process: what kills one may have been the
+  task before, or another program that took the memory.
+
   Args:
-    function: Of a module, so that other processes find it. It must not raise.
+    function: Of a module, so that other processes find it. It must not raise; it may return a
+      `Lost` to be tried once more.
     tasks: What it is called with, begun in this order; none is None.
     workers: Processes. One that dies is replaced.
-    seconds: After so long a task is given up and its worker replaced.
+    seconds: After so long, since its begin or its last `renew`, a task is given up and its worker
+      replaced.
 
   Yields:
-    The task and the function's result, or `Lost` where there is none.
+    The task and the function's result, or `Lost` where there was none twice.
   """
   waiting = iter(tasks)
   pool: list[_Worker] = []
   try:
     while len(pool) < workers and (task := next(waiting, None)) is not None:
       pool.append(_Worker(function))
-      pool[-1].begin(task, seconds + STARTING)
+      pool[-1].begin(task, seconds, more=STARTING)
     while busy := [worker for worker in pool if worker.task is not None]:
       patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
       ready = multiprocessing.connection.wait([worker.pipe for worker in busy], patience)
       for i, worker in enumerate(pool):
         if worker.task is None:
           continue
-        result: Any
-        dead = False
-        if worker.pipe in ready:
-          try:
-            result = worker.pipe.recv()
-          except (EOFError, ConnectionResetError):
-            worker.process.join()
-            result = Lost(f'crashes the decoder (exit {worker.process.exitcode})')
-            dead = True
-        elif time.monotonic() >= worker.deadline:
-          result, dead = Lost(f'not decoded after {seconds:g} s'), True
-        else:
+        over, result = worker.take(worker.pipe in ready)
+        if not over:
           continue
         done, worker.task = worker.task, None
-        if dead:
+        more = 0.0
+        if isinstance(result, Lost):
+          tries = worker.tries + 1
           worker.end()
-          worker = pool[i] = _Worker(function)
+          worker, more = _Worker(function), STARTING
+          pool[i] = worker
+          if tries < 2:
+            worker.begin(done, seconds, tries=tries, more=more)
+            continue
         if (task := next(waiting, None)) is not None:  # Before the caller uses the result.
-          worker.begin(task, seconds + STARTING * dead)
+          worker.begin(task, seconds, more=more)
         yield done, result
   finally:
     for worker in pool:
