@@ -4,13 +4,20 @@ import csv
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from PIL import Image
 
 from tests.data.clips_on_disk import write_video
-from vmae_jax.check_data import _write, judge
-from vmae_jax.data.sources import Entry, FileSource, open_source
+from tests.data.shards_on_disk import at_once
+from tests.prepare.test_prepare import main as prepare
+from vmae_jax import check_data, storage
+from vmae_jax.check_data import _write, check, judge
+from vmae_jax.data.lists import Entry
+from vmae_jax.data.sources import FileSource, open_source
+from vmae_jax.errors import UserError
+from vmae_jax.prepare import examine
 from vmae_jax.prepare.examine import Finding
 from vmae_jax.prepare.layouts import Listed
 from vmae_jax.prepare.prepare_shards import write_shards
@@ -25,11 +32,129 @@ def _run(*arguments):
   )
 
 
-def test_paths_in_a_bucket_stay_what_they_are(tmp_path):
-  there = 's3://bucket/a.mp4'
-  source = FileSource((Entry(there, 0, tail=' 0'),))
-  _write(str(tmp_path), source, {there: Finding(there, frames=9, rate=25.0)}, 4)
-  assert (tmp_path / 'clean.txt').read_text() == f'{there} 0\n'
+@pytest.fixture
+def examined(monkeypatch):
+  """Videos are examined in this process; what was examined."""
+  names = []
+
+  def run_all(function, tasks, **_):
+    for task, found in at_once(function, tasks):
+      names.append(task)
+      yield task, found
+
+  monkeypatch.setattr(examine, 'run_all', run_all)
+  return names
+
+
+def test_lists_and_reports_of_a_bucket(tmp_path, memory, examined):
+  """What prepare and check_data write for a bucket, and into one, opens."""
+  for i in range(4):
+    path = write_video(tmp_path / f'{i}.mp4', frames=20 + i, height=64)
+    memory.put_file(path, f'/bucket/videos/{"ab"[i % 2]}/{i}.mp4')
+  memory.pipe('/bucket/videos/b/broken.mp4', b'x')
+  prepare('folder', 'memory://bucket/videos', '--out=memory://bucket/lists')
+  prepare('folder', 'memory://bucket/videos', f'--out={tmp_path}/lists')
+  lists = ['memory://bucket/lists/train.txt', f'{tmp_path}/lists/train.txt']
+  names = [f'memory://bucket/videos/{x}.mp4' for x in ('a/0', 'a/2', 'b/1', 'b/3', 'b/broken')]
+  for data in (*lists, 'memory://bucket/videos'):
+    source = open_source(data)
+    assert [source.name(i) for i in range(len(source))] == names
+    assert source.class_names == ('a', 'b')
+    with source.open(2) as video:
+      assert video.num_frames == 21
+    for out in ('memory://bucket/checked', f'{tmp_path}/checked'):
+      check(data, out, span=4)
+      clean = open_source(f'{out}/clean.txt')
+      assert [clean.name(i) for i in range(len(clean))] == names[:4]
+      assert [clean.label(i) for i in range(4)] == [0, 0, 1, 1]
+      assert clean.class_names == ('a', 'b')
+      with clean.open(3) as video:
+        assert video.num_frames == 23
+      written = ['classes.txt', 'clean.txt', 'contact_sheet.png', 'datasheet.txt', 'report.csv']
+      assert storage.names(out) == written
+  assert not (tmp_path / 'memory:').exists()
+  assert (
+    storage.read('memory://bucket/checked/report.csv')
+    == (tmp_path / 'checked/report.csv').read_bytes()
+  )
+
+
+@pytest.mark.parametrize('there', [False, True])
+def test_an_unfinished_check_goes_on(tmp_path, memory, examined, there, capsys):
+  lines = [f'{write_video(tmp_path / f"{i}.mp4", frames=5)} 0\n' for i in range(6)]
+  (tmp_path / 'list.txt').write_text(''.join(lines))
+  data, out = str(tmp_path / 'list.txt'), 'memory://bucket/out' if there else f'{tmp_path}/out'
+  names = [line.split()[0] for line in lines]
+  check(data, f'{tmp_path}/whole')
+  assert examined == names
+  examined.clear()
+
+  class Killed(BaseException):
+    pass
+
+  def killed(function, tasks, **_):
+    for i, task in enumerate(tasks):
+      if i == 2:
+        raise Killed
+      yield task, function(task)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(examine, 'run_all', killed)
+    patch.setattr(check_data, 'MINUTE', 0)
+    for _ in range(2):
+      with pytest.raises(Killed):
+        check(data, out)
+  if not there:  # Killed while it wrote a line.
+    with open(f'{out}/findings-00001.jsonl', 'a') as f:
+      f.write('{"path": "')
+  (tmp_path / 'other.txt').write_text(lines[0])
+  with pytest.raises(UserError, match=f'unfinished check of {data}: give another folder'):
+    check(str(tmp_path / 'other.txt'), out)
+  capsys.readouterr()
+  check(data, out)
+  assert examined == names[4:]
+  assert 'going on: 4 of 6 videos were examined' in capsys.readouterr().out
+  for name in ('report.csv', 'clean.txt', 'datasheet.txt'):
+    assert storage.read(f'{out}/{name}') == (tmp_path / 'whole' / name).read_bytes()
+  assert not [name for name in storage.names(out) if name.startswith('findings')]
+
+
+def test_killed_and_started_again(tmp_path, examined):
+  """SIGKILL in the middle; what is known by then is not examined again."""
+  path = write_video(tmp_path / 'v.mp4', frames=100, height=240, width=320)
+  for i in range(30):
+    os.link(path, tmp_path / f'{i:02d}.mp4')
+  data, out = tmp_path / 'list.txt', tmp_path / 'out'
+  data.write_text(''.join(f'{i:02d}.mp4 0\n' for i in range(30)))
+  with subprocess.Popen(
+    [sys.executable, '-m', 'vmae_jax.check_data', str(data), '--workers=1', f'--out={out}'],
+    stderr=subprocess.DEVNULL,
+  ) as process:
+    journal = out / 'findings-00000.jsonl'
+    while not journal.exists() or journal.read_text().count('\n') < 4:
+      assert process.poll() is None
+      time.sleep(0.01)
+    process.kill()
+  known = journal.read_text().count('\n') - 1
+  assert 3 <= known < 30
+  check(str(data), str(out))
+  assert examined == [f'{tmp_path}/{i:02d}.mp4' for i in range(known, 30)]
+  check(str(data), f'{tmp_path}/whole')
+  for name in ('report.csv', 'clean.txt', 'datasheet.txt', 'contact_sheet.png'):
+    assert (out / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()
+  assert not journal.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path, examined):
+  path = write_video(tmp_path / 'v.mp4')
+  (tmp_path / 'list.txt').write_text(f'{path} 0\n')
+  for out, message in ((f'{path}/x', 'Not a directory'), ('nope://x', 'Protocol not known: nope')):
+    with pytest.raises(UserError, match=message):
+      check(str(tmp_path / 'list.txt'), out)
+  (tmp_path / 'list.txt').rename(tmp_path / 'clean.txt')
+  with pytest.raises(UserError, match='would overwrite the list'):
+    check(str(tmp_path / 'clean.txt'), str(tmp_path))
+  assert not examined
 
 
 def test_folders_of_frames_stay_folders(tmp_path):

@@ -11,21 +11,28 @@ once, in parallel; checksums of shards are verified. Writes
   DIR/classes.txt  the names of the classes, if there are any
   DIR/datasheet.txt      what is printed, too: lengths, rates, sizes, classes, duplicates
   DIR/contact_sheet.png  frames of twelve videos
+DIR may be in a bucket. Findings are kept there as they come: killed at any moment, the same command
+goes on, and each video is examined once.
 Status is `broken` (some frame does not decode), `short` (has fewer frames than a clip spans,
 so its last frame would be repeated), `odd` (unusual rate or size) or `ok`.
 """
 
 import csv
+import io
+import json
 import os
+import time
 from collections import Counter
+from dataclasses import asdict
 
 from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
 from vmae_jax import cli, storage
+from vmae_jax.data.lists import Entry, check_name
 from vmae_jax.data.shards import ShardSource
-from vmae_jax.data.sources import Entry, FileSource, open_source
+from vmae_jax.data.sources import FileSource, open_source
 from vmae_jax.errors import UserError
 from vmae_jax.prepare.datasheet import contact_sheet, datasheet
 from vmae_jax.prepare.examine import Finding, examine_all
@@ -37,6 +44,8 @@ STRIDE = flags.DEFINE_integer('stride', 4, 'Video frames from one to the next.',
 WORKERS = flags.DEFINE_integer('workers', 0, 'Processes; 0 means one a core.', lower_bound=0)
 SECONDS = flags.DEFINE_float('seconds', 120.0, 'Time limit for one file.', lower_bound=0.1)
 
+JOURNAL = 'findings-'
+MINUTE = 60.0  # Seconds from one part of the journal to the next, in a bucket.
 COLUMNS = (
   *('path', 'status', 'reason', 'frames', 'rate', 'width', 'height', 'seconds', 'codec', 'hash'),
 )
@@ -66,82 +75,168 @@ def judge(entry: Entry, found: Finding, *, span: int) -> tuple[str, str]:
   return 'ok', ''
 
 
+class _Journal:
+  """Findings as they come, in files of OUT that the next start reads if this one is killed.
+
+  Args:
+    out: The folder, here or elsewhere, where a file cannot grow: there each minute gets its own.
+    about: What is examined.
+
+  Raises:
+    UserError: the folder holds the journal of something else.
+    OSError: it cannot be written.
+  """
+
+  def __init__(self, out: str, about: list[str]):
+    self.known: dict[str, Finding] = {}
+    names = storage.names(out) if storage.is_folder(out) else []
+    self.files = [f'{out}/{name}' for name in names if name.startswith(JOURNAL)]
+    for file in self.files:
+      for line in storage.read_lines(file):
+        try:
+          known = json.loads(line)
+        except ValueError:  # The last line, where the kill came while it was written.
+          continue
+        if isinstance(known, list) and known != about:
+          raise UserError(
+            f'{out} holds an unfinished check of {known[0]}: give another folder, or remove '
+            f'{JOURNAL}* there.'
+          )
+        if isinstance(known, dict):
+          self.known[known['path']] = Finding(**known)
+    self._out, self._lines, self._due = out, [json.dumps(about)], 0.0
+    self._next_file()
+    self._flush()
+
+  def _next_file(self) -> None:
+    self.files.append(f'{self._out}/{JOURNAL}{len(self.files):05d}.jsonl')
+
+  def add(self, found: Finding) -> None:
+    self.known[found.path] = found
+    self._lines.append(json.dumps(asdict(found)))
+    if time.monotonic() >= self._due:
+      self._flush()
+
+  def _flush(self) -> None:
+    text = '\n'.join([*self._lines, ''])
+    self._lines = []
+    if storage.is_remote(self._out):
+      storage.write_text(self.files[-1], text)
+      self._next_file()
+      self._due = time.monotonic() + MINUTE
+    else:
+      with open(self.files[-1], 'a', encoding='utf-8') as f:
+        f.write(text)
+
+  def remove(self) -> None:
+    for file in self.files:
+      storage.remove(file)
+
+
 def _write(
   out: str, source: FileSource | ShardSource, findings: dict[str, Finding], span: int
-) -> list[str]:
-  """Writes report, clean list and classes; returns the status of every line or record."""
+) -> tuple[list[str], list[str]]:
+  """Writes report, clean list and classes.
+
+  Returns:
+    The status of every line or record, and the names of the files.
+  """
   if isinstance(source, ShardSource):
     entries = tuple(Entry(source.name(i), label=source.label(i)) for i in range(len(source)))
   else:
     entries = source.entries
-  statuses, clean = [], []
-  with open(os.path.join(out, 'report.csv'), 'w', newline='', encoding='utf-8') as report:
-    rows = csv.writer(report)
-    rows.writerow(COLUMNS)
-    for entry in entries:
-      found = findings[entry.path]
-      status, reason = judge(entry, found, span=span)
-      statuses.append(status)
-      seconds = round(found.frames / found.rate, 3) if found.rate else 0
-      rows.writerow(
-        (
-          *(entry.path, status, reason, found.frames, round(found.rate, 3)),
-          *(found.width, found.height, seconds, found.codec, found.content_hash),
-        )
+  statuses, clean, report = [], [], io.StringIO()
+  rows = csv.writer(report)
+  rows.writerow(COLUMNS)
+  for entry in entries:
+    found = findings[entry.path]
+    status, reason = judge(entry, found, span=span)
+    statuses.append(status)
+    seconds = round(found.frames / found.rate, 3) if found.rate else 0
+    rows.writerow(
+      (
+        *(entry.path, status, reason, found.frames, round(found.rate, 3)),
+        *(found.width, found.height, seconds, found.codec, found.content_hash),
       )
-      if status != 'broken':
-        quote = '"' if entry.tail.startswith('"') else ''
-        clean.append(f'{quote}{storage.absolute(entry.path)}{entry.tail}\n')
+    )
+    if status != 'broken':
+      quote = '"' if entry.tail.startswith('"') else ''
+      clean.append(f'{quote}{storage.absolute(entry.path)}{entry.tail}\n')
+  texts = {'report.csv': report.getvalue()}
   if isinstance(source, FileSource):
-    with open(os.path.join(out, 'clean.txt'), 'w', encoding='utf-8') as f:
-      f.writelines(clean)
+    texts['clean.txt'] = ''.join(clean)
   if source.class_names:
-    with open(os.path.join(out, 'classes.txt'), 'w', encoding='utf-8') as f:
-      f.writelines(f'{name}\n' for name in source.class_names)
-  return statuses
+    texts['classes.txt'] = ''.join(f'{name}\n' for name in source.class_names)
+  for name, text in texts.items():
+    storage.write_text(f'{out}/{name}', text)
+  return statuses, list(texts)
+
+
+def check(
+  data: str, out: str, *, root: str = '', span: int = 64, workers: int = 1, seconds: float = 120.0
+) -> None:
+  """Examines data and writes the report, see the module.
+
+  Args:
+    data: A list, a folder of videos or a folder of shards.
+    out: The folder to write to, here or elsewhere.
+    root: Where relative paths in a list start, see `open_source`.
+    span: Video frames from the first to past the last of a clip.
+    workers: Processes.
+    seconds: Time limit for one file.
+
+  Raises:
+    UserError: the data cannot be opened, or the folder cannot be written.
+  """
+  check_name(out)
+  source = open_source(data, root=root)
+  if not isinstance(source, FileSource | ShardSource):
+    raise UserError(f'{data!r} does not consist of video files: there is nothing to check.')
+  if os.path.realpath(data) == os.path.realpath(f'{out}/clean.txt'):
+    raise UserError(f'--out={out} would overwrite the list {data}: give another folder.')
+  names = list(dict.fromkeys(map(source.name, range(len(source)))))
+  try:
+    storage.make_folder(out)
+    journal = _Journal(out, [storage.absolute(data), root])
+    known = sum(name in journal.known for name in names)
+    if known:
+      print(f'going on: {known} of {len(names)} videos were examined by an earlier start.')
+    with tqdm(total=len(names), initial=known, unit='video', desc='decoding') as bar:
+      for found in examine_all(source, known=journal.known, workers=workers, seconds=seconds):
+        journal.add(found)
+        bar.update()
+    statuses, written = _write(out, source, journal.known, span)
+    good = [i for i, status in enumerate(statuses) if status != 'broken']
+    counts = Counter(statuses)
+    text = ', '.join(f'{counts[status]} {status}' for status in ('ok', 'odd', 'short', 'broken'))
+    found = [journal.known[name] for name in names]
+    text += '\n' + datasheet(found, [source.label(i) for i in good], source.class_names)
+    print(text)
+    storage.write_text(f'{out}/datasheet.txt', f'{data}\n{text}\n')
+    written.append('datasheet.txt')
+    if good:
+      picture = contact_sheet(source, good, title=f'{data}: {text.splitlines()[0]}')
+      png = io.BytesIO()
+      Image.fromarray(picture).save(png, 'PNG')
+      storage.write(f'{out}/contact_sheet.png', png.getvalue())
+      written.append('contact_sheet.png')
+    journal.remove()
+  except OSError as e:
+    raise UserError(f'--out={out}: {e.strerror or e}; give a folder to write to.') from e
+  print(f'written: {", ".join(f"{out}/{name}" for name in written)}')
 
 
 def main(argv: list[str]) -> None:
   if len(argv) != 2 or not OUT.value:
     raise UserError('give a list, or a folder of videos or shards, and --out=DIR for the report.')
-  source = open_source(argv[1], root=ROOT.value)
-  if not isinstance(source, FileSource | ShardSource):
-    raise UserError(f'{argv[1]!r} does not consist of video files: there is nothing to check.')
-  try:
-    os.makedirs(OUT.value, exist_ok=True)
-  except OSError as e:
-    raise UserError(f'--out={OUT.value}: {e.strerror}; give a folder to write to.') from e
-  if not os.access(OUT.value, os.W_OK):
-    raise UserError(f'--out={OUT.value} cannot be written to: give another folder.')
-  if os.path.realpath(argv[1]) == os.path.realpath(os.path.join(OUT.value, 'clean.txt')):
-    raise UserError(f'--out={OUT.value} would overwrite the list {argv[1]}: give another folder.')
-  if isinstance(source, ShardSource):
-    total = len(source)
-  else:
-    total = len({entry.path for entry in source.entries})
-  findings = {}
-  with tqdm(total=total, unit='video', desc='decoding') as bar:
-    workers = WORKERS.value or os.cpu_count() or 1
-    for found in examine_all(source, workers=workers, seconds=SECONDS.value):
-      findings[found.path] = found
-      bar.update()
-  statuses = _write(OUT.value, source, findings, FRAMES.value * STRIDE.value)
-  good = [i for i, status in enumerate(statuses) if status != 'broken']
-  counts = Counter(statuses)
-  text = ', '.join(f'{counts[status]} {status}' for status in ('ok', 'odd', 'short', 'broken'))
-  in_order = [findings[name] for name in dict.fromkeys(map(source.name, range(len(source))))]
-  text += '\n' + datasheet(in_order, [source.label(i) for i in good], source.class_names)
-  print(text)
-  with open(os.path.join(OUT.value, 'datasheet.txt'), 'w', encoding='utf-8') as f:
-    f.write(f'{argv[1]}\n{text}\n')
-  written = ['report.csv', 'datasheet.txt']
-  if isinstance(source, FileSource):
-    written.append('clean.txt')
-  if good:
-    picture = contact_sheet(source, good, title=f'{argv[1]}: {text.splitlines()[0]}')
-    Image.fromarray(picture).save(os.path.join(OUT.value, 'contact_sheet.png'))
-    written.append('contact_sheet.png')
-  print(f'written: {", ".join(os.path.join(OUT.value, name) for name in written)}')
+  check(
+    argv[1],
+    os.path.expanduser(OUT.value).rstrip('/'),
+    root=ROOT.value,
+    span=FRAMES.value * STRIDE.value,
+    workers=WORKERS.value or os.cpu_count() or 1,
+    seconds=SECONDS.value,
+  )
 
 
 if __name__ == '__main__':

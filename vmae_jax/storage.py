@@ -4,8 +4,11 @@ What lies elsewhere is read whole or by ranges of bytes, each time with a few at
 kept on the disk. Every function takes paths of both kinds and raises an OSError of one line.
 """
 
+import codecs
+import errno
 import io
 import os
+import posixpath
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -32,6 +35,17 @@ def absolute(path: str) -> str:
   if is_remote(path):
     return path
   return os.path.join(os.path.abspath(path), '') if path.endswith('/') else os.path.abspath(path)
+
+
+def join(folder: str, path: str) -> str:
+  """A path that is absolute, or starts from a folder, either of them here or elsewhere."""
+  if is_remote(path):
+    return path
+  path = os.path.join(folder, path)
+  if is_remote(path) and ('/./' in path or '/../' in path):  # Buckets have no such folders.
+    scheme, _, rest = path.partition('://')
+    return f'{scheme}://{posixpath.normpath(rest)}{"/" * path.endswith("/")}'
+  return path
 
 
 def _filesystem(path: str) -> Any:
@@ -93,20 +107,35 @@ def read(path: str, start: int | None = None, end: int | None = None) -> bytes:
 
 
 def read_text(path: str) -> str:
-  """The text of a file, its line ends as they are; a UnicodeDecodeError where it is no UTF-8."""
-  return read(path).decode('utf-8')
+  """The text of a file, its line ends as they are; an OSError where it is no UTF-8."""
+  data = read(path)
+  with suppress(UnicodeDecodeError):
+    if b'\0' not in data:
+      return data.decode('utf-8-sig')  # Without the mark that Windows puts at the beginning.
+  utf16 = ', but in UTF-16' * data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+  raise OSError(None, f'it is not in UTF-8{utf16}: save it as UTF-8', path)
 
 
-def write_text(path: str, text: str) -> None:
+def read_lines(path: str) -> list[str]:
+  """The lines of a text file: names may hold what else `str.splitlines` takes for an end."""
+  return read_text(path).replace('\r\n', '\n').replace('\r', '\n').split('\n')
+
+
+def write(path: str, data: bytes) -> None:
   """Writes a file, which is there either completely or not at all."""
   if is_remote(path):  # An object is there when all of it is.
-    _attempt(path, lambda fs: fs.pipe_file(path, text.encode()))
+    _attempt(path, lambda fs: fs.pipe_file(path, data))
     return
-  with open(f'{path}.partial', 'w', encoding='utf-8', newline='') as f:
-    f.write(text)
+  with open(f'{path}.partial', 'wb') as f:
+    f.write(data)
     f.flush()
     os.fsync(f.fileno())
   os.replace(f'{path}.partial', path)
+
+
+def write_text(path: str, text: str) -> None:
+  """The same in UTF-8."""
+  write(path, text.encode())
 
 
 def video_file(path: str) -> str | io.BytesIO:
@@ -150,8 +179,6 @@ def names(folder: str) -> list[str]:
 def missing(paths: Sequence[str], *, seconds: float) -> tuple[list[str], list[str]]:
   """Looks for files, or folders where a path ends in /.
 
-  Of folders elsewhere each is looked through once.
-
   Args:
     paths: Where they should be.
     seconds: That one answer may take.
@@ -162,40 +189,49 @@ def missing(paths: Sequence[str], *, seconds: float) -> tuple[list[str], list[st
   Raises:
     UserError: of too many nothing was heard.
   """
-  folders = {os.path.dirname(path) for path in paths if is_remote(path)}
-
-  def files(folder: str) -> set[str]:
-    try:
-      return set(sizes(folder))
-    except FileNotFoundError:
-      return set()
 
   def there(path: str) -> bool:
-    if not is_remote(path):
-      return os.path.isdir(path) if path.endswith('/') else os.path.isfile(path)
-    folder, name = os.path.split(path)
-    if isinstance(files_of[folder], NoAnswer):
-      raise files_of[folder]
-    return name in files_of[folder] if name else bool(files_of[folder])
+    try:
+      return is_folder(path) if path.endswith('/') else is_file(path)
+    except PermissionError:  # A bucket may say so of what is not there.
+      return False
 
-  files_of = dict(zip(folders, ask_all(files, folders, seconds=seconds), strict=True))
   answers = list(zip(paths, ask_all(there, paths, seconds=seconds), strict=True))
   silent = [path for path, answer in answers if isinstance(answer, NoAnswer)]
   return [path for path, answer in answers if answer is False], silent
 
 
 def walk(folder: str) -> Iterator[str]:
-  """Paths of all files below a folder, relative to it, in any order."""
+  """Paths of all files below a folder, relative to it, in any order.
+
+  What begins with a . is left out, and a link to a folder that it lies in.
+  """
   if not is_remote(folder):
-    for where, _, files in os.walk(folder, followlinks=True):
-      yield from (os.path.relpath(os.path.join(where, name), folder) for name in files)
+    yield from _walk(folder, '', ())
     return
 
   def find(fs: Any) -> list[str]:
     top = fs._strip_protocol(folder).rstrip('/') + '/'
     return [path.removeprefix(top) for path in fs.find(folder)]
 
-  yield from _attempt(folder, find)
+  yield from (path for path in _attempt(folder, find) if '/.' not in f'/{path}')
+
+
+def _walk(folder: str, below: str, around: tuple[tuple[int, int], ...]) -> Iterator[str]:
+  stat = os.stat(folder)
+  here = stat.st_dev, stat.st_ino
+  if here in around:
+    return
+  with os.scandir(folder) as entries:
+    for entry in entries:
+      if entry.name.startswith('.'):
+        continue
+      if entry.is_dir():
+        yield from _walk(entry.path, f'{below}{entry.name}/', (*around, here))
+      elif '.' not in entry.name and entry.is_symlink() and not entry.is_file():
+        raise FileNotFoundError(errno.ENOENT, 'a link that leads nowhere', entry.path)
+      else:
+        yield f'{below}{entry.name}'
 
 
 def put(file: str | os.PathLike, path: str) -> None:

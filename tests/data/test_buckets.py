@@ -8,7 +8,8 @@ import pytest
 from tests.data.clips_on_disk import write_video
 from tests.prepare.test_prepare import contents, main
 from tests.test_storage import assert_same, batches
-from vmae_jax.data.sources import open_source
+from vmae_jax.check_data import check
+from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.errors import UserError
 
 
@@ -106,3 +107,35 @@ def test_beam_writes_to_a_bucket(tmp_path, bucket):
   fs.rm(['bucket/out/train/manifest.json'])
   with pytest.raises(UserError, match='is not empty'):
     main('folder', f'{url}/source', f'--out={url}/out', *options, '--beam')
+
+
+@pytest.mark.full
+def test_lists_of_a_bucket(tmp_path, bucket):
+  """What prepare and check_data write for a bucket, into a bucket or here, opens."""
+  fs, url = bucket
+  for i in range(4):
+    path = write_video(tmp_path / f'{i}.mp4', frames=20 + i, height=64)
+    fs.put(path, f'bucket/videos/{"ab"[i % 2]}/{i}.mp4')
+  fs.pipe('bucket/videos/a/broken.mp4', b'x')
+  names = [f'{url}/videos/{name}.mp4' for name in ('a/0', 'a/2', 'a/broken', 'b/1', 'b/3')]
+  main('folder', f'{url}/videos', f'--out={url}/lists')
+  main('folder', f'{url}/videos', f'--out={tmp_path}/lists')
+  for data in (f'{url}/lists/train.txt', f'{tmp_path}/lists/train.txt', f'{url}/videos'):
+    source = open_source(data)
+    assert [source.name(i) for i in range(5)] == names and source.class_names == ('a', 'b')
+    check_paths(source, 0.0)
+    with source.open(3) as video:
+      assert video.num_frames == 21
+  for out in (f'{url}/checked', f'{tmp_path}/checked'):
+    check(f'{url}/lists/train.txt', out, span=4)
+    fs.invalidate_cache()
+    clean = open_source(f'{out}/clean.txt')
+    assert [clean.name(i) for i in range(4)] == [name for name in names if 'broken' not in name]
+    assert [clean.label(i) for i in range(4)] == [0, 0, 1, 1] and clean.class_names == ('a', 'b')
+    with clean.open(2) as video:
+      assert video.num_frames == 21
+  assert fs.cat('bucket/checked/report.csv') == (tmp_path / 'checked/report.csv').read_bytes()
+  assert not [name for name in fs.ls('bucket/checked', detail=False) if 'findings' in name]
+  fs.pipe('bucket/lists/more.txt', b'../videos/a/0.mp4 0\nnone.mp4 1\n')
+  with pytest.raises(UserError, match=f'1 of 2 files do not exist.*: {url}/lists/none.mp4'):
+    check_paths(open_source(f'{url}/lists/more.txt'), 0.1)

@@ -1,82 +1,25 @@
-"""Lists, folders and what can be wrong with them."""
+"""Folders, windows and what can be wrong with them (lists: test_lists)."""
+
+import errno
+import os
 
 import pytest
 
 from tests.data.clips_on_disk import decode_all, write_video
-from vmae_jax.data.sources import check_paths, open_source
+from tests.prepare.test_prepare import main as prepare
+from vmae_jax import storage
+from vmae_jax.check_data import check
+from vmae_jax.data.lists import Entry
+from vmae_jax.data.sources import FileSource, open_source
 from vmae_jax.data.video import VideoError
 from vmae_jax.errors import UserError
+from vmae_jax.prepare.layouts import Tree
 
 
 def _list(tmp_path, text, name='list.csv'):
   path = tmp_path / name
   path.write_text(text)
   return str(path)
-
-
-@pytest.mark.parametrize(
-  'line, name, label, start, count',
-  [
-    ('a.mp4 7', 'a.mp4', 7, 0, -1),
-    ('a.mp4 -1', 'a.mp4', -1, 0, -1),
-    ('a.mp4,7', 'a.mp4', 7, 0, -1),
-    ('a.mp4, 7', 'a.mp4', 7, 0, -1),
-    ('a.mp4\t7', 'a.mp4', 7, 0, -1),
-    ('a.mp4', 'a.mp4', -1, 0, -1),
-    ('a.mp4 0 -1', 'a.mp4', -1, 0, -1),
-    ('a.mp4 10 64 3', 'a.mp4', 3, 10, 64),
-    ('a.mp4,10,64,3', 'a.mp4', 3, 10, 64),
-    ('my clip 2, part 3.mp4 7', 'my clip 2, part 3.mp4', 7, 0, -1),
-    ('my clip 2.mp4', 'my clip 2.mp4', -1, 0, -1),
-    ('"clip 12" 7', 'clip 12', 7, 0, -1),
-    ('"a, b.mp4",7', 'a, b.mp4', 7, 0, -1),
-    ('  a.mp4 7  ', 'a.mp4', 7, 0, -1),
-  ],
-)
-def test_forms_of_a_line(tmp_path, line, name, label, start, count):
-  source = open_source(_list(tmp_path, f'# a comment\n\n{line}\n{line}\n'))
-  assert len(source) == 2
-  (entry, _) = source.entries
-  assert entry.path == source.name(0) == str(tmp_path / name)
-  assert (entry.label, entry.start, entry.count) == (label, start, count)
-  assert source.label(0) == label and source.class_names == ()
-  # The line can be made again from the path and its tail.
-  quote = '"' if entry.tail.startswith('"') else ''
-  assert f'{quote}{name}{entry.tail}' == line.strip()
-
-
-def test_root_and_absolute_paths(tmp_path):
-  path = _list(tmp_path, '/data/a.mp4 0\nb/c.mp4 1\n')
-  source = open_source(path, root='/videos')
-  assert [source.name(i) for i in range(2)] == ['/data/a.mp4', '/videos/b/c.mp4']
-
-
-def test_class_names(tmp_path):
-  path = _list(tmp_path, 'a.mp4 0\nb.mp4 1\n')
-  _list(tmp_path, 'run\nwalk\n', 'classes.txt')
-  assert open_source(path).class_names == ('run', 'walk')
-  _list(tmp_path, 'run\n', 'classes.txt')
-  with pytest.raises(UserError, match='label 1, but .* only 1 classes'):
-    open_source(path)
-
-
-@pytest.mark.parametrize(
-  'text, message',
-  [
-    ('', 'names no video'),
-    ('# nothing\n\n', 'names no video'),
-    ('a.mp4 1\nb.mp4\n', 'line 2: 0 numbers after the path, but 1'),
-    ('a.mp4 1\nb.mp4 0 -1 2\n', 'line 2: 3 numbers after the path, but 1'),
-    ('a.mp4 -2\n', 'line 1: .* is none of'),
-    ('a.mp4 0 0 1\n', 'line 1: .* is none of'),
-    ('a.mp4 -1 4 1\n', 'line 1: .* is none of'),
-    ('"a.mp4 1\n', 'line 1: .* is none of'),
-  ],
-)
-def test_mistakes_in_a_list(tmp_path, text, message):
-  with pytest.raises(UserError, match=message) as e:
-    open_source(_list(tmp_path, text))
-  assert '\n' not in str(e.value)
 
 
 def test_no_such_thing(tmp_path):
@@ -106,6 +49,136 @@ def test_folder_of_classes(tmp_path):
   assert source.class_names == ('a', 'b')
 
 
+def _tree(folder, *names):
+  for name in names:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+  return str(folder)
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+  names = ['b/1.mp4', '.Trash-1000/1.mp4', '.ipynb_checkpoints/1.mp4', 'b/.old/1.mp4', 'a/1.mp4']
+  source = open_source(_tree(tmp_path, *names))
+  assert source.class_names == ('a', 'b') and len(source) == 2
+
+
+def test_hidden_folders_of_a_bucket_are_no_classes(memory):
+  for name in ('b/1.mp4', '.Trash-1000/1.mp4', 'b/.old/1.mp4', 'b/.2.mp4', 'a/1.mp4'):
+    memory.pipe(f'/bucket/.hidden/{name}', b'')
+  source = open_source('memory://bucket/.hidden')
+  assert source.class_names == ('a', 'b') and len(source) == 2
+
+
+def test_links(tmp_path):
+  """A link back ends; one to another folder is a class of its own, as ever."""
+  _tree(tmp_path / 'data', 'a/1.mp4', 'b/2.mp4')
+  _tree(tmp_path / 'else', '3.mp4')
+  for name, target in (
+    ('data', tmp_path / 'data'),  # What `ln -s data link` makes, called twice.
+    ('self', '.'),
+    ('a/up', '..'),
+    ('b/a', '../a'),
+    ('c', tmp_path / 'else'),
+  ):
+    (tmp_path / 'data' / name).symlink_to(target)
+  (tmp_path / 'link').symlink_to(tmp_path / 'data')
+  source = open_source(str(tmp_path / 'link'))
+  names = [source.name(i).removeprefix(f'{tmp_path}/link/') for i in range(len(source))]
+  assert names == ['a/1.mp4', 'b/2.mp4', 'b/a/1.mp4', 'c/3.mp4']
+  assert source.class_names == ('a', 'b', 'c')
+
+
+def test_a_folder_that_cannot_be_read_is_no_lost_class(tmp_path, monkeypatch):
+  _tree(tmp_path, 'a/1.mp4', 'b/2.mp4')
+  scandir = os.scandir
+
+  def failing(path):
+    if str(path).endswith('/a'):
+      raise PermissionError(errno.EACCES, 'Permission denied', path)
+    return scandir(path)
+
+  with monkeypatch.context() as patch:  # Tests may run as root, who may read everything.
+    patch.setattr(os, 'scandir', failing)
+    for function in (open_source, Tree):
+      with pytest.raises(UserError, match=f'cannot read .*{tmp_path}/a: Permission denied'):
+        function(str(tmp_path))
+  (tmp_path / 'c').symlink_to('/nowhere')
+  with pytest.raises(UserError, match=f'cannot read {tmp_path}/c: a link that leads nowhere'):
+    open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  'folders, splits',
+  [
+    ('train val', 'train, val'),
+    ('Train Validation other', 'Train, Validation'),
+    ('train_256 val_256', 'train_256, val_256'),
+    ('videos_test videos_train', 'videos_test, videos_train'),
+    ('train', 'train'),
+    ('car plane train', ''),
+    ('train_ride test_tube', ''),
+  ],
+)
+def test_splits_are_no_classes(tmp_path, memory, folders, splits):
+  names = [f'{folder}/c{i}/1.mp4' for folder in folders.split() for i in (0, 1)]
+  for name in names:
+    memory.pipe(f'/bucket/data/{name}', b'')
+  for spec in (_tree(tmp_path / 'data', *names), 'memory://bucket/data'):
+    if splits:
+      first = splits.split(',')[0]
+      with pytest.raises(UserError, match=f'has the splits {splits}: name one, {spec}/{first}'):
+        open_source(spec)
+      assert open_source(f'{spec}/{first}').class_names == ('c0', 'c1')
+    else:
+      assert open_source(spec).class_names == tuple(sorted(folders.split()))
+
+
+def test_folders_of_a_bucket_are_listed_once(memory, monkeypatch):
+  """Whatever lies beside the videos."""
+  for i in range(100):
+    memory.pipe(f'/bucket/{i}.mp4', b'')
+    memory.pipe(f'/bucket/{i}.json', b'{}')
+  asked = []
+  attempt = storage._attempt
+  monkeypatch.setattr(storage, '_attempt', lambda *args: (asked.append(args), attempt(*args))[1])
+  assert len(open_source('memory://bucket')) == 100
+  assert len(asked) == 4  # What it is, whether it holds shards (two), and what lies below it.
+
+
+@pytest.mark.parametrize(
+  'name, why',
+  [
+    (b'caf\xe9.mp4', 'is no UTF-8'),
+    (b'two\nlines.mp4', 'holds a line end'),
+    (b'a\r.mp4', 'a line'),
+  ],
+)
+def test_names_that_no_list_can_hold(tmp_path, name, why):
+  """Told at the start by all who open data, as tables at the end cannot hold them, too."""
+  folder = _tree(tmp_path, 'c0/1.mp4', f'c0/{os.fsdecode(name)}')
+  path = f'{folder}/c0/{os.fsdecode(name)}'
+  for opened in (
+    lambda: open_source(folder),
+    lambda: FileSource((Entry(path),)),  # As extract does of one video.
+    lambda: check(folder, str(tmp_path / 'out')),
+    lambda: prepare('folder', folder, f'--out={tmp_path}/lists'),
+    lambda: open_source(path),
+  ):
+    with pytest.raises(UserError, match=why) as e:
+      opened()
+    assert '\n' not in str(e.value) and str(e.value).encode()
+  assert not (tmp_path / 'out').exists()
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+  """No shell replaces it in --config.data.train=~/videos."""
+  _tree(tmp_path, 'videos/1.mp4')
+  (tmp_path / 'list.txt').write_text('1.mp4 0\n')
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert open_source('~/videos').name(0) == f'{tmp_path}/videos/1.mp4'
+  assert open_source('~/list.txt', root='~/videos').name(0) == f'{tmp_path}/videos/1.mp4'
+
+
 def test_folder_without_videos(tmp_path):
   (tmp_path / 'notes.txt').touch()
   with pytest.raises(UserError, match='no video in the folder'):
@@ -127,18 +200,3 @@ def test_window(tmp_path):
           video.read([k])
   with pytest.raises(VideoError, match='starts at frame 30, the video has 30'):
     source.open(3)
-
-
-def test_missing_files(tmp_path):
-  path = _list(tmp_path, ''.join(f'{i}.mp4 0\n' for i in range(10)))
-  for i in range(2, 10):
-    (tmp_path / f'{i}.mp4').touch()
-  source = open_source(path)
-  check_paths(source, 0.2)
-  with pytest.raises(UserError, match='2 of 10 files do not exist.*0.mp4.*1.mp4'):
-    check_paths(source, 0.1)
-  nothing = open_source(path, root='/nowhere')
-  with pytest.raises(UserError, match=r'10 of 10 .*/nowhere/4.mp4, \.\.\.') as e:
-    check_paths(nothing, 1.0)
-  assert '5.mp4' not in str(e.value)
-  check_paths(open_source('synthetic:val'), 0.0)

@@ -54,6 +54,21 @@ def test_reads(tmp_path):
   assert seen == {0, 1, 2}
   clip = ClipSampler(frames=4, size=8, stride=1, crop='centre')(source, 0, 0)
   assert clip['video'].shape == (1, 4, 8, 8, 3)
+
+  class Counted:
+    def __init__(self, examples):
+      self.examples, self.read = examples, []
+
+    def __getitem__(self, i):
+      self.read.append(i)
+      return self.examples[i]
+
+  source._examples = Counted(source._examples)
+  source._labels.clear()
+  labels = [source.label(0), source.label(0)]
+  source.open(1)
+  assert source._examples.read == [0, 1] and source.label(1) >= 0 and labels[0] == labels[1]
+  assert source._examples.read == [0, 1]  # A label comes out of what was read with the video.
   with pytest.raises(UserError, match='nosplit'):
     open_source('tfds:tiny_videos:nosplit', root=str(tmp_path))
   with pytest.raises(UserError, match='tfds:nothing_like_it:train'):

@@ -1,6 +1,5 @@
 """Processes of a run say clearly who has other code, config or data, and do not start."""
 
-import dataclasses
 import socket
 import subprocess
 import sys
@@ -58,14 +57,16 @@ def test_what_is_compared():
   assert describe(config, FILES) == about  # Each host's own.
   for entries in (
     FILES.entries[::-1],
-    (FILES.entries[0], dataclasses.replace(FILES.entries[1], label=2)),
-    (FILES.entries[0], dataclasses.replace(FILES.entries[1], start=3)),
-    (FILES.entries[0], dataclasses.replace(FILES.entries[1], path='/a/data/x/3.mp4')),
+    (FILES.entries[0], FILES.entries[1]._replace(label=2)),
+    (FILES.entries[0], FILES.entries[1]._replace(start=3)),
+    (FILES.entries[0], FILES.entries[1]._replace(path='/a/data/x/3.mp4')),
   ):
     other = describe(CONFIG, FileSource(entries))
     assert {key for key in about if about[key] != other[key]} == {'list of videos'}
-  moved = FileSource(tuple(dataclasses.replace(e, path=f'/b{e.path}') for e in FILES.entries))
+  moved = FileSource(tuple(e._replace(path=f'/b{e.path}') for e in FILES.entries))
   assert describe(CONFIG, moved) == about
+  mixed = FileSource((Entry('gs://bucket/1.mp4', 0), Entry('/a/2.mp4', 1)))
+  assert describe(CONFIG, mixed)['list of videos'] != about['list of videos']
   synthetic = describe(CONFIG, open_source('synthetic:train'))
   assert synthetic['number of videos'] != about['number of videos']
 

@@ -87,6 +87,7 @@ class TfdsSource:
     if 'label' in features:
       self._label = tfds.features.FeaturesDict({'label': features['label']})
       self.class_names = tuple(features['label'].names)
+    self._labels: dict[int, int] = {}  # Of the examples that were read.
 
   def __len__(self) -> int:
     return len(self._examples)
@@ -97,10 +98,18 @@ class TfdsSource:
   def label(self, i: int) -> int:
     if self._label is None:
       return -1
-    return int(self._label.deserialize_example_np(self._examples[i])['label'])
+    if i not in self._labels:
+      self._read(i)
+    return self._labels[i]
+
+  def _read(self, i: int) -> bytes:
+    example = self._examples[i]
+    if self._label is not None:
+      self._labels[i] = int(self._label.deserialize_example_np(example)['label'])
+    return example
 
   def open(self, i: int) -> ArrayVideo:
-    frames: Any = self._video.deserialize_example_np(self._examples[i])
+    frames: Any = self._video.deserialize_example_np(self._read(i))
     for name in self._where:
       frames = frames[name]
     frames = np.stack(frames)

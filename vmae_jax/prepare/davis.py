@@ -61,7 +61,7 @@ def _read_split(split: str, root: str, files: dict[str, list[str]]) -> Split:
   path = f'{root}/ImageSets/2017/{split}.txt'
   try:
     names = list(dict.fromkeys(storage.read_text(path).split()))
-  except (OSError, UnicodeDecodeError) as e:
+  except OSError as e:
     raise UserError(f'cannot read {path}: {e}') from e
   if not names:
     raise UserError(f'{path} names no sequence.')

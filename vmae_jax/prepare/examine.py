@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,25 +90,21 @@ def examine_record(source: ShardSource, i: int) -> Finding:
 
 
 def examine_all(
-  source: FileSource | ShardSource, *, workers: int, seconds: float
+  source: FileSource | ShardSource, *, known: Container[str] = (), workers: int, seconds: float
 ) -> Iterator[Finding]:
   """Examines every file or record in parallel; yields the findings as they come.
 
   Args:
     source: A file that it names repeatedly is examined once.
+    known: Names of files or records that are left out.
     workers: Processes. One that dies of a video is replaced, and the video is reported.
     seconds: After so long a video is given up and its worker replaced.
   """
   function: Callable[[Any], Finding] = examine
-  tasks: Sequence[Any]
-  name: Callable[[Any], str] = str
+  names = [source.name(i) for i in range(len(source))]
+  tasks: dict[Any, str] = {name: name for name in names}
   if isinstance(source, ShardSource):
-    function, tasks, name = (
-      functools.partial(examine_record, source),
-      range(len(source)),
-      source.name,
-    )
-  else:
-    tasks = list(dict.fromkeys(entry.path for entry in source.entries))
-  for task, found in run_all(function, tasks, workers=workers, seconds=seconds):
-    yield Finding(name(task), reason=str(found)) if isinstance(found, Lost) else found
+    function, tasks = functools.partial(examine_record, source), dict(enumerate(names))
+  waiting = [task for task, name in tasks.items() if name not in known]
+  for task, found in run_all(function, waiting, workers=workers, seconds=seconds):
+    yield Finding(tasks[task], reason=str(found)) if isinstance(found, Lost) else found

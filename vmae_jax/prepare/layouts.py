@@ -13,7 +13,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from vmae_jax import storage
-from vmae_jax.data.sources import VIDEO_SUFFIXES
+from vmae_jax.data.lists import VIDEO_SUFFIXES
+from vmae_jax.data.sources import splits_among
 from vmae_jax.errors import UserError
 
 
@@ -77,14 +78,14 @@ class Tree:
       self.folder = storage.absolute(where)
       paths = sorted(storage.walk(self.folder), key=_walking_order)
     except OSError as e:
-      raise UserError(f'cannot read the folder {where}: {e.strerror or e}') from e
+      raise UserError(f'cannot read the folder {e.filename or where}: {e.strerror or e}') from e
     self._videos: dict[str, list[str]] = defaultdict(list)
     self.others: list[str] = []
     for path in paths:
       name, whole = os.path.basename(path), os.path.join(self.folder, path)
-      if name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith('.'):
+      if name.lower().endswith(VIDEO_SUFFIXES):
         self._videos[os.path.splitext(name)[0]].append(whole)
-      elif not name.startswith('.'):
+      else:
         self.others.append(whole)
 
   @property
@@ -110,11 +111,11 @@ class Tree:
     return next(iter(replacements or paths), None)
 
 
-def _read(path: str) -> str:
+def _lines(path: str) -> list[str]:
   try:
-    return storage.read(path).decode('utf-8-sig')
-  except (OSError, UnicodeDecodeError) as e:
-    raise UserError(f'cannot read {path}: {e}') from e
+    return storage.read_lines(path)
+  except OSError as e:
+    raise UserError(f'cannot read {path}: {e.strerror or e}') from e
 
 
 def _one(paths: list[str], what: str, where: str) -> str | None:
@@ -161,11 +162,11 @@ def kinetics(videos: Tree, annotations: Tree) -> Layout:
     paths = [
       path
       for path in _named(annotations, rf'(?:^|[-_.\d]){pattern}\.csv$')
-      if 'youtube_id' in _read(path).partition('\n')[0]
+      if 'youtube_id' in _lines(path)[0]
     ]
     path = _one(paths, f'CSV files of the split {split}', annotations.folder)
     if path:
-      tables[split] = list(csv.DictReader(_read(path).splitlines()))
+      tables[split] = list(csv.DictReader(_lines(path)))
   if not tables:
     raise UserError(
       f'{annotations.folder} has no CSV file train.csv, val.csv or test.csv with a column '
@@ -232,7 +233,7 @@ def ssv2(videos: Tree, annotations: Tree) -> Layout:
 
 def _json(path: str, kind: type):
   try:
-    content = json.loads(_read(path))
+    content = json.loads('\n'.join(_lines(path)))
   except ValueError as e:
     raise UserError(f'{path} is no JSON: {e}') from e
   if not isinstance(content, kind):
@@ -247,7 +248,7 @@ def ucf101(videos: Tree, annotations: Tree, split: int) -> Layout:
   """UCF101: classInd.txt, whose numbers start at 1, trainlist0N.txt and testlist0N.txt."""
   where = annotations.folder
   index = _need(_named(annotations, r'^classInd\.txt$'), 'file classInd.txt', where)
-  pairs = re.findall(r'^(\d+)\s+(\S+)\s*$', _read(index), re.MULTILINE)
+  pairs = re.findall(r'^(\d+)\s+(\S+)\s*$', '\n'.join(_lines(index)), re.MULTILINE)
   numbers = {name: int(number) for number, name in pairs}
   if not numbers or sorted(numbers.values()) != list(range(1, len(numbers) + 1)):
     raise UserError(f'{index}: the classes are not numbered from 1 to {len(numbers)}.')
@@ -257,7 +258,7 @@ def ucf101(videos: Tree, annotations: Tree, split: int) -> Layout:
     file = f'{name}list{split:02d}.txt'
     path = _need(_named(annotations, f'^{re.escape(file)}$'), f'file {file}', where)
     layout.splits[name] = Split()
-    for line in filter(str.strip, _read(path).splitlines()):
+    for line in filter(str.strip, _lines(path)):
       # A training list has the number of the class behind the path, a test list has not.
       match = re.fullmatch(
         r'(?P<folder>[^/]+)/(?P<stem>.+)\.\w+(?:\s+(?P<number>\d+))?', line.strip()
@@ -289,7 +290,7 @@ def hmdb51(videos: Tree, annotations: Tree, split: int) -> Layout:
     )
   layout = Layout(tuple(sorted(files)), {'train': Split(), 'test': Split()})
   for label, name in enumerate(layout.classes):
-    for line in filter(str.strip, _read(files[name]).splitlines()):
+    for line in filter(str.strip, _lines(files[name])):
       video, _, flag = line.strip().rpartition(' ')
       if flag not in ('0', *_HMDB_SPLITS):
         raise UserError(f'{files[name]}: {line!r} does not end in 0, 1 or 2.')
@@ -309,11 +310,11 @@ def folder(videos: Tree) -> Layout:
   Classes are the folders directly inside, numbered in the order of their names over all
   splits; videos outside of them have no class.
   """
-  if not videos.videos:
+  paths = [os.path.relpath(path, videos.folder) for path in videos.videos]
+  if not paths:
     suffixes = ' '.join(VIDEO_SUFFIXES)
     raise UserError(f'no video in the folder {videos.folder} (looked for {suffixes}).')
   found: dict[str, list[str]] = defaultdict(list)  # Split -> paths below its folder.
-  paths = [os.path.relpath(path, videos.folder) for path in videos.videos]
   split_names = [name for name in ('train', 'val', 'test') if any(_in(p, name) for p in paths)]
   for path in paths:
     split = next((name for name in split_names if _in(path, name)), 'train')
@@ -324,6 +325,10 @@ def folder(videos: Tree) -> Layout:
     found[split].append(os.path.relpath(path, split) if split_names else path)
   names = {path.split(os.sep)[0] for paths in found.values() for path in paths if os.sep in path}
   classes = tuple(sorted(names))
+  if splits := splits_among(classes):
+    raise UserError(
+      f'{videos.folder} has the splits {", ".join(splits)}: call them train, val and test.'
+    )
   labels = {name: i for i, name in enumerate(classes)}
   layout = Layout(classes, {})
   for split in split_names or ['train']:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vmae_jax import storage
+from vmae_jax.data.lists import check_name
 from vmae_jax.errors import UserError
 from vmae_jax.prepare import davis, layouts
 from vmae_jax.prepare.encoding import Encoding
@@ -121,9 +122,7 @@ def _write_lists(out: str, layout: Layout, summary: dict[str, Any]) -> None:
   for name, split in layout.splits.items():
     whole = [video for video in split.videos if not video.damage]
     for video in whole:
-      utf8 = video.path.encode(errors='replace').decode() == video.path
-      if not utf8 or len(video.path.splitlines()) > 1:
-        raise UserError(f'{video.path!r} has characters that a list cannot hold: rename it.')
+      check_name(video.path)
     texts[f'{name}.txt'] = ''.join(f'{v.path} {v.label}\n' for v in whole)
   splits = layout.splits.items()
   texts['missing.txt'] = ''.join(f'{name} {id}\n' for name, s in splits for id in s.missing)

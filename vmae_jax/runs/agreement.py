@@ -102,8 +102,9 @@ def _names(source: Source) -> str:
   if isinstance(source, ShardSource):
     return source.manifest['hash'][:12]
   if isinstance(source, FileSource):
-    folder = os.path.commonpath([os.path.dirname(e.path) for e in source.entries])
-    rows = [(os.path.relpath(e.path, folder), e.label, e.start, e.count) for e in source.entries]
+    paths = [entry.path for entry in source.entries]  # Here and in buckets.
+    shared = os.path.commonprefix([min(paths), max(paths)]).rfind('/') + 1
+    rows = [(e.path[shared:], e.label, e.start, e.count) for e in source.entries]
   else:
     rows = [source.name(i) for i in range(len(source))]
   return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]

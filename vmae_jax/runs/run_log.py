@@ -13,7 +13,7 @@ from vmae_jax.data.loader import Loader
 from vmae_jax.errors import UserError
 from vmae_jax.method.state import TrainState
 from vmae_jax.models import flops
-from vmae_jax.runs import bad_videos
+from vmae_jax.runs.bad_videos import BadVideos
 from vmae_jax.runs.metrics import MetricWriter, read_metrics
 from vmae_jax.runs.progress import Progress
 from vmae_jax.runs.run_dir import write_summary
@@ -47,7 +47,8 @@ class RunLog:
     self.schedule, self.steps, self.start, self.videos = schedule, steps, start, videos
     self.writer = MetricWriter(workdir, enabled=main)
     self.writer.resume(start)
-    self._bad = 0  # Broken videos of this process that bad_videos.csv already names.
+    part = '' if main else f'-{jax.process_index()}'
+    self._bad_videos = BadVideos(self.workdir / f'bad_videos{part}.csv')
     self.progress = Progress(steps, start, log_every=config.log.every_steps, enabled=main)
     self.clip_flops = clip_flops
     self._pending = None  # (step, metrics on the device)
@@ -75,10 +76,7 @@ class RunLog:
 
   def dispatched(self, step: int, metrics: dict[str, Any], loader: Loader) -> None:
     """Takes the metrics of a step that was just started and reads those of the one before."""
-    if len(loader.failures) > self._bad:
-      self._bad = len(loader.failures)
-      part = '' if self.main else f'-{jax.process_index()}'
-      bad_videos.record(str(self.workdir / f'bad_videos{part}.csv'), loader.failures, step)
+    self._bad_videos.record(loader.failures, step)
     self.fetch()
     self._pending = step, metrics
     self._wait = loader.wait_seconds
