@@ -159,7 +159,7 @@ def test_batch_over_devices():
 FILES = [
   ('# nothing\n', ['list.txt names no video']),
   ('a.mp4 1\n"b.mp4 1\n', ['list.txt, line 2', '"b.mp4 1', 'path start count label']),
-  ('a.mp4 1\n\x00\x01\n', ['list.txt, line 2', '0 numbers after the path, but 1']),
+  ('a.mp4 1\n\x00\x01\n', ['cannot read the list list.txt', 'it is not in UTF-8: save it as UTF-8']),
   (''.join(f'{i}.mp4 0\n' for i in range(9)), ['9 of 9 files', '/0.mp4', '/4.mp4, ...', 'root']),
 ]
 
@@ -296,7 +296,7 @@ def test_too_many_broken_videos(tmp_path):
     path.write_bytes(b'x') if i % 2 else write_video(path, frames=20)
     lines.append(f'{path.name} 0\n')
   (tmp_path / 'list.txt').write_text(''.join(lines))
-  program = 'from vmae_jax.training import run_log; run_log.FEW_CLIPS = 4'
+  program = 'from vmae_jax.runs import run_log; run_log.FEW_CLIPS = 4'
   overrides = f'data.train={tmp_path}/list.txt', 'data.repeats=1'
   done = train(program, tmp_path / 'run', *overrides)
   assert done.returncode == 2 and 'Traceback' not in done.stderr
@@ -325,10 +325,10 @@ def test_pretrain(tmp_path):
 
 
 def test_check_data(tmp_path):
-  (tmp_path / 'clean.txt').write_text('a.mp4 1\n')
+  (tmp_path / 'clean.txt').write_text('a.mp4 0\n')
   line = module('check_data', 'clean.txt', '--out=.', cwd=tmp_path)
   assert '--out=. would overwrite the list clean.txt' in line
-  assert (tmp_path / 'clean.txt').read_text() == 'a.mp4 1\n' and len(list(tmp_path.iterdir())) == 1
+  assert (tmp_path / 'clean.txt').read_text() == 'a.mp4 0\n' and len(list(tmp_path.iterdir())) == 1
 
 
 def test_prepare(tmp_path):
