@@ -52,7 +52,7 @@ _CHANGES = {
   'radius': flags.DEFINE_integer('radius', None, 'Of the neighbourhood, in tokens.'),
   'limit_first': flags.DEFINE_bool('limit_first', None, 'Whether it holds for the first frame.'),
   'temperature': flags.DEFINE_float('temperature', None, 'Of the weights.'),
-  'pad': flags.DEFINE_bool('pad', None, 'Whether the first frame fills the memory at first.'),
+  'pad': flags.DEFINE_integer('pad', None, 'How many of the last are the first one at the start.'),
 }
 
 

@@ -6,7 +6,7 @@ features are worth. Positions in the grid count tokens, in rows and columns.
 """
 
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from vmae_jax.errors import UserError, check_name
 from vmae_jax.types import Array, Bool, Float, Int, UInt8
 
 SHAPES = ('square', 'circle')
+FIRST_MASKS = ('nearest', 'linear')
 CHUNK = 128  # Queries at a time: bounds the memory that similarities take.
 # One compiled program for most videos: labels have a multiple of so many channels.
 CHANNELS = 8
@@ -27,13 +28,23 @@ class Protocol:
 
   Attributes:
     size: What frames are resized to, see `vmae_jax.evaluation.segmentation.input_size`.
-    topk: Tokens that a token takes its labels from; those equal to the last one count, too.
+    topk: Tokens that a token takes its labels from.
     last: Frames remembered beside the first.
     shape: Of the neighbourhood: 'square' or 'circle'.
-    radius: Of the neighbourhood, in tokens: rows and columns, or distance, at most this.
+    radius: Of the neighbourhood, in tokens: rows and columns are at most this far, in a circle
+      tokens are nearer than this.
     limit_first: Whether the neighbourhood holds for the first frame, too.
     temperature: Weights are exp(cosine similarity / temperature).
-    pad: Whether the first frame fills the memory until there are `last` others.
+    pad: How many of the `last` frames are the first one at the start, until others take their
+      place.
+    exact_k: Whether tokens as similar as the k-th share what is left of the k; otherwise all of
+      them count.
+    first_mask: How the given mask becomes labels of tokens: 'nearest', or 'linear', which mixes
+      the objects of four pixels (as OpenCV's INTER_LINEAR does).
+    enlarge_to_frame: Whether labels of tokens are enlarged to the frame itself; otherwise to
+      what the encoder saw, from which each pixel of the frame takes the nearest.
+    stretch: Whether each object's labels are stretched to [0, 1] over the frame before the
+      largest wins, so that small and faint objects hold out.
   """
 
   size: str
@@ -43,45 +54,75 @@ class Protocol:
   radius: int
   limit_first: bool = True
   temperature: float
-  pad: bool = False
+  pad: int = 0
+  exact_k: bool = False
+  first_mask: str = 'nearest'
+  enlarge_to_frame: bool = False
+  stretch: bool = True
 
   def __post_init__(self):
     check_name(self.shape, SHAPES, 'shape')
+    check_name(self.first_mask, FIRST_MASKS, 'first_mask')
     for name in ('topk', 'last'):
       if getattr(self, name) < 1:
         raise UserError(f'{name} is {getattr(self, name)}: it must be at least 1.')
-    if self.radius < 0 or self.temperature <= 0:
+    least = int(self.shape == 'circle')
+    if self.radius < least or self.temperature <= 0 or self.pad < 0:
       raise UserError(
-        f'radius is {self.radius} and temperature {self.temperature:g}: a radius is at least 0, '
-        'a temperature above 0.'
+        f'radius is {self.radius}, temperature {self.temperature:g} and pad {self.pad}: the radius '
+        f'of a {self.shape} is at least {least}, a temperature above 0, and pad at least 0.'
       )
 
   def __str__(self) -> str:
     return ', '.join(f'{field.name} {getattr(self, field.name)}' for field in fields(self))
 
 
-# As their released evaluations have them. Radii are in tokens of each one's own stride.
+_DINO = Protocol(size='480/64', topk=5, last=7, shape='square', radius=12, temperature=0.1)
+_CRW = Protocol(
+  size='native',
+  topk=10,
+  last=20,
+  shape='circle',
+  radius=12,
+  limit_first=False,
+  temperature=0.05,
+  pad=20,
+  exact_k=True,
+  first_mask='linear',
+  enlarge_to_frame=True,
+  stretch=False,
+)
+_VFS = Protocol(
+  size='480',
+  topk=10,
+  last=20,
+  shape='circle',
+  radius=12,
+  temperature=0.07,
+  pad=1,
+  exact_k=True,
+  enlarge_to_frame=True,
+)
+# What the released code of each makes of features; tests compare labels and masks with its values.
+# Around that, alike for all: frames are resized by Pillow's bilinear resampling (there OpenCV's,
+# which does not average), to whole patches, and normalised as the model was trained; masks are
+# scored at DAVIS's own size (CropMAE and RSP score at 480 x 880, to which they bring DAVIS first).
+# Radii are in tokens of each one's own stride: 8 of crw and vfs, 16 of the others.
 PRESETS = {
-  # Caron et al. 2021, facebookresearch/dino, eval_video_segmentation.py; stride 16.
-  'dino': Protocol(size='480/64', topk=5, last=7, shape='square', radius=12, temperature=0.1),
-  # Jabri et al. 2020, ajabri/videowalk; stride 8.
-  'crw': Protocol(
-    size='native',
-    topk=10,
-    last=20,
-    shape='circle',
-    radius=12,
-    limit_first=False,
-    temperature=0.05,
-    pad=True,
+  # Caron et al. 2021, facebookresearch/dino, eval_video_segmentation.py.
+  'dino': _DINO,
+  # Jabri et al. 2020, ajabri/videowalk, test.py with the options of its README.
+  'crw': _CRW,
+  # Xu and Wang 2021, xvjiarui/VFS: the radius is half of neighbor_range.
+  'vfs_r18': _VFS,
+  'vfs_r50': replace(_VFS, radius=18),
+  # Gupta et al. 2023 as evaluated in alexandre-eymael/CropMAE, which has CRW's code.
+  'siammae': replace(
+    _CRW, size='480x880', topk=7, radius=20, temperature=0.7, enlarge_to_frame=False
   ),
-  # Xu and Wang 2021, xvjiarui/VFS: the radius is half of neighbor_range; stride 8.
-  'vfs_r18': Protocol(size='480', topk=10, last=20, shape='circle', radius=12, temperature=0.07),
-  'vfs_r50': Protocol(size='480', topk=10, last=20, shape='circle', radius=18, temperature=0.07),
-  # Gupta et al. 2023 as evaluated in alexandre-eymael/CropMAE; stride 16.
-  'siammae': Protocol(size='480x880', topk=7, last=20, shape='circle', radius=20, temperature=0.7),
-  # Jang et al. 2024, huiwon-jang/RSP; stride 16.
-  'rsp': Protocol(size='480x880', topk=7, last=30, shape='square', radius=30, temperature=0.1),
+  # Jang et al. 2024, huiwon-jang/RSP, which has DINO's code. It resizes DAVIS to 480 x 880 first,
+  # then as DINO does: 480 x 832, whatever the sequence.
+  'rsp': replace(_DINO, size='480x832', topk=7, last=30, radius=30),
 }
 
 
@@ -114,7 +155,9 @@ def remember_first(
   features, labels = (
     jnp.broadcast_to(x, (frames, *x.shape)) for x in (unit(features), labels.astype(jnp.float32))
   )
-  return Memory(features, labels, (jnp.arange(frames) == 0) | protocol.pad)
+  # A frame t lies at place 1 + t modulo `last`: those before the first are the first, too.
+  padded = -jnp.arange(protocol.last) % protocol.last < protocol.pad
+  return Memory(features, labels, jnp.append(True, padded))
 
 
 def kth_largest(x: Float[Array, '*s'], k: int) -> Float[Array, '']:
@@ -144,8 +187,7 @@ def propagate(
 ) -> tuple[Float[Array, 'n c'], Memory]:
   """Labels of a frame, and the memory with it in place of the oldest.
 
-  The k most similar tokens are looked for over all remembered frames at once. All that are as
-  similar as the k-th count, as in DINO; the others keep k in any order.
+  The k most similar tokens are looked for over all remembered frames at once.
 
   Args:
     memory: Of the frames before; its buffers are used again.
@@ -168,7 +210,7 @@ def propagate(
     if protocol.shape == 'square':
       near = jnp.maximum(*away) <= protocol.radius
     else:
-      near = away[0] ** 2 + away[1] ** 2 <= protocol.radius**2
+      near = away[0] ** 2 + away[1] ** 2 < protocol.radius**2
     allowed = jnp.broadcast_to(near, memory.features.shape[:2])
     if not protocol.limit_first:
       allowed = allowed.at[0].set(True)
@@ -176,12 +218,16 @@ def propagate(
     logits = jnp.einsum('fnd,d->fn', memory.features, x, precision='highest')
     logits = jnp.where(allowed & memory.filled[:, None], logits / protocol.temperature, -jnp.inf)
     weights = jnp.exp(logits - logits.max())
-    weights = jnp.where(logits >= kth_largest(logits, k), weights, 0)
+    least = kth_largest(logits, k)
+    weights = jnp.where(logits >= least, weights, 0)
+    if protocol.exact_k:
+      equal = logits == least
+      weights = jnp.where(equal, weights * (k - (logits > least).sum()) / equal.sum(), weights)
     labels = jnp.einsum('fn,fnc->c', weights, memory.labels, precision='highest')
     return labels / weights.sum()
 
   labels = jax.lax.map(one, (features, rows, columns), batch_size=min(chunk, len(features)))
-  place = 1 + (frame - 1) % protocol.last
+  place = 1 + frame % protocol.last
   return labels, Memory(
     memory.features.at[place].set(features),
     memory.labels.at[place].set(labels),
@@ -189,19 +235,21 @@ def propagate(
   )
 
 
-@functools.partial(jax.jit, static_argnames=('grid', 'patch'))
+@functools.partial(jax.jit, static_argnames=('grid', 'size', 'stretch'))
 def decide(
-  labels: Float[Array, 'n c'], *, grid: tuple[int, int], patch: tuple[int, int]
+  labels: Float[Array, 'n c'], *, grid: tuple[int, int], size: tuple[int, int], stretch: bool
 ) -> UInt8[Array, 'H W']:
-  """The object of each pixel, as DINO decides it.
+  """The object of each pixel: labels are enlarged bilinearly, and the largest wins.
 
-  Labels are enlarged bilinearly to the frame, and each channel that is anywhere above 0 is
-  stretched to [0, 1], so that small and faint objects hold out; the largest channel wins.
+  Args:
+    labels: Of the tokens.
+    grid: Rows and columns of tokens.
+    size: Rows and columns of pixels.
+    stretch: See `Protocol`; a channel that is the same everywhere stays.
   """
-  (h, w), (ph, pw) = grid, patch
-  maps = labels.reshape(h, w, -1)
-  maps = jax.image.resize(maps, (h * ph, w * pw, maps.shape[-1]), 'bilinear')
-  low, high = maps.min((0, 1)), maps.max((0, 1))
-  stretch = (high > 0) & (high > low)  # A channel that is the same everywhere stays.
-  scaled = (maps - low) / jnp.where(stretch, high - low, 1)
-  return jnp.where(stretch, scaled, maps).argmax(-1).astype(jnp.uint8)
+  maps = jax.image.resize(labels.reshape(*grid, -1), (*size, labels.shape[-1]), 'bilinear')
+  if stretch:
+    low, high = maps.min((0, 1)), maps.max((0, 1))
+    uneven = (high > 0) & (high > low)
+    maps = jnp.where(uneven, (maps - low) / jnp.where(uneven, high - low, 1), maps)
+  return maps.argmax(-1).astype(jnp.uint8)

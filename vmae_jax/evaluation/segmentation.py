@@ -63,6 +63,17 @@ def nearest(mask: UInt8[np.ndarray, 'H W'], size: tuple[int, int]) -> UInt8[np.n
   return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
+def first_labels(
+  mask: UInt8[np.ndarray, 'H W'], grid: tuple[int, int], *, channels: int, how: str
+) -> Float[Array, 'n c']:
+  """Labels of the first frame's tokens, as `Protocol.first_mask` says; they sum to 1."""
+  if how == 'nearest':
+    return jax.nn.one_hot(nearest(mask, grid).reshape(-1), channels)
+  labels = jax.nn.one_hot(mask, channels)
+  shape = *grid, channels
+  return jax.image.resize(labels, shape, 'bilinear', antialias=False).reshape(-1, channels)
+
+
 def around(frame: int, count: int, *, length: int, slot: int) -> tuple[Int[np.ndarray, ' T'], int]:
   """The clip that a frame's features are taken from.
 
@@ -137,10 +148,12 @@ def segment(
 
   yield mask
   channels = -(-(int(mask.max()) + 1) // CHANNELS) * CHANNELS
-  labels = jax.nn.one_hot(nearest(mask, grid).reshape(-1), channels)
+  labels = first_labels(mask, grid, channels=channels, how=protocol.first_mask)
   memory = remember_first(tokens(0), labels, protocol=protocol)
   for frame in range(1, len(clip.frames)):
     labels, memory = propagate(
       memory, tokens(frame), jnp.int32(frame), grid=grid, protocol=protocol
     )
-    yield nearest(np.asarray(decide(labels, grid=grid, patch=patch[1:])), (height, width))
+    shown = (height, width) if protocol.enlarge_to_frame else size
+    found = np.asarray(decide(labels, grid=grid, size=shown, stretch=protocol.stretch))
+    yield nearest(found, (height, width))
