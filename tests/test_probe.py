@@ -5,13 +5,17 @@ import subprocess
 import sys
 
 import jaxtyping
+import pytest
 
 from tests import started
 from tests.data.clips_on_disk import write_video
 from tests.fresh_run import save_fresh_run
+from vmae_jax.interchange.convert import convert
 
 
-def test_all_probes_of_a_run(tmp_path, monkeypatch):
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+  """A run, and lists of videos."""
   monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)  # As in test_finetuning.
   save_fresh_run(tmp_path / 'run')
   for i in range(4):
@@ -19,17 +23,35 @@ def test_all_probes_of_a_run(tmp_path, monkeypatch):
   lines = [f'{i % 4}.mp4 {i % 2}\n' for i in range(20)]
   (tmp_path / 'train.txt').write_text(''.join(lines))
   (tmp_path / 'val.txt').write_text(''.join(lines[:6]))
-  command = [sys.executable, '-m', 'vmae_jax.probe', '--checkpoint=run', '--train=train.txt']
-  command += ['--val=val.txt', '--probes=knn,linear_plain,attentive', '--epochs=1']
-  command += ['--batch_size=10', '--cache_gb=0']
+  return tmp_path
+
+
+def probe(place, checkpoint, *arguments):
+  command = [sys.executable, '-m', 'vmae_jax.probe', f'--checkpoint={checkpoint}']
+  command += ['--train=train.txt', '--val=val.txt', '--batch_size=10', *arguments]
   environment = started.environment()
-  done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+  done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
+  return done
+
+
+def test_all_probes_of_a_run(place):
+  probes = '--probes=knn,linear_plain,attentive'
+  done = probe(place, 'run', probes, '--epochs=1', '--cache_gb=0')
   titles = 'k-NN top-1  linear without BatchNorm top-1  attentive top-1'
   assert done.stdout.splitlines()[0].strip() == titles
-  found = json.loads((tmp_path / 'run' / 'probe.json').read_text())
+  found = json.loads((place / 'run' / 'probe.json').read_text())
   assert found['clips'] == {'train': 20, 'val': 6} and found['largest_class'] == 0.5
   for row in found['accuracy'].values():
     assert list(row) == ['knn', 'linear_plain', 'attentive']
     assert all(0 <= result['top1'] <= 1 for result in row.values())
     assert row['attentive']['best_top1'] >= row['attentive']['top1']
+
+
+def test_a_file_of_weights(place):
+  """The JSON lies beside the file, and says how clips were cut: not as in the run."""
+  convert(place / 'run', place / 'weights' / 'a.safetensors', to='videomae')
+  done = probe(place, 'weights/a.safetensors', '--probes=knn', '--stride=1', '--frames=4')
+  assert 'clips of 4 frames of 32 x 32, stride 1; weights: as stored' in done.stdout
+  found = json.loads((place / 'weights' / 'probe.json').read_text())
+  assert found['clip'] == {'frames': 4, 'size': 32, 'stride': 1, 'sampling': 'dense'}

@@ -26,6 +26,7 @@ def default() -> ml_collections.ConfigDict:
       steps=0,  # Above 0 it sets the length instead of epochs.
       batch_size=1024,  # Clips in a step, over all devices, repeats included.
       init_from='',  # A run or checkpoint whose parameters to start from.
+      init_weights='',  # Of a run: params, ema, or '' for its moving average if it has one.
       model=dict(
         size='b',  # A name in models/sizes.py.
         patch=(2, 16, 16),  # Frames, rows, columns.
@@ -291,6 +292,7 @@ def check_shared(config: ml_collections.ConfigDict, *, devices: int) -> None:
     if len(value) != 3 or not all(isinstance(x, (int, kind)) and x >= least for x in value):
       raise UserError(f'{key} is {value}: it takes three {what}.')
   check_name(config.model.size, SIZES, 'model.size')
+  check_name(config.init_weights or 'params', ('params', 'ema'), 'init_weights')
   check_name(config.data.sampling, SAMPLINGS, 'data.sampling')
   check_name(config.data.crop, CROPS, 'data.crop')
   batch, repeats = config.batch_size, config.data.repeats

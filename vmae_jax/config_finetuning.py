@@ -29,6 +29,7 @@ def default() -> ml_collections.ConfigDict:
       steps=0,  # Above 0 it sets the length; with epochs=0 nothing is trained, only tested.
       batch_size=768,
       init_from='',  # A run, a checkpoint, or a file or folder of another implementation.
+      init_weights='',  # Of a run: params, ema, or '' for its moving average if it has one.
       init_share=1.0,  # Of the encoder's parameters that must be found there.
       init_head=True,  # Take its classifier along, if it has one.
       model=model

@@ -40,6 +40,9 @@ _POOL = flags.DEFINE_string(
 _POSITIONS = flags.DEFINE_string(
   'positions', 'rebuild', 'Of other sizes than in training: rebuild, interpolate.'
 )
+_WEIGHTS = flags.DEFINE_string(
+  'weights', '', 'Of a run: params or ema; by default the moving average where there is one.'
+)
 _BATCH = flags.DEFINE_integer('batch_size', 16, 'Clips encoded at a time.', lower_bound=1)
 _SHARD = flags.DEFINE_integer(
   'shard_videos', 256, 'Videos in a file, whose features are in memory together.', lower_bound=1
@@ -60,7 +63,6 @@ def main(argv):
   if _DISTRIBUTED.value:
     cli.join_processes()
   import jax
-  from jax.experimental import multihost_utils
 
   from vmae_jax.data.sources import VIDEO_SUFFIXES, Entry, FileSource, open_source
   from vmae_jax.evaluation.encoder import load_encoder, resolve
@@ -70,7 +72,11 @@ def main(argv):
   from vmae_jax.models.patches import token_grid
 
   config, params, encode = load_encoder(
-    argv[1], pool=_POOL.value, layer=_LAYER.value, positions=_POSITIONS.value
+    argv[1],
+    pool=_POOL.value,
+    layer=_LAYER.value,
+    positions=_POSITIONS.value,
+    weights=_WEIGHTS.value,
   )
   data = config.data
   windows = Windows(
@@ -88,6 +94,7 @@ def main(argv):
   names = '\n'.join(f'{source.name(i)} {source.label(i)}' for i in range(len(source)))
   settings = {
     'checkpoint': resolve(argv[1]),
+    'weights': config.weights,
     'layer': _LAYER.value,
     'pool': _POOL.value,
     'positions': _POSITIONS.value,
@@ -102,9 +109,7 @@ def main(argv):
     'format': _FORMAT.value,
   }
   out = pathlib.Path(_OUT.value)
-  if jax.process_index() == 0:
-    claim(out, settings)
-  multihost_utils.sync_global_devices('the folder is there')
+  claim(out, settings)
   clips, broken = extract_all(
     source,
     encode,

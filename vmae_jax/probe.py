@@ -36,7 +36,22 @@ _CACHE = flags.DEFINE_float(
 )
 _BATCH = flags.DEFINE_integer('batch_size', 64, 'Clips encoded at a time.')
 _UNTRAINED = flags.DEFINE_bool('untrained', True, 'Also probe fresh weights, for comparison.')
-_OUT = flags.DEFINE_string('out', None, "The JSON file; by default probe.json in the run's folder.")
+_WEIGHTS = flags.DEFINE_string(
+  'weights', '', 'Of a run: params or ema; by default the moving average where there is one.'
+)
+# Of the clips; by default as in training, as far as the checkpoint tells.
+_CLIP = {
+  'frames': flags.DEFINE_integer('frames', None, 'Frames in a clip.', lower_bound=1),
+  'stride': flags.DEFINE_integer(
+    'stride', None, 'Video frames from one to the next.', lower_bound=1
+  ),
+  'sampling': flags.DEFINE_string(
+    'sampling', None, 'dense: at the stride; segment: one frame from each of equal segments.'
+  ),
+}
+_OUT = flags.DEFINE_string(
+  'out', None, 'The JSON file; by default probe.json in the folder of the run or of the file.'
+)
 
 
 def main(argv):
@@ -51,7 +66,10 @@ def main(argv):
   resolve(_CHECKPOINT.value)
   # Before hours of encoding: what would fail after them.
   folder = pathlib.Path(_CHECKPOINT.value)
-  folder = folder.parent.parent if (folder / 'state').is_dir() else folder
+  if folder.is_file():
+    folder = folder.parent
+  elif (folder / 'state').is_dir():
+    folder = folder.parent.parent
   out = pathlib.Path(_OUT.value or folder / 'probe.json')
   if out.is_dir() or not os.access(out.parent, os.W_OK):
     raise UserError(f'--out={out}: give the name of a file, in a folder that can be written to.')
@@ -65,6 +83,8 @@ def main(argv):
     cache_gb=_CACHE.value,
     batch_size=_BATCH.value,
     untrained=_UNTRAINED.value,
+    weights=_WEIGHTS.value,
+    clip={name: flag.value for name, flag in _CLIP.items() if flag.value is not None},
   )
   print(table(result))
   out.write_text(json.dumps(result, indent=2) + '\n')

@@ -43,6 +43,9 @@ _POSITIONS = flags.DEFINE_enum(
   ('interpolate', 'rebuild'),
   'interpolate: those of the training grid, enlarged to the frame; rebuild: counted anew.',
 )
+_WEIGHTS = flags.DEFINE_string(
+  'weights', '', 'Of a run: params or ema; by default the moving average where there is one.'
+)
 # What a preset sets; a flag that is given comes before it.
 _CHANGES = {
   'size': flags.DEFINE_string('size', None, 'native, 480, 480/64 or 480x880 (rows x columns).'),
@@ -81,13 +84,18 @@ def main(argv):
   else:
     clips = [open_frames(_FRAMES.value, _MASK.value)]
   config, params, encode = load_encoder(
-    argv[1], pool='tokens', layer=_LAYER.value, positions=_POSITIONS.value
+    argv[1],
+    pool='tokens',
+    layer=_LAYER.value,
+    positions=_POSITIONS.value,
+    weights=_WEIGHTS.value,
   )
   patch = tuple(config.model.patch)
   if _CLIP.value % patch[0]:
     raise UserError(f'--clip={_CLIP.value}: give a multiple of {patch[0]}, the patch in time.')
   settings = {
     'checkpoint': resolve(argv[1]),
+    'weights': config.weights,
     'preset': _PRESET.value,
     **dataclasses.asdict(protocol),
     'layer': _LAYER.value,

@@ -12,6 +12,7 @@ import pytest
 from tests.evaluation.checkpoints import write_checkpoint
 from tests.fresh_run import save_fresh_run
 from tests.started import ROOT
+from vmae_jax import interchange
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.encoder import build_encoder, load_classifier, load_encoder
@@ -74,6 +75,43 @@ def test_a_model_trained_on_interpolated_positions_keeps_them(run):
   _, encode = build_encoder(config, pool='tokens')
   expected = forward(config, params, video, 4, position_grid=(4, 2, 2))
   np.testing.assert_allclose(encode(params, video), expected, atol=1e-5)
+
+
+def test_the_moving_average_is_taken_where_there_is_one(run, tmp_path):
+  _, last = write_checkpoint(tmp_path, average=True)
+  for weights, taken, factor in (('', 'ema', 2), ('ema', 'ema', 2), ('params', 'params', 1)):
+    config, params, _ = load_encoder(str(tmp_path), pool='mean', weights=weights)
+    assert config.weights == taken
+    expected = factor * last['embed']['kernel']
+    np.testing.assert_array_equal(params['embed']['kernel'], expected)
+  assert load_encoder(str(run[0]), pool='mean')[0].weights == 'params'
+  with pytest.raises(UserError, match='holds no moving average'):
+    load_encoder(str(run[0]), pool='mean', weights='ema')
+  with pytest.raises(UserError, match="no 'average'"):
+    load_encoder(str(tmp_path), pool='mean', weights='average')
+
+
+@pytest.mark.parametrize(
+  'told, found',
+  [
+    ({}, (4, 'dense')),
+    ({'stride': 2, 'sampling': 'dense'}, (2, 'dense')),
+    ({'stride': 4, 'sampling': 'segment'}, (4, 'segment')),
+    ({'config': {'data': {'stride': 3, 'sampling': 'segment'}}}, (3, 'segment')),
+  ],
+)
+def test_files_say_how_clips_were_cut(told, found, run, tmp_path, monkeypatch):
+  """By the options of the script that trained, or the config of the run they come from."""
+  encoder = dict(width=128, depth=4, heads=2, mlp=512)
+  info = dict(encoder=encoder, patch=(2, 8, 8), eps=1e-6, channels=3, frames=8, size=32)
+  info |= dict(mean=(0.5,) * 3, std=(0.5,) * 3, notes=[], config=None) | told
+  params = {'encoder': run[2]}
+  monkeypatch.setattr(interchange.pretrained, 'load_pretrained', lambda path: (params, info))
+  (tmp_path / 'a.pth').touch()
+  config, _, _ = load_encoder(str(tmp_path / 'a.pth'), pool='mean')
+  assert (config.data.stride, config.data.sampling) == found and config.weights == 'as stored'
+  with pytest.raises(UserError, match='a.pth is no run of vmae_jax'):
+    load_encoder(str(tmp_path / 'a.pth'), pool='mean', weights='ema')
 
 
 @pytest.mark.full

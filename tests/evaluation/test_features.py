@@ -123,7 +123,7 @@ def test_tokens_of_a_source(cache_bytes):
   def seen(*args, **options):
     pairs = []
     for x, label, weight in tokens.batches(*args, **options):
-      assert x.shape == (4, 4, 4) and x.dtype == np.float16
+      assert x.shape == (4, 4, 4) and x.dtype == jnp.bfloat16
       value = np.asarray(x)[:, 0, 0]
       pairs += [(int(v), int(c)) for v, c, w in zip(value, label, weight, strict=True) if w]
     return pairs
@@ -133,3 +133,15 @@ def test_tokens_of_a_source(cache_bytes):
   shuffled = [seen(epoch) for epoch in (0, 1)]
   assert sorted(shuffled[0]) == sorted(shuffled[1]) == whole and shuffled[0] != shuffled[1]
   assert seen(counted=np.arange(7) < 2) == whole[:2]
+
+
+def test_large_tokens_stay_finite():
+  tokens = TokenSet(
+    lambda video: jnp.full((len(video), 1, 2, 2, 4), 1e5),
+    Source(),
+    Data(),
+    batch_size=4,
+    cache_bytes=10**9,
+  )
+  x, _, _ = next(tokens.batches())
+  np.testing.assert_allclose(np.asarray(x, np.float32)[:, 0], 1e5, rtol=1e-2)

@@ -7,7 +7,7 @@ import scipy.optimize
 import scipy.special
 
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.linear import fit, linear_probe
+from vmae_jax.evaluation.linear import fit, linear_probe, standardise
 
 
 def made_up(count, *, seed, classes=4, width=12, noise=1.0):
@@ -87,6 +87,29 @@ def test_scale_and_offset_of_a_feature_do_not_matter():
   moved = linear_probe(train * scale + 5, train_labels, test * scale + 5, test_labels)
   plain = linear_probe(train, train_labels, test, test_labels)
   assert moved['l2'] == plain['l2']
+  assert moved['top1'] == pytest.approx(plain['top1'], abs=0.01)
+
+
+def test_standardised_as_by_hand():
+  """Of 1 and 3 the mean is 2 and the variance 1; a constant one is shifted and hardly enlarged."""
+  train, test = np.array([[1, 0.1], [3, 0.1]], np.float32), np.array([[5, 0.101]], np.float32)
+  train, test = standardise(np.tile(train, (100_000, 1)), test)
+  one = 1 / np.sqrt(1 + 1e-6)
+  np.testing.assert_allclose(train[:2], [[-one, 0], [one, 0]], atol=1e-6)
+  np.testing.assert_allclose(test, [[3 * one, 1.0]], atol=1e-4)
+
+
+def test_a_dead_feature_that_moves_in_the_test_set_changes_nothing():
+  train, train_labels = made_up(5000, seed=0, noise=2)
+  test, test_labels = made_up(500, seed=1, noise=2)
+  plain = linear_probe(train, train_labels, test, test_labels, strengths=(1e-5,))
+
+  def with_dead(features, by):
+    return np.concatenate([features, np.full((len(features), 1), 0.1 + by, np.float32)], 1)
+
+  moved = linear_probe(
+    with_dead(train, 0), train_labels, with_dead(test, 1e-3), test_labels, strengths=(1e-5,)
+  )
   assert moved['top1'] == pytest.approx(plain['top1'], abs=0.01)
 
 

@@ -20,13 +20,18 @@ def test_table():
     'clips': {'train': 8, 'val': 4},
     'largest_class': 0.5,
     'accuracy': {'pre-trained': row, 'untrained': row},
+    'clip': {'frames': 8, 'size': 32, 'stride': 3, 'sampling': 'dense'},
+    'weights': 'ema',
   }
   assert table(result).splitlines() == [
     '                k-NN top-1  linear without BatchNorm top-1',
     'pre-trained          0.500                           0.250',
     'untrained            0.500                           0.250',
     '(8 training and 4 held-out clips; always naming the largest class gives 0.500)',
+    '(clips of 8 frames of 32 x 32, stride 3; weights: ema)',
   ]
+  result['clip']['sampling'] = 'segment'
+  assert '32 x 32, one of each segment;' in table(result)
 
 
 def probed(knn, linear, train=40):

@@ -1,8 +1,13 @@
 """Accuracy, labels that cannot be scored, and the folder of results."""
 
+import socket
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from tests import started
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.results import accuracy, claim, count_classes
 
@@ -51,3 +56,41 @@ def test_a_folder_of_other_settings(tmp_path):
   (tmp_path / 'new' / 'out' / 'settings.json').write_text('{')
   with pytest.raises(UserError, match='settings.json is damaged'):
     claim(tmp_path / 'new' / 'out', {'topk': 5})
+
+
+# The second process sees no folder: it must not wait for a first one that has ended.
+CLAIMING = """
+import pathlib, sys
+from vmae_jax import cli
+from vmae_jax.evaluation.results import claim
+
+def main(argv):
+  cli.join_processes()
+  claim(pathlib.Path(argv[1]), {'topk': int(argv[2])})
+  print('claimed')
+
+cli.run(main, absl_flags=False)
+"""
+
+
+def test_several_processes_end_together(tmp_path):
+  claim(tmp_path / 'out', {'topk': 5})
+  for topk, code, text in ((5, 0, 'claimed'), (7, 2, 'topk was 5, is 7')):
+    with socket.socket() as s:
+      s.bind(('127.0.0.1', 0))
+      address = f'127.0.0.1:{s.getsockname()[1]}'
+    children = []
+    for i, folder in enumerate(('out', 'elsewhere')):
+      command = [sys.executable, '-c', CLAIMING, str(tmp_path / folder), str(topk)]
+      env = started.environment(
+        JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=i
+      )
+      children.append(
+        subprocess.Popen(
+          command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+      )
+    outputs = [child.communicate(timeout=300)[0] for child in children]
+    assert [child.returncode for child in children] == [code, code], outputs
+    assert all(text in output for output in outputs), outputs
+  assert not (tmp_path / 'elsewhere').exists()

@@ -9,6 +9,7 @@ from tests.interchange import synthetic
 from vmae_jax.errors import UserError
 from vmae_jax.interchange.layout import from_tensors, tensor_shapes, to_tensors
 from vmae_jax.interchange.official import (
+  clip_sizes,
   drop_positions,
   official_info,
   official_kind,
@@ -160,3 +161,21 @@ def test_stored_positions():
   learnt = {'pos_embed': sincos_positions(1568, 32)[None] + np.float32(1e-3)}
   with pytest.raises(UserError, match=r'pos_embed \[1568, 32\] is not the sine-cosine table'):
     drop_positions(learnt, ('pos_embed',), where='x.pth')
+
+
+@pytest.mark.parametrize(
+  'arguments, stride, sampling',
+  [
+    ({}, None, None),
+    # As scripts store them: pre-training on SSv2, fine-tuning on it, on others, V2's option.
+    ({'sampling_rate': 2, 'num_frames': 16}, 2, 'dense'),
+    ({'sampling_rate': 4, 'data_set': 'SSV2'}, 4, 'segment'),
+    ({'sampling_rate': 4, 'data_set': 'UCF101'}, 4, 'dense'),
+    ({'sampling_rate': 4, 'data_set': 'MIT', 'sparse_sample': True}, 4, 'segment'),
+    ({'sampling_rate': None}, None, None),
+  ],
+)
+def test_options_say_how_clips_were_cut(arguments, stride, sampling):
+  found = clip_sizes(arguments)
+  assert (found['stride'], found['sampling']) == (stride, sampling)
+  assert (found['frames'], found['size']) == (16, 224)

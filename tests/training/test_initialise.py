@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
+from tests.evaluation.checkpoints import write_checkpoint
 from vmae_jax.errors import UserError
 from vmae_jax.training import initialise
 from vmae_jax.training.initialise import Pretrained
@@ -122,3 +123,16 @@ def test_loading_reads_whole_parts_and_gives_what_was_planned():
   loaded = initialise.load(there, found, sharding)
   assert set(loaded) == set(SHAPES) - {'classifier/kernel'}
   assert set(asked[0]) == {'encoder', 'fc_norm'} and 'norm' in asked[0]['encoder']
+
+
+def test_the_moving_average_is_what_a_run_gives(tmp_path):
+  _, last = write_checkpoint(tmp_path, average=True)
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  for weights, factor, text in (('', 2, 'averaged'), ('params', 1, 'last')):
+    found = initialise.find_pretrained(str(tmp_path), weights=weights)
+    assert found.where.endswith(f'({text} weights)')
+    like = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), {'encoder': last}
+    )
+    bias = found.load(like)['encoder']['embed']['kernel']
+    np.testing.assert_array_equal(bias, factor * last['embed']['kernel'])

@@ -12,7 +12,7 @@ T, H and W of what is encoded may be any that whole patches make up.
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import einops
@@ -28,9 +28,11 @@ from vmae_jax.method.objective import normalise, prepare
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import token_grid
 from vmae_jax.runs.checkpoint import (
+  choose_weights,
   find_checkpoint,
   load_config,
   load_params,
+  refuse_weights,
   stored_params,
 )
 from vmae_jax.training.supervised import build_supervised
@@ -60,7 +62,7 @@ POOLS = {'tokens': pool_tokens, 'slots': pool_slots, 'mean': pool_mean}
 
 
 def load_encoder(
-  path: str, *, pool: str, layer: int = -1, positions: str = 'rebuild'
+  path: str, *, pool: str, layer: int = -1, positions: str = 'rebuild', weights: str = ''
 ) -> tuple[ml_collections.ConfigDict, Any, Encode]:
   """Reads the encoder of a checkpoint.
 
@@ -70,26 +72,30 @@ def load_encoder(
     pool: A key of POOLS.
     layer: See `build_encoder`.
     positions: See `build_encoder`.
+    weights: Of a run, see `choose_weights`.
 
   Returns:
     The run's config (of another implementation, the blocks `model` and `data` as far as they are
-    known), the encoder's parameters, and (parameters, uint8 clips) -> features.
+    known) with what was taken in `weights` (there 'as stored'), the encoder's parameters, and
+    (parameters, uint8 clips) -> features.
 
   Raises:
-    UserError: there is no checkpoint, it is of another model, or has no such layer.
+    UserError: there is no checkpoint, it is of another model, or has no such layer or weights.
   """
   options = dict(pool=pool, layer=layer, positions=positions)
   if not os.path.isdir(os.path.join(resolve(path), 'state')):
+    refuse_weights(path, weights)
     config, params = _load_foreign(path)
     return config, params, build_encoder(config, **options)[1]
   config = ml_collections.ConfigDict(load_config(path))
+  config.weights = choose_weights(path, weights)
   # A classifier's encoder has no last LayerNorm.
   config.model.final_norm = 'encoder/norm/scale' in stored_params(path)
   encoder, apply = build_encoder(config, **options)
   like = jax.eval_shape(lambda: init_encoder(config, encoder))
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
-  params = load_params(path, {'encoder': like})['encoder']
+  params = load_params(path, {'encoder': like}, weights=config.weights)['encoder']
   return config, params, apply
 
 
@@ -118,12 +124,22 @@ def _load_foreign(path: str) -> tuple[ml_collections.ConfigDict, Any]:
   if info['channels'] != 3:
     raise UserError(f'{path} takes {info["channels"]} channels: only RGB models can be used here.')
   model = {'encoder': dict(info['encoder'], patch=tuple(info['patch']), eps=info['eps'])}
-  # Files tell no stride: 4 is that of most released models.
-  data = {'stride': 4, 'sampling': 'dense', 'root': '', 'max_bad_share': 0.05}
-  data |= {name: info[name] for name in ('frames', 'size', 'mean', 'std')}
-  config = ml_collections.ConfigDict({'model': model, 'data': data, 'seed': 0})
+  data = {name: info[name] for name in ('frames', 'size', 'mean', 'std')}
+  data |= _pace(info, path) | {'root': '', 'max_bad_share': 0.05}
+  config = {'model': model, 'data': data, 'seed': 0, 'weights': 'as stored'}
+  config = ml_collections.ConfigDict(config)
   config.model.patch = tuple(info['patch'])
   return config, jax.tree.map(jnp.asarray, params['encoder'])
+
+
+def _pace(info: Mapping[str, Any], path: str) -> dict[str, Any]:
+  """Stride and sampling of the clips that a file's model was trained on, as far as it tells."""
+  run = (info['config'] or {}).get('data', {})  # Of ours, which it was exported from.
+  stride, sampling = (run.get(key) or info.get(key) for key in ('stride', 'sampling'))
+  if not stride:
+    stride = 4
+    logging.warning('%s does not tell the stride of its clips: 4, as of most models.', path)
+  return {'stride': stride, 'sampling': sampling or 'dense'}
 
 
 def build_encoder(

@@ -12,6 +12,7 @@ from vmae_jax.errors import UserError
 from vmae_jax.evaluation.results import accuracy, count_classes
 from vmae_jax.types import Array, Float, Int
 
+EPS = 1e-6  # As the BatchNorm of MAE's linear probe.
 STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # Of L2, on standardised features.
 
 
@@ -68,6 +69,19 @@ def fit(
   return parameters
 
 
+def standardise(
+  train: Float[np.ndarray, 's d'], test: Float[np.ndarray, 'q d']
+) -> tuple[Float[np.ndarray, 's d'], Float[np.ndarray, 'q d']]:
+  """Both sets less the mean of the training set, over sqrt(its variance + EPS).
+
+  Sums are in float64: in float32 the deviation of a feature that is constant over 240,000 clips
+  came out as 2e-4 instead of 0, and what it does in the test set was enlarged by as much.
+  """
+  mean = train.mean(0, dtype=np.float64)
+  scale = np.sqrt(train.var(0, dtype=np.float64) + EPS)
+  return (train - mean) / scale, (test - mean) / scale
+
+
 def linear_probe(
   train: Float[np.ndarray, 's d'],
   train_labels: Int[np.ndarray, ' s'],
@@ -82,9 +96,9 @@ def linear_probe(
   """Fits a linear classifier to the training set and tells its accuracy on the test set.
 
   Features are standardised over the training set, which is what a BatchNorm without parameters
-  before the classifier comes to (as in MAE's linear probe). A tenth of the set is held out to
-  choose the strength of L2 by top-1 (the strongest of equals); then all of it is fitted. The
-  test set chooses nothing.
+  before the classifier comes to (as in MAE's linear probe, with its eps). A tenth of the set is
+  held out to choose the strength of L2 by top-1 (the strongest of equals); then all of it is
+  fitted. The test set chooses nothing.
 
   Args:
     train: Features of the training set.
@@ -105,11 +119,9 @@ def linear_probe(
   classes = count_classes(train_labels, test_labels)
   if len(train) < 10:
     raise UserError(f'the training set has {len(train)} clips: a linear probe needs at least 10.')
-  mean, scale = np.zeros(train.shape[1]), np.ones(train.shape[1])
   if batch_norm:
-    mean, std = train.mean(0), train.std(0)
-    scale = np.where(std > 0, std, 1)  # A constant feature says nothing: it becomes zero.
-  train, test = (jnp.asarray((x - mean) / scale, jnp.float32) for x in (train, test))
+    train, test = standardise(train, test)
+  train, test = jnp.asarray(train, jnp.float32), jnp.asarray(test, jnp.float32)
 
   def scores(counts, strength: float, features) -> Float[np.ndarray, 'q c']:
     weight, bias = fit(

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.clips import SAMPLINGS, ClipSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Source, check_paths, open_source
 from vmae_jax.errors import UserError, check_name
@@ -24,6 +24,7 @@ from vmae_jax.evaluation.features import TokenSet, extract
 from vmae_jax.evaluation.knn import knn
 from vmae_jax.evaluation.linear import linear_probe
 from vmae_jax.evaluation.results import count_classes
+from vmae_jax.models.patches import token_grid
 
 # How probes are called in the table.
 TITLES = {
@@ -58,6 +59,8 @@ def probe(
   cache_gb: float = 4.0,
   batch_size: int = 64,
   untrained: bool = True,
+  weights: str = '',
+  clip: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Probes the encoder of a checkpoint, and the same one untrained.
 
@@ -71,16 +74,23 @@ def probe(
     cache_gb: Tokens for the attentive probe are kept in memory up to this size.
     batch_size: Clips encoded at a time.
     untrained: Whether fresh weights are probed, too.
+    weights: Of a run, see `choose_weights`.
+    clip: `frames`, `stride` or `sampling` of the clips where they are not those of training.
 
   Returns:
     `accuracy`: model -> probe -> top1 and more; `clips`, the size of both sets;
-    `largest_class`, what always naming the most frequent class gives; `checkpoint` and `pool`.
+    `largest_class`, what always naming the most frequent class gives; `checkpoint`, `pool`,
+    `weights` (which were taken) and `clip` (frames, size, stride and sampling).
 
   Raises:
     UserError: there is no such checkpoint, probe or video, or videos have no labels.
   """
   check_probes(probes)
-  config, trained, apply = load_encoder(checkpoint, pool=pool)
+  config, trained, apply = load_encoder(checkpoint, pool=pool, weights=weights)
+  data = config.data
+  data.update(clip or {})
+  check_name(data.sampling, SAMPLINGS, '--sampling')
+  token_grid((data.frames, data.size, data.size), tuple(config.model.patch))
   train_source, val_source = (open_labelled(spec, config.data) for spec in (train, val))
   models = {'pre-trained': trained}
   if untrained:
@@ -111,6 +121,8 @@ def probe(
   return {
     'checkpoint': checkpoint,
     'pool': pool,
+    'weights': config.weights,
+    'clip': {name: data[name] for name in ('frames', 'size', 'stride', 'sampling')},
     'clips': {'train': len(train_labels), 'val': len(val_labels)},
     'largest_class': float(largest),
     'accuracy': rows,
@@ -129,6 +141,12 @@ def table(result: dict[str, Any]) -> str:
   lines.append(
     f'({clips["train"]} training and {clips["val"]} held-out clips; always naming the largest '
     f'class gives {result["largest_class"]:.3f})'
+  )
+  clip = result['clip']
+  pace = f'stride {clip["stride"]}' if clip['sampling'] == 'dense' else 'one of each segment'
+  lines.append(
+    f'(clips of {clip["frames"]} frames of {clip["size"]} x {clip["size"]}, {pace}; '
+    f'weights: {result["weights"]})'
   )
   return '\n'.join(lines)
 

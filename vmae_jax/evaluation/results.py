@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.multiview import Record, confusion, score
+from vmae_jax.runs.agreement import gather
 from vmae_jax.runs.run_dir import write_atomically
 from vmae_jax.types import Float, Int
 from vmae_jax.visualize.confusion import confusion_matrix
@@ -60,9 +62,25 @@ def count_classes(train_labels: Int[np.ndarray, ' s'], test_labels: Int[np.ndarr
 def claim(out: Path, settings: Mapping[str, Any]) -> None:
   """Makes the folder of results, or checks that what is in it was made in the same way.
 
+  Of several processes the first one does so, and the others wait for it.
+
   Raises:
-    UserError: it holds other files, results of other settings, or cannot be written to.
+    UserError: it holds other files, results of other settings, or cannot be written to. All
+      processes raise it.
   """
+  mistake = ''
+  if jax.process_index() == 0:
+    try:
+      _claim(out, settings)
+    except UserError as e:
+      mistake = str(e)
+  if jax.process_count() > 1:
+    mistake = gather(mistake)[0]
+  if mistake:
+    raise UserError(mistake)
+
+
+def _claim(out: Path, settings: Mapping[str, Any]) -> None:
   path = out / SETTINGS
   try:
     out.mkdir(parents=True, exist_ok=True)

@@ -103,14 +103,24 @@ def official_info(
   )
 
 
-def clip_sizes(arguments: Mapping[str, Any]) -> dict[str, int]:
-  """Frames and side of the clips that a script was given; its defaults if they are not stored."""
+def clip_sizes(arguments: Mapping[str, Any]) -> dict[str, Any]:
+  """What a script was told of its clips.
+
+  Returns:
+    `frames` and `size`, the side, or the script's defaults if they are not stored; `stride` and
+    `sampling` (see `vmae_jax.data.sampling`), or None.
+  """
   sizes = {'frames': ('num_frames', 16), 'size': ('input_size', 224)}
   given = {ours: arguments.get(theirs) for ours, (theirs, _) in sizes.items()}
-  return {
+  found: dict[str, Any] = {
     ours: given[ours] if isinstance(given[ours], int) else usual
     for ours, (_, usual) in sizes.items()
   }
+  stride = arguments.get('sampling_rate')
+  found['stride'] = stride if isinstance(stride, int) and stride > 0 else None
+  # Fine-tuning on Something-Something V2, and V2's --sparse_sample, take segments.
+  sparse = arguments.get('data_set') == 'SSV2' or arguments.get('sparse_sample')
+  return found | {'sampling': 'segment' if sparse else 'dense' if found['stride'] else None}
 
 
 def with_prefix(tensors: Tensors) -> dict[str, np.ndarray]:

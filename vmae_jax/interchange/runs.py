@@ -14,13 +14,12 @@ from flax.traverse_util import flatten_dict
 
 from vmae_jax import config as config_lib
 from vmae_jax import config_finetuning
-from vmae_jax.errors import UserError, check_name
+from vmae_jax.errors import UserError
 from vmae_jax.interchange.official import find_size
 from vmae_jax.models.patches import token_grid
 from vmae_jax.models.sizes import SIZES
-from vmae_jax.runs.checkpoint import find_checkpoint, load_config
+from vmae_jax.runs.checkpoint import WEIGHTS, choose_weights, find_checkpoint, load_config
 
-WEIGHTS = {'params': 'last', 'ema': 'averaged'}
 # What a run writes beside its checkpoints that belongs into a model card.
 _RESULTS = ('summary.json', 'probe.json')
 
@@ -39,8 +38,7 @@ def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], di
 
   Args:
     path: A run's workdir or a checkpoint's folder.
-    weights: `params`; `ema`, the moving average, which runs that keep one are tested with; '' for
-      that where there is one.
+    weights: See `choose_weights`.
 
   Raises:
     UserError: there is no checkpoint, or it has no moving average.
@@ -48,13 +46,10 @@ def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], di
   folder = find_checkpoint(str(path))
   saved = load_config(str(path))
   tree = ocp.PyTreeCheckpointHandler().metadata(folder / 'state').tree
-  average = bool(tree.get('ema'))
-  check_name(weights or 'params', WEIGHTS, '--weights')
-  if weights == 'ema' and not average:
-    raise UserError(f'{folder} holds no moving average (optimizer.ema was 0): drop --weights=ema.')
-  weights = weights or ('ema' if average else 'params')
+  weights = choose_weights(str(path), weights)
   params = _restore(folder / 'state', weights, tree[weights])
-  notes = [f'its {WEIGHTS[weights]} weights are taken, not the other ones'] if average else []
+  both = bool(tree.get('ema'))
+  notes = [f'its {WEIGHTS[weights]} weights are taken, not the other ones'] if both else []
   info = _info(ml_collections.ConfigDict(saved), params)
   info |= dict(format='vmae_jax', config=saved, notes=notes, results=_results(folder))
   if folder.name.isdigit():

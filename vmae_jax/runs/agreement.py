@@ -11,6 +11,7 @@ import os
 import pathlib
 import socket
 from importlib import metadata
+from typing import Any
 
 import jax
 import ml_collections
@@ -39,7 +40,7 @@ def check_agreement(config: ml_collections.ConfigDict, source: Source) -> None:
     UserError: they differ; names the processes and in what. Every process raises it.
   """
   if jax.process_count() > 1:
-    check_same(_gather(describe(config, source)))
+    check_same(gather(describe(config, source)))
 
 
 def describe(config: ml_collections.ConfigDict, source: Source) -> dict[str, str]:
@@ -80,8 +81,8 @@ def check_same(processes: list[dict[str, str]]) -> None:
     )
 
 
-def _gather(about: dict[str, str]) -> list[dict[str, str]]:
-  """What all processes say, in their order."""
+def gather(about: Any) -> list[Any]:
+  """What each process says, in their order; JSON."""
   text = np.frombuffer(json.dumps(about).encode(), np.uint8)
   lengths = multihost_utils.process_allgather(np.array(len(text)))
   rows = multihost_utils.process_allgather(np.pad(text, (0, lengths.max() - len(text))))

@@ -15,8 +15,10 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policies
 
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, check_name
 from vmae_jax.method.state import TrainState
+
+WEIGHTS = {'params': 'last', 'ema': 'averaged'}  # Those that a run may hold, and what they are.
 
 
 class Checkpointer:
@@ -182,24 +184,52 @@ def check_params(path: str, like: Any) -> pathlib.Path:
   return item
 
 
-def load_params(path: str, like: Any) -> Any:
+def choose_weights(path: str, weights: str = '') -> str:
+  """Which weights of a checkpoint are meant, `params` or `ema`: one rule for all that reads runs.
+
+  Args:
+    path: A run's workdir or a checkpoint's folder.
+    weights: A key of WEIGHTS; '' for the moving average, which runs that keep one are tested
+      with, and the last weights of the others.
+
+  Raises:
+    UserError: there is no checkpoint, or it holds no moving average.
+  """
+  check_name(weights or 'params', WEIGHTS, '--weights')
+  folder = find_checkpoint(path)
+  average = any(name.startswith('ema/') for name in _metadata(folder / 'state'))
+  if weights == 'ema' and not average:
+    raise UserError(
+      f'{folder} holds no moving average (optimizer.ema was 0), which weights=ema asks for.'
+    )
+  return weights or ('ema' if average else 'params')
+
+
+def refuse_weights(path: str, weights: str) -> None:
+  """Raises a UserError if weights are asked for by name where `path` is no run of ours."""
+  if weights:
+    raise UserError(f'{path} is no run of vmae_jax, which alone has weights={weights}: drop it.')
+
+
+def load_params(path: str, like: Any, *, weights: str = '') -> Any:
   """The parameters of a run's newest checkpoint, or of the one that `path` names.
 
   Args:
     path: A run's workdir or a checkpoint's folder.
     like: Shapes, types and shardings of the parameters wanted: all of them or a subtree.
+    weights: See `choose_weights`.
 
   Raises:
-    UserError: there is no checkpoint, or its parameters differ.
+    UserError: there is no checkpoint, its parameters differ, or it has no such weights.
   """
-  item = check_params(path, like)
+  key, item = choose_weights(path, weights), check_params(path, like)
   args = ocp.args.PyTreeRestore(
-    {'params': like},
-    restore_args=ocp.checkpoint_utils.construct_restore_args({'params': like}),
+    {key: like},
+    restore_args=ocp.checkpoint_utils.construct_restore_args({key: like}),
     partial_restore=True,
   )
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    return reader.restore(item, args=args)['params']
+    return reader.restore(item, args=args)[key]
 
 
 def stored_params(path: str) -> dict[str, Any]:

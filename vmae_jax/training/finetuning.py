@@ -123,7 +123,7 @@ def _find_start(
     return None
   data, patch = config.data, tuple(config.model.patch)
   shapes = jax.eval_shape(supervised.init, jax.random.key(config.seed))
-  found = initialise.find_pretrained(config.init_from)
+  found = initialise.find_pretrained(config.init_from, weights=config.init_weights)
   encoder = supervised.model.encoder
   facts = {'eps': config.model.eps, 'patch': patch, 'heads': encoder['heads']}
   notes = initialise.check_facts(found, facts | {'mean': data.mean, 'std': data.std})

@@ -12,9 +12,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vmae_jax.errors import UserError
 from vmae_jax.models.sizes import SIZES
 from vmae_jax.runs.checkpoint import (
+  WEIGHTS,
+  choose_weights,
   find_checkpoint,
   load_config,
   load_params,
+  refuse_weights,
   stored_params,
 )
 
@@ -40,11 +43,15 @@ class Pretrained(NamedTuple):
   notes: list[str]
 
 
-def find_pretrained(path: str) -> Pretrained:
+def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
   """One of our runs or checkpoints, or a file or folder of another implementation.
 
+  Args:
+    path: Where it is.
+    weights: Of a run of ours, see `choose_weights`.
+
   Raises:
-    UserError: it is neither, or cannot be read.
+    UserError: it is neither, cannot be read, or has no such weights.
   """
   try:
     where = find_checkpoint(path)
@@ -54,13 +61,21 @@ def find_pretrained(path: str) -> Pretrained:
         f'init_from: there is no {path!r} (looked in {os.getcwd()}): give a --workdir of a run, '
         'one of its checkpoints, a folder of transformers, or a .pth or .safetensors file.'
       ) from None
+    refuse_weights(path, weights)
     return _foreign(path)
+  weights = choose_weights(path, weights)
   config = load_config(path)
   model, data = config['model'], config['data']
   facts = {'eps': model['eps'], 'patch': model['patch'], 'heads': SIZES[model['size']]['heads']}
   facts |= {key: data[key] for key in ('mean', 'std', 'frames', 'size')}
   shapes = stored_params(path)
-  return Pretrained(str(where), shapes, facts, lambda like: load_params(path, like), [])
+  return Pretrained(
+    f'{where} ({WEIGHTS[weights]} weights)',
+    shapes,
+    facts,
+    lambda like: load_params(path, like, weights=weights),
+    [],
+  )
 
 
 def _foreign(path: str) -> Pretrained:

@@ -11,7 +11,7 @@ from vmae_jax.evaluation.probing import PeriodicProbe
 from vmae_jax.method.compose import build_objective, window
 from vmae_jax.method.state import TrainState
 from vmae_jax.patience import Patience
-from vmae_jax.runs.checkpoint import check_params, load_params
+from vmae_jax.runs.checkpoint import check_params, choose_weights, load_params
 from vmae_jax.training import loop
 from vmae_jax.training.step import make_train_step
 from vmae_jax.visualize.predictions import Pictures
@@ -40,6 +40,7 @@ def train(config, workdir: str) -> TrainState:
   steps = loop.count_steps(config, videos=len(source))
   if config.init_from:  # Before the folder is claimed for this config.
     check_params(config.init_from, jax.eval_shape(objective.init, jax.random.key(0)))
+    weights = choose_weights(config.init_from, config.init_weights)
   schedule = loop.make_schedule(config, steps=steps, videos=len(source))
   optimizer = loop.make_optimizer(config, schedule)
   sampler = clip_sampler(config)
@@ -70,7 +71,9 @@ def train(config, workdir: str) -> TrainState:
     source=source,
     sampler=sampler,
     implied=config_lib.implied(),
-    pretrained=(lambda like: load_params(config.init_from, like)) if config.init_from else None,
+    pretrained=(lambda like: load_params(config.init_from, like, weights=weights))
+    if config.init_from
+    else None,
     watcher=watcher,
   )
   if config.probe.every_epochs:
