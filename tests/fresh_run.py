@@ -5,7 +5,7 @@ import optax
 
 from tests import started
 from vmae_jax.config_file import load_config
-from vmae_jax.method.compose import build_objective
+from vmae_jax.method.build import build_method
 from vmae_jax.method.state import init_state
 from vmae_jax.runs.checkpoint import Checkpointer
 
@@ -14,8 +14,8 @@ def save_fresh_run(workdir):
   """Saves a checkpoint with fresh weights in WORKDIR."""
   config = load_config(started.SMOKE)
   config.seed = 1
-  objective = build_objective(config)
-  params = jax.jit(objective.init)(jax.random.key(1))
+  method = build_method(config)
+  params = jax.jit(method.init)(jax.random.key(1))
   saver = Checkpointer(str(workdir), keep=1, keep_every_steps=0, config=config.to_dict())
   saver.save(0, init_state(params, optax.sgd(0.1), ema=0.0))
   saver.close()

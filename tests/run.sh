@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv, installs what the tests need and runs them.
 #
-#   tests/run.sh [--full | --slow] [pytest's arguments]
+#   tests/run.sh [--full | --slow | --avx2] [pytest's arguments]
 #
 #   tests/run.sh         the short tests
 #   tests/run.sh --full  and those that compare with PyTorch, TensorFlow and OpenCV, which it
@@ -9,6 +9,8 @@
 #   tests/run.sh --slow  and those that take minutes: everything, compiled as for training (the
 #                        others compile without most of XLA's optimizations where no numbers of
 #                        other implementations are compared, see tests/conftest.py)
+#   tests/run.sh --avx2  only comparisons with stored values of other implementations, with AVX2's
+#                        instructions, as processors without AVX-512 run them
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../launch/common.sh"
@@ -17,6 +19,10 @@ requirements='requirements.txt' choice='not full and not slow'
 case "${1:-}" in
   --full) requirements='requirements-full.txt' choice='not slow' && shift ;;
   --slow) requirements='requirements-full.txt' choice='' && export JAX_DISABLE_MOST_OPTIMIZATIONS=0 && shift ;;
+  --avx2)
+    choice='stored and not slow' && shift
+    export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_max_isa=AVX2"
+    ;;
   --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" && exit ;;
 esac
 

@@ -7,7 +7,7 @@ import pytest
 from configs import mam2, mgmae, mme, motionmae, videomae
 from vmae_jax import config as config_lib
 from vmae_jax.errors import UserError
-from vmae_jax.method.compose import build_objective
+from vmae_jax.method.build import build_method
 
 ARGUMENTS = [
   *(f'{size},{data}' for size in ('tiny', 's', 'b', 'l', 'h', 'giant') for data in ('k400',)),
@@ -21,9 +21,9 @@ def test_config(method, arg):
   config = method.get_config(arg)
   config.tokenizer.path = 'untrained'
   config_lib.check(config, devices=1)
-  objective = build_objective(config)
-  assert set(objective.heads) == set(config.heads)
-  params = jax.eval_shape(objective.init, jax.random.key(0))
+  method = build_method(config)
+  assert set(method.heads) == set(config.heads)
+  params = jax.eval_shape(method.init, jax.random.key(0))
   assert {head.decoder for head in config.heads.values()} < set(params)
 
 
@@ -35,7 +35,7 @@ def test_videomae_keeps_the_papers_numbers():
 
 
 def shapes(config):
-  params = jax.eval_shape(build_objective(config).init, jax.random.key(0))
+  params = jax.eval_shape(build_method(config).init, jax.random.key(0))
   leaves = jax.tree_util.tree_leaves_with_path(params)
   return {jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves}
 
@@ -64,9 +64,9 @@ def batch(config, b=4):
 
 def loss_of(config, params=None):
   """The parameters and the loss and its parts on one batch."""
-  objective = build_objective(config)
-  params = params or jax.jit(objective.init)(jax.random.key(0))
-  return params, *jax.jit(objective.loss)(params, batch(config), objective.frozen)
+  method = build_method(config)
+  params = params or jax.jit(method.init)(jax.random.key(0))
+  return params, *jax.jit(method.loss)(params, batch(config), method.frozen)
 
 
 def test_motionmae_without_its_motion_is_videomae():
@@ -169,26 +169,26 @@ def test_raft_without_weights_says_where_they_come_from():
   config = mgmae.get_config('smoke')
   config.motion.name = 'raft'
   with pytest.raises(UserError, match='vmae_jax.convert'):
-    build_objective(config)
+    build_method(config)
 
 
 def test_mam2_without_a_tokenizer_says_how_to_get_one():
   with pytest.raises(UserError, match='tokenizers.train --videos.*vmae_jax.convert'):
-    build_objective(mam2.get_config('demo'))
+    build_method(mam2.get_config('demo'))
 
 
 def test_codes_need_cross_entropy():
   config = mam2.get_config('smoke')
   config.heads.appearance.loss = 'mse'
   with pytest.raises(UserError, match='heads.appearance: the target codes goes with'):
-    build_objective(config)
+    build_method(config)
 
 
 def test_a_regressor_is_not_shown_visible_tokens():
   config = mam2.get_config('smoke')
   config.decoder_masking.name = 'running_cell'
   with pytest.raises(UserError, match='decoder_masking.name random'):
-    build_objective(config)
+    build_method(config)
 
 
 @pytest.mark.parametrize('block', ['regressor', 'motion'])
@@ -196,4 +196,4 @@ def test_a_part_that_does_not_exist_is_named(block):
   config = mgmae.get_config('smoke')
   config[block].name = 'hugo'
   with pytest.raises(UserError, match=f"{block}.name: there is no 'hugo'.*There is: "):
-    build_objective(config)
+    build_method(config)

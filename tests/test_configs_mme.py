@@ -7,7 +7,8 @@ import pytest
 
 from configs import mam2, mme
 from vmae_jax.errors import UserError
-from vmae_jax.method.compose import build_objective, window
+from vmae_jax.method.build import build_method, window
+from vmae_jax.models.encoder import gather
 from vmae_jax.training.pretraining import clip_sampler
 
 
@@ -43,9 +44,9 @@ def small(name):
 def test_modes(name, shape, motion, decoders):
   config = mme.get_config(f'b,{name}')
   assert config.masking.ratio == 0.7 and config.masking.name == 'tube'
-  objective = build_objective(config)
-  assert objective.mask_shape().visible.shape == (1, 472)  # The notes' count.
-  params = jax.eval_shape(objective.init, jax.random.key(0))
+  method = build_method(config)
+  assert method.mask_shape().visible.shape == (1, 472)  # The notes' count.
+  params = jax.eval_shape(method.init, jax.random.key(0))
   assert set(params) - {'encoder'} == decoders
   for head, width in (('shape', shape), ('motion', motion)):
     decoder = params[config.heads[head].decoder]
@@ -56,16 +57,23 @@ def test_modes(name, shape, motion, decoders):
     assert count == 87_089_356
 
 
+def targets_of(method, data):
+  params = jax.jit(method.init)(jax.random.key(0))
+  return jax.jit(lambda *given: method.forward(*given).targets)(params, data, {})
+
+
 def test_the_released_loss():
   """(L_traj + L_hog) / 2: sums over values, means over masked tokens, also those not valid."""
   config = small('k400_released')
-  objective = build_objective(config)
+  method = build_method(config)
   data = batch(config)
   # Points leave a frame that moves by half its width.
   data['window'][0] = np.stack([np.roll(data['window'][0, 0, 0], 3 * i, 1) for i in range(5)])
-  params = jax.jit(objective.init)(jax.random.key(0))
-  both = jax.jit(lambda *given: (objective.outputs(*given), objective.loss(*given)))
-  (_, _, predictions, targets, _), (loss, _) = both(params, data, {})
+  params = jax.jit(method.init)(jax.random.key(0))
+  both = jax.jit(lambda *given: (method.forward(*given), method.loss(*given)))
+  out, (loss, _) = both(params, data, {})
+  predictions = out.predictions
+  targets = jax.tree.map(lambda x: gather(x, out.mask.masked), out.targets)
   valid = np.asarray(targets['motion'].weights[..., 0])
   assert 0 < valid.mean() < 1 and set(np.unique(valid)) == {0, 1}
   error = {
@@ -81,10 +89,8 @@ def test_the_released_loss():
 def test_later_steps_of_shapes_count_as_told():
   config = small('k400_paper')
   config.heads.shape.options.later = 0.1
-  objective = build_objective(config)
-  targets = jax.jit(
-    lambda data: objective.targets(data, objective.prepare(data['video']), None, {})
-  )(batch(config))
+  method = build_method(config)
+  targets = targets_of(method, batch(config))
   weights = np.asarray(targets['shape'].weights)[0, 0].reshape(27, 6, 4)
   assert (weights[:, 0] == 1).all()
   np.testing.assert_allclose(weights[:, 1:], 0.1)
@@ -98,37 +104,32 @@ def test_the_sampler_brings_what_the_targets_follow():
   assert clip_sampler(config).window == 0
   config.tracking.rate = 'frame'
   with pytest.raises(UserError, match="tracking.rate: there is no 'frame'"):
-    build_objective(config)
+    build_method(config)
 
 
 @pytest.mark.parametrize('rate', ['video', 'clip'])
 def test_the_mean_step_of_moving_content_is_found(rate):
   config = mme.get_config('smoke')
   config.tracking.rate, config.data.size = rate, 64
-  objective = build_objective(config)
+  method = build_method(config)
   data = batch(config, b=2)
   for name in ('video', 'window')[: 1 + (rate == 'video')]:  # Smooth enough to be followed.
     soft = sum(np.roll(data[name].astype(float), i, axis=-2) for i in range(8)) / 8
     soft = sum(np.roll(soft, i, axis=-3) for i in range(8)) / 8
     data[name] = np.clip(4 * (soft - 128) + 128, 0, 255).astype(np.uint8)
 
-  def steps(data):
-    clip = objective.prepare(data['video'])
-    flow = objective.flow(clip, {})
-    return objective.targets(data, clip, flow, {})['motion']
-
-  target = jax.jit(steps)(data)
-  mean = np.asarray(target.values)[..., -6:].reshape(2, *objective.grid, 2, 3)
+  target = targets_of(method, data)['motion']
+  mean = np.asarray(target.values)[..., -6:].reshape(2, *method.grid, 2, 3)
   assert np.abs(mean[:, :2, 2:6, 2:6, 0] * 2 - 1).mean() < 0.2  # The scale is 2 pixels.
   assert np.abs(mean[:, :2, 2:6, 2:6, 1]).mean() < 0.1
-  valid = np.asarray(target.weights).reshape(2, *objective.grid)
+  valid = np.asarray(target.weights).reshape(2, *method.grid)
   assert valid[:, :3].all() and valid[:, 3].all() == (rate == 'video')
 
 
 def loss_of(config):
-  objective = build_objective(config)
-  params = jax.jit(objective.init)(jax.random.key(0))
-  loss, parts = jax.jit(objective.loss)(params, batch(config), objective.frozen)
+  method = build_method(config)
+  params = jax.jit(method.init)(jax.random.key(0))
+  loss, parts = jax.jit(method.loss)(params, batch(config), method.frozen)
   return float(loss), parts
 
 
@@ -153,24 +154,22 @@ def test_a_head_is_told_what_it_may_end_with():
   config = mme.get_config('smoke')
   config.heads.shape.activation = 'relu'
   with pytest.raises(UserError, match="heads.shape.activation: there is no 'relu'"):
-    build_objective(config)
+    build_method(config)
 
 
 def test_odd_patches_have_no_cells():
   config = mme.get_config('smoke')
   config.model.patch = (2, 16, 8)
   with pytest.raises(UserError, match='square and even'):
-    build_objective(config)
+    build_method(config)
 
 
 def test_a_clip_without_motion_is_all_zeros():
   config = mme.get_config('smoke')
-  objective = build_objective(config)
+  method = build_method(config)
   data = batch(config)
   data['video'] = np.repeat(data['video'][:, :1], 8, axis=1)
   data['window'] = jnp.repeat(data['window'][:, :1, :1], 4, axis=1).repeat(4, axis=2)
-  targets = jax.jit(
-    lambda data: objective.targets(data, objective.prepare(data['video']), None, {})
-  )(data)
+  targets = targets_of(method, data)
   np.testing.assert_allclose(targets['motion'].values, 0, atol=1e-5)
   assert targets['shape'].values.max() > 0.5

@@ -16,7 +16,7 @@ from vmae_jax import sharding
 from vmae_jax.config_file import load_config
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import open_source
-from vmae_jax.method.compose import build_objective
+from vmae_jax.method.build import build_method
 from vmae_jax.planning import aot, estimate
 from vmae_jax.training.pretraining import clip_sampler
 
@@ -71,7 +71,7 @@ def parameters():
   """Shapes of the parameters by path."""
   config = load_config(started.SMOKE)
   config.model.decoder_depth, config.data.frames = 1, 4
-  params = jax.eval_shape(build_objective(config).init, jax.random.key(0))
+  params = jax.eval_shape(build_method(config).init, jax.random.key(0))
   leaves = jax.tree_util.tree_leaves_with_path(params)
   return {jax.tree_util.keystr(path, simple=True, separator='/'): x.shape for path, x in leaves}
 
@@ -193,7 +193,7 @@ def test_mistakes():
 def test_the_batch_is_the_loaders(method):
   name, _, variant = method.partition(':')
   config = load_config(f'{started.ROOT}/configs/{name}.py:{variant}')
-  objective = build_objective(config)
+  method = build_method(config)
   mesh = sharding.make_mesh()
   loader = Loader(
     open_source('synthetic:train'),
@@ -208,7 +208,7 @@ def test_the_batch_is_the_loaders(method):
   (batch,) = loader
   loader.close()
   there = {name: (x.shape, x.dtype, x.sharding) for name, x in batch.items()}
-  shapes = aot.batch_shapes(config, objective, mesh)
+  shapes = aot.batch_shapes(config, method, mesh)
   assert there == {name: (x.shape, x.dtype, x.sharding) for name, x in shapes.items()}
 
 

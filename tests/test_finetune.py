@@ -12,8 +12,8 @@ from vmae_jax import config as config_lib
 from vmae_jax import config_finetuning
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
+from vmae_jax.method.supervised import build_supervised
 from vmae_jax.training import loop
-from vmae_jax.training.supervised import build_supervised
 
 SMOKE = f'{started.ROOT}/configs/finetune.py:smoke'
 ARGUMENTS = [

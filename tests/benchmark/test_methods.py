@@ -7,7 +7,7 @@ import pytest
 from tests.started import ROOT
 from vmae_jax.benchmark import methods, step
 from vmae_jax.config_file import load_config
-from vmae_jax.method.compose import build_objective
+from vmae_jax.method.build import build_method
 
 
 @pytest.mark.parametrize('row', methods.METHODS)
@@ -15,7 +15,7 @@ def test_each_row_is_a_config_that_exists(row):
   method, changes = methods.METHODS[row]
   config = load_config(f'{ROOT}/configs/{method}.py:tiny,k400')
   config.update_from_flattened_dict(methods.overrides(changes, gumbel=Path('untrained')))
-  assert build_objective(config).heads
+  assert build_method(config).heads
 
 
 def test_each_method_takes_turns_with_videomae(monkeypatch):

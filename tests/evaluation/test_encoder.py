@@ -16,8 +16,8 @@ from vmae_jax import interchange
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.encoder import build_encoder, load_classifier, load_encoder
+from vmae_jax.method.supervised import build_supervised
 from vmae_jax.models.positions import interpolated_positions, sincos_positions
-from vmae_jax.training.supervised import build_supervised
 
 
 @pytest.fixture(scope='module')

@@ -15,8 +15,9 @@ import optax
 import pytest
 
 from tests.interchange import peer
+from tests.stored import assert_close
+from vmae_jax.method.forward import normalise, unit_range
 from vmae_jax.method.losses import mse
-from vmae_jax.method.objective import normalise, prepare
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.decoder import Output
@@ -32,7 +33,7 @@ FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures' / 'videomae_tiny.npz'
 def ours(kind):
   """Logits, loss and gradients."""
   clip, masked = peer.clip_and_mask()
-  clip = prepare(jnp.asarray(clip))
+  clip = unit_range(jnp.asarray(clip))
   video = normalise(clip, mean=peer.MEAN, std=peer.STD)
   order = jnp.argsort(jnp.asarray(masked), axis=1, stable=True)
   visible, hidden = order[:, :8], order[:, 8:]
@@ -56,21 +57,17 @@ def ours(kind):
   return np.asarray(logits), float(loss), peer.flat(jax.tree.map(np.asarray, grads))
 
 
-def close(a, b, name):
-  scale = np.abs(b).max()
-  assert np.abs(a - b).max() <= 1e-5 * scale, (name, np.abs(a - b).max(), scale)
-
-
+@pytest.mark.stored
 @pytest.mark.parametrize('kind', ['pretraining', 'classification'])
 def test_stored_values(kind):
   logits, loss, grads = ours(kind)
   with np.load(FIXTURE) as stored:
-    close(logits, stored[f'{kind}:logits'], 'logits')
-    close(loss, stored[f'{kind}:loss'], 'loss')
+    assert_close(logits, stored[f'{kind}:logits'], share=1e-5, name='logits')
+    assert_close(loss, stored[f'{kind}:loss'], share=1e-5, name='loss')
     names = [name for name in stored if name.startswith(f'{kind}:grad:')]
     assert {name.split(':')[2] for name in names} == set(grads)
     for name in names:
-      close(peer.summary(grads[name.split(':')[2]]), stored[name], name)
+      assert_close(peer.summary(grads[name.split(':')[2]]), stored[name], share=1e-5, name=name)
 
 
 @pytest.mark.full
@@ -78,8 +75,8 @@ def test_stored_values(kind):
 def test_live(kind):
   logits, loss, grads = ours(kind)
   their_logits, their_loss, their_grads = peer.torch_results(kind)
-  close(logits, their_logits, 'logits')
-  close(loss, their_loss, 'loss')
+  assert_close(logits, their_logits, share=1e-5, name='logits')
+  assert_close(loss, their_loss, share=1e-5, name='loss')
   assert set(grads) == set(their_grads)
   for name, gradient in their_grads.items():
-    close(grads[name], gradient, name)
+    assert_close(grads[name], gradient, share=1e-5, name=name)

@@ -12,6 +12,7 @@ import pytest
 from jax import numpy as jnp
 
 from tests.interchange import peer_vqgan
+from tests.stored import assert_close
 from vmae_jax.errors import UserError
 from vmae_jax.interchange.vqgan import vqgan_from_taming
 
@@ -41,13 +42,14 @@ def _apply(model, params, images):
 
 
 def compare(ours, z, indices, picture):
-  np.testing.assert_allclose(ours[0], z, atol=1e-4, rtol=0)
+  assert_close(ours[0], z, share=2e-5)
   np.testing.assert_array_equal(ours[1], indices)
   assert len(np.unique(indices)) > 4  # Else the line above would say little.
-  np.testing.assert_allclose(2 * ours[2] - 1, picture, atol=1e-4, rtol=0)
-  np.testing.assert_allclose(ours[3], np.clip((picture + 1) / 2, 0, 1), atol=1e-4, rtol=0)
+  assert_close(2 * ours[2] - 1, picture, share=2e-5)
+  assert_close(ours[3], np.clip((picture + 1) / 2, 0, 1), share=2e-5)
 
 
+@pytest.mark.stored
 @pytest.mark.parametrize('quantizer', list(peer_vqgan.CONFIGS))
 def test_stored_values(quantizer):
   with np.load(FIXTURE) as stored:

@@ -18,10 +18,11 @@ from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
 from vmae_jax.method import augmentation
 from vmae_jax.method.augmentation import augment, build_augmentation, gaussian_blur
-from vmae_jax.method.compose import build_objective
-from vmae_jax.method.objective import batch_keys, prepare
-from vmae_jax.training.mixing import pair
-from vmae_jax.training.supervised import build_supervised
+from vmae_jax.method.build import build_method
+from vmae_jax.method.forward import unit_range
+from vmae_jax.method.keys import clip_keys
+from vmae_jax.method.mixing import pair
+from vmae_jax.method.supervised import build_supervised
 
 # Compiles in a fraction of the time.
 QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
@@ -233,37 +234,39 @@ def batch_for(config, window=0, b=2):
 
 
 def test_nothing_is_computed_by_default():
+  images = {'video': np.zeros((1, 2, 8, 8, 3))}
   for default in (config_lib.default(), config_finetuning.default()):
-    assert build_augmentation(default.augment) is None
+    assert build_augmentation(default.augment)(None, images) is images
     assert not any(default.augment[name] for name in augmentation.CHANCES)
-  assert build_augmentation(None) is None  # A run that is older than the block.
+  assert build_augmentation(None)(None, images) is images  # A run that is older than the block.
   for name in augmentation.CHANCES:
     config = config_lib.default()
     config.augment[name] = 0.1
-    assert build_augmentation(config.augment) is not None
+    keys = jax.vmap(jax.random.key)(np.arange(1))
+    assert build_augmentation(config.augment)(keys, images) is not images
 
 
 def test_pretraining_sees_and_predicts_the_new_look():
   """MME: clip, targets and the window that they are followed in; masks stay as they are."""
   config = load_config(f'{started.ROOT}/configs/mme.py:smoke')
-  plain = build_objective(config)
+  plain = build_method(config)
   config.augment.update(ALL)
-  objective = build_objective(config)
-  assert plain.augment is None and objective.flops() == pytest.approx(plain.flops(), rel=1e-3)
-  batch = batch_for(config, objective.window)
-  keys = batch_keys(config.seed, batch)
-  images = {name: prepare(batch[name]) for name in ('video', 'window')}
+  method = build_method(config)
+  assert method.flops() == pytest.approx(plain.flops(), rel=1e-3)
+  batch = batch_for(config, method.window)
+  keys = clip_keys(config.seed, batch, 'look')
+  images = {name: unit_range(batch[name]) for name in ('video', 'window')}
   wanted = jit(functools.partial(augment, **ALL))(keys, images)
+  params = jax.jit(method.init)(jax.random.key(0))
 
-  def seen(objective, batch, looks):
-    if objective.augment is None:  # Is given what should come out.
-      objective = objective._replace(prepare=lambda x: looks['video' if x.ndim == 5 else 'window'])
-    clip, flow = objective._clip_and_flow(batch, {})
-    window = objective._images(batch)['window']
-    mask = objective.mask(keys, clip, flow)
-    return clip, window, mask.visible, objective.targets(batch, clip, flow, {})
+  def seen(method, batch, looks):
+    if looks is not None:  # Is given what should come out.
+      method = method._replace(look=lambda keys, images: looks)
+    out = method.forward(params, batch, {})
+    return out.clip, out.followed.frames, out.mask.visible, out.targets
 
-  got, want = (jit(functools.partial(seen, o))(batch, wanted) for o in (objective, plain))
+  got = jit(functools.partial(seen, method, looks=None))(batch)
+  want = jit(functools.partial(seen, plain))(batch, looks=wanted)
   np.testing.assert_allclose(got[0], want[0], atol=1e-6)
   np.testing.assert_allclose(got[1], want[1], atol=1e-6)
   np.testing.assert_array_equal(got[2], want[2])
@@ -280,14 +283,15 @@ def test_finetuning_trains_on_the_new_look_and_tests_without_it():
   config.augment.update(ALL)
   supervised = build_supervised(config, classes=3)
   batch = batch_for(config, b=4)
-  keys = batch_keys(config.seed, batch)
-  got = jit(supervised._input)(keys, batch)
-  clip = jit(functools.partial(augment, **ALL))(keys, {'video': prepare(batch['video'])})['video']
+  keys = clip_keys(config.seed, batch, 'look')
+  got = jit(supervised._input)(batch)
+  images = {'video': unit_range(batch['video'])}
+  clip = jit(functools.partial(augment, **ALL))(keys, images)['video']
   np.testing.assert_allclose(got, plain.normalise(clip), atol=1e-5)
-  assert np.abs(got - jit(plain._input)(keys, batch)).max() > 0.1
+  assert np.abs(got - jit(plain._input)(batch)).max() > 0.1
   # The partner of a mixed clip has the look that its own key says.
   other = pair(batch)['other']
-  got = jit(supervised._input)(batch_keys(config.seed, other), other)
+  got = jit(supervised._input)(other)
   np.testing.assert_allclose(got, plain.normalise(clip)[::-1], atol=1e-5)
   params = jax.eval_shape(supervised.init, jax.random.key(0))
   video = batch['video']

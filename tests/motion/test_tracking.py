@@ -152,6 +152,7 @@ def test_points_follow_the_content_and_another_flow_is_recorded():
 # As released.
 
 
+@pytest.mark.stored
 def test_parity():
   z = np.load(FIXTURE)
   flow = np.moveaxis(z['flow'], 1, -1).astype(np.float32)

@@ -101,9 +101,9 @@ class Chips:
     memory = {'parameters': 100 // parts, 'optimizer': 200 // parts, 'limit': limit}
     memory['all'] = 400 // parts + clips * {'none': 30, 'dots': 10, 'full': 4}[remat]
     between = [Collective('all-gather', int(self.sent * (parts - 1)), len(self.devices), 1, '')]
-    objective = SimpleNamespace(flops=lambda: 10**9)
+    method = SimpleNamespace(flops=lambda: 10**9)
     fits = memory['all'] <= limit
-    return CompiledStep(fits, memory, None, between, {}, 0, 7.0, ''), objective
+    return CompiledStep(fits, memory, None, between, {}, 0, 7.0, ''), method
 
 
 def config_of(clips, chips=8):
@@ -115,8 +115,8 @@ def config_of(clips, chips=8):
 def search(chips, config):
   """The search after the estimate, which has asked for the config's own step."""
   settings, mesh, limit = chips.prepare(config, 'v5e:2x4')
-  step, objective = chips.compile_step(settings, mesh, limit=limit)
-  return search_lib.search(config, 'v5e:2x4', step=step, clip_flops=objective.flops())
+  step, method = chips.compile_step(settings, mesh, limit=limit)
+  return search_lib.search(config, 'v5e:2x4', step=step, clip_flops=method.flops())
 
 
 def found_settings(found):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.stored import assert_close
 from vmae_jax.errors import UserError
 from vmae_jax.motion.tracking import track
 from vmae_jax.targets.hog import (
@@ -55,12 +56,13 @@ def grey(image):
 # Golden values.
 
 
+@pytest.mark.stored
 @pytest.mark.parametrize('norm, key', [('none', 'hog_none'), ('l2', 'hog_L2')])
 def test_parity(norm, key):
   z = np.load(FIXTURE)
   middle = np.moveaxis(z['middle_frames'], 1, -1)
   clip = np.stack([noise(*middle.shape), middle], 2).reshape(1, 4, 64, 64, 3)
-  np.testing.assert_allclose(target(clip, norm=norm, std=ONES), z[key], atol=1e-5)
+  assert_close(target(clip, norm=norm, std=ONES), z[key], share=1e-5)
 
 
 def waves():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.stored import assert_close
 from vmae_jax.errors import UserError
 from vmae_jax.motion.tracking import Tracks, track
 from vmae_jax.targets.trajectory import trajectory, trajectory_validity
@@ -55,13 +56,14 @@ def noisy(seed=0, *, clips=2, slots=3, steps=4, rows=4, columns=6):
   return np.random.default_rng(seed).normal(0, 4, shape).astype(np.float32)
 
 
+@pytest.mark.stored
 def test_parity():
   z = np.load(FIXTURE)
   flow = np.moveaxis(z['flow'], 1, -1).astype(np.float32)
   tracks = jax.jit(functools.partial(track, size=(64, 64), integer=True))(flow)
   for normalise, key in (('none', 'traj_target'), ('patch_std', 'traj_target_patch_std')):
     found = target(tracks, grid=(1, 4, 4), normalise=normalise, eps=1e-6)
-    np.testing.assert_allclose(found, z[key], atol=1e-5)
+    assert_close(found, z[key], share=1e-5)
 
 
 def golden(cells):

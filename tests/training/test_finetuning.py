@@ -20,10 +20,10 @@ from vmae_jax.config_file import load_config
 from vmae_jax.data.sources import open_source
 from vmae_jax.data.views import ViewSampler
 from vmae_jax.evaluation import multiview
+from vmae_jax.method.supervised import build_supervised
 from vmae_jax.runs.metrics import read_metrics
 from vmae_jax.runs.stop import Stop
 from vmae_jax.training.finetuning import _find_start, finetune
-from vmae_jax.training.supervised import build_supervised
 
 STEPS, EVERY, VIDEOS = 4, 2, 11
 FINETUNE = f'{started.ROOT}/configs/finetune.py:smoke'

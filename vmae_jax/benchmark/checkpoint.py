@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vmae_jax.benchmark import contenders
-from vmae_jax.method.compose import build_objective
+from vmae_jax.method.build import build_method
 from vmae_jax.runs.checkpoint import Checkpointer
 
 
@@ -23,7 +23,7 @@ def benchmark_checkpoint(*, size: str, rounds: int) -> dict:
     Medians in seconds: `blocked` (until training goes on), `saved` (until all is on disk) and
     `restored`; and the `bytes` of the state.
   """
-  _, state = contenders.start(build_objective(contenders.load_recipe('videomae', size)))
+  _, state = contenders.start(build_method(contenders.load_recipe('videomae', size)))
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
     jax.block_until_ready(state),

@@ -79,19 +79,19 @@ def vmae_jax(
 
 
 def _pretrain(config, batch: int):
-  from vmae_jax.method.compose import build_objective
+  from vmae_jax.method.build import build_method
 
-  objective = build_objective(config)
+  method = build_method(config)
   data = _batch(batch)
-  if objective.window:
-    shape = (batch, objective.grid[0], objective.window, *data['video'].shape[2:])
+  if method.window:
+    shape = (batch, method.grid[0], method.window, *data['video'].shape[2:])
     data['window'] = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
-  return _training(objective, data), objective.flops()
+  return _training(method, data), method.flops()
 
 
 def _finetune(config, batch: int):
   """Without erasing, mixing and drop path, which the peer lacks."""
-  from vmae_jax.training.supervised import build_supervised
+  from vmae_jax.method.supervised import build_supervised
 
   config.mixing.chance = config.data.erase = config.model.drop_path = 0.0
   supervised = build_supervised(config, classes=CLASSES)
@@ -106,7 +106,7 @@ def _batch(batch: int) -> dict[str, np.ndarray]:
 
 
 def start(task) -> tuple:
-  """AdamW and a fresh train state of an `Objective` or `Supervised`."""
+  """AdamW and a fresh train state of an `Method` or `Supervised`."""
   import jax
 
   from vmae_jax.method.state import init_state
@@ -139,8 +139,8 @@ def _training(task, data: dict[str, np.ndarray]) -> Callable[[], None]:
 def _infer(config, batch: int):
   import jax
 
+  from vmae_jax.method.supervised import build_supervised
   from vmae_jax.models.flops import inference_flops
-  from vmae_jax.training.supervised import build_supervised
 
   supervised = build_supervised(config, classes=CLASSES)
   params = jax.jit(supervised.init)(jax.random.key(0))

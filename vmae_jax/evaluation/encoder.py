@@ -23,8 +23,9 @@ from absl import logging
 
 from vmae_jax.errors import UserError, check_name, lookup
 from vmae_jax.interchange.runs import load_run
-from vmae_jax.method.compose import encoder_arguments
-from vmae_jax.method.objective import normalise, prepare
+from vmae_jax.method.build import encoder_arguments
+from vmae_jax.method.forward import normalise, unit_range
+from vmae_jax.method.supervised import build_supervised
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import token_grid
 from vmae_jax.runs.checkpoint import (
@@ -35,7 +36,6 @@ from vmae_jax.runs.checkpoint import (
   refuse_weights,
   stored_params,
 )
-from vmae_jax.training.supervised import build_supervised
 from vmae_jax.types import Array, Float, UInt8
 
 Encode = Callable[[Any, UInt8[Array, 'b T H W 3']], Float[Array, 'b ...']]
@@ -184,7 +184,7 @@ def build_encoder(
     params = dict(params, blocks=jax.tree.map(lambda x: x[:blocks], params['blocks']))
     grid = (min(t, trained[0]), *trained[1:]) if positions == 'interpolate' else None
     cut = encoder.clone(depth=blocks, position_grid=grid)
-    latents = cut.apply({'params': params}, scale(prepare(video))).astype(jnp.float32)
+    latents = cut.apply({'params': params}, scale(unit_range(video))).astype(jnp.float32)
     return reduce(einops.rearrange(latents, 'b (t h w) d -> b t h w d', t=t, h=h, w=w))
 
   return encoder, apply
@@ -218,7 +218,7 @@ def load_classifier(path: str) -> tuple[ml_collections.ConfigDict, Any, Classify
 
   @jax.jit
   def classify(params: Any, video: UInt8[Array, 'b T H W 3']) -> Float[Array, 'b c']:
-    clip = supervised.normalise(prepare(video))
+    clip = supervised.normalise(unit_range(video))
     return supervised.model.apply({'params': params}, clip).astype(jnp.float32)
 
   return config, jax.tree.map(jnp.asarray, params), classify

@@ -23,22 +23,20 @@ CHANCES = ('jitter', 'grey', 'blur', 'solarise')
 STRENGTHS = ('brightness', 'contrast', 'saturation', 'hue')  # Of the jitter.
 THRESHOLD = 0.5  # Values from here on are inverted by solarising.
 BLUR_SHARE = 0.1  # Width of the blur's kernel, of the picture's shorter side.
-# Keeps these draws apart from those of masks, which use the same keys.
-_OWN = 10**6
 
 Images = dict[str, Float[Array, 'b ...']]
 
 
 def build_augmentation(
   block: ml_collections.ConfigDict | None,
-) -> Callable[[Key[Array, ' b'], Images], Images] | None:
-  """(keys, images) -> images, as a config's block `augment` says; None where nothing is done.
+) -> Callable[[Key[Array, ' b'], Images], Images]:
+  """(keys, images) -> images, as a config's block `augment` says.
 
   Args:
     block: None in a run that is older than this block.
   """
   if block is None or not any(block[name] for name in CHANCES):
-    return None
+    return lambda keys, images: images
   return functools.partial(augment, **block)
 
 
@@ -59,7 +57,7 @@ def augment(
   """Changes the look of each clip, of all its frames alike.
 
   Args:
-    keys: Of the clips.
+    keys: Of the clips, for this purpose alone.
     images: Name -> 'b ... H W 3' in [0, 1]: a clip and, if there is one, its window.
     jitter: Chance that the colours of a clip change.
     brightness: At most so much is added, or taken away.
@@ -76,7 +74,6 @@ def augment(
   """
 
   def one(key: Key[Array, ''], frames: Float[Array, 'F H W 3']) -> Float[Array, 'F H W 3']:
-    key = jax.random.fold_in(key, _OWN)
     chosen, amount = jnp.split(jax.random.uniform(key, (9,)), [4])
     chosen = dict(zip(CHANCES, chosen, strict=True))
     signed = 2 * amount - 1

@@ -16,8 +16,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from vmae_jax import sharding
-from vmae_jax.method.compose import build_objective
-from vmae_jax.method.objective import Objective
+from vmae_jax.method.build import build_method
+from vmae_jax.method.forward import Method
 from vmae_jax.method.state import init_state
 from vmae_jax.planning.collectives import Collective, read_collectives
 from vmae_jax.planning.cycles import read_cycles
@@ -61,12 +61,12 @@ def resolve(config: ml_collections.ConfigDict, platform: str) -> ml_collections.
   return config
 
 
-def batch_shapes(config, objective: Objective, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config, method: Method, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
   """What the loader delivers for a step."""
   b, T, s = config.batch_size, config.data.frames, config.data.size
   shapes = {'video': ((T, s, s, 3), jnp.uint8)}
-  if objective.window:
-    shapes['window'] = ((objective.grid[0], objective.window, s, s, 3), jnp.uint8)
+  if method.window:
+    shapes['window'] = ((method.grid[0], method.window, s, s, 3), jnp.uint8)
   shapes |= {name: ((), jnp.int32) for name in ('label', 'epoch', 'sample', 'repeat')}
   shapes |= {name: ((), jnp.bool_) for name in ('replaced', 'valid')}
   place = sharding.batch_sharding(mesh)
@@ -76,7 +76,7 @@ def batch_shapes(config, objective: Objective, mesh: Mesh) -> dict[str, jax.Shap
   }
 
 
-def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Objective]:
+def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Method]:
   """Compiles the training step of a config for the devices of a mesh.
 
   Args:
@@ -90,23 +90,23 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Objec
   Raises:
     UserError: the config cannot be built.
   """
-  objective = build_objective(config)
+  method = build_method(config)
   schedule = loop.make_schedule(config, steps=_ANY_NUMBER, videos=_ANY_NUMBER)
   optimizer = loop.make_optimizer(config, schedule)
   step = make_train_step(
-    objective.loss,
+    method.loss,
     optimizer,
     accumulate=config.optimizer.accumulate,
     ema=config.optimizer.ema,
   )
   state = jax.eval_shape(
-    lambda key: init_state(objective.init(key), optimizer, ema=config.optimizer.ema),
+    lambda key: init_state(method.init(key), optimizer, ema=config.optimizer.ema),
     jax.random.key(config.seed),
   )
   places = sharding.tree_shardings(state, mesh)
   state = jax.tree.map(_placed, state, places)
-  frozen = jax.tree.map(lambda x: _placed(x, sharding.replicated(mesh)), objective.frozen)
-  batch = batch_shapes(config, objective, mesh)
+  frozen = jax.tree.map(lambda x: _placed(x, sharding.replicated(mesh)), method.frozen)
+  batch = batch_shapes(config, method, mesh)
   kinds = {
     'parameters': state.params,
     'optimizer': state.opt_state,
@@ -124,7 +124,7 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Objec
       memory = _exhausted(str(e), sum(arguments.values()))
       seconds = time.perf_counter() - began
       out = CompiledStep(False, arguments | memory, None, [], {}, 0, seconds, _compiler(mesh))
-      return out, objective
+      return out, method
   seconds = time.perf_counter() - began
   after = jax.tree.leaves(compiled.output_shardings[0])
   moved = sum(
@@ -143,7 +143,7 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Objec
       seconds=seconds,
       compiler=_compiler(mesh),
     ),
-    objective,
+    method,
   )
 
 

@@ -39,13 +39,13 @@ def estimate(
   """
   config, mesh, limit = prepare(config, topology)
   steps = _steps(config, videos)
-  step, objective = aot.compile_step(config, mesh, limit=limit)
+  step, method = aot.compile_step(config, mesh, limit=limit)
   devices, device = mesh.size, mesh.devices.flat[0]
   chip, (peak, network) = chip_of(device.device_kind), published(mesh.devices.flat)
   hosts = len({d.process_index for d in mesh.devices.flat})
   slices = sharding.count_slices(mesh.devices.flat)
   collectives = summarise(step.collectives)
-  clip_flops = objective.flops()
+  clip_flops = method.flops()
   speed = plan.speed(
     clip_flops=clip_flops,
     batch=config.batch_size,
@@ -55,7 +55,7 @@ def estimate(
     network=network,
     mfu=mfu,
   )
-  images = [x for x in aot.batch_shapes(config, objective, mesh).values() if x.ndim > 1]
+  images = [x for x in aot.batch_shapes(config, method, mesh).values() if x.ndim > 1]
   feed = plan.Feed(
     decode_rate=decode_rate,
     video_bytes=video_bytes,

@@ -20,15 +20,15 @@ from vmae_jax.data.views import ViewSampler
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.multiview import classify, score
 from vmae_jax.evaluation.results import SHARES, write_results
+from vmae_jax.method.mixing import pair
+from vmae_jax.method.supervised import Supervised, build_supervised
 from vmae_jax.models.patches import token_grid
 from vmae_jax.runs.run_dir import prepare_run_dir, write_atomically, write_summary
 from vmae_jax.runs.run_log import RunLog
 from vmae_jax.training import initialise, loop
 from vmae_jax.training.classes import Classes, count_classes
 from vmae_jax.training.layer_decay import scale_by_layer
-from vmae_jax.training.mixing import pair
 from vmae_jax.training.step import make_train_step
-from vmae_jax.training.supervised import Supervised, build_supervised
 
 
 def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:

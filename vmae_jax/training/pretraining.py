@@ -8,7 +8,7 @@ from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.patient_source import PatientSource
 from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.evaluation.probing import PeriodicProbe
-from vmae_jax.method.compose import build_objective, window
+from vmae_jax.method.build import build_method, window
 from vmae_jax.method.state import TrainState
 from vmae_jax.patience import Patience
 from vmae_jax.runs.checkpoint import check_params, choose_weights, load_params
@@ -34,12 +34,12 @@ def train(config, workdir: str) -> TrainState:
   """
   mesh = sharding.make_mesh(**config.mesh)
   config_lib.check(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
-  objective = build_objective(config)
+  method = build_method(config)
   source = open_source(config.data.train, root=config.data.root, seconds=config.data.seconds)
   check_paths(source, config.data.max_bad_share, seconds=config.data.seconds)
   steps = loop.count_steps(config, videos=len(source))
   if config.init_from:  # Before the folder is claimed for this config.
-    check_params(config.init_from, jax.eval_shape(objective.init, jax.random.key(0)))
+    check_params(config.init_from, jax.eval_shape(method.init, jax.random.key(0)))
     weights = choose_weights(config.init_from, config.init_weights)
   schedule = loop.make_schedule(config, steps=steps, videos=len(source))
   optimizer = loop.make_optimizer(config, schedule)
@@ -47,7 +47,7 @@ def train(config, workdir: str) -> TrainState:
 
   def watcher():
     answering = PatientSource(source, Patience(config.data.seconds))
-    pictures = Pictures(objective, answering, sampler, config, workdir, mesh)
+    pictures = Pictures(method, answering, sampler, config, workdir, mesh)
 
     def watch(step, state, frozen, log):
       if step % config.log.pictures_every_steps == 0 or step == steps:
@@ -56,9 +56,9 @@ def train(config, workdir: str) -> TrainState:
     return watch
 
   task = loop.Task(
-    init=objective.init,
+    init=method.init,
     step=make_train_step(
-      objective.loss,
+      method.loss,
       optimizer,
       accumulate=config.optimizer.accumulate,
       ema=config.optimizer.ema,
@@ -66,8 +66,8 @@ def train(config, workdir: str) -> TrainState:
     optimizer=optimizer,
     schedule=schedule,
     steps=steps,
-    frozen=objective.frozen,
-    clip_flops=objective.flops(),
+    frozen=method.frozen,
+    clip_flops=method.flops(),
     source=source,
     sampler=sampler,
     implied=config_lib.implied(),

@@ -15,8 +15,9 @@ from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import Source
 from vmae_jax.masking.motion_guided import warped_maps
 from vmae_jax.masking.random import tube
+from vmae_jax.method.forward import Forward, Method
+from vmae_jax.method.keys import clip_keys
 from vmae_jax.method.losses import code_logits
-from vmae_jax.method.objective import Objective, batch_keys
 from vmae_jax.targets.codes import FRAMES
 from vmae_jax.targets.trajectory import trajectory_target
 from vmae_jax.types import UInt8
@@ -34,7 +35,7 @@ class Pictures:
   All hidden tokens are predicted, also where training decodes but some of them.
 
   Args:
-    objective: The method.
+    method: Whose predictions are drawn.
     source: The training videos.
     sampler: Cuts clips from them.
     config: The run's config.
@@ -44,7 +45,7 @@ class Pictures:
 
   def __init__(
     self,
-    objective: Objective,
+    method: Method,
     source: Source,
     sampler: ClipSampler,
     config,
@@ -53,22 +54,22 @@ class Pictures:
   ):
     self._heads = {name: (head.target, head.options) for name, head in config.heads.items()}
     self._ground_truth = config.log.ground_truth_statistics
-    self._objective, self._patch = objective, objective.patch
+    self._method, self._patch = method, method.patch
     self._folder = pathlib.Path(workdir) / 'pictures'
-    self._method = config.method
+    self._name = config.method
     self._count = min(config.log.pictures, len(source))
     # As many as the devices can share, by repetition.
     shares = mesh.shape['data'] * mesh.shape['fsdp']
     index = np.arange(-(-self._count // shares) * shares, dtype=np.int32) % self._count
     clips = [sampler(source, 0, sample) for sample in range(self._count)]
-    images = ('video', 'window') if objective.window else ('video',)
+    images = ('video', 'window') if method.window else ('video',)
     self._batch = {
       **{name: np.stack([clips[i][name][0] for i in index]) for name in images},
       'epoch': np.zeros_like(index),
       'sample': index,
       'repeat': np.zeros_like(index),
     }
-    outputs = functools.partial(_outputs, objective, config)
+    outputs = functools.partial(_outputs, method, config)
     self._outputs = jax.jit(outputs, out_shardings=NamedSharding(mesh, P()))
 
   def draw(self, step: int, params, frozen) -> dict[str, UInt8[np.ndarray, 'H2 W2 3']]:
@@ -77,7 +78,7 @@ class Pictures:
     Args:
       step: For the title and the file's name.
       params: Of the model.
-      frozen: The objective's frozen parameters, on the devices.
+      frozen: The method's frozen parameters, on the devices.
     """
     outputs = jax.device_get(self._outputs(params, self._batch, frozen))
     if jax.process_index() != 0:
@@ -93,7 +94,7 @@ class Pictures:
     pictures = {}
     for name, (target, options) in self._heads.items():
       for i in range(self._count):
-        title = f'{self._method}, step {step}'
+        title = f'{self._name}, step {step}'
         for kind, picture in draw[target](name, options, outputs, i, title).items():
           pictures[f'{name}_{kind}_clip{i}'] = picture
     if 'maps' in outputs:
@@ -137,12 +138,12 @@ class Pictures:
     frames = frames[:, place]
     picture = codes_grid(
       frames,
-      outputs['hidden'][i].reshape(self._objective.grid),
+      outputs['hidden'][i].reshape(self._method.grid),
       decoded,
       predicted,
       accuracy=float(accuracy),
       columns=[f'frame {slot * self._patch[0] + place + 1}' for slot in range(len(frames))],
-      tokenizer=pathlib.Path(self._objective.tokenizer.path).name,
+      tokenizer=pathlib.Path(self._method.tokenizer.path).name,
       title=title,
     )
     return {'codes': picture}
@@ -182,59 +183,59 @@ class Pictures:
       outputs['maps'][i],
       {'visible': outputs['hidden'][i], 'tube masking\nin its place': outputs['tube'][i]},
       patch=self._patch,
-      title=f'{self._method}: what is visible follows the motion',
+      title=f'{self._name}: what is visible follows the motion',
       caption='Flow: hue is direction, colour is speed. Map: red is visible in the middle frame, '
       'carried to the others along the flow; in each slot the tokens with most of it are visible.',
     )
 
 
-def _outputs(objective: Objective, config, params, batch, frozen):
+def _outputs(method: Method, config, params, batch, frozen):
   """Name -> what the picture of this head needs, beside the clips and what is hidden of them."""
-  clip, mask, predictions, _, _ = objective.outputs(params, batch, frozen, mask=objective.hide)
-  b, n = clip.shape[0], int(np.prod(objective.grid))
+  out = method.forward(params, batch, frozen, decode_all=True)
+  b, n = out.clip.shape[0], int(np.prod(method.grid))
 
   def hidden_map(mask):
     return jnp.ones((b, n), bool).at[jnp.arange(b)[:, None], mask.visible].set(False)
 
   # The picture wants predictions in the order of token indices.
-  order = jnp.argsort(mask.masked, axis=1)[..., None]
-  outputs = {'clip': clip, 'hidden': hidden_map(mask)}
-  masking, flow = config.masking, objective.flow(clip, frozen)
-  followed = objective.followed(batch, clip, flow, frozen)
+  order = jnp.argsort(out.mask.masked, axis=1)[..., None]
+  outputs = {'clip': out.clip, 'hidden': hidden_map(out.mask)}
+  masking = config.masking
   if masking.name == 'motion_guided':
-    keys = batch_keys(objective.seed, batch)
-    where = dict(grid=objective.grid, ratio=masking.ratio)
+    keys = clip_keys(method.seed, batch, 'mask')
+    where = dict(grid=method.grid, ratio=masking.ratio)
     maps = functools.partial(warped_maps, **where, **masking.options)
     # The same key as the mask's own map has.
-    maps = jax.vmap(lambda key, *args: maps(jax.random.split(key)[0], *args))(keys, clip, flow)
+    maps = jax.vmap(lambda key, *args: maps(jax.random.split(key)[0], *args))
     other = jax.vmap(lambda key: tube(key, None, None, **where))(keys)
-    outputs |= {'flow': flow, 'maps': maps, 'tube': hidden_map(other)}
-  for name, prediction in predictions.items():
+    outputs |= {'flow': out.flow, 'maps': maps(keys, out.clip, out.flow), 'tube': hidden_map(other)}
+  for name, prediction in out.predictions.items():
     outputs[name] = jnp.take_along_axis(prediction, order, axis=1)
     match config.heads[name].target:
       case 'codes':
-        outputs[name] = _decoded(objective, name, clip, mask, prediction, frozen)
+        outputs[name] = _decoded(method, name, out, frozen)
       case 'hog' | 'aligned_hog':
-        true = objective.heads[name].target(clip, followed, frozen).values
-        outputs[name] = true, outputs[name]
+        outputs[name] = out.targets[name].values, outputs[name]
       case 'trajectory':
         options = config.heads[name].options
         plain = {'scale': options.scale} if 'scale' in options else {}
-        true = trajectory_target(clip, followed, patch=objective.patch, normalise='none', **plain)
+        true = trajectory_target(
+          out.clip, out.followed, patch=method.patch, normalise='none', **plain
+        )
         outputs[name] = true.values, true.weights, outputs[name]
   return outputs
 
 
-def _decoded(objective: Objective, name: str, clip, mask, prediction, frozen):
+def _decoded(method: Method, name: str, out: Forward, frozen):
   """Frames, what their codes decode to, the same of predicted codes, and the accuracy."""
-  true = objective.heads[name].target(clip, None, frozen).values
+  true, masked = out.targets[name].values, out.mask.masked
   f = true.shape[-1]
-  rows = jnp.arange(len(clip))[:, None]
-  guess = code_logits(prediction, f).argmax(axis=-1)
-  accuracy = (guess == true[rows, mask.masked]).mean(axis=(1, 2))
-  predicted = true.at[rows, mask.masked].set(guess)
-  t, h, w = objective.grid
-  model, (_, _, H, W, C) = objective.tokenizer.model, clip.shape
+  rows = jnp.arange(len(true))[:, None]
+  guess = code_logits(out.predictions[name], f).argmax(axis=-1)
+  accuracy = (guess == true[rows, masked]).mean(axis=(1, 2))
+  predicted = true.at[rows, masked].set(guess)
+  t, h, w = method.grid
+  model, (_, _, H, W, C) = method.tokenizer.model, out.clip.shape
 
   def decode(codes):  # Where each frame of a slot has codes, the first one's are shown.
     codes = einops.rearrange(codes[..., 0], 'b (t h w) -> (b t) h w', t=t, h=h, w=w)
@@ -242,5 +243,5 @@ def _decoded(objective: Objective, name: str, clip, mask, prediction, frozen):
     images = jax.image.resize(images, (len(images), H, W, C), 'linear')
     return images.reshape(-1, t, H, W, C)
 
-  frames = einops.rearrange(clip, 'b (t p) H W C -> b t p H W C', t=t)
+  frames = einops.rearrange(out.clip, 'b (t p) H W C -> b t p H W C', t=t)
   return frames, decode(true), decode(predicted), accuracy

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from vmae_jax.method import mixing
 from vmae_jax.method.augmentation import build_augmentation
-from vmae_jax.method.compose import encoder_arguments
-from vmae_jax.method.objective import batch_keys, normalise, prepare
+from vmae_jax.method.build import encoder_arguments
+from vmae_jax.method.forward import normalise, unit_range
+from vmae_jax.method.keys import clip_keys
 from vmae_jax.models import flops
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.patches import token_grid
-from vmae_jax.training import mixing
 from vmae_jax.types import Array, Float, Key, UInt8
 
 
@@ -24,7 +25,7 @@ class Supervised(NamedTuple):
 
   Attributes:
     model: The classifier.
-    augment: (keys 'b', {'video': clip in [0, 1]}) -> the same with another look, or None.
+    look: (keys 'b', {'video': clip in [0, 1]}) -> the same with another look.
     normalise: clip in [0, 1] -> the model's input.
     clip: Frames, rows, columns and channels of a clip.
     seed: Of all randomness on the device.
@@ -34,7 +35,7 @@ class Supervised(NamedTuple):
   """
 
   model: Classifier
-  augment: Callable[..., dict[str, Array]] | None
+  look: Callable[..., dict[str, Array]]
   normalise: Callable[[Array], Array]
   clip: tuple[int, int, int, int]
   seed: int
@@ -64,38 +65,33 @@ class Supervised(NamedTuple):
       batch: From the loader, and `mixing.pair`ed if there is a mix.
       frozen: Nothing.
     """
-    keys = batch_keys(self.seed, batch)
 
     def target(part):
       return mixing.smoothed(part['label'], classes=self.model.classes, smoothing=self.smoothing)
 
-    clip, targets, labels = self._input(keys, batch), target(batch), batch['label']
+    clip, targets, labels = self._input(batch), target(batch), batch['label']
     if self.mix is not None:
       other = batch['other']
-      own = self.mix(_fold(keys, 1), clip.shape[2:4])
-      second = self._input(batch_keys(self.seed, other), other)
+      own = self.mix(clip_keys(self.seed, batch, 'mixing'), clip.shape[2:4])
+      second = self._input(other)
       clip = second + own[:, None, ..., None] * (clip - second)
       share = own.mean(axis=(1, 2))
       targets = share[:, None] * targets + (1 - share[:, None]) * target(other)
       labels = jnp.where(share >= 0.5, labels, other['label'])
-    logits = self.model.apply({'params': params}, clip, _fold(keys, 2))
+    keys = clip_keys(self.seed, batch, 'dropped branches')
+    logits = self.model.apply({'params': params}, clip, keys)
     loss = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
     return loss, {'accuracy': (logits.argmax(axis=-1) == labels).mean()}
 
-  def _input(self, keys, part) -> Float[Array, 'b T H W C']:
-    clip = prepare(part['video'])
-    if self.augment is not None:
-      clip = self.augment(keys, {'video': clip})['video']
-    clip = self.normalise(clip)
-    return mixing.erase(_fold(keys, 0), clip, chance=self.erase)
+  def _input(self, part: dict[str, Array]) -> Float[Array, 'b T H W C']:
+    images = {'video': unit_range(part['video'])}
+    clip = self.look(clip_keys(self.seed, part, 'look'), images)['video']
+    keys = clip_keys(self.seed, part, 'erased box')
+    return mixing.erase(keys, self.normalise(clip), chance=self.erase)
 
   def probabilities(self, params: Any, video: UInt8[Array, 'b T H W C']) -> Float[Array, 'b c']:
     """What the model says of clips as they are."""
-    return jax.nn.softmax(self.model.apply({'params': params}, self.normalise(prepare(video))))
-
-
-def _fold(keys: Key[Array, ' b'], number: int) -> Key[Array, ' b']:
-  return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+    return jax.nn.softmax(self.model.apply({'params': params}, self.normalise(unit_range(video))))
 
 
 def build_supervised(config: ml_collections.ConfigDict, *, classes: int) -> Supervised:
@@ -122,7 +118,7 @@ def build_supervised(config: ml_collections.ConfigDict, *, classes: int) -> Supe
   )
   return Supervised(
     model=classifier,
-    augment=build_augmentation(config.get('augment')),  # Older runs have no such block.
+    look=build_augmentation(config.get('augment')),  # Older runs have no such block.
     normalise=functools.partial(normalise, mean=tuple(data.mean), std=tuple(data.std)),
     clip=clip,
     seed=config.seed,

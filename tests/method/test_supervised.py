@@ -11,10 +11,10 @@ import pytest
 from tests import started
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
+from vmae_jax.method import mixing
 from vmae_jax.method.state import init_state
-from vmae_jax.training import mixing
+from vmae_jax.method.supervised import build_supervised
 from vmae_jax.training.step import make_train_step
-from vmae_jax.training.supervised import build_supervised
 
 CLASSES = 12
 # Compiles in a fraction of the time.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmae_jax.training import mixing
+from vmae_jax.method import mixing
 
 B, T, H, W = 400, 3, 24, 32
 

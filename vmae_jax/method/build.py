@@ -1,4 +1,4 @@
-"""From a config to an `Objective`: every name looked up, every option checked."""
+"""From a config to a `Method`: every name looked up, every option checked."""
 
 import functools
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from vmae_jax.frozen.raft import load_raft
 from vmae_jax.frozen.tokenizer import Tokenizer, load_tokenizer
 from vmae_jax.masking import DECODER_MASKINGS, FLOW_PAIRS, MASKINGS, Mask
 from vmae_jax.method.augmentation import build_augmentation
+from vmae_jax.method.forward import Head, Method, normalise
 from vmae_jax.method.losses import LOSSES
-from vmae_jax.method.objective import Head, Objective, normalise, prepare
 from vmae_jax.models.attention import IMPLEMENTATIONS
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.blocks import REMAT
@@ -32,51 +32,53 @@ DTYPES = {'bfloat16': jnp.bfloat16, 'float32': jnp.float32}
 REGRESSORS = ('none', 'latent')
 
 
-def build_objective(config) -> Objective:
+def build_method(config) -> Method:
   """The method that a config describes.
 
   Raises:
     UserError: a name or option that does not exist, sizes that do not divide, or a target
       whose tokenizer is missing.
   """
-  model, data = config.model, config.data
+  model, data, regressor = config.model, config.data, config.regressor
   patch = tuple(model.patch)
   grid = token_grid((data.frames, data.size, data.size), patch)
-  tokenizer = None
-  if any(head.target == 'codes' for head in config.heads.values()):
-    path = config.tokenizer.path
-    tokenizer = untrained.untrained_tokenizer() if path == untrained.NAME else load_tokenizer(path)
-  hide, mask = _masks(config, grid)
-  raft = _load_raft(config)
-  flow, follow = _motion(config, raft)
-  regressor = config.regressor
   check_name(regressor.name, REGRESSORS, 'regressor.name')
-  if regressor.name != 'none' and config.decoder_masking.name == 'running_cell':
-    raise UserError(
-      'decoder_masking running_cell also decodes tokens that are visible, which a regressor must '
-      'not be shown as targets: take decoder_masking.name random.'
-    )
-  objective = Objective(
-    model=build_model(config, heads={}),
+  tokenizer, raft = _load_tokenizer(config), _load_raft(config)
+  hide, decode = _masks(config, grid)
+  flow, follow = _motion(config, None if raft is None else raft[0])
+  heads = {name: _head(name, head, patch, tokenizer) for name, head in config.heads.items()}
+  frozen = {} if tokenizer is None else {'tokenizer': tokenizer.params}
+  if raft is not None:
+    frozen['raft'] = raft[1]
+
+  def targets(clip, window, frozen):
+    followed = follow(clip, window, flow(clip, frozen), frozen)
+    return {name: head.target(clip, followed, frozen) for name, head in heads.items()}
+
+  frame = (data.size, data.size, 3)
+  clip = jax.ShapeDtypeStruct((1, data.frames, *frame), jnp.float32)
+  between = window(config)
+  frames = jax.ShapeDtypeStruct((1, grid[0], between, *frame), jnp.float32) if between else None
+  outputs = _outputs(config, jax.eval_shape(targets, clip, frames, frozen), tokenizer)
+  method = Method(
+    model=build_model(config, heads=outputs),
+    look=build_augmentation(config.augment),
     flow=flow,
     follow=follow,
-    window=window(config),
     hide=hide,
-    mask=mask,
-    heads={name: _head(name, head, patch, tokenizer) for name, head in config.heads.items()},
-    auxiliary={} if regressor.name == 'none' else {'alignment': regressor.alignment_weight},
-    tokenizer=tokenizer,
-    raft=None if raft is None else raft[1],
-    prepare=prepare,
-    augment=build_augmentation(config.augment),
+    decode=decode,
+    heads=heads,
+    own_losses={} if regressor.name == 'none' else {'alignment': regressor.alignment_weight},
     normalise=functools.partial(normalise, mean=tuple(data.mean), std=tuple(data.std)),
+    tokenizer=tokenizer,
+    frozen=frozen,
+    window=between,
     grid=grid,
     patch=patch,
     seed=config.seed,
   )
-  _check_counts(objective, config)
-  outputs = _outputs(config, objective.target_shapes(), tokenizer)
-  return objective._replace(model=build_model(config, heads=outputs))
+  _check_counts(method, config)
+  return method
 
 
 def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | RegressedAutoencoder:
@@ -163,27 +165,29 @@ def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | N
   return Head(target, loss, head.weight)
 
 
-def _masks(config, grid: tuple[int, int, int]) -> tuple[Callable[..., Mask], Callable[..., Mask]]:
-  """The masking rule over a batch, and the same with the decoder's masking after it."""
+def _masks(
+  config, grid: tuple[int, int, int]
+) -> tuple[Callable[..., Mask], Callable[..., Mask] | None]:
+  """The masking rule over a batch, and which of the hidden tokens are decoded (None: all)."""
   masking, decoding = config.masking, config.decoder_masking
   hide = lookup(MASKINGS, masking.name, 'masking.name')
   given = ('key', 'clip', 'flow', 'grid', 'ratio')
   check_options(hide, masking.options.keys(), 'masking.options', given)
   hide = functools.partial(hide, grid=grid, ratio=masking.ratio, **masking.options)
-  rule = hide
   decode = lookup({'none': None} | DECODER_MASKINGS, decoding.name, 'decoder_masking.name')
-  if decode is not None:
-    decode = functools.partial(decode, grid=grid, ratio=decoding.ratio)
+  if decode is None:
+    return jax.vmap(hide), None
+  if config.regressor.name != 'none' and decoding.name == 'running_cell':
+    raise UserError(
+      'decoder_masking running_cell also decodes tokens that are visible, which a regressor must '
+      'not be shown as targets: take decoder_masking.name random.'
+    )
+  return jax.vmap(hide), jax.vmap(functools.partial(decode, grid=grid, ratio=decoding.ratio))
 
-    def rule(key, clip, flow):
-      return decode(jax.random.fold_in(key, 1), hide(key, clip, flow))
 
-  return jax.vmap(hide), jax.vmap(rule)
-
-
-def _check_counts(objective: Objective, config) -> None:
+def _check_counts(method: Method, config) -> None:
   """Raises a UserError where nothing is visible or nothing is to be predicted."""
-  mask, (t, h, w) = objective.mask_shape(), objective.grid
+  mask, (t, h, w) = method.mask_shape(), method.grid
   if not mask.visible.size or not mask.masked.size:
     raise UserError(
       f'masking {config.masking.name} with ratio {config.masking.ratio} leaves '
@@ -193,9 +197,9 @@ def _check_counts(objective: Objective, config) -> None:
 
 
 def _motion(
-  config, raft: tuple[str, Any] | None
+  config, raft_size: str | None
 ) -> tuple[Callable[..., Flow | None], Callable[..., Followed | None]]:
-  """Objective.flow, of all pairs of frames that anything asks for, and Objective.follow."""
+  """`Method.flow`, of all pairs of frames that anything asks for, and `Method.follow`."""
   pairs, tracking = _flow_pairs(config), config.tracking
   options = dict(
     pitch=cell_of(tuple(config.model.patch)) if _tracked(config) else 0,
@@ -206,7 +210,9 @@ def _motion(
 
   def estimator(frozen):
     function = functools.partial(ESTIMATORS[config.motion.name], **config.motion.options)
-    return function if raft is None else functools.partial(function, frozen['raft'], size=raft[0])
+    if raft_size is None:
+      return function
+    return functools.partial(function, frozen['raft'], size=raft_size)
 
   def flow(clip, frozen):
     return estimate(clip, pairs=pairs, estimator=estimator(frozen)) if pairs else None
@@ -239,6 +245,14 @@ def _flow_pairs(config) -> list[tuple[int, int]]:
   if masking.name in FLOW_PAIRS:
     pairs |= set(FLOW_PAIRS[masking.name](frames, **masking.options))
   return sorted(pairs)
+
+
+def _load_tokenizer(config) -> Tokenizer | None:
+  """The frozen tokenizer, if a head's target is its codes."""
+  if all(head.target != 'codes' for head in config.heads.values()):
+    return None
+  path = config.tokenizer.path
+  return untrained.untrained_tokenizer() if path == untrained.NAME else load_tokenizer(path)
 
 
 def _load_raft(config) -> tuple[str, Any] | None:

@@ -1,0 +1,208 @@
+"""The way from a batch to the loss, the same for every method: read `Method.forward` first."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vmae_jax.frozen.tokenizer import Tokenizer
+from vmae_jax.masking import Mask
+from vmae_jax.method.keys import clip_keys
+from vmae_jax.method.losses import code_accuracy, cross_entropy
+from vmae_jax.models import flops as flops_lib
+from vmae_jax.models.autoencoder import MaskedAutoencoder
+from vmae_jax.models.encoder import gather
+from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
+from vmae_jax.motion.flow import Flow
+from vmae_jax.motion.follow import Followed
+from vmae_jax.targets.target import Target
+from vmae_jax.types import Array, Float, Key, UInt8
+
+
+class Head(NamedTuple):
+  """One thing to predict: (clip, followed, frozen) -> Target of all tokens, its loss and weight."""
+
+  target: Callable[..., Target]
+  loss: Callable[..., Array]
+  weight: float
+
+
+class Forward(NamedTuple):
+  """What `Method.forward` makes of a batch.
+
+  Attributes:
+    clip: In [0, 1], with the look of this visit.
+    flow: Optical flow between the clip's frames, or None.
+    followed: Points that targets follow, or None.
+    mask: Which tokens are visible and which are predicted.
+    targets: Head -> what is to be predicted, for all tokens, without a gradient.
+    predictions: Head -> what the model says, at the masked tokens.
+    own_losses: Loss that the model itself defines -> its value at the masked tokens.
+  """
+
+  clip: Float[Array, 'b T H W 3']
+  flow: Flow | None
+  followed: Followed | None
+  mask: Mask
+  targets: dict[str, Target]
+  predictions: dict[str, Float[Array, 'b m _']]
+  own_losses: dict[str, Float[Array, 'b m']]
+
+
+class Method(NamedTuple):
+  """A method ready to train, masking x targets x wiring; `build_method` makes it from a config.
+
+  Attributes:
+    model: The wiring: an autoencoder with one output for each head.
+    look: (keys 'b', images in [0, 1]) -> the same images with another look.
+    flow: (clip, frozen) -> the optical flow that masks or targets ask for, or None.
+    follow: (clip, window, flow, frozen) -> the points that targets follow, or None.
+    hide: (keys 'b', clip, flow) -> Mask with a batch axis: all hidden tokens are predicted.
+    decode: (keys 'b', Mask) -> the same with part of the hidden tokens, or None: all of them.
+    heads: What the model predicts.
+    own_losses: Loss that the model itself defines -> its weight.
+    normalise: Clip in [0, 1] -> the model's input.
+    tokenizer: The frozen tokenizer that a target asks for, or None.
+    frozen: Parameters of frozen networks that a step needs; in no state and no checkpoint.
+    window: Frames that the loader adds to each time slot for `follow`, or 0.
+    grid: Tokens (t, h, w).
+    patch: Size of a patch in frames, rows and columns.
+    seed: Of all randomness on the devices.
+  """
+
+  model: MaskedAutoencoder | RegressedAutoencoder
+  look: Callable[..., dict[str, Array]]
+  flow: Callable[..., Flow | None]
+  follow: Callable[..., Followed | None]
+  hide: Callable[..., Mask]
+  decode: Callable[..., Mask] | None
+  heads: dict[str, Head]
+  own_losses: dict[str, float]
+  normalise: Callable[[Array], Array]
+  tokenizer: Tokenizer | None
+  frozen: dict[str, Any]
+  window: int
+  grid: tuple[int, int, int]
+  patch: tuple[int, int, int]
+  seed: int
+
+  def forward(
+    self, params: Any, batch: dict[str, Array], frozen: Any, *, decode_all: bool = False
+  ) -> Forward:
+    """All that a method does with a batch, in order.
+
+    Args:
+      params: Of the model.
+      batch: From the loader: uint8 `video` 'b T H W 3' and, if there is one, `window`
+        'b t l H W 3'; `epoch`, `sample` and `repeat`.
+      frozen: `self.frozen`, on the devices.
+      decode_all: Predicts all hidden tokens, as pictures want it.
+    """
+    images = {name: unit_range(batch[name]) for name in ('video', 'window') if name in batch}
+    images = self.look(clip_keys(self.seed, batch, 'look'), images)
+    clip = images['video']
+    flow = self.flow(clip, frozen)
+    followed = self.follow(clip, images.get('window'), flow, frozen)
+    mask = self.hide(clip_keys(self.seed, batch, 'mask'), clip, flow)
+    if self.decode and not decode_all:
+      mask = self.decode(clip_keys(self.seed, batch, 'decoded share'), mask)
+    targets = {name: head.target(clip, followed, frozen) for name, head in self.heads.items()}
+    predictions, sown = self.model.apply(
+      {'params': params}, self.normalise(clip), mask.visible, mask.masked, mutable='losses'
+    )
+    own_losses = {name: values[0] for name, values in sown.get('losses', {}).items()}
+    targets = jax.lax.stop_gradient(targets)
+    return Forward(clip, flow, followed, mask, targets, predictions, own_losses)
+
+  def loss(
+    self, params: Any, batch: dict[str, Array], frozen: Any
+  ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
+    """The weighted sum of mean losses at masked tokens, and its parts. For the arguments see
+    `forward`."""
+    out = self.forward(params, batch, frozen)
+    targets = jax.tree.map(lambda x: gather(x, out.mask.masked), out.targets)
+
+    def mean(tokens):
+      return (tokens * out.mask.weight).sum() / out.mask.weight.sum()
+
+    total, parts = jnp.zeros(()), {}
+    for name, head in self.heads.items():
+      prediction, (values, weights) = out.predictions[name], targets[name]
+      given = () if weights is None else (weights,)
+      parts[f'loss_{name}'] = mean(head.loss(prediction, values, *given))
+      total += head.weight * parts[f'loss_{name}']
+      if head.loss is cross_entropy:
+        parts[f'accuracy_{name}'] = mean(code_accuracy(prediction, values))
+    for name, weight in self.own_losses.items():
+      parts[f'loss_{name}'] = mean(out.own_losses[name])
+      total += weight * parts[f'loss_{name}']
+    return total, parts
+
+  def init(self, key: Key[Array, '']) -> Any:
+    """Fresh float32 parameters."""
+    (t, h, w), (pt, ph, pw) = self.grid, self.patch
+    clip = jnp.zeros((1, t * pt, h * ph, w * pw, 3))
+    # Which tokens are masked makes no difference to the parameters.
+    index = jnp.arange(2)[None]
+    return self.model.init(key, clip, index[:, :1], index[:, 1:])['params']
+
+  def mask_shape(self) -> Mask:
+    """The shapes of one clip's mask, with a batch axis of 1."""
+    params = jax.eval_shape(self.init, jax.random.key(0))
+    return jax.eval_shape(
+      lambda *given: self.forward(*given).mask, params, self._example(), self.frozen
+    )
+
+  def flops(self) -> int:
+    """Floating-point operations of a training step for one clip, flow and targets among them."""
+    mask = self.mask_shape()
+    sizes = dict(
+      encoder=self.model.encoder,
+      decoder=self.model.decoder,
+      heads=self.model.heads,
+      visible=mask.visible.shape[1],
+      masked=mask.masked.shape[1],
+      patch_values=math.prod(self.patch) * 3,
+    )
+    if isinstance(self.model, RegressedAutoencoder):
+      trained, rest = flops_lib.regressed_autoencoder_flops(regressor=self.model.regressor, **sizes)
+    else:
+      trained, rest = flops_lib.autoencoder_flops(**sizes), 0
+    return flops_lib.training_flops(trained) + rest + self.target_flops()
+
+  def target_flops(self) -> int:
+    """Floating-point operations of flow, followed points and targets for one clip."""
+
+    def ask(batch, frozen):
+      images = {name: unit_range(batch[name]) for name in ('video', 'window') if name in batch}
+      clip = images['video']
+      flow = self.flow(clip, frozen)
+      followed = self.follow(clip, images.get('window'), flow, frozen)
+      return flow, [head.target(clip, followed, frozen) for head in self.heads.values()]
+
+    return flops_lib.traced_flops(ask, self._example(), self.frozen)
+
+  def _example(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch of one clip."""
+    t, *_ = self.grid
+    T, H, W = (n * p for n, p in zip(self.grid, self.patch, strict=True))
+    shapes = {'video': (1, T, H, W, 3)}
+    if self.window:
+      shapes['window'] = (1, t, self.window, H, W, 3)
+    images = {name: jax.ShapeDtypeStruct(shape, jnp.uint8) for name, shape in shapes.items()}
+    number = jax.ShapeDtypeStruct((1,), jnp.int32)
+    return images | dict.fromkeys(('epoch', 'sample', 'repeat'), number)
+
+
+def unit_range(video: UInt8[Array, '*b H W C']) -> Float[Array, '*b H W C']:
+  """RGB in [0, 255] to [0, 1]."""
+  return video.astype(jnp.float32) / 255
+
+
+def normalise(
+  clip: Float[Array, 'b T H W C'], *, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, 'b T H W C']:
+  """A clip in [0, 1] with the given mean and deviation of each channel taken out."""
+  return (clip - jnp.asarray(mean)) / jnp.asarray(std)

@@ -1,0 +1,36 @@
+"""One random key for one purpose: where the numbers drawn for a clip on the devices come from."""
+
+import jax
+
+from vmae_jax.types import Array, Int32, Key
+
+# Purpose -> what the clip's key is folded with. Maskings get the clip's key itself and may split it
+# or fold it with small numbers, so the other purposes of pre-training are far above those.
+# Fine-tuning masks nothing. A run goes on bit for bit only while its purposes keep their numbers.
+PURPOSES = {
+  'mask': None,
+  'look': 10**6,
+  'decoded share': 10**6 + 1,
+  'erased box': 0,
+  'mixing': 1,
+  'dropped branches': 2,
+}
+
+
+def clip_keys(seed: int, batch: dict[str, Array], purpose: str) -> Key[Array, ' b']:
+  """One key a clip, for one purpose: a function of (seed, epoch, sample, repeat) alone.
+
+  Args:
+    seed: Of the run.
+    batch: From the loader; its `epoch`, `sample` and `repeat` say which visit a clip is.
+    purpose: A key of PURPOSES.
+  """
+  number = PURPOSES[purpose]
+
+  def key_of(epoch: Int32[Array, ''], sample: Int32[Array, ''], repeat: Int32[Array, '']):
+    key = jax.random.key(seed)
+    for part in (epoch, sample, repeat) if number is None else (epoch, sample, repeat, number):
+      key = jax.random.fold_in(key, part)
+    return key
+
+  return jax.vmap(key_of)(batch['epoch'], batch['sample'], batch['repeat'])
