@@ -133,6 +133,12 @@ VALUES = [
   ('masking.ratio=0.999999999', ['leaves 0 of', 'tokens visible', 'change masking.ratio']),
   ('masking.ratio=0.01', ['and 0 to predict', 'change masking.ratio']),
   ('decoder_masking.name=running_cell decoder_masking.ratio=0.3', ['0.25, 0.5 or 0.75']),
+  ('decoder_masking.ratio=-0.5', ['decoder_masking.ratio is -0.5', 'between 0 and 1']),
+  ('seed=-1', ['seed is -1', 'at least 0']),
+  (
+    'masking.name=motion_guided data.frames=1 model.patch=1,8,8',
+    ['motion_guided follows motion', 'data.frames is 1', 'another masking.name'],
+  ),
   ('model.decoder_heads=3', ['the decoder width', '3 heads']),
   ('steps=0', ['less than one step', 'raise epochs or set steps']),
   ('data.train=nowhere.txt', ["no list or folder 'nowhere.txt'", 'looked in', 'tfds:NAME:SPLIT']),

@@ -198,6 +198,7 @@ def parse_arg(
 
 # The least value of a number, where it matters and the number is not left open (None).
 _LEAST = {
+  'seed': 0,
   'steps': 0,
   'batch_size': 1,
   'data.frames': 1,
@@ -272,8 +273,10 @@ def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
       check_name(key, _HEAD_KEYS + _HEAD_EXTRAS, f'heads.{name}')
     if missing := [key for key in _HEAD_KEYS if key not in head]:
       raise UserError(f'heads.{name} lacks {", ".join(missing)}: set it in the config file.')
-  if not 0 < config.masking.ratio < 1:
-    raise UserError(f'masking.ratio is {config.masking.ratio}: it must lie between 0 and 1.')
+  for name in ('masking', 'decoder_masking'):
+    ratio = config[name].ratio
+    if not 0 < ratio < 1:
+      raise UserError(f'{name}.ratio is {ratio}: it must lie between 0 and 1.')
 
 
 def check_shared(config: ml_collections.ConfigDict, *, devices: int) -> None:

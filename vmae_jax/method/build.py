@@ -243,7 +243,13 @@ def _flow_pairs(config) -> list[tuple[int, int]]:
   masking, frames = config.masking, config.data.frames
   pairs = set(clip_pairs(frames) if _tracked(config) and not window(config) else ())
   if masking.name in FLOW_PAIRS:
-    pairs |= set(FLOW_PAIRS[masking.name](frames, **masking.options))
+    asked = FLOW_PAIRS[masking.name](frames, **masking.options)
+    if not asked:
+      raise UserError(
+        f'masking {masking.name} follows motion from frame to frame, and data.frames is {frames}: '
+        'give clips more frames, or take another masking.name.'
+      )
+    pairs |= set(asked)
   return sorted(pairs)
 
 

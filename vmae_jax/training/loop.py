@@ -42,8 +42,7 @@ class Task(NamedTuple):
     sampler: Cuts clips from them.
     implied: What the config of an older run stands for where it lacks a key.
     pretrained: (shapes of the parameters with shardings) -> those to start from, or None.
-    watcher: () -> (step, state, frozen, log) -> None, called after every step before the state
-      is saved.
+    watch: (step, state, frozen, log) -> None, called after every step before the state is saved.
     evaluate: (step, state, log, stopping) -> numbers for the summary, or None if `stopping()`
       became true before it had finished; called after every step once the state is saved, and
       again at the next start.
@@ -60,7 +59,7 @@ class Task(NamedTuple):
   sampler: ClipSampler
   implied: ml_collections.ConfigDict
   pretrained: Callable[[Any], Any] | None = None
-  watcher: Callable[[], Callable[..., None]] = lambda: lambda *_: None
+  watch: Callable[..., None] = lambda *_: None
   evaluate: Callable[..., dict[str, Any] | None] = lambda *_: {}
 
 
@@ -137,14 +136,13 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     profile = StepProfile(workdir, config.log.profile)
     log.describe(state, mesh)
     try:
-      watch = task.watcher()
       results = evaluate(start, False)
       for step, batch in enumerate(loader, start=start + 1):
         with profile.step(step):
           state, metrics = step_fn(state, batch, frozen)
         log.dispatched(step, metrics, loader)
         profile.after(step, metrics)
-        watch(step, state, frozen, log)
+        task.watch(step, state, frozen, log)
         stopping = stop.asked(step)
         if stopping or step % config.checkpoint.every_steps == 0 or step == steps:
           checkpointer.save(step, state)

@@ -45,15 +45,16 @@ def train(config, workdir: str) -> TrainState:
   optimizer = loop.make_optimizer(config, schedule)
   sampler = clip_sampler(config)
 
-  def watcher():
-    answering = PatientSource(source, Patience(config.data.seconds))
-    pictures = Pictures(method, answering, sampler, config, workdir, mesh)
+  answering = PatientSource(source, Patience(config.data.seconds))
+  pictures = Pictures(method, answering, sampler, config, workdir, mesh)
 
-    def watch(step, state, frozen, log):
-      if step % config.log.pictures_every_steps == 0 or step == steps:
-        log.writer.write_images(step, pictures.draw(step, state.params, frozen))
-
-    return watch
+  def watch(step, state, frozen, log):
+    if step % config.log.pictures_every_steps and step != steps:
+      return
+    try:
+      log.writer.write_images(step, pictures.draw(step, state.params, frozen))
+    except Exception as e:  # What is only looked at ends no run.
+      log.progress.print(f'step {step}: no pictures ({type(e).__name__}: {e})')
 
   task = loop.Task(
     init=method.init,
@@ -74,7 +75,7 @@ def train(config, workdir: str) -> TrainState:
     pretrained=(lambda like: load_params(config.init_from, like, weights=weights))
     if config.init_from
     else None,
-    watcher=watcher,
+    watch=watch,
   )
   if config.probe.every_epochs:
     probe = PeriodicProbe(config, mesh, steps=steps, videos=len(source))

@@ -58,19 +58,23 @@ class Pictures:
     self._folder = pathlib.Path(workdir) / 'pictures'
     self._name = config.method
     self._count = min(config.log.pictures, len(source))
-    # As many as the devices can share, by repetition.
-    shares = mesh.shape['data'] * mesh.shape['fsdp']
+    self._source, self._sampler, self._mesh = source, sampler, mesh
+    outputs = functools.partial(_outputs, method, config)
+    self._outputs = jax.jit(outputs, out_shardings=NamedSharding(mesh, P()))
+
+  @functools.cached_property
+  def _batch(self) -> dict[str, np.ndarray]:
+    """The clips; some of them twice, as the devices share them evenly."""
+    shares = self._mesh.shape['data'] * self._mesh.shape['fsdp']
     index = np.arange(-(-self._count // shares) * shares, dtype=np.int32) % self._count
-    clips = [sampler(source, 0, sample) for sample in range(self._count)]
-    images = ('video', 'window') if method.window else ('video',)
-    self._batch = {
+    clips = [self._sampler(self._source, 0, sample) for sample in range(self._count)]
+    images = ('video', 'window') if self._method.window else ('video',)
+    return {
       **{name: np.stack([clips[i][name][0] for i in index]) for name in images},
       'epoch': np.zeros_like(index),
       'sample': index,
       'repeat': np.zeros_like(index),
     }
-    outputs = functools.partial(_outputs, method, config)
-    self._outputs = jax.jit(outputs, out_shardings=NamedSharding(mesh, P()))
 
   def draw(self, step: int, params, frozen) -> dict[str, UInt8[np.ndarray, 'H2 W2 3']]:
     """Name -> picture; each is also written to WORKDIR/pictures as a PNG.
@@ -83,19 +87,13 @@ class Pictures:
     outputs = jax.device_get(self._outputs(params, self._batch, frozen))
     if jax.process_index() != 0:
       return {}
-    draw = {
-      'pixels': self._pixels,
-      'frame_difference': self._difference,
-      'codes': self._codes,
-      'hog': self._hog,
-      'aligned_hog': self._hog,
-      'trajectory': self._trajectory,
-    }
     pictures = {}
     for name, (target, options) in self._heads.items():
+      if target not in PICTURES:
+        continue
       for i in range(self._count):
         title = f'{self._name}, step {step}'
-        for kind, picture in draw[target](name, options, outputs, i, title).items():
+        for kind, picture in PICTURES[target](self, name, options, outputs, i, title).items():
           pictures[f'{name}_{kind}_clip{i}'] = picture
     if 'maps' in outputs:
       for i in range(self._count):
@@ -187,6 +185,18 @@ class Pictures:
       caption='Flow: hue is direction, colour is speed. Map: red is visible in the middle frame, '
       'carried to the others along the flow; in each slot the tokens with most of it are visible.',
     )
+
+
+# Target -> (pictures, head, its options, outputs, clip, title) -> kind -> picture. Heads of other
+# targets are trained without pictures.
+PICTURES = {
+  'pixels': Pictures._pixels,
+  'frame_difference': Pictures._difference,
+  'codes': Pictures._codes,
+  'hog': Pictures._hog,
+  'aligned_hog': Pictures._hog,
+  'trajectory': Pictures._trajectory,
+}
 
 
 def _outputs(method: Method, config, params, batch, frozen):

@@ -1,0 +1,46 @@
+"""What is only looked at stops no run."""
+
+import jaxtyping
+import pytest
+
+from tests import started
+from vmae_jax.config_file import load_config
+from vmae_jax.masking import MASKINGS
+from vmae_jax.runs.metrics import read_metrics
+from vmae_jax.targets import TARGETS
+from vmae_jax.training.pretraining import train
+from vmae_jax.visualize import predictions
+
+
+def config_of(**heads):
+  config = load_config(started.SMOKE)
+  config.steps, config.batch_size, config.log.pictures = 2, 8, 1
+  config.log.every_steps = config.log.pictures_every_steps = config.checkpoint.every_steps = 1
+  config.heads.pixels.update(heads)
+  return config
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+  monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
+
+
+def test_a_target_and_a_masking_of_the_user_train_without_pictures_of_them(tmp_path, monkeypatch):
+  monkeypatch.setitem(TARGETS, 'mine', TARGETS['pixels'])
+  monkeypatch.setitem(MASKINGS, 'own', MASKINGS['tube'])
+  config = config_of(target='mine')
+  config.masking.name = 'own'
+  train(config, str(tmp_path))
+  assert (tmp_path / 'checkpoints' / '2').is_dir() and len(read_metrics(tmp_path)) == 2
+  assert not list(tmp_path.glob('pictures/*.png'))
+
+
+def test_a_picture_that_fails_is_a_line_of_the_log(tmp_path, monkeypatch, capsys):
+  def broken(*_):
+    raise RuntimeError('no font')
+
+  monkeypatch.setitem(predictions.PICTURES, 'pixels', broken)
+  train(config_of(), str(tmp_path))
+  assert (tmp_path / 'checkpoints' / '2').is_dir()
+  told = ''.join(capsys.readouterr())
+  assert told.count('no pictures (RuntimeError: no font)') == 2
