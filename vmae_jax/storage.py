@@ -143,6 +143,11 @@ def video_file(path: str) -> str | io.BytesIO:
   return io.BytesIO(read(path)) if is_remote(path) else path
 
 
+def stream(path: str) -> Any:
+  """What PyAV opens to read a file piece by piece: its path here, an open file elsewhere."""
+  return _attempt(path, lambda fs: fs.open(path, 'rb')) if is_remote(path) else path
+
+
 def is_file(path: str) -> bool:
   return _kind(path) == 'file' if is_remote(path) else os.path.isfile(path)
 
@@ -241,6 +246,14 @@ def put(file: str | os.PathLike, path: str) -> None:
     os.remove(file)
   else:
     os.replace(file, path)
+
+
+def move(path: str, new: str) -> None:
+  """Moves a complete file to another place of the same disk or bucket."""
+  if is_remote(path):
+    _attempt(path, lambda fs: fs.mv(path, new))
+  else:
+    os.replace(path, new)
 
 
 def remove(path: str) -> None:

@@ -26,7 +26,7 @@ from vmae_jax.types import Int, UInt8
 
 # A title in another encoding than UTF-8 is no reason not to read a video: PyAV before 19 has to
 # be told, later ones know.
-_OPTIONS = {'metadata_errors': 'ignore'} if int(av.__version__.partition('.')[0]) < 19 else {}
+OPTIONS = {'metadata_errors': 'ignore'} if int(av.__version__.partition('.')[0]) < 19 else {}
 
 # What becomes of a frame before it is kept, such as a part of it at another size.
 Shrink = Callable[[UInt8[np.ndarray, 'H W 3']], UInt8[np.ndarray, 'h w 3']]
@@ -37,7 +37,7 @@ class VideoError(Exception):
 
 
 @contextmanager
-def _libav_errors() -> Iterator[None]:
+def libav_errors() -> Iterator[None]:
   """Turns whatever a damaged file makes PyAV raise into a VideoError."""
   try:
     yield
@@ -110,10 +110,10 @@ class Video:
         raise VideoError('file is missing' if not os.path.exists(file) else 'not a file')
       if os.path.getsize(file) == 0:
         raise VideoError('empty file')
-    with _libav_errors():
-      self._container = av.open(file, **_OPTIONS)
+    with libav_errors():
+      self._container = av.open(file, **OPTIONS)
     try:
-      with _libav_errors():
+      with libav_errors():
         self._read_packets()
     except BaseException:
       self.close()
@@ -216,7 +216,7 @@ class Video:
     count = 0
     frames = self._decode(self._packets)
     while True:
-      with _libav_errors():  # Not around the yield: the caller's errors are its own.
+      with libav_errors():  # Not around the yield: the caller's errors are its own.
         frame = next(frames, None)
       if frame is None:
         break
@@ -247,7 +247,7 @@ class Video:
       else:
         runs.append([first, last])
     frame_at = {packets[self._shown[i]].pts: i for i in wanted}
-    with _libav_errors():
+    with libav_errors():
       for first, last in runs:
         for frame in self._decode(packets[first : last + 1], frame_at):
           if frame.pts in frame_at:
@@ -256,7 +256,7 @@ class Video:
   def _decode_counting(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     """All wanted frames, each with its image, found by decoding and counting from the start."""
     count = 0
-    with _libav_errors():
+    with libav_errors():
       for frame in self._decode(self._packets):
         if count in wanted:
           yield count, self._convert(frame)

@@ -16,19 +16,18 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from vmae_jax import storage
-from vmae_jax.data.shards import INDEX, MANIFEST, PARTS
-from vmae_jax.errors import UserError
+from vmae_jax.data.shards import PARTS
+from vmae_jax.errors import Unavailable, UserError
+from vmae_jax.prepare import staging
 from vmae_jax.prepare.encoding import Encoding
 from vmae_jax.prepare.layouts import Listed
 from vmae_jax.prepare.pool import Lost, run_all
-from vmae_jax.prepare.prepare_shards import _check_room, _encode, _finish, _Shard, write_shards
+from vmae_jax.prepare.prepare_shards import Shards, write_shards
+from vmae_jax.prepare.staging import Task, stage
 
 # What `--runner=DirectRunner`, Beam's own default, does without more flags: all processors.
 HERE = ('--direct_num_workers=0', '--direct_running_mode=multi_threading')
@@ -71,50 +70,48 @@ def pipeline_options(flags: str) -> Any:
 def _write_shard(task: str) -> None:
   """Runs in Beam's workers: writes one shard, given the path of its list."""
   todo = json.loads(storage.read_text(task))
-  out, name = todo['out'], todo['name']
+  parts, name = os.path.dirname(task), todo['name']
   videos = [Listed(**video) for video in todo['videos']]
   encoding = None if todo['encoding'] is None else Encoding(**todo['encoding'])
-  # Beside its place it can be moved there at once; what is left of a kill goes with PARTS.
-  beside = None if storage.is_remote(out) else os.path.join(out, PARTS)
-  with tempfile.TemporaryDirectory(dir=beside) as mine:
-    folder = Path(mine)
-    (folder / PARTS).mkdir()
-    shard = _Shard(folder / PARTS / f'{name}.partial')
-    tasks = [(i, video, encoding) for i, video in enumerate(videos)]
-    try:
-      for (i, _, _), got in run_all(_encode, tasks, workers=1, seconds=todo['seconds']):
-        shard.add(i, str(got) if isinstance(got, Lost) else got, videos)
-      _finish(shard, folder, name)
-    finally:
-      with suppress(OSError):  # Of a full disk, which is being told already.
-        shard.close()
-    storage.put(folder / PARTS / f'{name}.json', f'{out}/{PARTS}/{name}.json')
-    if shard.headers:
-      storage.put(folder / name, f'{out}/{name}')
+  # Beside its place it can be moved there at once; what is left of a kill goes with the rest.
+  with tempfile.TemporaryDirectory(dir=None if storage.is_remote(parts) else parts) as mine:
+    tasks = [
+      Task(folder=f'{mine}/files', place=i, video=video, encoding=encoding, cut=todo['cut'])
+      for i, video in enumerate(videos)
+    ]
+    os.mkdir(f'{mine}/files')
+    for one, got in run_all(stage, tasks, workers=1, seconds=todo['seconds']):
+      if isinstance(got, OSError):
+        raise got
+      if isinstance(got, Lost):
+        staging.write_failure(one, reason=str(got), may_pass=True)
+    part = staging.pack(f'{mine}/files', videos, mine, name)
+    if part['shard']:
+      storage.put(f'{mine}/{staging.content(part)}', f'{parts}/{staging.content(part)}')
+    storage.put(f'{mine}/{name}.json', f'{parts}/{name}.json')
 
 
-def _run_pipeline(
-  shards: dict[str, Sequence[Listed]],
-  out: str,
-  *,
-  encoding: Encoding | None,
-  seconds: float,
-  options: Any,
-) -> None:
-  """Writes these shards, name -> videos, and waits for them."""
-  import apache_beam as beam
-
-  if not shards:
-    return
+def _write_lists(
+  shards: Shards, parts: str, *, encoding: Encoding | None, cut: float, seconds: float
+) -> list[str]:
+  """Writes for each shard what `_write_shard` reads; returns the paths."""
   tasks = []
   for name, videos in shards.items():
-    todo = {'out': out, 'name': name, 'seconds': seconds}
+    todo = {'name': name, 'seconds': seconds, 'cut': cut}
     todo['encoding'] = None if encoding is None else asdict(encoding)
     todo['videos'] = [asdict(video) for video in videos]
-    tasks.append(f'{out}/{PARTS}/{name}.videos.json')
+    tasks.append(f'{parts}/{name}.videos')
     storage.write_text(tasks[-1], json.dumps(todo))
+  return tasks
+
+
+def _run_pipeline(shards: Shards, parts: str, *, options: Any, **more: Any) -> None:
+  """Writes these shards and waits for them; `more` goes to `_write_lists`."""
+  import apache_beam as beam
+
+  tasks = _write_lists(shards, parts, **more)
   runner = options.get_all_options()['runner'] or 'DirectRunner'
-  print(f'{out}: {len(shards)} shards to write with {runner}', flush=True)
+  print(f'{parts}: {len(shards)} shards to write with {runner}', flush=True)
   try:
     pipeline = beam.Pipeline(options=options)
     elements = pipeline | 'shards' >> beam.Create(tasks) | beam.Reshuffle()
@@ -123,11 +120,11 @@ def _run_pipeline(
   except Exception as e:  # Every runner has errors of its own.
     text = str(e).strip().splitlines() or [type(e).__name__]
     last = next((line for line in reversed(text) if re.match(r'[\w.]*(Error|Exception)', line)), '')
-    raise UserError(
+    raise Unavailable(
       f'the pipeline failed ({(last or text[0])[:300]}); started again, this goes on from here.'
     ) from e
   if state != 'DONE':
-    raise UserError(f'the pipeline ended as {state}; started again, this goes on from here.')
+    raise Unavailable(f'the pipeline ended as {state}; started again, this goes on from here.')
 
 
 def write_shards_with_beam(
@@ -135,6 +132,7 @@ def write_shards_with_beam(
   out: str,
   *,
   encoding: Encoding | None,
+  cut: float = 0.0,
   seconds: float,
   options: Any,
   **more: Any,
@@ -145,7 +143,8 @@ def write_shards_with_beam(
     videos: In the order of the records; at least one.
     out: A folder here, which all workers have under this path, or one elsewhere.
     encoding: None keeps the files' own bytes.
-    seconds: Time limit for one video.
+    cut: Seconds of a clip, 0 to keep videos whole.
+    seconds: Time limit for one video, or one clip of it.
     options: What `pipeline_options` returned.
     **more: Further arguments of `write_shards`.
 
@@ -153,55 +152,10 @@ def write_shards_with_beam(
     The manifest.
 
   Raises:
-    UserError: as `write_shards`, or the pipeline failed.
+    UserError: as `write_shards`.
+    Unavailable: as `write_shards`, or the pipeline failed.
   """
-  run = functools.partial(
-    _run_pipeline, out=storage.absolute(out), encoding=encoding, seconds=seconds, options=options
-  )
-  more |= {'encoding': encoding, 'seconds': seconds, 'workers': 1}
-  if not storage.is_remote(out):
-
-    def write_here(shards: dict[str, Sequence[Listed]]) -> None:
-      left = [video for videos in shards.values() for video in videos]
-      tasks = [(i, video, encoding) for i, video in enumerate(left)]
-      _check_room(Path(out), tasks, workers=1, seconds=seconds)
-      run(shards)
-
-    return write_shards(videos, Path(out), write=write_here, **more)
-  with tempfile.TemporaryDirectory() as here:
-    folder = Path(here)
-
-    def write(shards: dict[str, Sequence[Listed]]) -> None:
-      plan = f'{PARTS}/plan.json'
-      storage.write_text(f'{out}/{plan}', (folder / plan).read_text(encoding='utf-8'))
-      run(shards)
-      _mirror(out, folder)
-
-    try:
-      _mirror(out, folder)
-      manifest = write_shards(videos, folder, write=write, **more)
-      if not storage.is_file(f'{out}/{MANIFEST}'):
-        for name in (INDEX, MANIFEST):
-          storage.put(folder / name, f'{out}/{name}')
-      storage.remove(f'{out}/{PARTS}')
-      return manifest
-    except OSError as e:
-      raise UserError(f'{e.filename}: {e.strerror}; started again, this goes on from here.') from e
-
-
-def _mirror(out: str, folder: Path) -> None:
-  """Makes `folder` say of a run what a folder elsewhere says: small files, and names of others."""
-  if not storage.is_folder(out):
-    return
-  for name in storage.names(out):
-    if name == PARTS:
-      (folder / PARTS).mkdir(exist_ok=True)
-      parts = [n for n in storage.names(f'{out}/{PARTS}') if not n.endswith('.videos.json')]
-      with ThreadPoolExecutor(32) as pool:
-        texts = pool.map(lambda name: storage.read_text(f'{out}/{PARTS}/{name}'), parts)
-        for part, text in zip(parts, texts, strict=True):
-          (folder / PARTS / part).write_text(text, encoding='utf-8', newline='')
-    elif name == MANIFEST:
-      (folder / MANIFEST).write_text(storage.read_text(f'{out}/{MANIFEST}'), encoding='utf-8')
-    else:
-      (folder / name).touch()
+  out = storage.absolute(out)
+  given = {'encoding': encoding, 'cut': cut, 'seconds': seconds}
+  write = functools.partial(_run_pipeline, parts=f'{out}/{PARTS}', options=options, **given)
+  return write_shards(videos, out, write=write, workers=1, **given, **more)

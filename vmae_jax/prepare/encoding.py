@@ -9,6 +9,9 @@ frame refers to, so a clip of every fourth frame needs half of what lies between
 
 import hashlib
 import io
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -18,7 +21,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from vmae_jax import storage
 from vmae_jax.data.frame_folder import FrameFolder, open_video
-from vmae_jax.data.video import Video, VideoError
+from vmae_jax.data.video import OPTIONS, Video, VideoError, libav_errors
 
 B_FRAMES = 3
 
@@ -75,26 +78,97 @@ def encode_video(path: str, encoding: Encoding | None) -> Encoded:
     VideoError: some frame does not decode, or the video cannot be encoded.
   """
   with open_video(path) as video:
-    if encoding is None:
-      if isinstance(video, FrameFolder):
-        raise VideoError('frames in a folder are no file whose bytes could be kept')
-      video.check()
-      data = storage.read(path)
-    else:
-      try:
-        data = _encode(video, encoding)
-      except (av.FFmpegError, ValueError, OverflowError) as e:
-        raise VideoError(f'cannot be encoded: {" ".join(str(e).split())}') from e
-    with Video(io.BytesIO(data)) as encoded:
-      if encoded.num_frames != video.num_frames:
-        raise VideoError(f'{video.num_frames} frames became {encoded.num_frames}')
-      return Encoded(
-        data=data,
-        frames=video.num_frames,
-        rate=video.rate,
-        width=encoded.width,
-        height=encoded.height,
-      )
+    if encoding is not None:
+      return _encode(_timed(video), video, encoding)
+    if isinstance(video, FrameFolder):
+      raise VideoError('frames in a folder are no file whose bytes could be kept')
+    video.check()
+    return _described(storage.read(path), video, video.num_frames)
+
+
+def cut_film(
+  path: str,
+  encoding: Encoding,
+  *,
+  seconds: float,
+  done: Callable[[int], bool] = lambda number: False,
+) -> Iterator[Encoded | None]:
+  """Encodes a film as clips; they hold its frames, each once, in their order.
+
+  The film is decoded once, from its start to its end, and only a clip is held at a time.
+
+  Args:
+    path: As that of `encode_video`.
+    encoding: How.
+    seconds: The length of a clip. The last one has what is left, be it one frame; where the film
+      shows nothing for longer than this, there is no clip.
+    done: Says of the number of a clip, from 0, that it need not be encoded.
+
+  Yields:
+    Each clip, None for those that are done.
+
+  Raises:
+    VideoError: as `encode_video`, also after some clips.
+  """
+  with FrameFolder(path) if path.endswith('/') else _Film(path) as film:
+    length = Fraction(seconds) / film.time_base
+    clips = itertools.groupby(_timed(film), key=lambda timed: timed[0] // length)
+    for number, (_, frames) in enumerate(clips):
+      if done(number):
+        deque(frames, maxlen=0)
+        yield None
+      else:
+        yield _encode(frames, film, encoding)
+
+
+class _Film:
+  """A video file that is decoded as it is read, with what a `Video` has of it."""
+
+  def __init__(self, path: str):
+    with libav_errors():
+      self._container = av.open(storage.stream(path), **OPTIONS)
+      stream = self._container.streams.best('video')
+    if stream is None or stream.codec_context is None:
+      self._container.close()
+      raise VideoError('no video stream' if stream is None else 'no decoder for its video stream')
+    stream.codec_context.thread_count = 1
+    self._stream = stream
+    self.rate = float(stream.average_rate or stream.guessed_rate or 0)
+    self.time_base = stream.time_base
+
+  def decode(self) -> Iterator[av.VideoFrame]:
+    """As that of a `Video`; what is missing at the end is found there."""
+    frames = self._decode()
+    for count in itertools.count():
+      with libav_errors():  # Not around the yield: the caller's errors are its own.
+        frame = next(frames, None)
+      if frame is None:
+        break
+      if frame.is_corrupt:
+        raise VideoError(f'frame {count} is damaged')
+      yield frame
+    if not count:
+      raise VideoError('no frames')
+
+  def _decode(self) -> Iterator[av.VideoFrame]:
+    packets, last = 0, None
+    for packet in self._container.demux(self._stream):
+      if packet.size:  # Empty ones would tell the decoder that the stream has ended.
+        packets, last = packets + 1, packet
+        yield from self._stream.codec_context.decode(packet)
+    yield from self._stream.codec_context.decode(None)
+    whole = len(self._stream.index_entries)
+    if packets < whole or (last is not None and last.is_corrupt):
+      raise VideoError(f'truncated: {packets} of {max(whole, packets)} frames are in the file')
+
+  def close(self) -> None:
+    self._container.close()
+
+  def __enter__(self) -> '_Film':
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -105,8 +179,40 @@ def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
   return round(width * scale / 2) * 2, round(height * scale / 2) * 2
 
 
-def _encode(video: Video | FrameFolder, encoding: Encoding) -> bytes:
-  """An MP4 file with every frame of the video, at its own time and turned as it was; no sound."""
+def _timed(video: Video | FrameFolder | _Film) -> Iterator[tuple[int, av.VideoFrame]]:
+  """Every frame with its time, which grows from 0.
+
+  Where time stamps are missing or run back, the video's rate counts on.
+  """
+  step = max(1, round(1 / (_rate(video) * video.time_base)))
+  first, last = 0, -1
+  for frame in video.decode():
+    if last < 0:
+      first = frame.pts or 0
+    time = None if frame.pts is None else frame.pts - first
+    last = time if time is not None and time > last else last + step
+    yield last, frame
+
+
+def _rate(video: Video | FrameFolder | _Film) -> Fraction:
+  return Fraction(video.rate or 25).limit_denominator(100_000)
+
+
+def _encode(
+  frames: Iterable[tuple[int, av.VideoFrame]],
+  video: Video | FrameFolder | _Film,
+  encoding: Encoding,
+) -> Encoded:
+  """An MP4 file with these frames, at least one, each turned as it was; no sound.
+
+  Args:
+    frames: Of the video, with their times, of which the first becomes 0.
+    video: Says its rate and what a step of time is.
+    encoding: How.
+
+  Raises:
+    VideoError: they do not decode or cannot be encoded.
+  """
   out = io.BytesIO()
   converter = VideoReformatter()
   options = {
@@ -119,37 +225,45 @@ def _encode(video: Video | FrameFolder, encoding: Encoding) -> bytes:
     # mbtree gives other bytes every few times, where there are B-frames.
     'x264-params': 'b-pyramid=none:mbtree=0',
   }
-  # `bitexact` leaves out what the muxer would say of itself: the picture decides the bytes.
-  with av.open(out, 'w', format='mp4', options={'fflags': '+bitexact'}) as container:
-    stream, first, last = None, 0, -1
-    for frame in video.decode():
-      if stream is None:
-        rate = Fraction(video.rate or 25).limit_denominator(100_000)
-        stream = container.add_stream('libx264', rate=rate, options=options)
-        stream.width, stream.height = scaled_size(frame.width, frame.height, encoding.short_side)
-        stream.pix_fmt = 'yuv420p'
-        stream.time_base = stream.codec_context.time_base = video.time_base
-        stream.codec_context.thread_count = 1  # The bytes depend on it.
-        if frame.rotation:
-          stream.set_display_rotation(frame.rotation)
-        step = max(1, round(1 / (rate * video.time_base)))
-        first = frame.pts or 0
-      image = converter.reformat(
-        frame,
-        width=stream.width,
-        height=stream.height,
-        format='yuv420p',
-        interpolation=Interpolation.AREA,
-        threads=1,
-      )
-      if last < 0:  # Matrix and range of the colours stay what they were.
-        stream.codec_context.colorspace = image.colorspace
-        stream.codec_context.color_range = image.color_range
-      # Where time stamps are missing or run back, the video's rate counts on.
-      time = None if frame.pts is None else frame.pts - first
-      last = time if time is not None and time > last else last + step
-      image.pts, image.time_base = last, video.time_base
-      image.pict_type = PictureType.NONE  # Else x264 would do what the first encoder did.
-      container.mux(stream.encode(image))
-    container.mux(stream.encode(None))
-  return out.getvalue()
+  stream, first, count = None, 0, 0
+  try:
+    # `bitexact` leaves out what the muxer would say of itself: the picture decides the bytes.
+    with av.open(out, 'w', format='mp4', options={'fflags': '+bitexact'}) as container:
+      for count, (time, frame) in enumerate(frames, 1):
+        if stream is None:
+          first = time
+          stream = container.add_stream('libx264', rate=_rate(video), options=options)
+          stream.width, stream.height = scaled_size(frame.width, frame.height, encoding.short_side)
+          stream.pix_fmt = 'yuv420p'
+          stream.time_base = stream.codec_context.time_base = video.time_base
+          stream.codec_context.thread_count = 1  # The bytes depend on it.
+          if frame.rotation:
+            stream.set_display_rotation(frame.rotation)
+        image = converter.reformat(
+          frame,
+          width=stream.width,
+          height=stream.height,
+          format='yuv420p',
+          interpolation=Interpolation.AREA,
+          threads=1,
+        )
+        if count == 1:  # Matrix and range of the colours stay what they were.
+          stream.codec_context.colorspace = image.colorspace
+          stream.codec_context.color_range = image.color_range
+        image.pts, image.time_base = time - first, video.time_base
+        image.pict_type = PictureType.NONE  # Else x264 would do what the first encoder did.
+        container.mux(stream.encode(image))
+      container.mux(stream.encode(None))
+  except (av.FFmpegError, ValueError, OverflowError) as e:
+    raise VideoError(f'cannot be encoded: {" ".join(str(e).split())}') from e
+  return _described(out.getvalue(), video, count)
+
+
+def _described(data: bytes, video: Video | FrameFolder | _Film, frames: int) -> Encoded:
+  """Looks at what was encoded: it must have so many frames."""
+  with Video(io.BytesIO(data)) as encoded:
+    if encoded.num_frames != frames:
+      raise VideoError(f'{frames} frames became {encoded.num_frames}')
+    return Encoded(
+      data=data, frames=frames, rate=video.rate, width=encoded.width, height=encoded.height
+    )

@@ -3,18 +3,19 @@
 import argparse
 import functools
 import json
+import math
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from vmae_jax import storage
 from vmae_jax.data.lists import check_name
+from vmae_jax.data.shards import MANIFEST
 from vmae_jax.errors import UserError
 from vmae_jax.prepare import davis, layouts
 from vmae_jax.prepare.encoding import Encoding
 from vmae_jax.prepare.layouts import Layout, Tree
-from vmae_jax.prepare.prepare_shards import write_shards
+from vmae_jax.prepare.prepare_shards import MOST_FAILURES, too_many, write_shards
 
 SUMMARY = 'prepare.json'  # Marks a folder as one of ours.
 SELF_CONTAINED = ('davis2017', 'folder')  # No lists come apart from the videos.
@@ -70,29 +71,35 @@ def _add_data_set(command: argparse.ArgumentParser, name: str, *, official: bool
   ):
     value = getattr(defaults, option)
     add(f'--{option.replace("_", "-")}', type=int, metavar='N', help=f'{text} ({value})')
-  command.set_defaults(copy=False)
+  command.set_defaults(copy=False, cut=0.0)
   if name not in FRAMES:
     add('--copy', action='store_true', help='keep the bytes of the files instead')
-  text = 'videos in a shard (64, or more where that were more than 512 shards)'
+    text = 'make clips FILM@00000, FILM@00001, ... of this length; the last has what is left'
+    add('--cut', type=float, default=0.0, metavar='SECONDS', help=text)
+  text = 'videos in a shard (64, 1 with --cut, or more where that were more than 512 shards)'
   add('--shard-videos', type=int, default=0, metavar='N', help=text)
   add('--workers', type=int, metavar='N', help='processes (one a processor)')
   add('--beam', action='store_true', help='write them with Apache Beam, on many machines')
   add('--beam-options', default='', metavar='--X=Y,--Z', help='flags of Beam: --runner, ...')
-  add('--seconds', type=float, default=600.0, help='time limit for one video (600)')
+  add('--seconds', type=float, default=600.0, help='time limit for one video, or one cut (600)')
+  add('--retry', action='store_true', help='do again what has failed, in complete shards as well')
 
 
 def _encoding(args: argparse.Namespace) -> Encoding | None:
   """How the videos are encoded; checks the options of shards."""
   given = {k: v for k in ('short_side', 'gop', 'crf') if (v := getattr(args, k)) is not None}
-  for name in (*given, *(['copy'] if args.copy else []), *(['shard_videos'] * args.shard_videos)):
+  others = [name for name in ('copy', 'cut', 'retry', 'shard_videos') if getattr(args, name)]
+  for name in (*given, *others):
     if not args.shards:
       raise UserError(f'--{name.replace("_", "-")} is for shards: give --shards as well.')
   for name, least, most in (('short_side', 16, 4320), ('gop', 1, 1000), ('crf', 0, 51)):
     if name in given and not least <= given[name] <= most:
       name, value = name.replace('_', '-'), given[name]
       raise UserError(f'--{name}={value}: it must be from {least} to {most}.')
-  if args.copy and given:
-    name = next(iter(given)).replace('_', '-')
+  if not 0 <= args.cut < math.inf:
+    raise UserError(f'--cut={args.cut:g}: give the seconds of a clip.')
+  if args.copy and (given or args.cut):
+    name = next(iter(given), 'cut').replace('_', '-')
     raise UserError(f'--copy keeps the videos as they are: leave out --{name}.')
   return None if args.copy else Encoding(**given)
 
@@ -192,11 +199,12 @@ def _data_set(args: argparse.Namespace) -> None:
     raise UserError(f'none of the videos lies in {args.source}: does it hold the videos?')
   summary = {'layout': args.layout, 'split': official, 'found': lines}
   _write_lists(args.out, layout, summary)
+  bad = []
   for name, split in layout.splits.items():
     print(f'wrote {args.out}/{name}.txt')
     if not args.shards or not split.videos:
       continue
-    write = functools.partial(write_shards, out=Path(args.out, name), workers=workers)
+    write = functools.partial(write_shards, out=f'{args.out}/{name}', workers=workers)
     if beam is not None:
       from vmae_jax.prepare.beam_shards import write_shards_with_beam
 
@@ -206,8 +214,10 @@ def _data_set(args: argparse.Namespace) -> None:
       about={'layout': args.layout, 'official_split': official, 'split': name},
       classes=layout.classes,
       encoding=encoding,
+      cut=args.cut,
       shard_videos=args.shard_videos,
       seconds=args.seconds,
+      retry=args.retry,
     )
     failures = manifest['failures']
     text = f'wrote {args.out}/{name}: {manifest["records"]} videos in {len(manifest["shards"])} '
@@ -215,3 +225,10 @@ def _data_set(args: argparse.Namespace) -> None:
     if failures:
       text += f'; {len(failures)} failed, such as {failures[0]["id"]} ({failures[0]["reason"]})'
     print(text)
+    if too_many(len(failures), len(split.videos)):
+      bad.append(f'{len(failures)} of {len(split.videos)} videos of {name}')
+  if bad:
+    raise UserError(
+      f'{" and ".join(bad)} cannot be used, more than {MOST_FAILURES:.0%}: {args.out}/SPLIT/'
+      f'{MANIFEST} has the reasons. The others are written; mend the files and give --retry.'
+    )

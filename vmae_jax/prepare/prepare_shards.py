@@ -1,200 +1,57 @@
 """Writes shards, in parallel, so that it can be killed at any moment and started again.
 
-Which video goes into which shard is fixed by its place in the list. A shard grows under a
-temporary name, in the order of the list; when it is complete, first its part of the index and
-then the shard itself get their names. So what has a name is complete, an unbroken run and a
-broken one end in the same bytes, and at most the shards in work are done again.
+Which video goes into which shard is fixed by its place in the list. Videos are encoded to files
+(`staging`), these are packed into shards, and when all of these are there they get their names,
+and the folder its index and manifest. So an unbroken run and a broken one end in the same bytes,
+and at most the videos in work are done again.
 """
 
-import fcntl
+import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
-from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
-from vmae_jax import storage
+from vmae_jax import lock, storage
 from vmae_jax.data.shards import (
   INDEX,
   MANIFEST,
   PARTS,
   VERSION,
-  WRITER_OPTIONS,
   Header,
-  pack,
+  read_index,
   write_index,
 )
-from vmae_jax.data.video import VideoError
-from vmae_jax.errors import UserError
-from vmae_jax.prepare.encoding import Encoded, Encoding, encode_video
+from vmae_jax.errors import Unavailable, UserError
+from vmae_jax.prepare import staging
+from vmae_jax.prepare.encoding import Encoding
 from vmae_jax.prepare.layouts import Listed
 from vmae_jax.prepare.pool import Lost, run_all
+from vmae_jax.prepare.staging import Failure, Task, stage
 
 # Readers keep every shard open: many fewer than the 1024 files that systems allow a process.
 MOST_SHARDS, LEAST_VIDEOS = 512, 64
 PILOT = 4  # Videos that are encoded to learn how much room all will take.
 MARGIN = 1.1
+MOST_FAILURES = 0.05  # A larger share of the videos is no accident.
+FEW = 3  # Nor are fewer in a small set any reason to stop.
 
-Task = tuple[int, Listed, Encoding | None]  # Place in the list, video, how it is encoded.
-
-
-def _encode(task: Task) -> Encoded | str:
-  """Runs in the workers: the video or the reason why there is none."""
-  _, video, encoding = task
-  if video.damage:
-    return video.damage
-  try:
-    return encode_video(video.path, encoding)
-  except VideoError as e:
-    return str(e)
-  except OSError as e:
-    return e.strerror or 'cannot be read'
+Part = dict[str, Any]  # What `staging.pack` returns.
+Shards = dict[str, Sequence[Listed]]  # From the name to the videos.
 
 
-@contextmanager
-def _writer_errors() -> Iterator[None]:
-  """Turns what ArrayRecord's writer raises into the error of the disk that it is."""
-  try:
-    yield
-  except (RuntimeError, ValueError) as e:
-    raise OSError(' '.join(str(e).split())[:200]) from e
-
-
-@dataclass
-class _Shard:
-  """A shard that is being written: videos come in any order and go out in that of the list."""
-
-  path: Path
-  waiting: dict[int, Encoded | str] = field(default_factory=dict)
-  headers: list[Header] = field(default_factory=list)
-  failures: list[dict[str, str]] = field(default_factory=list)
-  next: int = 0
-  writer: Any = None
-
-  def add(self, place: int, result: Encoded | str, videos: Sequence[Listed]) -> bool:
-    """Takes the video at `place` of this shard's `videos`; returns whether all are there."""
-    self.waiting[place] = result
-    while self.next in self.waiting:
-      video, got = videos[self.next], self.waiting.pop(self.next)
-      self.next += 1
-      if isinstance(got, str):
-        self.failures.append({'id': video.id, 'reason': got})
-        continue
-      header = Header(
-        id=video.id,
-        label=video.label,
-        rate=got.rate,
-        frames=got.frames,
-        width=got.width,
-        height=got.height,
-        size=len(got.data),
-        sha256=got.sha256,
-      )
-      with _writer_errors():
-        if self.writer is None:
-          self.writer = ArrayRecordWriter(str(self.path), WRITER_OPTIONS)
-        self.writer.write(pack(header, got.data))
-      self.headers.append(header)
-    return self.next == len(videos)
-
-  def close(self) -> None:
-    writer, self.writer = self.writer, None
-    if writer is not None:
-      with _writer_errors():
-        writer.close()
-
-
-def _finish(shard: _Shard, out: Path, name: str) -> None:
-  """Gives a complete shard its name, and its part of the index before that."""
-  shard.close()
-  part: dict[str, Any] = {'shard': None, 'failures': shard.failures}
-  part['headers'] = [asdict(header) for header in shard.headers]
-  if shard.headers:  # Else there is no file.
-    with open(shard.path, 'rb+') as f:
-      os.fsync(f.fileno())
-      sha256 = hashlib.file_digest(f, 'sha256').hexdigest()
-    size = shard.path.stat().st_size
-    part['shard'] = dict(name=name, records=len(shard.headers), size=size, sha256=sha256)
-  storage.write_text(str(out / PARTS / f'{name}.json'), json.dumps(part))
-  if shard.headers:
-    shard.path.replace(out / name)
-
-
-def _part(out: Path, name: str) -> dict[str, Any] | None:
-  """What is known of a finished shard; None if it is not finished."""
-  try:
-    part = json.loads((out / PARTS / f'{name}.json').read_text(encoding='utf-8'))
-  except FileNotFoundError:
-    return None
-  return part if part['shard'] is None or (out / name).exists() else None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-  """Keeps a second process from writing the same folder; a kill frees it."""
-  handle = os.open(folder, os.O_RDONLY)
-  try:
-    try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(f'another process is writing {folder}: wait for it or stop it.') from None
-    yield
-  finally:
-    os.close(handle)
-
-
-def _check_plan(out: Path, plan: dict[str, Any]) -> bool:
-  """Whether the folder is complete; raises a UserError if it holds anything else than this."""
-  for path in (out / MANIFEST, out / PARTS / 'plan.json'):
-    if not path.exists():
-      continue
-    found = json.loads(path.read_text(encoding='utf-8'))
-    differ = [f'{k} {found.get(k)}, not {v}' for k, v in plan.items() if found.get(k) != v]
-    if differ:
-      text = '; '.join(differ)
-      raise UserError(f'{out} holds other shards ({text[:300]}): give another folder.')
-    return path.name == MANIFEST
-  known = {PARTS}
-  if others := sorted(p.name for p in out.iterdir() if p.name not in known):
-    raise UserError(f'{out} is not empty, it has {others[0]}: give another folder.')
-  return False
-
-
-def _check_room(out: Path, tasks: list[Task], *, workers: int, seconds: float) -> None:
-  """Raises a UserError if the disk has too little room for what these videos become."""
-  if not tasks:
-    return
-
-  def size(task: Task) -> int:
-    try:
-      return storage.size(task[1].path)
-    except OSError:
-      return 0
-
-  with ThreadPoolExecutor(32) as pool:  # On network disks a look-up is all waiting.
-    sizes = dict(zip((task[0] for task in tasks), pool.map(size, tasks), strict=True))
-  ratio = 1.0
-  if tasks[0][2] is not None:
-    chosen = tasks[:: -(-len(tasks) // PILOT)]
-    before = after = 0
-    for task, got in run_all(_encode, chosen, workers=workers, seconds=seconds):
-      if isinstance(got, Encoded):
-        before, after = before + sizes[task[0]], after + len(got.data)
-    ratio = after / before if before else 1.0
-  needed, free = ratio * sum(sizes.values()) * MARGIN, shutil.disk_usage(out).free
-  if needed > free:
-    raise UserError(
-      f'{out} needs about {needed / 1e9:.2f} GB more and its disk has {free / 1e9:.2f} GB: make '
-      'room, give another folder, or encode smaller (--short-side, --crf).'
-    )
+def too_many(failures: int, videos: int) -> bool:
+  """Whether so many of the videos may not just be left out."""
+  return failures > max(FEW, MOST_FAILURES * videos)
 
 
 def shard_names(videos: int, shard_videos: int) -> list[str]:
@@ -205,15 +62,17 @@ def shard_names(videos: int, shard_videos: int) -> list[str]:
 
 def write_shards(
   videos: Sequence[Listed],
-  out: Path,
+  out: str | os.PathLike,
   *,
   about: dict[str, Any],
   classes: Sequence[str],
   encoding: Encoding | None,
+  cut: float = 0.0,
   shard_videos: int = 0,
   workers: int,
   seconds: float,
-  write: Callable[[dict[str, Sequence[Listed]]], None] | None = None,
+  retry: bool = False,
+  write: Callable[[Shards], None] | None = None,
 ) -> dict[str, Any]:
   """Writes the videos of one split as shards, or goes on where a killed run was.
 
@@ -223,106 +82,266 @@ def write_shards(
     about: More for the manifest.
     classes: Names, may be empty.
     encoding: None keeps the files' own bytes.
-    shard_videos: Videos in a shard; 0 is 64, or more where that were more than 512 shards.
+    cut: Seconds of the clips that each video becomes, see `cut_film`; 0 keeps it whole.
+    shard_videos: Videos in a shard; 0 is 64 (1 with `cut`), or more where that were more than 512
+      shards.
     workers: Processes that encode.
-    seconds: Time limit for one video.
-    write: Writes the shards that are not there yet, from name to videos, instead of processes
-      of this one.
+    seconds: Time limit for one video, or one clip of it.
+    retry: Does what has failed again, also where the shards are complete.
+    write: Writes the parts of these shards, as `staging.pack` does, instead of processes of this
+      one.
 
   Returns:
-    The manifest.
+    The manifest. Its `failures` have `may_pass` where another try may do.
 
   Raises:
-    UserError: the folder holds something else or cannot be written, or the disk is full.
+    UserError: the folder holds something else or cannot be written, or has too little room.
+    Unavailable: of too many videos nothing was heard, or the disk is full; the next start tries
+      them again.
   """
-  shard_videos = shard_videos or max(LEAST_VIDEOS, -(-len(videos) // MOST_SHARDS))
+  out = os.fspath(out)
+  least = 1 if cut else LEAST_VIDEOS
+  shard_videos = shard_videos or max(least, -(-len(videos) // MOST_SHARDS))
   listed = ''.join(f'{json.dumps(video.id)} {video.label}\n' for video in videos)
   plan = about | {
     'version': VERSION,
     'encoding': None if encoding is None else asdict(encoding),
+    'cut': cut or None,
     'shard_videos': shard_videos,
     'videos': len(videos),
     'videos_hash': hashlib.sha256(listed.encode()).hexdigest(),
     'classes': list(classes),
   }
+  firsts = range(0, len(videos), shard_videos)
   names = shard_names(len(videos), shard_videos)
+  shards = {k: videos[i : i + shard_videos] for k, i in zip(names, firsts, strict=True)}
   try:
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
-      if not _check_plan(out, plan):
-        (out / PARTS).mkdir(exist_ok=True)
-        storage.write_text(str(out / PARTS / 'plan.json'), json.dumps(plan))
+    storage.make_folder(out)
+    with nullcontext() if storage.is_remote(out) else lock.held(out):
+      manifest = _check_plan(out, plan)
+      parts = {} if manifest is None else _parts_of(out, manifest, shards, cut)
+      begun = storage.is_folder(f'{out}/{PARTS}')
+      parts |= _read_parts(out) if begun else {}
+      again = _again(_failures(out, parts, names), len(videos), retry)
+      missing = {
+        name: mine
+        for name, mine in shards.items()
+        if name not in parts or any(map(again, parts[name]['failures']))
+      }
+      if manifest and not begun and not missing:
+        return manifest
+      storage.make_folder(f'{out}/{PARTS}')
+      storage.write_text(f'{out}/{PARTS}/plan.json', json.dumps(plan))
+      for name, mine in missing.items():
         if write is None:
-          _write_missing(videos, out, names, encoding, shard_videos, workers, seconds)
-        else:
-          places = (i * shard_videos for i in range(len(names)))
-          parts = {k: videos[i : i + shard_videos] for k, i in zip(names, places, strict=True)}
-          write({name: part for name, part in parts.items() if _part(out, name) is None})
-        _write_manifest(out, plan, names)
-      shutil.rmtree(out / PARTS, ignore_errors=True)
-      return json.loads((out / MANIFEST).read_text(encoding='utf-8'))
+          staging.reopen(f'{out}/{PARTS}', name, mine, parts.get(name), cut=cut, again=again)
+        if parts.pop(name, None):
+          storage.remove(f'{out}/{PARTS}/{name}.json')
+      if write is None:
+        make_task = functools.partial(Task, encoding=encoding, cut=cut)
+        failures = _failures(out, parts, names)
+        _encode_missing(out, missing, failures, len(videos), make_task, workers, seconds)
+      elif missing:
+        write(missing)
+      parts |= _read_parts(out)
+      _check_answers(_failures(out, parts, names), len(videos))
+      return _finish(out, plan, {name: parts[name] for name in names})
   except OSError as e:
-    raise UserError(
-      f'{out} cannot be written ({e.strerror or e}); started again, this goes on from here.'
-    ) from e
+    text = f'{out} cannot be written ({e.strerror or e})'
+    if isinstance(e, storage.FINAL):
+      raise UserError(f'{text}: give another folder, or the right to write there.') from e
+    raise Unavailable(f'{text}; started again, this goes on from here.') from e
 
 
-def _write_missing(
-  videos: Sequence[Listed],
-  out: Path,
-  names: list[str],
-  encoding: Encoding | None,
-  shard_videos: int,
+def _check_plan(out: str, plan: dict[str, Any]) -> dict[str, Any] | None:
+  """The manifest of a complete folder; raises a UserError if it holds anything else than this."""
+  for path in (f'{out}/{MANIFEST}', f'{out}/{PARTS}/plan.json'):
+    if not storage.is_file(path):
+      continue
+    found = json.loads(storage.read_text(path))
+    differ = [f'{k} {found.get(k)}, not {v}' for k, v in plan.items() if found.get(k) != v]
+    if differ:
+      text = '; '.join(differ)
+      raise UserError(f'{out} holds other shards ({text[:300]}): give another folder.')
+    return found if path.endswith(MANIFEST) else None
+  known = {PARTS, lock.NAME}
+  if storage.is_folder(out) and (others := set(storage.names(out)) - known):
+    raise UserError(f'{out} is not empty, it has {min(others)}: give another folder.')
+  return None
+
+
+def _read_parts(out: str) -> dict[str, Part]:
+  """What is known of shards that are packed."""
+  there, done = set(storage.names(f'{out}/{PARTS}')), set(storage.names(out))
+  names = [name for name in there if name.endswith('.json') and name != 'plan.json']
+  with ThreadPoolExecutor(32) as pool:  # On network disks and in buckets it is all waiting.
+    texts = pool.map(lambda name: storage.read_text(f'{out}/{PARTS}/{name}'), names)
+    parts = {name[:-5]: json.loads(text) for name, text in zip(names, texts, strict=True)}
+  return {
+    name: part
+    for name, part in parts.items()
+    if part['shard'] is None or staging.content(part) in there or name in done
+  }
+
+
+def _parts_of(out: str, manifest: dict[str, Any], shards: Shards, cut: float) -> dict[str, Part]:
+  """What was known of the shards of a complete folder."""
+  headers = iter(read_index(storage.read_text(f'{out}/{INDEX}')))
+  failures = iter(manifest['failures'])
+  shard_of = {shard['name']: shard for shard in manifest['shards']}
+  parts = {}
+  for name, mine in shards.items():
+    shard = shard_of.get(name)
+    some = list(islice(headers, shard['records'] if shard else 0))
+    failed = sum(not records for records in staging.by_place(mine, some, cut))
+    parts[name] = {
+      'shard': shard,
+      'headers': [asdict(header) for header in some],
+      'failures': list(islice(failures, failed)),
+    }
+  return parts
+
+
+def _failures(out: str, parts: dict[str, Part], names: Sequence[str]) -> list[Failure]:
+  """All that is known of, in shards that are packed and those that are not."""
+  found = [failure for part in parts.values() for failure in part['failures']]
+  for name in names:
+    if name not in parts and os.path.isdir(folder := f'{out}/{PARTS}/{name}'):
+      found += [result for result in staging.staged(folder).values() if 'reason' in result]
+  return found
+
+
+def _again(failures: list[Failure], videos: int, retry: bool) -> Callable[[Failure], bool]:
+  """Which failures are to be done again."""
+  outage = too_many(sum('may_pass' in failure for failure in failures), videos)
+  return lambda failure: retry or (outage and 'may_pass' in failure)
+
+
+def _check_answers(failures: list[Failure], videos: int) -> None:
+  """Raises `Unavailable` if too many may pass."""
+  lost = [failure for failure in failures if 'may_pass' in failure]
+  if too_many(len(lost), videos):
+    raise Unavailable(
+      f'{len(lost)} of {videos} videos gave no answer or killed their worker, such as '
+      f'{lost[-1]["id"]} ({lost[-1]["reason"]}): is their disk or store alive, is there memory for '
+      'so many --workers? Started again, this tries them again.'
+    )
+
+
+def _encode_missing(
+  out: str,
+  missing: Shards,
+  failures: list[Failure],
+  videos: int,
+  make_task: Callable[..., Task],
   workers: int,
   seconds: float,
 ) -> None:
-  """Writes the shards that are not there yet."""
-  tasks: list[Task] = []
-  for number, name in enumerate(names):
-    if _part(out, name) is None:
-      places = range(number * shard_videos, min(len(videos), (number + 1) * shard_videos))
-      tasks += [(i, videos[i], encoding) for i in places]
-  _check_room(out, tasks, workers=workers, seconds=seconds)
-  shards: dict[int, _Shard] = {}
-  failed, done = 0, len(videos) - len(tasks)
-  bar = tqdm(total=len(videos), initial=done, unit='video', desc=str(out), smoothing=0.05)
-  try:
-    with bar:
-      for (i, _, _), got in run_all(_encode, tasks, workers=workers, seconds=seconds):
-        got = str(got) if isinstance(got, Lost) else got
-        number, place = divmod(i, shard_videos)
-        name = names[number]
-        if number not in shards:
-          shards[number] = _Shard(out / PARTS / f'{name}.partial')
-        mine = videos[number * shard_videos : (number + 1) * shard_videos]
-        if shards[number].add(place, got, mine):
-          _finish(shards.pop(number), out, name)
+  """Packs these shards, after it has encoded what of them is not there yet.
+
+  Args:
+    out: The folder.
+    missing: Shards; each has a folder, maybe with results.
+    failures: That are known.
+    videos: Of all shards.
+    make_task: From folder, place and video.
+    workers: Processes.
+    seconds: Time limit.
+  """
+  left, tasks = {}, []
+  for name, mine in missing.items():
+    folder = f'{out}/{PARTS}/{name}'
+    there = staging.staged(folder)
+    places = [place for place in range(len(mine)) if place not in there]
+    tasks += [make_task(folder=folder, place=place, video=mine[place]) for place in places]
+    left[name] = len(places)
+  pilots = tasks[:: -(-len(tasks) // PILOT)] if tasks and tasks[0].encoding is not None else []
+  others = [task for task in tasks if task not in pilots]
+  with ThreadPoolExecutor(32) as pool:  # On network disks a look-up is all waiting.
+    sizes = dict(zip(tasks, pool.map(_size, tasks), strict=True))
+  before = after = 0
+  bar = tqdm(total=videos, initial=videos - len(tasks), unit='video', desc=out, smoothing=0.05)
+  with bar, ThreadPoolExecutor(1) as packer:  # Aside, so that no worker waits for the next task.
+    packing = deque(_pack(packer, out, name, missing[name]) for name in left if not left[name])
+    for some in (pilots, others):
+      if some is others:
+        ratio = after / before if before else 1.0
+        _check_room(out, ratio * sum(sizes[task] for task in others))
+      for task, got in run_all(stage, some, workers=workers, seconds=seconds):
+        if isinstance(got, OSError):
+          raise got
+        if isinstance(got, int):
+          before, after = before + sizes[task], after + got
+        else:
+          failures.append({'id': task.video.id, 'reason': str(got)})
+          bar.set_postfix(failed=len(failures))
+        if isinstance(got, Lost):
+          failures[-1]['may_pass'] = True
+          staging.write_failure(task, reason=str(got), may_pass=True)
+          _check_answers(failures, videos)
         bar.update()
-        if isinstance(got, str):
-          failed += 1
-          bar.set_postfix(failed=failed)
-  finally:
-    for shard in shards.values():
-      with suppress(OSError):  # A full disk, which is being told already.
-        shard.close()
+        name = os.path.basename(task.folder)
+        left[name] -= 1
+        if not left[name]:
+          packing.append(_pack(packer, out, name, missing[name]))
+        while packing and packing[0].done():
+          packing.popleft().result()
+    for future in packing:
+      future.result()
 
 
-def _write_manifest(out: Path, plan: dict[str, Any], names: list[str]) -> None:
-  """Writes the index and, when all else is there, the manifest."""
-  parts = [_part(out, name) for name in names]
-  headers = [Header(**header) for part in parts if part for header in part['headers']]
+def _pack(packer: ThreadPoolExecutor, out: str, name: str, videos: Sequence[Listed]) -> Future:
+  return packer.submit(staging.pack, f'{out}/{PARTS}/{name}', videos, f'{out}/{PARTS}', name)
+
+
+def _size(task: Task) -> int:
+  try:
+    return storage.size(task.video.path)
+  except OSError:
+    return 0
+
+
+def _check_room(out: str, size: float) -> None:
+  """Raises a UserError if the disk has too little room for so many bytes."""
+  needed, free = size * MARGIN, shutil.disk_usage(out).free
+  if needed > free:
+    raise UserError(
+      f'{out} needs about {needed / 1e9:.2f} GB more and its disk has {free / 1e9:.2f} GB: make '
+      'room, give another folder, or encode smaller (--short-side, --crf).'
+    )
+
+
+def _finish(out: str, plan: dict[str, Any], part_of: dict[str, Part]) -> dict[str, Any]:
+  """Gives the shards their names and, when all are there, writes the index and the manifest."""
+  parts = part_of.values()
+  headers = [Header(**header) for part in parts for header in part['headers']]
   index = write_index(headers)
   manifest = plan | {
     'records': len(headers),
     'frames': sum(header.frames for header in headers),
     'bytes': sum(header.size for header in headers),
     'records_of_class': [0] * len(plan['classes']),
-    'failures': [failure for part in parts if part for failure in part['failures']],
-    'shards': [part['shard'] for part in parts if part and part['shard']],
+    'failures': [failure for part in parts for failure in part['failures']],
+    'shards': [part['shard'] for part in parts if part['shard']],
     'hash': hashlib.sha256(index.encode()).hexdigest(),  # It has the hash of every record.
   }
   for header in headers:
     if 0 <= header.label < len(plan['classes']):
       manifest['records_of_class'][header.label] += 1
-  storage.write_text(str(out / INDEX), index)
-  storage.write_text(str(out / MANIFEST), json.dumps(manifest, indent=1, ensure_ascii=False) + '\n')
+  there = set(storage.names(f'{out}/{PARTS}'))
+  if storage.is_file(f'{out}/{MANIFEST}'):  # Of before what had failed was tried again.
+    for name, part in part_of.items():
+      if f'{name}.json' not in there:
+        storage.write_text(f'{out}/{PARTS}/{name}.json', json.dumps(part))
+    storage.remove(f'{out}/{MANIFEST}')
+  for part in parts:
+    if part['shard'] and staging.content(part) in there:
+      storage.move(f'{out}/{PARTS}/{staging.content(part)}', f'{out}/{part["shard"]["name"]}')
+  storage.write_text(f'{out}/{INDEX}', index)
+  text = json.dumps(manifest, indent=1, ensure_ascii=False) + '\n'
+  storage.write_text(f'{out}/{MANIFEST}', text)
+  if storage.is_remote(out):
+    storage.remove(f'{out}/{PARTS}')
+  else:
+    shutil.rmtree(f'{out}/{PARTS}', ignore_errors=True)
+  return json.loads(text)

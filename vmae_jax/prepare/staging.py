@@ -1,0 +1,281 @@
+"""The videos of a shard that is not complete, as files, so that no start does one again.
+
+A worker encodes a video and writes its records to a folder, PLACE-CLIP (films that are cut have
+several), then PLACE.json, which says how many there are or why there are none. When every place
+of the shard has its own, `pack` puts the records together.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import Any
+
+import av
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from vmae_jax import storage
+from vmae_jax.data import shards
+from vmae_jax.data.shards import WRITER_OPTIONS, Header
+from vmae_jax.data.sources import VIDEO_SUFFIXES
+from vmae_jax.data.video import VideoError
+from vmae_jax.errors import Unavailable
+from vmae_jax.prepare.encoding import Encoded, Encoding, cut_film, encode_video
+from vmae_jax.prepare.layouts import Listed
+from vmae_jax.prepare.pool import Lost, renew
+
+Failure = dict[str, Any]  # reason, may_pass: true where another try may do; in a part also id.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+  """A video to encode.
+
+  Attributes:
+    folder: Where its files go.
+    place: Of the video in its shard.
+    video: Which.
+    encoding: None keeps the file's own bytes.
+    cut: Seconds of a clip of it; 0 keeps it whole.
+  """
+
+  folder: str
+  place: int
+  video: Listed
+  encoding: Encoding | None
+  cut: float
+
+
+def clip_id(id: str, clip: int) -> str:
+  """The name of a part of a film: film.mp4 has film@00000.mp4, film@00001.mp4 and so on."""
+  stem, suffix = os.path.splitext(id)
+  if suffix.lower() not in VIDEO_SUFFIXES:
+    stem, suffix = id, ''
+  return f'{stem}@{clip:05d}{suffix}'
+
+
+def stage(task: Task) -> int | str | Lost | OSError:
+  """Runs in the workers: writes what becomes of a video.
+
+  Returns:
+    How many bytes it has become; the reason where there is none, which is written as well; `Lost`
+    where another try may do; or the error of the disk that is written to.
+  """
+  size = 0
+  try:
+    for clip, got in enumerate(_encode(task)):
+      if isinstance(got, Lost):
+        return got
+      if isinstance(got, str):
+        write_failure(task, reason=got)
+        return got
+      if got is not None:
+        header = Header(
+          id=clip_id(task.video.id, clip) if task.cut else task.video.id,
+          label=task.video.label,
+          rate=got.rate,
+          frames=got.frames,
+          width=got.width,
+          height=got.height,
+          size=len(got.data),
+          sha256=got.sha256,
+        )
+        storage.write(f'{task.folder}/{task.place}-{clip}', shards.pack(header, got.data))
+        size += len(got.data)
+      renew()
+    _write_result(task.folder, task.place, {'clips': clip + 1})
+  except OSError as e:
+    return e
+  return size
+
+
+def _encode(task: Task) -> Iterator[Encoded | str | Lost | None]:
+  """The clips, None for those that are there already, or at its end a reason why there are none."""
+  path = task.video.path
+  try:
+    if task.video.damage:
+      yield task.video.damage
+    elif not task.cut or task.encoding is None:
+      yield encode_video(path, task.encoding)
+    else:
+      there = set(os.listdir(task.folder))
+      done = (f'{task.place}-{clip}' for clip in count())
+      yield from cut_film(path, task.encoding, seconds=task.cut, done=lambda _: next(done) in there)
+  except (VideoError, OSError) as e:
+    reason = str(e) if isinstance(e, VideoError) else e.strerror or 'cannot be read'
+    yield Lost(reason) if _may_pass(e, path) else reason
+  except Exception as e:  # Libraries of stores have their own.
+    yield Lost(' '.join(f'{type(e).__name__}: {e}'.split())[:200])
+
+
+def _may_pass(e: BaseException | None, path: str) -> bool:
+  """Whether the disk, the store or the network failed, rather than the file being damaged."""
+  while e is not None:
+    if isinstance(e, av.FFmpegError):  # Says `Input/output error` of damaged files, too.
+      return not _can_be_read(path)
+    # Errors of pictures that are damaged are OSErrors as well, of no number and no file.
+    if isinstance(e, OSError) and (e.errno or e.filename):
+      return not isinstance(e, storage.FINAL)
+    e = e.__cause__
+  return False
+
+
+def _can_be_read(path: str) -> bool:
+  if storage.is_remote(path):
+    return True
+  try:
+    with open(path, 'rb') as f:
+      while f.read(1 << 24):
+        pass
+  except OSError:
+    return False
+  return True
+
+
+def _write_result(folder: str, place: int, result: dict[str, Any]) -> None:
+  storage.write_text(f'{folder}/{place}.json', json.dumps(result))
+
+
+def write_failure(task: Task, **failure: Any) -> None:
+  """Writes why there is no such video, in place of the clips that it has."""
+  for name in os.listdir(task.folder):
+    if name.startswith(f'{task.place}-'):
+      os.remove(f'{task.folder}/{name}')
+  _write_result(task.folder, task.place, failure)
+
+
+def staged(folder: str) -> dict[int, dict[str, Any]]:
+  """What is done: from the place to `clips`, or to the failure."""
+  names = [name for name in os.listdir(folder) if name.endswith('.json')]
+  return {int(name[:-5]): json.loads(storage.read_text(f'{folder}/{name}')) for name in names}
+
+
+@contextmanager
+def _record_errors() -> Iterator[None]:
+  """Turns what ArrayRecord raises into the error of the disk that it is."""
+  try:
+    yield
+  except (RuntimeError, ValueError) as e:
+    raise OSError(' '.join(str(e).split())[:200]) from e
+
+
+def pack(folder: str, videos: Sequence[Listed], out: str, name: str) -> dict[str, Any]:
+  """Puts the records of a folder together.
+
+  Args:
+    folder: Has a result for each of the videos.
+    videos: Of the shard.
+    out: A folder of this machine: gets the shard, and NAME.json when that is complete.
+    name: That the shard will have.
+
+  Returns:
+    What NAME.json says: its `headers`, its `failures`, and of the `shard` name, records, size and
+    hash, or None where all have failed. Until `content` of it gets its name, it bears its hash, so
+    that of two that are written at a time each fits what is said of it.
+  """
+  results, headers, writer = staged(folder), [], None
+  partial = f'{out}/{name}.partial'
+  try:
+    for place in range(len(videos)):
+      for clip in range(results[place].get('clips', 0)):
+        record = storage.read(f'{folder}/{place}-{clip}')
+        try:
+          header, data = shards.unpack(record)
+          shards.check(header, data)
+        except VideoError as e:
+          os.remove(f'{folder}/{place}.json')
+          os.remove(f'{folder}/{place}-{clip}')
+          raise Unavailable(f'{folder}/{place}-{clip}: {e}; started again, it is made anew.') from e
+        with _record_errors():
+          if writer is None:
+            writer = ArrayRecordWriter(partial, WRITER_OPTIONS)
+          writer.write(record)
+        headers.append(header)
+  finally:
+    if writer is not None:
+      with _record_errors():
+        writer.close()
+  part: dict[str, Any] = {'shard': None, 'headers': [asdict(header) for header in headers]}
+  failed = [i for i in range(len(videos)) if 'reason' in results[i]]
+  part['failures'] = [{'id': videos[i].id} | results[i] for i in failed]
+  if headers:  # Else there is no file.
+    with open(partial, 'rb+') as f:
+      os.fsync(f.fileno())
+      sha256 = hashlib.file_digest(f, 'sha256').hexdigest()
+    size = os.path.getsize(partial)
+    part['shard'] = dict(name=name, records=len(headers), size=size, sha256=sha256)
+    os.replace(partial, f'{out}/{content(part)}')
+  storage.write_text(f'{out}/{name}.json', json.dumps(part))
+  return part
+
+
+def content(part: dict[str, Any]) -> str:
+  """The name of a shard until it gets its own."""
+  return f'{part["shard"]["name"]}.{part["shard"]["sha256"][:16]}'
+
+
+def by_place(videos: Sequence[Listed], headers: Sequence[Header], cut: float) -> list[list[Header]]:
+  """The records of each video, in their order; none where it has failed."""
+  found: list[list[Header]] = []
+  left = iter([*headers, None])
+  header = next(left)
+  for video in videos:
+    mine: list[Header] = []
+    while header and header.id == (clip_id(video.id, len(mine)) if cut else video.id):
+      mine.append(header)
+      header = next(left)
+      if not cut:
+        break
+    found.append(mine)
+  return found
+
+
+def reopen(
+  parts: str,
+  name: str,
+  videos: Sequence[Listed],
+  part: dict[str, Any] | None,
+  *,
+  cut: float,
+  again: Callable[[Failure], bool],
+) -> None:
+  """Makes the folder of a shard's files ready for those that are not there.
+
+  Args:
+    parts: The folder that folders and shards lie in until all are complete.
+    name: Of the shard.
+    videos: That it is made of.
+    part: What `pack` has said of it, if it is packed: it is taken apart.
+    cut: Seconds of a clip, 0 if videos are whole.
+    again: Whether a failure is to be done again.
+  """
+  folder = f'{parts}/{name}'
+  os.makedirs(folder, exist_ok=True)
+  for place, result in staged(folder).items():
+    if 'reason' in result and again(result):
+      os.remove(f'{folder}/{place}.json')
+  if part is None:
+    return
+  there, first, reader = staged(folder), 0, None
+  headers = [Header(**header) for header in part['headers']]
+  failures = iter(part['failures'])
+  with _record_errors():
+    if part['shard'] is not None:
+      shard = f'{parts}/{content(part)}'
+      shard = shard if os.path.exists(shard) else f'{os.path.dirname(parts)}/{name}'
+      reader = ArrayRecordReader(shard, 'readahead_buffer_size:0,max_parallelism:0')
+    for place, mine in enumerate(by_place(videos, headers, cut)):
+      failure = None if mine else next(failures)
+      if place not in there and failure is not None and not again(failure):
+        _write_result(folder, place, {k: v for k, v in failure.items() if k != 'id'})
+      elif place not in there and reader is not None and mine:
+        for clip in range(len(mine)):
+          [record] = reader.read([first + clip])
+          storage.write(f'{folder}/{place}-{clip}', record)
+        _write_result(folder, place, {'clips': len(mine)})
+      first += len(mine)
+    if reader is not None:
+      reader.close()
