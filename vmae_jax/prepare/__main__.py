@@ -4,7 +4,8 @@ Commands:
   synthetic --out=data/motion: the synthetic motion set, video files and lists to train from.
   kinetics400, kinetics600, kinetics700, ssv2, ucf101, hmdb51, davis2017, folder SOURCE --out=DIR:
     lists of a downloaded data set, its videos anywhere below SOURCE; with --shards its videos as
-    well, encoded for fast reading. Killed and started again, it goes on.
+    well, encoded for fast reading, and with --cut films as clips. Killed and started again, it
+    goes on.
 """
 
 import argparse

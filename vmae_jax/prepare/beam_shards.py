@@ -1,9 +1,9 @@
 """Writes shards as an Apache Beam pipeline: on Dataflow, Flink or Spark by flags, or here.
 
 One element is one shard. Whoever takes it reads its list of videos, which lies in the folder of
-shards, encodes them as the local engine does, in a folder of its own, and moves the complete
-shard to its place, its part of the index first. An element done twice ends in the same bytes, and
-a pipeline that was killed goes on when it is started again, here or with Beam.
+shards, encodes them as the local engine does, in a folder of its own, and adds the complete shard
+to those that get their names when all are there. An element may be done twice, also at a time; a
+pipeline that was killed goes on when it is started again, here or with Beam.
 
 The folder and the videos must be reachable under the same paths by all workers: a network disk,
 or `gs://` and `s3://`.
