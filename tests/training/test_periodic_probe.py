@@ -1,15 +1,20 @@
 """The probe on the way: when it is due, and that it is the probe of that checkpoint."""
 
 import json
+import types
 
+import jax
 import jaxtyping
+import numpy as np
 import pytest
 
 from tests import started
 from tests.data.clips_on_disk import write_video
+from tests.evaluation.checkpoints import write_checkpoint
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.probing import probe
+from vmae_jax.evaluation.probing import PeriodicProbe, probe
+from vmae_jax.sharding import make_mesh
 from vmae_jax.training.pretraining import train
 
 
@@ -42,6 +47,25 @@ def test_it_equals_the_probe_of_the_checkpoint(tmp_path, monkeypatch):
   found = probe(str(tmp_path / 'run'), train=train_set, val=val_set, untrained=False)
   for name, result in found['accuracy']['pre-trained'].items():
     assert summary[f'probe_{name}'] == pytest.approx(result['top1'])
+
+
+def test_it_probes_the_moving_average_where_there_is_one(tmp_path, monkeypatch):
+  monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
+  for i in range(2):
+    write_video(tmp_path / f'{i}.mp4', frames=12, height=32, width=32)
+  (tmp_path / 'list.txt').write_text(''.join(f'{i % 2}.mp4 {i % 2}\n' for i in range(20)))
+  config, params = write_checkpoint(tmp_path / 'run')
+  config.probe.train = config.probe.val = str(tmp_path / 'list.txt')
+  due = PeriodicProbe(config, make_mesh(devices=jax.devices()[:1]), steps=1, videos=20)
+  log = types.SimpleNamespace(
+    fetch=lambda: None,
+    writer=types.SimpleNamespace(write_scalars=lambda *_: None),
+    progress=types.SimpleNamespace(print=lambda _: None),
+  )
+  broken = jax.tree.map(lambda x: x * np.nan, params)
+  for last, average in ((broken, params), (params, None)):
+    state = types.SimpleNamespace(params={'encoder': last}, ema=average and {'encoder': average})
+    assert due(1, state, log, lambda: False).keys() == {'probe_knn', 'probe_linear'}
 
 
 def test_it_needs_labelled_videos(tmp_path):

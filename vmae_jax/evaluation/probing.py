@@ -193,9 +193,8 @@ class PeriodicProbe:
   def __init__(self, config, mesh: Mesh, *, steps: int, videos: int):
     self._config, self._mesh, self._steps = config, mesh, steps
     self._every = max(1, round(config.probe.every_epochs * videos / config.batch_size))
-    self._sources = {
-      spec: open_labelled(spec, config.data) for spec in (config.probe.train, config.probe.val)
-    }
+    specs = config.probe.train, config.probe.val
+    self._sources = [(spec, open_labelled(spec, config.data)) for spec in specs]
     self._apply = build_encoder(config, pool=config.probe.pool)[1]
 
   def __call__(self, step: int, state, log, stopping) -> dict[str, float] | None:
@@ -205,8 +204,9 @@ class PeriodicProbe:
     log.fetch()
     ways = self._mesh.shape['data'] * self._mesh.shape['fsdp']
     size = -(-self._config.probe.batch_size // ways) * ways
-    models, found = {'': state.params['encoder']}, []
-    for spec, source in self._sources.items():
+    params = state.params if state.ema is None else state.ema  # As `probe` takes them.
+    models, found = {'': params['encoder']}, []
+    for spec, source in self._sources:
       features, labels = _features(
         self._config,
         models,
