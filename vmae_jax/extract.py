@@ -64,7 +64,7 @@ def main(argv):
     cli.join_processes()
   import jax
 
-  from vmae_jax.data.sources import VIDEO_SUFFIXES, Entry, FileSource, open_source
+  from vmae_jax.data.sources import open_source
   from vmae_jax.evaluation.encoder import load_encoder, resolve
   from vmae_jax.evaluation.extraction import extract_all
   from vmae_jax.evaluation.results import claim
@@ -87,10 +87,7 @@ def main(argv):
     size=str(data.size) if _SIZE.value is None else _SIZE.value,
   )
   token_grid((windows.frames, *windows.sides), tuple(config.model.patch))
-  if os.path.isfile(_VIDEOS.value) and _VIDEOS.value.lower().endswith(VIDEO_SUFFIXES):
-    source = FileSource((Entry(_VIDEOS.value),))
-  else:
-    source = open_source(_VIDEOS.value, root=_ROOT.value)
+  source = open_source(_VIDEOS.value, root=_ROOT.value)
   names = '\n'.join(f'{source.name(i)} {source.label(i)}' for i in range(len(source)))
   settings = {
     'checkpoint': resolve(argv[1]),

@@ -53,6 +53,20 @@ def test_in_a_list(tmp_path):
   assert found.size == sum(file.stat().st_size for file in (tmp_path / 'a bear').iterdir())
 
 
+def test_in_a_list_of_raw_frames(tmp_path):
+  """`folder total label`: the total is no start, and the label no count."""
+  images, _ = write_frames(tmp_path / 'bear')
+  write_frames(tmp_path / 'dog', frames=5)
+  (tmp_path / 'list.txt').write_text('bear 6 0\ndog 4 1\n')
+  source = open_source(str(tmp_path / 'list.txt'))
+  check_paths(source, 0.0)
+  assert [source.label(i) for i in range(2)] == [0, 1]
+  with source.open(0) as video:
+    np.testing.assert_array_equal(video.read(range(6)), images)
+  with source.open(1) as video:
+    assert video.num_frames == 4
+
+
 def test_encoded(tmp_path):
   images, path = write_frames(tmp_path / 'bear', size=(64, 96), suffix='jpg')
   encoded = encode_video(path, Encoding(short_side=32, gop=4))

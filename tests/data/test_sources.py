@@ -9,8 +9,7 @@ from tests.data.clips_on_disk import decode_all, write_video
 from tests.prepare.test_prepare import main as prepare
 from vmae_jax import storage
 from vmae_jax.check_data import check
-from vmae_jax.data.lists import Entry
-from vmae_jax.data.sources import FileSource, open_source
+from vmae_jax.data.sources import open_source
 from vmae_jax.data.video import VideoError
 from vmae_jax.errors import UserError
 from vmae_jax.prepare.layouts import Tree
@@ -159,10 +158,9 @@ def test_names_that_no_list_can_hold(tmp_path, name, why):
   path = f'{folder}/c0/{os.fsdecode(name)}'
   for opened in (
     lambda: open_source(folder),
-    lambda: FileSource((Entry(path),)),  # As extract does of one video.
+    lambda: open_source(path),
     lambda: check(folder, str(tmp_path / 'out')),
     lambda: prepare('folder', folder, f'--out={tmp_path}/lists'),
-    lambda: open_source(path),
   ):
     with pytest.raises(UserError, match=why) as e:
       opened()
@@ -183,6 +181,42 @@ def test_folder_without_videos(tmp_path):
   (tmp_path / 'notes.txt').touch()
   with pytest.raises(UserError, match='no video in the folder'):
     open_source(str(tmp_path))
+
+
+def test_odd_names_go_through_lists(tmp_path):
+  """prepare and check_data write what opens again: all names that a folder holds."""
+  write_video(tmp_path / 'v.mp4', frames=4)
+  names = [
+    '#1.mp4',
+    '"q".mp4',
+    ' a 12.mp4',
+    'b .mp4',
+    'c,3.mp4',
+    'd\u2028e.mp4',
+    'f\x85.mp4',
+    'g\\.mp4',
+  ]
+  names += ['~h.mp4', 'ä.mp4', "i' 0 -1.mp4", 'j.mp4 x/1.mp4', 'k\x0c\t.mp4', '0,l.mp4']
+  for name in names:
+    (tmp_path / 'videos/c 0' / name).parent.mkdir(parents=True, exist_ok=True)
+    os.link(tmp_path / 'v.mp4', tmp_path / 'videos/c 0' / name)
+  wanted = open_source(f'{tmp_path}/videos')
+  assert len(wanted) == len(names)
+  prepare('folder', tmp_path / 'videos', f'--out={tmp_path}/lists')
+  check(f'{tmp_path}/lists/train.txt', f'{tmp_path}/checked', workers=1)
+  for path in ('lists/train.txt', 'checked/clean.txt'):
+    found = open_source(f'{tmp_path}/{path}')
+    assert sorted(x[:4] for x in found.entries) == sorted(x[:4] for x in wanted.entries)
+    for i in range(len(found)):
+      found.open(i).close()
+
+
+def test_one_video(tmp_path):
+  path = write_video(tmp_path / 'v.MP4', frames=5)
+  source = open_source(path)
+  assert len(source) == 1 and source.name(0) == path and source.label(0) == -1
+  with source.open(0) as video:
+    assert video.num_frames == 5
 
 
 def test_window(tmp_path):

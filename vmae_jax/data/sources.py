@@ -3,6 +3,7 @@
 `open_source` turns the string of a config into a source:
 
     path/to/train.csv         a list file, see `vmae_jax.data.lists`
+    path/to/video.mp4         that one
     path/to/folder            all videos below it, see `read_folder`
     path/to/shards            what prepare --shards wrote, see `vmae_jax.data.shards`
     gs://..., s3://...        any of these in a bucket, see `vmae_jax.storage`
@@ -208,6 +209,8 @@ def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> Source:
     if folder:
       return ShardSource(spec) if holds_shards(spec) else read_folder(spec)
     if storage.is_file(spec):
+      if spec.lower().endswith(VIDEO_SUFFIXES):
+        return FileSource((Entry(spec),))
       return FileSource(*read_list(spec, root=root))
   except OSError as e:
     raise UserError(f'cannot read {e.filename or spec}: {e.strerror or e}') from e
