@@ -95,15 +95,15 @@ class _Journal:
       for line in storage.read_lines(file):
         try:
           known = json.loads(line)
-        except ValueError:  # The last line, where the kill came while it was written.
+          if isinstance(known, dict):
+            self.known[known['path']] = Finding(**known)
+        except (ValueError, TypeError):  # Killed while it was written, or of another version.
           continue
         if isinstance(known, list) and known != about:
           raise UserError(
             f'{out} holds an unfinished check of {known[0]}: give another folder, or remove '
             f'{JOURNAL}* there.'
           )
-        if isinstance(known, dict):
-          self.known[known['path']] = Finding(**known)
     self._out, self._lines, self._due = out, [json.dumps(about)], 0.0
     self._next_file()
     self._flush()
@@ -200,7 +200,10 @@ def check(
     journal = _Journal(out, [storage.absolute(data), root])
     known = sum(name in journal.known for name in names)
     if known:
-      print(f'going on: {known} of {len(names)} videos were examined by an earlier start.')
+      print(
+        f'going on: {known} of {len(names)} videos were examined by an earlier start (to begin '
+        f'anew remove {out}/{JOURNAL}*).'
+      )
     with tqdm(total=len(names), initial=known, unit='video', desc='decoding') as bar:
       for found in examine_all(source, known=journal.known, workers=workers, seconds=seconds):
         journal.add(found)
