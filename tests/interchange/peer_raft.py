@@ -1,82 +1,33 @@
 """RAFT in torch under torchvision's names, and weights and frames that follow from their names."""
 
 import functools
+import json
+import pathlib
 import zlib
 
 import jax
 import numpy as np
 
+NAMES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'raft_names.json'
 # Nearly all time of these tests goes into compiling.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 SMALL = dict(
-  widths=(32, 32, 64, 96), bottleneck=True, out=128, hidden=96, context=64,
-  norms=('instance', None), radius=3,
-  corr=(96,), flow=(64, 32), motion=80, gru={'convgru': (3, 3)}, head=128, convex=False,
+  bottleneck=True, hidden=96, norms=('instance', None), radius=3, corr=1,
+  gru=('convgru1',), convex=False,
 )  # fmt: skip
 LARGE = dict(
-  widths=(64, 64, 96, 128), bottleneck=False, out=256, hidden=128, context=128,
-  norms=('instance', 'batch'), radius=4, corr=(256, 192), flow=(128, 64), motion=126,
-  gru={'convgru1': (1, 5), 'convgru2': (5, 1)}, head=256, convex=True,
+  bottleneck=False, hidden=128, norms=('instance', 'batch'), radius=4, corr=2,
+  gru=('convgru1', 'convgru2'), convex=True,
 )  # fmt: skip
 SPECS = {'small': SMALL, 'large': LARGE}
 ITERATIONS = 3
 
 
-def shapes(size):
-  """name -> shape of the state dict."""
-  spec = SPECS[size]
-  found = {}
-
-  def conv(name, out, inner, kernel):
-    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-    found[f'{name}.weight'], found[f'{name}.bias'] = (out, inner, *kernel), (out,)
-
-  def layer(name, out, inner, kernel, norm):
-    conv(f'{name}.0', out, inner, kernel)
-    if norm == 'batch':
-      found.update({f'{name}.1.{v}': (out,) for v in ('weight', 'bias')})
-      found.update({f'{name}.1.running_{v}': (out,) for v in ('mean', 'var')})
-      found[f'{name}.1.num_batches_tracked'] = ()
-
-  outs = spec['out'], spec['hidden'] + spec['context']
-  encoders = 'feature_encoder', 'context_encoder'
-  for encoder, out, norm in zip(encoders, outs, spec['norms'], strict=True):
-    inner, *stages = spec['widths']
-    layer(f'{encoder}.convnormrelu', inner, 3, 7, norm)
-    for i, width in enumerate(stages, 1):
-      for j in range(2):
-        name = f'{encoder}.layer{i}.{j}'
-        if spec['bottleneck']:
-          quarter = width // 4
-          kernels = ((quarter, inner, 1), (quarter, quarter, 3), (width, quarter, 1))
-        else:
-          kernels = ((width, inner, 3), (width, width, 3))
-        for k, sizes in enumerate(kernels, 1):
-          layer(f'{name}.convnormrelu{k}', *sizes, norm)
-        if i > 1 and j == 0:
-          layer(f'{name}.downsample', width, inner, 1, norm)
-        inner = width
-    conv(f'{encoder}.conv', out, inner, 1)
-  inner = 4 * (2 * spec['radius'] + 1) ** 2
-  for i, width in enumerate(spec['corr'], 1):
-    conv(f'update_block.motion_encoder.convcorr{i}.0', width, inner, 2 * i - 1)
-    inner = width
-  a, b = spec['flow']
-  conv('update_block.motion_encoder.convflow1.0', a, 2, 7)
-  conv('update_block.motion_encoder.convflow2.0', b, a, 3)
-  conv('update_block.motion_encoder.conv.0', spec['motion'], inner + b, 3)
-  hidden = spec['hidden']
-  for name, kernel in spec['gru'].items():
-    for gate in 'zrq':
-      both = hidden + spec['context'] + spec['motion'] + 2
-      conv(f'update_block.recurrent_block.{name}.conv{gate}', hidden, both, kernel)
-  conv('update_block.flow_head.conv1', spec['head'], hidden, 3)
-  conv('update_block.flow_head.conv2', 2, spec['head'], 3)
-  if spec['convex']:
-    conv('mask_predictor.convrelu.0', 256, hidden, 3)
-    conv('mask_predictor.conv', 576, 256, 1)
-  return found
+def shapes(size, source='torchvision 0.28.0'):
+  """name -> shape of the state dict of the real class, or of `princeton`'s."""
+  stored = json.loads(NAMES.read_text())[f'{source} {size}']
+  return {name: tuple(shape) for name, shape in stored.items()}
 
 
 def weights(size):
@@ -132,7 +83,8 @@ def princeton(tensors):
       name = name.replace(theirs, ours)
     if 'recurrent_block' in name:  # recurrent_block.convgru1.convz -> gru.convz1
       block, _, gru, conv, leaf = name.split('.')
-      name = f'{block}.gru.{conv}{gru.removeprefix("convgru")}.{leaf}'
+      number = gru.removeprefix('convgru') if any('convgru2' in name for name in tensors) else ''
+      name = f'{block}.gru.{conv}{number}.{leaf}'
     renamed[f'module.{name}'] = value
     if 'downsample.1' in name:
       renamed[f'module.{name.replace("downsample.1", "norm3")}'] = value
@@ -204,7 +156,7 @@ def torch_flow(size, tensors, first, second, *, iterations):
       found = [sample(level, centre / 2**i + window) for i, level in enumerate(pyramid)]
       seen = torch.cat([x.reshape(b, h, w, -1) for x in found], -1).permute(0, 3, 1, 2)
       encoder = 'update_block.motion_encoder'
-      for i in range(len(spec['corr'])):
+      for i in range(spec['corr']):
         seen = F.relu(conv(f'{encoder}.convcorr{i + 1}.0', seen))
       moved = F.relu(conv(f'{encoder}.convflow1.0', flow))
       moved = F.relu(conv(f'{encoder}.convflow2.0', moved))

@@ -73,6 +73,8 @@ def test_parameters_as_published(size, count):
 def test_princetons_names_give_the_same(size):
   renamed = peer_raft.princeton(peer_raft.weights(size))
   assert raft_kind(renamed) and raft_kind(peer_raft.shapes(size))
+  # The names and shapes of the code itself, of both.
+  assert {n: x.shape for n, x in renamed.items()} == peer_raft.shapes(size, 'princeton')
   duplicates = [name for name in renamed if 'norm3' in name]
   assert len(duplicates) == {'small': 0, 'large': 10}[size]
   found, params = raft_from_torch(renamed)

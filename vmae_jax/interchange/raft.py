@@ -26,11 +26,15 @@ _PRINCETON = (
   (r'^update_block\.encoder\.convc(\d)', r'update_block.motion_encoder.convcorr\1.0'),
   (r'^update_block\.encoder\.convf(\d)', r'update_block.motion_encoder.convflow\1.0'),
   (r'^update_block\.encoder\.conv\.', 'update_block.motion_encoder.conv.0.'),
-  (r'^update_block\.gru\.conv([zrq])(\d?)\.', r'update_block.recurrent_block.convgru\2.conv\1.'),
+  (
+    r'^update_block\.gru\.conv([zrq])\.',
+    r'update_block.gru.conv\g<1>1.',
+  ),  # The only one, of small.
+  (r'^update_block\.gru\.conv([zrq])(\d)\.', r'update_block.recurrent_block.convgru\2.conv\1.'),
   (r'^update_block\.mask\.0\.', 'mask_predictor.convrelu.0.'),
   (r'^update_block\.mask\.2\.', 'mask_predictor.conv.'),
 )
-# Our paths -> torchvision's names, in this order; small RAFT's only GRU has no number there.
+# Our paths -> torchvision's names, in this order.
 _OURS = (
   (r'^(\w+_encoder)/stem/conv', r'\1.convnormrelu.0'),
   (r'^(\w+_encoder)/stem/norm', r'\1.convnormrelu.1'),
@@ -80,7 +84,7 @@ def raft_from_torch(tensors: Tensors) -> tuple[str, dict[str, Any]]:
   _drop_second_names(left)
   size = 'large' if 'mask_predictor.conv.weight' in left else 'small'
   shapes = flatten_dict(param_shapes(size), sep='/')
-  sources = {path: _their_names(path, size) for path in shapes}
+  sources = {path: _their_names(path) for path in shapes}
   needed = dict.fromkeys(name for names in sources.values() for name in names)
   _refuse(size, twice, 'are there twice')
   _refuse(size, [name for name in needed if name not in left], 'are missing')
@@ -111,13 +115,11 @@ def _drop_second_names(tensors: dict[str, Any]) -> None:
       del tensors[name]
 
 
-def _their_names(path: str, size: str) -> list[str]:
+def _their_names(path: str) -> list[str]:
   """The tensors that a parameter is made of."""
   name = path
   for pattern, replacement in _OURS:
     name = re.sub(pattern, replacement, name)
-  if size == 'small':
-    name = name.replace('convgru1', 'convgru')
   layer, leaf = name.rsplit('/', 1)
   if '/norm/' in path:
     parts = ('weight', 'running_var', 'bias', 'running_mean')
