@@ -33,6 +33,7 @@ def default() -> ml_collections.ConfigDict:
         decoder_width=placeholder(int),  # None: as the size says.
         decoder_depth=placeholder(int),
         decoder_heads=placeholder(int),
+        decoder_mlp=placeholder(int),  # With another width: four times that.
         eps=1e-6,  # Of every LayerNorm.
         dtype='auto',  # Of matrix work; auto: bfloat16, on CPU float32.
         attention='auto',  # auto, xla, cudnn, mapped.
@@ -232,6 +233,7 @@ _LEAST_PRETRAINING = {
   'model.decoder_width': 1,
   'model.decoder_depth': 1,
   'model.decoder_heads': 1,
+  'model.decoder_mlp': 1,
   'regressor.depth': 1,
   'tracking.steps': 1,
   'log.pictures_every_steps': 1,

@@ -10,6 +10,7 @@ from vmae_jax import config as config_lib
 from vmae_jax.errors import UserError, check_name
 
 POSITIONS = ('rebuild', 'interpolate')
+POOLS = ('mean', 'first')
 
 
 def default() -> ml_collections.ConfigDict:
@@ -37,6 +38,7 @@ def default() -> ml_collections.ConfigDict:
         drop_path=0.1,  # Of the last block; rises from 0 in the first.
         dropout=0.0,  # Before the last layer.
         head_scale=0.001,  # On its initial range.
+        pool='mean',  # Of all tokens, or the `first` one, as use_mean_pooling=False elsewhere.
         positions='rebuild',  # For the clips' tokens, or interpolate those of pre-training:
         position_grid=(8, 14, 14),  # Tokens (t, h, w) of a clip there.
       ),
@@ -138,6 +140,7 @@ def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
   config_lib.check_shared(config, devices=devices)
   config_lib.check_range(config, least=_LEAST, most=_MOST)
   check_name(config.model.positions, POSITIONS, 'model.positions')
+  check_name(config.model.pool, POOLS, 'model.pool')
   grid = tuple(config.model.position_grid)
   if len(grid) != 3 or not all(isinstance(n, int) and n > 0 for n in grid):
     raise UserError(f'model.position_grid is {grid}: it takes three whole numbers above 0.')

@@ -8,7 +8,7 @@ SOURCE is one of
   a .pth or .safetensors file, or a DeepSpeed folder, of VideoMAE, VideoMAE V2, MGMAE or MME
   RAFT of torchvision or princeton-vl (optical flow), or a VQGAN of taming-transformers (target
     codes): these become FILE.safetensors of vmae_jax, without --to
-What it holds is known by the names of its tensors. .pth files need PyTorch and are read without
+What it holds is known by the names of its tensors. .pth files are read without PyTorch and without
 running anything that is in them.
 
 FORMAT is one of
@@ -31,7 +31,10 @@ _TO = flags.DEFINE_string('to', '', 'orbax, huggingface or videomae; nothing for
 _KIND = flags.DEFINE_string('kind', '', 'What SOURCE holds, if its names do not tell.')
 _PART = flags.DEFINE_string('part', 'all', 'all, or encoder: nothing but the encoder.')
 _WEIGHTS = flags.DEFINE_string(
-  'weights', '', 'Of a run: params or ema; by default the moving average where there is one.'
+  'weights',
+  '',
+  'params or ema; by default the moving average of a run where there is one, and the last weights '
+  'of a file of others.',
 )
 _HEADS = flags.DEFINE_integer(
   'heads', None, "Heads of the encoder's attention, where SOURCE does not tell or is wrong."

@@ -45,8 +45,13 @@ def _block_shapes(prefix, width, mlp):
   return shapes
 
 
-def weights(kind):
-  """name -> array; kind is 'pretraining' or 'classification'."""
+def weights(kind, mean=None):
+  """name -> array; kind is 'pretraining' or 'classification', mean is use_mean_pooling.
+
+  Without `mean` the kinds are those of the Hub: classifiers average tokens, pre-trained models
+  do not.
+  """
+  mean = kind == 'classification' if mean is None else mean
   embed = 'videomae.embeddings.patch_embeddings.projection'
   shapes = {f'{embed}.weight': (32, 3, 2, 8, 8), f'{embed}.bias': (32,)}
   for i in range(2):
@@ -55,12 +60,14 @@ def weights(kind):
     shapes |= {'mask_token': (1, 1, 16), 'encoder_to_decoder.weight': (16, 32)}
     for i in range(2):
       shapes |= _block_shapes(f'decoder.decoder_layers.{i}', 16, 64)
-    shapes |= {'videomae.layernorm.weight': (32,), 'videomae.layernorm.bias': (32,)}
     shapes |= {'decoder.norm.weight': (16,), 'decoder.norm.bias': (16,)}
     shapes |= {'decoder.head.weight': (384, 16), 'decoder.head.bias': (384,)}
   else:
-    shapes |= {'fc_norm.weight': (32,), 'fc_norm.bias': (32,)}
     shapes |= {'classifier.weight': (CLASSES, 32), 'classifier.bias': (CLASSES,)}
+  if kind == 'classification' and mean:
+    shapes |= {'fc_norm.weight': (32,), 'fc_norm.bias': (32,)}
+  if not mean:
+    shapes |= {'videomae.layernorm.weight': (32,), 'videomae.layernorm.bias': (32,)}
   return {name: _values(name, shape) for name, shape in shapes.items()}
 
 

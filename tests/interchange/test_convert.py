@@ -233,13 +233,29 @@ def test_what_fails_leaves_nothing(official, tmp_path, monkeypatch, unchecked):
   assert names(tmp_path) == []
 
 
-def test_an_older_file_is_replaced_with_all_that_lay_beside_it(run, official, tmp_path, unchecked):
-  out = tmp_path / 'x.safetensors'
-  convert(run, out, to='videomae')
-  assert 'x.rest.safetensors' in names(tmp_path)
-  convert(official, out, to='videomae')
-  assert names(tmp_path) == ['x.md', 'x.safetensors']
-  assert not load_pretrained(out)[1]['notes']
+@pytest.mark.parametrize('there', ['x.safetensors', 'x.md', 'x.rest.safetensors'])
+def test_nothing_is_overwritten(run, tmp_path, unchecked, there):
+  (tmp_path / there).write_text('mine')
+  with pytest.raises(UserError, match=f'{there} would be overwritten: give another --out'):
+    convert(run, tmp_path / 'x.safetensors', to='videomae')
+  assert names(tmp_path) == [there] and (tmp_path / there).read_text() == 'mine'
+
+
+def test_exports_hold_no_private_path(official, tmp_path, unchecked):
+  params, info = load_pretrained(official)
+  config = load_config(str(started.ROOT / 'configs/mgmae.py') + ':smoke').to_dict()
+  config['data'] |= dict(train='/home/me/patients/clinic_7/list.txt', root='gs://secret/k400/')
+  config['init_from'] = 'C:\\Users\\me\\weights\\b_k400'
+  config['probe'] |= dict(train='/home/me/train.txt', test='/home/me/test.txt')
+  config['motion'] |= dict(path='/home/me/raft.safetensors')
+  save_run(tmp_path / 'run', params, config)
+  for to, name in (('huggingface', 'hf'), ('videomae', 'x.safetensors'), ('orbax', 'ours')):
+    convert(tmp_path / 'run', tmp_path / 'out' / name, to=to)
+  for path in (tmp_path / 'out').rglob('*'):
+    if path.is_file():
+      for word in (b'patients', b'clinic', b'secret', b'/home', b'Users', str(tmp_path).encode()):
+        assert word not in path.read_bytes(), (path, word)
+  assert 'list.txt' in (tmp_path / 'out' / 'hf' / 'README.md').read_text()
 
 
 def test_mistakes(official, run, tmp_path):
@@ -249,8 +265,8 @@ def test_mistakes(official, run, tmp_path):
     ((official, out, dict(to='torch')), "--to: there is no 'torch'"),
     ((official, out, dict(to='orbax', kind='mae')), "--kind: there is no 'mae'"),
     ((official, out, dict(to='videomae')), 'writes a file, FILE.pth or FILE.safetensors'),
-    ((official, official, dict(to='videomae')), 'is the source itself'),
-    ((official, official.parent, dict(to='orbax')), 'is there already: give a new folder'),
+    ((official, official, dict(to='videomae')), 'would be overwritten'),
+    ((official, official.parent, dict(to='orbax')), 'would be overwritten'),
     ((official, out, dict(to='orbax', kind='mme')), 'missing'),
     ((official, out, dict(to='orbax', heads=2)), 'no size has an encoder of width 128, .* 2 heads'),
     ((tmp_path / 'nothing', out, dict(to='orbax')), 'there is no file'),

@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import re
 import shutil
 
+import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from tests.interchange import peer, synthetic
 from vmae_jax.interchange.convert import convert
@@ -48,19 +50,45 @@ def test_mme_in_torch(tmp_path, decoders):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize('mean', [False, True])
 @pytest.mark.parametrize('kind', ['pretraining', 'classification'])
-def test_official_and_transformers_agree_on_the_peer(tmp_path, kind):
+def test_official_and_transformers_agree_on_the_peer(tmp_path, kind, mean):
   """The same weights under both kinds of names, of a size that is in no table."""
   folder = tmp_path / 'hf'
   folder.mkdir()
-  save_file(peer.weights(kind), folder / 'model.safetensors', {'format': 'pt'})
-  config = peer.SMALL | dict(
-    model_type='videomae', layer_norm_eps=1e-6, use_mean_pooling=kind == 'classification'
-  )
+  save_file(peer.weights(kind, mean), folder / 'model.safetensors', {'format': 'pt'})
+  config = peer.SMALL | dict(model_type='videomae', layer_norm_eps=1e-6, use_mean_pooling=mean)
   (folder / 'config.json').write_text(json.dumps(config))
   report = convert(folder, tmp_path / 'x.safetensors', to='videomae')
   assert 'hf in transformers: largest' in report and 'result in PyTorch: largest' in report
+  assert all(float(x) < 1e-5 for x in re.findall(r'difference (\S+)', report.split('(')[0]))
   shutil.rmtree(folder)
   # Heads come from what we wrote beside the tensors.
   report = convert(tmp_path / 'x.safetensors', folder, to='huggingface')
   assert 'source in PyTorch: largest' in report and 'hf in transformers: largest' in report
+  assert json.loads((folder / 'config.json').read_text())['use_mean_pooling'] is mean
+  again = load_file(folder / 'model.safetensors')
+  for name, value in peer.weights(kind, mean).items():
+    old = re.sub(r'(query|value)\.bias$', lambda m: f'{m[1][0]}_bias', name)
+    np.testing.assert_array_equal(again.pop(old), value)
+  assert not again
+
+
+@pytest.mark.full
+def test_a_whole_bias_changes_nothing(tmp_path):
+  """PyTorch computes with the keys' part, which is left out here."""
+  import torch
+
+  tensors = synthetic.values(synthetic.finetuned(ENCODER, 5, PATCH))
+  rng = np.random.default_rng(0)
+  for name in [name for name in tensors if name.endswith('q_bias')]:
+    prefix, q = name.removesuffix('q_bias'), tensors.pop(name)
+    parts = q, rng.normal(size=q.shape).astype(np.float32), tensors.pop(f'{prefix}v_bias')
+    tensors[f'{prefix}qkv.bias'] = np.concatenate(parts)
+  state = {f'backbone.{name}': torch.from_numpy(value) for name, value in tensors.items()}
+  arguments = argparse.Namespace(num_frames=8, input_size=32)
+  torch.save({'model': state, 'args': arguments}, tmp_path / 'x.pth')
+  report = convert(tmp_path / 'x.pth', tmp_path / 'ours', to='orbax')
+  assert 'its part for the keys is left out' in report
+  (difference,) = re.findall(r'source in PyTorch: largest difference (\S+)', report)
+  assert float(difference) < 1e-5

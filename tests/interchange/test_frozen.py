@@ -45,6 +45,6 @@ def test_mistakes_with_frozen_networks(tmp_path):
     convert(source, out, kind='vqgam')
   with pytest.raises(UserError, match='no VQGAN of taming'):
     convert(source, out, kind='vqgan')
-  with pytest.raises(UserError, match='is the source itself'):
+  with pytest.raises(UserError, match='would be overwritten: give another --out'):
     convert(source, source, kind='vqgan')
   assert not out.exists()

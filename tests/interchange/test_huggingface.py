@@ -7,9 +7,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
-from tests.interchange import peer
+from tests.interchange import peer, synthetic
 from vmae_jax.errors import UserError
-from vmae_jax.interchange.huggingface import huggingface_names
+from vmae_jax.interchange.huggingface import huggingface_info, huggingface_names
 from vmae_jax.interchange.layout import to_tensors
 from vmae_jax.interchange.pretrained import load_pretrained
 
@@ -72,7 +72,7 @@ def test_the_encoder_alone(tmp_path, prefix):
   assert info['kind'] == 'encoder' and info['decoder'] is info['pixels'] is None
   same(params['encoder'], peer.ours(whole)['encoder'])
   pooled = {k: v for k, v in tensors.items() if 'layernorm.' not in k}
-  params, info = load_pretrained(folder(tmp_path, pooled))
+  params, info = load_pretrained(folder(tmp_path, pooled, use_mean_pooling=True))
   assert info['encoder']['final_norm'] is False and 'norm' not in params['encoder']
 
 
@@ -86,7 +86,7 @@ def test_what_config_json_says(tmp_path):
   assert info['id2label'] == dict(enumerate('abcde')) and info['classes'] == 5
   assert (info['mean'], info['std'], info['eps']) == ((0.5,) * 3, (0.25,) * 3, 1e-5)
   assert ['--config.model.eps=1e-05' in note for note in info['notes']] == [True]
-  _, info = load_pretrained(folder(tmp_path, tensors, layer_norm_eps=1e-6))
+  _, info = load_pretrained(folder(tmp_path, tensors, processor, layer_norm_eps=1e-6))
   assert len(info['notes']) == 1 and 'fc_norm eps 1e-05' in info['notes'][0]
   # Transformers' own default, which files leave out.
   config = json.loads((tmp_path / 'config.json').read_text())
@@ -107,13 +107,69 @@ def test_a_model_without_biases_of_queries_and_values(tmp_path):
   assert any('zeros' in note for note in info['notes'])
 
 
-def test_heads_that_a_converter_got_wrong(tmp_path):
-  small = dict(hidden_size=384, num_hidden_layers=12, intermediate_size=1536)
-  path = folder(tmp_path, peer.weights('pretraining'), **small, num_attention_heads=16)
-  with pytest.raises(UserError, match='16 heads, but .* was trained with 6 .*add --heads=6'):
-    load_pretrained(path)
-  with pytest.raises(UserError, match='otherwise'):  # Past the heads: these are other tensors.
-    load_pretrained(path, heads=6)
+def test_heads_that_a_converter_got_wrong():
+  """The Hub's ViT-S says 16; modeling_pretrain.py and modeling_finetune.py have num_heads=6."""
+  config = peer.SMALL | dict(hidden_size=384, num_hidden_layers=12, intermediate_size=1536)
+  config |= dict(num_attention_heads=16)
+  embed, last = 'embeddings.patch_embeddings.projection.weight', 'encoder.layer.11.x'
+  tensors = synthetic.nothing({embed: (384, 3, 2, 8, 8), last: (1,)})
+  info, notes = huggingface_info(tensors, config)
+  assert info['encoder']['heads'] == 6 and 'HEADS: config.json says 16' in notes[0]
+  info, notes = huggingface_info(tensors, config, heads=16)
+  assert info['encoder']['heads'] == 16 and not any('HEADS' in note for note in notes)
+  # Only this one is known to be wrong.
+  info, notes = huggingface_info(tensors, config | {'num_attention_heads': 12})
+  assert info['encoder']['heads'] == 12 and not any('HEADS' in note for note in notes)
+
+
+@pytest.mark.parametrize('kind', ['pretraining', 'classification'])
+def test_both_kinds_of_pooling(tmp_path, kind):
+  for mean in (True, False):
+    tensors = peer.weights(kind, mean)
+    params, info = load_pretrained(folder(tmp_path, tensors, use_mean_pooling=mean))
+    assert info['pool'] == ({True: 'mean', False: 'first'}[mean] if kind[0] == 'c' else None)
+    assert ('norm' in params['encoder']) is not mean
+    names, rest = to_tensors(params, info, huggingface_names(info))
+    assert names.keys() == hub(tensors).keys() and not rest
+    # Which of the two a file is, its tensors tell, too.
+    same(params, load_pretrained(folder(tmp_path, tensors))[0])
+    said = str(not mean).lower()
+    with pytest.raises(UserError, match=f'says use_mean_pooling {said}, but its tensors have'):
+      load_pretrained(folder(tmp_path, tensors, use_mean_pooling=not mean))
+
+
+def test_where_the_normalisation_is_read(tmp_path):
+  tensors = peer.weights('pretraining')
+
+  def found(**files):
+    path = tmp_path / str(len(list(tmp_path.iterdir())))
+    folder(path, tensors)
+    for name, value in files.items():
+      (path / f'{name}.json').write_text(json.dumps(value))
+    info = load_pretrained(path)[1]
+    notes = [note for note in info['notes'] if 'normalisation' in note]
+    return info['mean'][0], info['std'][0], len(notes)
+
+  one, two, three = (dict(image_mean=[x] * 3, image_std=[2 * x] * 3) for x in (0.1, 0.2, 0.3))
+  assert found() == (0.485, 0.229, 1)
+  assert found(preprocessor_config=one) == (0.1, 0.2, 0)
+  assert found(video_preprocessor_config=two, preprocessor_config=one) == (0.2, 0.4, 0)
+  nested = {'video_processor': three}
+  assert found(processor_config=nested, video_preprocessor_config=two) == (0.3, 0.6, 0)
+  assert found(processor_config={}, preprocessor_config=one) == (0.1, 0.2, 0)
+  assert found(preprocessor_config={}) == (0.5, 0.5, 0)  # IMAGENET_STANDARD_MEAN and _STD there.
+  assert found(preprocessor_config=dict(image_mean=None)) == (0.5, 0.5, 0)
+  assert found(video_preprocessor_config=one | dict(do_normalize=False)) == (0, 1, 0)
+  with pytest.raises(UserError, match='does not scale pixels'):
+    found(preprocessor_config=one | dict(rescale_factor=1 / 127.5))
+
+
+@pytest.mark.full
+def test_transformers_own_normalisation():
+  from transformers.models.videomae import image_processing_pil_videomae as theirs
+
+  processor = theirs.VideoMAEImageProcessorPil()
+  assert list(processor.image_mean) == list(processor.image_std) == [0.5] * 3
 
 
 def test_mistakes(tmp_path):

@@ -14,6 +14,7 @@ from vmae_jax.interchange.official import (
   official_info,
   official_kind,
   official_names,
+  split_biases,
   with_prefix,
 )
 from vmae_jax.models.positions import sincos_positions
@@ -26,7 +27,7 @@ PUBLISHED = {
   'l': ((1024, 24, 4096), (512, 12, 2048), (16, 8), 342_996_992, 304_270_736),
   'h': ((1280, 32, 5120), (640, 12, 2560), (16, 8), 692_487_296, 632_119_440),
   'mgmae h': ((1280, 32, 5120), (512, 12, 2048), (16, 8), None, None),
-  'v2 giant': ((1408, 40, 6144), (512, 4, 2048), (16, 8), None, None),
+  'v2 giant': ((1408, 40, 6144), (512, 4, 2234), (16, 8), None, None),
 }
 
 
@@ -145,6 +146,35 @@ def test_heads_that_shapes_do_not_tell_are_asked_for():
     official_info(small(), {}, heads=2)
   with pytest.raises(UserError, match='width 32 is no multiple of 3 heads'):
     official_info(small(), {}, heads=3, decoder_heads=2)
+
+
+def test_a_classifier_of_the_first_token():
+  """The official use_mean_pooling=False: `norm` in place of `fc_norm`."""
+  tensors = {
+    name.replace('fc_norm.', 'norm.'): value
+    for name, value in synthetic.values(synthetic.finetuned(SMALL, 5, PATCH)).items()
+  }
+  info, (params, left) = read(tensors)
+  assert (info['kind'], info['pool']) == ('classification', 'first') and not left
+  assert 'fc_norm' not in params
+  np.testing.assert_array_equal(params['encoder']['norm']['scale'], tensors['norm.weight'])
+  back, _ = to_tensors(params, info, official_names(info))
+  assert back.keys() == tensors.keys()
+
+
+def test_a_whole_bias_of_queries_keys_and_values():
+  tensors = small()
+  whole = {}
+  for name in [name for name in tensors if name.endswith('attn.q_bias')]:
+    prefix, q = name.removesuffix('q_bias'), tensors.pop(name)
+    whole[f'{prefix}qkv.bias'] = np.concatenate([q, 0 * q, tensors.pop(f'{prefix}v_bias')])
+  split, notes = split_biases(tensors | whole)
+  assert split.keys() == small().keys() and not notes
+  for name, value in small().items():
+    np.testing.assert_array_equal(split[name], value)
+  for bias in whole.values():
+    bias[32:64] = 3
+  assert 'softmax does not see' in split_biases(tensors | whole)[1][0]
 
 
 def test_options_of_the_script_are_used():

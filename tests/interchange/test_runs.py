@@ -1,6 +1,7 @@
 """Our own checkpoints, read for export and written from the weights of others."""
 
 import jax
+import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -12,6 +13,7 @@ from vmae_jax.errors import UserError
 from vmae_jax.interchange.layout import from_tensors
 from vmae_jax.interchange.official import official_info, official_names
 from vmae_jax.interchange.runs import is_run, load_run, run_config, save_run
+from vmae_jax.method.compose import model_arguments
 from vmae_jax.runs.checkpoint import check_params
 
 SCRIPT = {'num_frames': 8, 'input_size': 32}
@@ -64,7 +66,6 @@ def test_the_config_says_what_the_source_says(pretraining):
   for part, match in (
     (dict(encoder=info['encoder'] | {'heads': 2}), 'width 128, depth 4, 2 heads .*add a line'),
     (dict(encoder=info['encoder'] | {'width': 64}), 'no size has an encoder of width 64'),
-    (dict(decoder=info['decoder'] | {'mlp': 256}), 'has 256 hidden units at width 128'),
   ):
     with pytest.raises(UserError, match=match):
       run_config(info | part)
@@ -96,16 +97,37 @@ def test_a_fine_tuned_run(classification, tmp_path):
   folder = tmp_path / 'run' / 'checkpoints' / '12'
   folder.parent.mkdir(parents=True)
   save_run(folder, params, config('finetune', positions='interpolate', position_grid=(8, 14, 14)))
-  (tmp_path / 'run' / 'predictions.csv').write_text(
-    'video,label,class,predicted,predicted_class\na,0,left,2,"up, high"\nb,0,left,0,left\nc,2,,,\n'
-  )
+  (tmp_path / 'run' / 'classes.txt').write_text('left\nright\nup, high\n')
   _, found = load_run(tmp_path / 'run')
   assert (found['kind'], found['classes'], found['step']) == ('classification', 3, 12)
-  assert found['id2label'] == {0: 'left', 2: 'up, high'}
+  assert found['id2label'] == {0: 'left', 1: 'right', 2: 'up, high'}
   assert found['position_grid'] == (8, 14, 14) and found['encoder'] == info['encoder']
   assert 'position_grid' not in load_run_of(config('finetune'), params, tmp_path)
   grid = dict(positions='interpolate', position_grid=(4, 4, 4))  # That of its own clips.
   assert 'position_grid' not in load_run_of(config('finetune', **grid), params, tmp_path)
+
+
+def test_names_of_classes_stay_with_a_checkpoint_that_stands_alone(classification, tmp_path):
+  params, _ = classification
+  (tmp_path / 'classes.txt').write_text('of\nanother\nset\n')
+  save_run(tmp_path / 'weights' / 'ours', params, config('finetune'))
+  (tmp_path / 'weights' / 'classes.txt').write_text('of\nanother\nset\n')
+  assert load_run(tmp_path / 'weights' / 'ours')[1]['id2label'] is None
+  save_run(tmp_path / 'theirs', params, config('finetune'), ['a', 'b', 'c'])
+  assert load_run(tmp_path / 'theirs')[1]['id2label'] == {0: 'a', 1: 'b', 2: 'c'}
+
+
+def test_the_giant_of_videomae_v2():
+  """Its decoder has the encoder's ratio, 48 / 11, too: 512 * 48 / 11 = 2234.18."""
+  shapes = synthetic.pretraining((1408, 40, 6144), (512, 4, 2234), (2, 14, 14))
+  info = official_info(synthetic.nothing(shapes), {}) | {'config': None}
+  made = ml_collections.ConfigDict(run_config(info))
+  assert made.model.size == 'giant' and model_arguments(made.model)[1] == info['decoder']
+  made.model.decoder_mlp = None  # As a config says that knows the size alone.
+  made.model.decoder_width = None
+  assert model_arguments(made.model)[1]['mlp'] == 2234
+  made.model.decoder_width = 256
+  assert model_arguments(made.model)[1]['mlp'] == 1024
 
 
 def load_run_of(config, params, folder):

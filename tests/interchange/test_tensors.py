@@ -1,21 +1,32 @@
 """Reading checkpoints: every form that people have, and nothing that could run code."""
 
 import argparse
+import collections
 import json
+import os
+import pathlib
+import pickle
+import subprocess
 import zipfile
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.interchange import synthetic
 from vmae_jax.errors import UserError
 from vmae_jax.interchange.tensors import read_checkpoint
+from vmae_jax.interchange.torch_file import read_torch_file
 
 A = np.arange(3, dtype=np.float32)
 
 
 class Callback:
   """Stands for a class that a training framework has pickled."""
+
+
+class Options(dict):
+  """A mapping of a class of its own."""
 
 
 def test_prefixes_of_wrappers_are_taken_off(tmp_path):
@@ -79,11 +90,119 @@ def test_damaged_files(tmp_path):
     read_checkpoint(path)
 
 
+def test_prefixes_that_most_names_have_are_taken_off(tmp_path):
+  state = {'backbone.blocks.0.a': A, 'backbone.blocks.1.a': A, 'backbone.b': A, 'head.weight': A}
+  save_file(state | {'roi_head.a': A}, tmp_path / 'x.safetensors')
+  tensors, _, _, notes = read_checkpoint(tmp_path / 'x.safetensors')
+  assert set(tensors) == {'blocks.0.a', 'blocks.1.a', 'b', 'head.weight'}
+  assert notes == ['beside the backbone, left out: roi_head.a (1)']
+  save_file({'net.a': A, 'net.b': A, 'criterion': A}, tmp_path / 'x.safetensors')
+  assert set(read_checkpoint(tmp_path / 'x.safetensors').tensors) == {'a', 'b', 'criterion'}
+  # Names that would fall together stay as they are.
+  save_file({'net.a': A, 'net.b': A, 'a': A}, tmp_path / 'x.safetensors')
+  assert set(read_checkpoint(tmp_path / 'x.safetensors').tensors) == {'net.a', 'net.b', 'a'}
+
+
+def test_the_names_of_mmaction2(tmp_path):
+  """As its VisionTransformer (vit_mae.py) and mmcv's FFN and PatchEmbed call their layers."""
+  official = synthetic.values(synthetic.finetuned((32, 2, 64), 5, (2, 8, 8)))
+  state = {}
+  for name, value in official.items():
+    for old, new in (
+      ('patch_embed.proj.', 'patch_embed.projection.'),
+      ('.mlp.fc1.', '.mlp.layers.0.0.'),
+      ('.mlp.fc2.', '.mlp.layers.1.'),
+    ):
+      name = name.replace(old, new)
+    head = name.startswith('head.')
+    state[name.replace('head.', 'cls_head.fc_cls.') if head else f'backbone.{name}'] = value
+  save_file(state, tmp_path / 'x.safetensors')
+  tensors = read_checkpoint(tmp_path / 'x.safetensors').tensors
+  assert tensors.keys() == official.keys()
+  for name, value in official.items():
+    np.testing.assert_array_equal(tensors[name], value)
+
+
+def test_averages_of_torch_are_known(tmp_path):
+  save_file({'n_averaged': np.array(9), 'module.a': A}, tmp_path / 'x.safetensors')
+  tensors, _, _, notes = read_checkpoint(tmp_path / 'x.safetensors')
+  assert set(tensors) == {'a'} and 'averaged weights' in notes[0]
+
+
+@pytest.mark.parametrize(
+  'name, model',
+  [
+    ('module.pos_embed_spatial', 'MAE-ST'),
+    ('blocks.0.attn.q.weight', 'MAE-ST'),
+    ('clip_projector.norm.weight', 'InternVideo2'),
+    ('layers.0.blocks.0.attn.relative_position_bias_table', 'Swin'),
+    ('model.blocks.0.temporal_attn.qkv.weight', 'TimeSformer'),
+    ('blocks.0.attn.rel_pos_h', 'MViT'),
+    ('encoder.cls_token', 'a vision transformer with a class token'),
+  ],
+)
+def test_other_architectures_are_refused_by_name(tmp_path, name, model):
+  save_file({name: A, 'patch_embed.proj.weight': A}, tmp_path / 'x.safetensors')
+  with pytest.raises(UserError, match=f'x.safetensors holds .*{model}.*, as its {name} shows'):
+    read_checkpoint(tmp_path / 'x.safetensors')
+
+
+class Call:
+  """Pickled, it makes the reader call a function."""
+
+  def __init__(self, function, *arguments):
+    self.call = function, arguments
+
+  def __reduce__(self):
+    return self.call
+
+
+class Update(Call):
+  """Pickled, it also makes the reader set attributes of what it has called."""
+
+  def __reduce__(self):
+    return (*self.call, {'attribute': Call(os.system, self.call[1][0])})
+
+
+@pytest.mark.parametrize('old', [False, True])
+def test_nothing_in_a_pickle_is_run(tmp_path, old):
+  mark, path = tmp_path / 'it-ran', tmp_path / 'x.pth'
+  touch = f'touch {mark}'
+  opened = f'open({str(mark)!r}, "w")'
+  for evil, name in (
+    (Call(os.system, touch), 'posix.system'),
+    (Call(eval, opened), '__builtin__.eval'),
+    (Call(exec, opened), '__builtin__.exec'),
+    (Call(subprocess.Popen, ['touch', str(mark)]), 'commands.Popen'),
+    (Call(getattr, Call(__import__, 'os'), 'system'), '__builtin__.__import__'),
+    (Update(argparse.Namespace, touch), 'posix.system'),
+    ({Call(os.system, touch): 1}, 'posix.system'),
+  ):
+    data = pickle.dumps({'state_dict': {}, 'x': evil}, protocol=2)
+    if old:
+      first = [pickle.dumps(x, protocol=2) for x in (0x1950A86A20F9469CFC6C, 1001, {})]
+      path.write_bytes(b''.join([*first, data, pickle.dumps([], protocol=2)]))
+    else:
+      with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('archive/data.pkl', data)
+    found, classes = read_torch_file(path)
+    assert found['state_dict'] == {} and name in classes
+    with pytest.raises(UserError, match='holds no tensors by name'):
+      read_checkpoint(path)
+    assert not mark.exists()
+  pickle.loads(pickle.dumps(Call(os.system, touch)))  # What Python itself makes of it.
+  assert mark.exists()
+
+
 @pytest.mark.full
-def test_what_torch_saves(tmp_path):
+@pytest.mark.parametrize('new', [True, False])
+def test_what_torch_saves(tmp_path, new):
   import torch
 
-  state = {'a': torch.arange(3, dtype=torch.bfloat16), 'n': torch.tensor(7)}
+  kinds = 'float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool'.split()
+  state = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in kinds}
+  state |= {'turned': state['float32'].T, 'part': state['bfloat16'][1, 1:], 'one': torch.tensor(7)}
+  state |= {'none': torch.empty(0, 3), 'parameter': torch.nn.Parameter(torch.ones(2))}
   path = tmp_path / 'a.ckpt'
   arguments = argparse.Namespace(num_frames=8, model=None)
   for saved in (
@@ -91,14 +210,47 @@ def test_what_torch_saves(tmp_path):
     *({key: state, 'epoch': 1} for key in ('state_dict', 'model', 'module', 'params')),
     {'model': state, 'optimizer': {'state': {}}, 'args': arguments},
   ):
-    torch.save(saved, path)
+    torch.save(saved, path, _use_new_zipfile_serialization=new)
     tensors = read_checkpoint(path).tensors
-    assert tensors['a'].dtype == np.float32 and tensors['a'].tolist() == [0, 1, 2]
-    assert tensors['n'] == 7
+    assert tensors.keys() == state.keys()
+    for name, value in state.items():
+      np.testing.assert_array_equal(tensors[name], value.detach().to(torch.float64).numpy())
+      floating = value.is_floating_point()
+      assert tensors[name].dtype == (np.float32 if floating else value.numpy().dtype)
   found = read_checkpoint(path)
-  assert found.arguments['num_frames'] == 8 and found.notes == ['stored as bfloat16, int64']
-  torch.save({'model': state, 'model_ema': state}, path)
-  assert 'model_ema' in read_checkpoint(path).notes[0]
+  assert found.arguments['num_frames'] == 8 and 'stored as bfloat16, bool' in found.notes[0]
+
+
+@pytest.mark.full
+def test_averaged_weights_are_taken_if_asked_for(tmp_path):
+  import torch
+
+  path = tmp_path / 'a.pth'
+  torch.save({'model': {'a': torch.ones(3)}, 'model_ema': {'a': torch.zeros(3)}}, path)
+  for weights, value in (('', 1), ('params', 1), ('ema', 0)):
+    tensors, _, _, notes = read_checkpoint(path, weights=weights)
+    assert (tensors['a'] == value).all() and 'model_ema' in notes[0]
+  torch.save({'model': {'a': torch.ones(3)}}, path)
+  with pytest.raises(UserError, match='holds no averaged weights .*: drop --weights=ema'):
+    read_checkpoint(path, weights='ema')
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('new', [True, False])
+def test_objects_of_classes_are_passed_over(tmp_path, new):
+  """As Lightning and mmengine keep their callbacks, options and logs beside the tensors."""
+  import torch
+
+  path = tmp_path / 'a.pth'
+  saved = {'state_dict': {'a': torch.ones(3)}, 'callbacks': {Callback: Callback()}}
+  saved |= {'log': collections.defaultdict(list, x=[np.float64(3)]), 'at': pathlib.Path('/x')}
+  saved |= {'options': Options(lr=1), 'size': torch.Size([3]), 'names': {'a', 'b'}}
+  torch.save(saved, path, _use_new_zipfile_serialization=new)
+  tensors, _, _, notes = read_checkpoint(path)
+  assert tensors['a'].tolist() == [1, 1, 1]
+  assert any('test_tensors.Callback' in note and 'not loaded' in note for note in notes)
+  torch.save(Options(state_dict=Options(a=torch.ones(3))), path)
+  assert read_checkpoint(path).tensors['a'].tolist() == [1, 1, 1]
 
 
 @pytest.mark.full
@@ -109,21 +261,27 @@ def test_what_is_refused_of_torch(tmp_path):
   torch.save(state | {'epoch': 1}, path)
   with pytest.raises(UserError, match='what is no tensor: epoch'):
     read_checkpoint(path)
-  torch.save({'state_dict': state, 'callbacks': Callback()}, path)
-  with pytest.raises(UserError, match=r'holds objects of .*Callback, which are not loaded'):
+  torch.save({'encoder': state, 'predictor': state, 'target_encoder': state, 'epoch': 3}, path)
+  with pytest.raises(UserError, match='holds a V-JEPA'):
+    read_checkpoint(path)
+  torch.save(torch.nn.Linear(2, 2), path)
+  with pytest.raises(UserError, match='an object of the class torch.nn.modules.linear.Linear, not'):
     read_checkpoint(path)
   torch.save([state], path)
   with pytest.raises(UserError, match='holds no tensors by name'):
     read_checkpoint(path)
   torch.save({'a': torch.ones(1).expand(10**9)}, path)  # 4 GB from 4 bytes.
-  with pytest.raises(UserError, match='a claims more values than are stored'):
+  with pytest.raises(UserError, match='claims more values than are stored'):
     read_checkpoint(path)
-  torch.save({'a': torch.ones(1000)}, path)
-  whole = path.read_bytes()
-  for damaged in (whole[:-100], whole[: len(whole) // 2], b'nonsense', b''):
-    path.write_bytes(damaged)
-    with pytest.raises(UserError, match='no PyTorch checkpoint or a damaged one'):
-      read_checkpoint(path)
+  for new in (True, False):
+    torch.save({'a': torch.ones(1000)}, path, _use_new_zipfile_serialization=new)
+    whole = path.read_bytes()
+    for damaged in (whole[:-100], whole[: len(whole) // 2], b'nonsense', b''):
+      path.write_bytes(damaged)
+      with pytest.raises(
+        UserError, match='no PyTorch checkpoint or a damaged one|claims more values'
+      ):
+        read_checkpoint(path)
   with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as packed:
     packed.writestr('archive/data.pkl', b'0' * 10**6)
   with pytest.raises(UserError, match='a packed archive'):

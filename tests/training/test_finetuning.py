@@ -120,6 +120,7 @@ def test_a_run_leaves_what_it_promises(whole, capsys):
   tested = [row[0] for row in found if row[5] is not None]
   assert validated == [EVERY, 2 * EVERY] and tested == [STEPS]
   assert (whole / 'confusion.png').stat().st_size > 1000
+  assert (whole / 'classes.txt').read_text() == 'some\nmore\nmost\n'
   report = (whole / 'init_from.txt').read_text()
   for part in (
     '100.0% of the encoder',

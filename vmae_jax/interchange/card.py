@@ -1,7 +1,8 @@
 """The model card that lies beside exported weights."""
 
+import json
+import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 PAPERS = {
@@ -18,9 +19,7 @@ MODELS = {
 }
 
 _CARD = """---
-library_name: {library}
-pipeline_tag: {task}
-tags: [video, masked-autoencoder, {method}]
+{header}
 ---
 # {title}
 
@@ -32,6 +31,9 @@ tags: [video, masked-autoencoder, {method}]
 
 Every LayerNorm has eps {eps:g}. Positions are sines and cosines that follow from the clip's size;
 none are stored. Input: RGB in [0, 1], minus {mean}, divided by {std}.
+
+Licence: not known to the program that wrote this card. Say it here and in `license` above before
+you publish; weights that started from those of MCG-NJU (VideoMAE) are under CC-BY-NC 4.0.
 
 ## Loading
 
@@ -64,21 +66,15 @@ _CALLS = {
   'classification': '  logits = model(video).logits',
   'encoder': '  features = model(video).last_hidden_state',
 }
-# The one LayerNorm whose eps transformers does not take from config.json.
-_LAST_NORM = {'pretraining': 'model.decoder.norm', 'classification': 'model.fc_norm'}
-_PLAIN = """<details><summary>With PyTorch alone</summary>
+_OFFICIAL = """The tensors have the names of the official code
+([VideoMAE](https://github.com/MCG-NJU/VideoMAE), modeling_pretrain.py and modeling_finetune.py),
+whose models take them by `load_state_dict`:
 
 ```python
 {code}
-
-
-{load}
-video = torch.zeros(1, {channels}, {frames}, {size}, {size})  # A normalised clip.
-with torch.no_grad():
-{call}
 ```
 
-</details>
+For transformers: `python -m vmae_jax.convert {file} --to=huggingface --out=FOLDER`.
 
 """
 
@@ -109,17 +105,31 @@ def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
     rows['in the side file'] = f'{len(rest)} parameters of {parts}, for vmae_jax alone'
   what = 'A video transformer pre-trained by masked autoencoding'
   return _CARD.format(
-    library='transformers' if huggingface else 'pytorch',
-    task='video-classification' if kind == 'classification' else 'feature-extraction',
-    method=method,
+    header='\n'.join(f'{k}: {json.dumps(v)}' for k, v in _header(info, huggingface).items()),
     title=f'{method}, width {info["encoder"]["width"]}, depth {info["encoder"]["depth"]}',
     what=f'{what} and fine-tuned.' if kind == 'classification' else f'{what}.',
     rows='\n'.join(f'| {name} | {value} |' for name, value in rows.items() if value != ''),
-    loading=_loading(info, file, huggingface),
+    loading=_loading(info, file),
     eps=info['eps'],
     mean=list(info['mean']),
     std=list(info['std']),
   )
+
+
+def _header(info: Mapping[str, Any], huggingface: bool) -> dict[str, Any]:
+  """What the Hub reads of a card: YAML, of which JSON is a part."""
+  task = 'video-classification' if info['kind'] == 'classification' else 'feature-extraction'
+  header = dict(library_name='transformers' if huggingface else 'pytorch', pipeline_tag=task)
+  header |= dict(license='unknown', tags=['video', 'masked-autoencoder', info['method']])
+  data = last_part((info['config'] or {}).get('data', {}).get('train', ''))
+  if name := re.sub(r'[^\w.-]+', '-', data.removesuffix('.txt').removesuffix('.csv')).strip('-.'):
+    header['datasets'] = [name]
+  return header
+
+
+def last_part(path: str) -> str:
+  """What of a path may be published: its last part."""
+  return re.split(r'[/\\]', path.rstrip('/\\'))[-1]
 
 
 def _training(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,8 +137,8 @@ def _training(info: Mapping[str, Any]) -> dict[str, Any]:
   config = info['config'] or {}
   data, masking = config.get('data', {}), config.get('masking', {})
   return {
-    'started from': config.get('init_from', ''),
-    'training data': data.get('train', ''),
+    'started from': last_part(config.get('init_from', '')),
+    'training data': last_part(data.get('train', '')),
     'frame stride': data.get('stride', ''),
     'steps': info.get('step', ''),
     'clips in a step': config.get('batch_size', ''),
@@ -150,48 +160,19 @@ def _metrics(results: Mapping[str, Any]) -> dict[str, Any]:
   return rows
 
 
-def _loading(info: Mapping[str, Any], file: str, huggingface: bool) -> str:
-  kind = info['kind']
-  shape = {key: info[key] for key in ('frames', 'channels', 'size')}
-  code, load = _source(transformers=huggingface), _load(file)
-  plain = _PLAIN.format(code=code, load=load, call=_call(info), **shape)
-  if not huggingface:
-    return plain
-  eps = ''
-  if kind in _LAST_NORM:
-    eps = f'{_LAST_NORM[kind]}.eps = {info["eps"]:g}  # config.json cannot say this one.\n'
-  return _TRANSFORMERS.format(model=MODELS[kind], eps=eps, call=_CALLS[kind], **shape) + plain
-
-
-def _load(file: str) -> str:
+def _loading(info: Mapping[str, Any], file: str) -> str:
   if file.endswith('.pth'):
-    return f"import torch\n\nw = torch.load('{file}', weights_only=True)['model']"
-  load = f"w = safetensors.torch.load_file('{file}')"
-  load = f'import safetensors.torch\nimport torch\n\n{load}'
-  return load + ('\nw = from_transformers(w)' if file == 'model.safetensors' else '')
-
-
-def _call(info: Mapping[str, Any]) -> str:
-  eps, heads = info['eps'], info['encoder']['heads']
-  lines = [f'features = encode(w, video, heads={heads}, eps={eps:g})  # Of all tokens.']
-  if info['kind'] == 'classification':
-    lines.append(f'logits = classify(w, features, eps={eps:g})')
-  if info['kind'] == 'pretraining':
-    pt, ph, pw = info['patch']
-    n = (info['frames'] // pt) * (info['size'] // ph) * (info['size'] // pw)
-    lines += [
-      f'visible, hidden = torch.arange({n}).tensor_split([{max(1, n // 10)}])',
-      f'shown = encode(w, video, heads={heads}, eps={eps:g}, visible=visible)',
-      f'pixels = decode(w, shown, visible, hidden, heads={info["decoder"]["heads"]}, eps={eps:g})',
-    ]
-  return '\n'.join(f'  {line}' for line in lines)
-
-
-def _source(*, transformers: bool) -> str:
-  """The code of plain_torch.py."""
-  text = (Path(__file__).parent / 'plain_torch.py').read_text(encoding='utf-8')
-  code = text[text.index('def sincos') :]
-  return (code if transformers else code[: code.index('def from_transformers')]).rstrip()
+    code = f"import torch\n\nstate = torch.load('{file}', weights_only=True)['model']"
+    return _OFFICIAL.format(code=code, file=file)
+  if file != 'model.safetensors':
+    code = f"from safetensors.torch import load_file\n\nstate = load_file('{file}')"
+    return _OFFICIAL.format(code=code, file=file)
+  kind, eps = info['kind'], ''
+  if kind == 'pretraining' or info['pool'] == 'mean':  # transformers gives this one its own eps.
+    norm = {'pretraining': 'decoder.norm', 'classification': 'fc_norm'}[kind]
+    eps = f'model.{norm}.eps = {info["eps"]:g}  # config.json cannot say this one.\n'
+  shape = {key: info[key] for key in ('frames', 'channels', 'size')}
+  return _TRANSFORMERS.format(model=MODELS[kind], eps=eps, call=_CALLS[kind], **shape)
 
 
 def _sizes(part: Mapping[str, Any]) -> str:

@@ -1,22 +1,55 @@
 """Between our checkpoints and those of other implementations."""
 
+import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from vmae_jax.errors import UserError, check_name, lookup
-from vmae_jax.interchange import export, frozen, selfcheck
+from vmae_jax.frozen.files import load_params, save_params
+from vmae_jax.interchange import export, selfcheck
 from vmae_jax.interchange.layout import to_tensors
 from vmae_jax.interchange.official import official_names
 from vmae_jax.interchange.pretrained import FORMATS, from_checkpoint, load_pretrained, rest_path
+from vmae_jax.interchange.raft import raft_from_torch, raft_kind
 from vmae_jax.interchange.runs import is_run, load_run, run_config
-from vmae_jax.interchange.tensors import Checkpoint, read_checkpoint
+from vmae_jax.interchange.tensors import Checkpoint, Tensors, read_checkpoint
+from vmae_jax.interchange.vqgan import vqgan_from_taming
 
+
+class Frozen(NamedTuple):
+  """One kind of frozen network that can be converted.
+
+  Attributes:
+    recognise: Whether the names of tensors are those of this kind.
+    convert: From tensors to the model's config and its parameters.
+  """
+
+  recognise: Callable[[Tensors], bool]
+  convert: Callable[[Tensors], tuple[dict[str, Any], dict[str, Any]]]
+
+
+def _vqgan(tensors: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
+  model, params = vqgan_from_taming(tensors)
+  return model.config(), params
+
+
+def _raft(tensors: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
+  size, params = raft_from_torch(tensors)
+  return {'size': size}, params
+
+
+FROZEN = {
+  'raft': Frozen(raft_kind, _raft),
+  'vqgan': Frozen(
+    lambda t: 'post_quant_conv.weight' in t and 'encoder.conv_in.weight' in t, _vqgan
+  ),
+}
 WRITERS = {
   'huggingface': export.write_huggingface,
   'videomae': export.write_videomae,
@@ -42,9 +75,10 @@ def convert(
     source: A run or checkpoint of ours, a folder of transformers, or a file of PyTorch.
     out: The folder or file to write; it appears when it is whole and right.
     to: A name in WRITERS; '' for a frozen network, which becomes a file of this package.
-    kind: What the source holds, a name in frozen.KINDS or FORMATS; '' to tell by its tensors.
+    kind: What the source holds, a name in FROZEN or FORMATS; '' to tell by its tensors.
     part: `encoder` leaves the rest of the model out.
-    weights: Of a run: `params`, `ema`, or '' for the moving average where there is one.
+    weights: `params` or `ema`; '' takes of a run the moving average where there is one, of a file
+      of others the last weights.
     heads: Heads of the encoder where the source does not tell or is wrong.
     decoder_heads: The same of the decoder.
 
@@ -58,29 +92,27 @@ def convert(
   source, out = Path(source), Path(out)
   check_name(part, PARTS, '--part')
   if kind:
-    check_name(kind, (*frozen.KINDS, *FORMATS), '--kind')
+    check_name(kind, (*FROZEN, *FORMATS), '--kind')
   if to:
     check_name(to, WRITERS, '--to')
   if is_run(source):
     checkpoint, (params, info) = None, load_run(source, weights=weights)
   else:
-    if weights:
-      raise UserError(f'{source} is no run of vmae_jax, which alone has --weights.')
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, weights=weights)
     kind = kind or _kind(checkpoint, source)
-    if kind in frozen.KINDS:
+    if kind in FROZEN:
       if to:
         raise UserError(f'{source} is a {kind}, which only becomes a file of vmae_jax: drop --to.')
-      export.check_target(to, out, source)
-      return frozen.convert_frozen(checkpoint.tensors, out, kind=kind, source=str(source))
+      export.check_target(to, out)
+      return _convert_frozen(checkpoint.tensors, out, kind=kind, source=str(source))
     params, info = from_checkpoint(
       checkpoint, source, kind=kind, heads=heads, decoder_heads=decoder_heads
     )
   if not to:
     raise UserError(f'{source} is a video model: give --to={"|".join(WRITERS)}.')
-  export.check_target(to, out, source)
-  if to == 'orbax':
-    run_config(info)  # Which may not exist: before anything takes time.
+  export.check_target(to, out)
+  if to == 'orbax':  # There may be no config for it: before anything takes time.
+    run_config(_as_encoder(info) | {'config': None} if part == 'encoder' else info)
   elif 'position_grid' in info:
     grid = 'x'.join(map(str, info['position_grid']))
     raise UserError(
@@ -103,7 +135,7 @@ def convert(
     folder.mkdir(parents=True)
     rest = lookup(WRITERS, to, '--to')(partial, params, info, selfcheck.fingerprint(outputs))
     lines += _check_target(params, info, outputs, partial, to)
-    size = frozen.describe_size(params, folder)
+    size = _describe_size(params, folder)
     _publish(folder, out)
   except OSError as e:
     raise UserError(f'cannot write {out}: {e.strerror or e}') from e
@@ -121,7 +153,7 @@ def convert(
 
 
 def _kind(checkpoint: Checkpoint, source: Path) -> str:
-  known = {name: entry.recognise for name, entry in frozen.KINDS.items()} | FORMATS
+  known = {name: entry.recognise for name, entry in FROZEN.items()} | FORMATS
   found = [name for name, recognise in known.items() if recognise(checkpoint.tensors)]
   if len(found) == 1:
     return found[0]
@@ -134,7 +166,7 @@ def _kind(checkpoint: Checkpoint, source: Path) -> str:
 def _encoder_alone(
   params: Mapping[str, Any], info: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  info = _as_encoder(info) | {'config': None, 'classes': None}
+  info = _as_encoder(info) | {'config': None}
   if 'norm' not in params['encoder']:
     info['encoder'] = info['encoder'] | {'final_norm': False}
   if left := ', '.join(name for name in params if name != 'encoder'):
@@ -143,7 +175,7 @@ def _encoder_alone(
 
 
 def _as_encoder(info: Mapping[str, Any]) -> dict[str, Any]:
-  changed = dict(kind='encoder', decoder=None, pixels=None)
+  changed = dict(kind='encoder', decoder=None, pixels=None, classes=None, pool=None, id2label=None)
   return {key: value for key, value in info.items() if key != 'outputs'} | changed
 
 
@@ -174,7 +206,7 @@ def _check_target(
   """Reads what was written and runs it elsewhere, where that can be."""
   read = load_run if to == 'orbax' else load_pretrained
   written, _ = read(path)
-  if not frozen.same_values(jax.tree.map(np.asarray, written), dict(params)):
+  if not _same_values(jax.tree.map(np.asarray, written), dict(params)):
     raise UserError(f'{path.name} reads otherwise than it was written: is the disk full or broken?')
   lines = ['read back: every value is equal']
   if to == 'huggingface' and selfcheck.has_transformers():
@@ -208,7 +240,40 @@ def _told(what: str, difference: float) -> str:
 
 def _publish(folder: Path, out: Path) -> None:
   """Moves what is in `folder` to where it belongs, the file or folder `out` last."""
-  if not (folder / out.name).is_dir():  # What an earlier conversion left there is not of this one.
-    rest_path(out).unlink(missing_ok=True)
   for path in sorted(folder.iterdir(), key=lambda path: path.name == out.name):
     os.replace(path, out.parent / path.name)
+
+
+def _convert_frozen(tensors: Tensors, out: str | Path, *, kind: str, source: str) -> str:
+  """Writes a frozen network, reads it back and compares; returns one line on it.
+
+  Args:
+    tensors: Of the checkpoint.
+    out: The file to write.
+    kind: A name in FROZEN.
+    source: Where the tensors come from, for that line.
+
+  Raises:
+    UserError: the tensors are of another network, or `out` cannot be written.
+  """
+  config, params = FROZEN[kind].convert(tensors)
+  save_params(out, params, kind=kind, config=config)
+  written, written_config = load_params(out, kind=kind)
+  if not _same_values(written, params) or written_config != json.loads(json.dumps(config)):
+    raise UserError(f'{out} reads otherwise than it was written: is the disk full or broken?')
+  return f'{out}: {kind}, {_describe_size(params, Path(out))}, from {source}'
+
+
+def _same_values(one: Any, other: Any) -> bool:
+  """Whether two trees hold the same arrays under the same names."""
+  return jax.tree.structure(one) == jax.tree.structure(other) and all(
+    jax.tree.leaves(jax.tree.map(np.array_equal, one, other))
+  )
+
+
+def _describe_size(params: Any, path: Path) -> str:
+  leaves = jax.tree.leaves(params)
+  files = [path] if path.is_file() else [file for file in path.rglob('*') if file.is_file()]
+  megabytes = sum(file.stat().st_size for file in files) / 1e6
+  count = sum(x.size for x in leaves)
+  return f'{len(leaves)} tensors, {count / 1e6:.2f} M parameters, {megabytes:.1f} MB'

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from vmae_jax.errors import UserError
 from vmae_jax.frozen.files import FORMAT, save_params
-from vmae_jax.interchange.card import MODELS, model_card
+from vmae_jax.interchange.card import MODELS, last_part, model_card
 from vmae_jax.interchange.huggingface import huggingface_names
 from vmae_jax.interchange.layout import to_tensors
 from vmae_jax.interchange.official import official_names
@@ -33,6 +33,7 @@ _STORED = (
   'std',
   'eps',
   'normalised_targets',
+  'pool',
   'id2label',
 )
 
@@ -90,27 +91,47 @@ def write_orbax(
 ) -> list[str]:
   """Writes a checkpoint for `--config.init_from`; nothing lies beside it."""
   del fingerprint  # What reads it is this package.
-  save_run(out, params, run_config(info))
+  names = class_names(info) if info['id2label'] else ()
+  save_run(out, params, public(run_config(info)), names)
   return []
 
 
-def check_target(to: str, out: Path, source: Path) -> None:
+def public(value: Any) -> Any:
+  """A config in which of every path the last part is left: where data lie is nobody's business."""
+  if isinstance(value, Mapping):
+    return {key: public(x) for key, x in value.items()}
+  if isinstance(value, (list, tuple)):
+    return type(value)(map(public, value))
+  return last_part(value) if isinstance(value, str) else value
+
+
+def class_names(info: Mapping[str, Any]) -> list[str]:
+  """A name for each class of a classifier."""
+  names = info['id2label'] or {}
+  return [names.get(i, f'LABEL_{i}') for i in range(info['classes'])]
+
+
+def check_target(to: str, out: Path) -> None:
   """Raises a UserError where nothing could be written in the end.
 
   Args:
     to: The format; '' for a frozen network.
     out: What is to be written.
-    source: What is read.
   """
-  if out.exists() and out.resolve() == source.resolve():
-    raise UserError(f'--out={out} is the source itself: give another name.')
+  if to in ('', 'videomae'):  # Files.
+    beside = [out.with_suffix('.md'), rest_path(out)] if to else []
+    there = [str(path) for path in (out, *beside) if path.exists()]
+  else:
+    there = [str(out)] if out.is_file() or (out.is_dir() and any(out.iterdir())) else []
+  if there:
+    raise UserError(
+      f'{" and ".join(there)} would be overwritten: give another --out, or remove it.'
+    )
   if to == 'videomae':
     if out.suffix not in ('.pth', '.safetensors'):
       raise UserError(f'--out={out}: --to=videomae writes a file, FILE.pth or FILE.safetensors.')
     if out.suffix == '.pth' and importlib.util.find_spec('torch') is None:
       raise UserError(f'--out={out} needs PyTorch: pip install torch, or give FILE.safetensors.')
-  elif to and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
-    raise UserError(f'--out={out} is there already: give a new folder, or remove that one.')
 
 
 def _config(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +140,7 @@ def _config(info: Mapping[str, Any]) -> dict[str, Any]:
   if ph != pw:
     raise UserError(f'transformers has no VideoMAE with patches of {ph} x {pw}: only squares.')
   encoder, decoder = info['encoder'], info['decoder'] or {}
-  pooled = info['kind'] == 'classification' or encoder.get('final_norm') is False
+  mean = info['pool'] == 'mean' or encoder.get('final_norm') is False
   config = dict(
     architectures=[MODELS[info['kind']]],
     model_type='videomae',
@@ -137,7 +158,7 @@ def _config(info: Mapping[str, Any]) -> dict[str, Any]:
     attention_probs_dropout_prob=0.0,
     layer_norm_eps=info['eps'],
     qkv_bias=True,
-    use_mean_pooling=pooled,
+    use_mean_pooling=mean,
     norm_pix_loss=info['normalised_targets'],
     torch_dtype='float32',
   )
@@ -150,8 +171,7 @@ def _config(info: Mapping[str, Any]) -> dict[str, Any]:
     if decoder:
       config[f'decoder_{key}'] = decoder[ours]
   if info['kind'] == 'classification':
-    names = info['id2label'] or {}
-    labels = [names.get(i, f'LABEL_{i}') for i in range(info['classes'])]
+    labels = class_names(info)
     config['id2label'] = {str(i): name for i, name in enumerate(labels)}
     config['label2id'] = {name: i for i, name in enumerate(labels)}
   return config
@@ -179,7 +199,7 @@ def _about(
 ) -> str:
   about = {
     'info': {key: info[key] for key in _STORED},
-    'config': info['config'],
+    'config': public(info['config']),
     'rest': {'names': sorted(rest), 'digest': digest(rest)} if rest else None,
     'fingerprint': fingerprint,
   }

@@ -83,7 +83,7 @@ def hub_names(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, np.ndarr
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-  """config.json of a folder, and what preprocessor_config.json says of normalisation."""
+  """config.json of a folder, with image_mean and image_std of its processor if it has one."""
   config = _read_json(Path(folder) / 'config.json')
   if config.get('model_type') != 'videomae':
     raise UserError(
@@ -93,9 +93,30 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     raise UserError(
       f'{folder}/config.json has hidden_act {config["hidden_act"]!r}; only gelu is known here.'
     )
-  path = Path(folder) / 'preprocessor_config.json'
-  processor = _read_json(path) if path.is_file() else {}
-  return config | {key: processor[key] for key in ('image_mean', 'image_std') if key in processor}
+  return config | _normalisation(Path(folder))
+
+
+def _normalisation(folder: Path) -> dict[str, list[float]]:
+  """image_mean and image_std, read from the first file in which transformers looks for them."""
+  nested = folder / 'processor_config.json'
+  processor = _read_json(nested).get('video_processor') if nested.is_file() else None
+  for name in ('video_preprocessor_config.json', 'preprocessor_config.json'):
+    if processor is None and (folder / name).is_file():
+      processor = _read_json(folder / name)
+  if processor is None:
+    return {}
+  if (
+    not processor.get('do_rescale', True)
+    or abs(processor.get('rescale_factor', SCALE) / SCALE - 1) > 1e-6
+  ):
+    raise UserError(
+      f'{folder}: its processor does not scale pixels to [0, 1] (do_rescale, rescale_factor), '
+      'which is the only input that is known here.'
+    )
+  if not processor.get('do_normalize', True):
+    return dict(image_mean=[0.0] * 3, image_std=[1.0] * 3)
+  # What a file leaves out, or has as null, is transformers' default, not ImageNet's.
+  return {key: processor.get(key) or [0.5] * 3 for key in ('image_mean', 'image_std')}
 
 
 def huggingface_info(
@@ -109,7 +130,7 @@ def huggingface_info(
   """What config.json and names tell of the model, as `load_pretrained` says, and notes.
 
   Raises:
-    UserError: config.json lacks something, or its heads are doubtful and `heads` is not given.
+    UserError: config.json says otherwise than the tensors, or what is not known here.
   """
   # What a config.json leaves out has transformers' default.
   config = DEFAULTS | dict(config)
@@ -119,21 +140,21 @@ def huggingface_info(
     heads=heads or config['num_attention_heads'],
     mlp=config['intermediate_size'],
   )
-  size = find_size(encoder)
-  usual = size and SIZES[size]['heads']
-  if size and heads is None and encoder['heads'] != usual:
-    raise UserError(
-      f'{where}: config.json says {encoder["heads"]} heads, but every published encoder of width '
-      f'{encoder["width"]} and depth {encoder["depth"]} was trained with {usual} (a known '
-      f'converter wrote 16 for ViT-S): add --heads={usual}, or --heads={encoder["heads"]} if the '
-      'file is right.'
+  notes = []
+  if heads is None and find_size(encoder) == 's' and encoder['heads'] == 16:
+    encoder['heads'] = SIZES['s']['heads']
+    notes.append(
+      'HEADS: config.json says 16, as the one on the Hub does, but the published ViT-S was trained '
+      'with 6 heads: 6 are taken. If this model was trained with 16, convert it with --heads=16'
     )
   check_heads(encoder, where)
   _check_sizes(tensors, config, where)
-  decoder = classes = id2label = None
+  decoder = classes = id2label = pool = None
   kind = 'encoder'
+  mean = _mean_pooling(tensors, config, where)
   if 'classifier.weight' in tensors:
     kind, classes = 'classification', tensors['classifier.weight'].shape[0]
+    pool = 'mean' if mean else 'first'
     id2label = {int(k): v for k, v in (config.get('id2label') or {}).items()} or None
   elif 'encoder_to_decoder.weight' in tensors:
     kind = 'pretraining'
@@ -144,16 +165,16 @@ def huggingface_info(
       mlp=config['decoder_intermediate_size'],
     )
     check_heads(decoder, where)
-  elif not any(name.endswith('layernorm.weight') for name in tensors):
+  if kind != 'classification' and mean:
     encoder['final_norm'] = False
   image, patch = (_one(config[key], key, where) for key in ('image_size', 'patch_size'))
-  eps, notes = float(config['layer_norm_eps']), []
+  eps = float(config['layer_norm_eps'])
   if eps != 1e-6:
     notes.append(
       f'LayerNorm: config.json has eps {eps:g}, the official code and the default here 1e-06: '
       f'--config.model.eps={eps:g} reproduces what transformers computes'
     )
-  if kind != 'encoder' and eps != LAST_NORM_EPS:
+  if (kind == 'pretraining' or pool == 'mean') and eps != LAST_NORM_EPS:
     last = 'fc_norm' if kind == 'classification' else 'decoder.norm'
     notes.append(
       f'LayerNorm: transformers gives {last} eps {LAST_NORM_EPS:g} whatever config.json says; '
@@ -161,6 +182,11 @@ def huggingface_info(
     )
   if config.get('qkv_bias', config.get('qv_bias', True)) is False:
     notes.append('config.json says that there are no q and v biases: they are zeros here')
+  if 'image_mean' not in config:
+    notes.append(
+      "no file beside config.json tells the normalisation: ImageNet's mean and standard deviation "
+      'are taken, as of all published VideoMAE'
+    )
   return dict(
     kind=kind,
     method='videomae',
@@ -176,8 +202,22 @@ def huggingface_info(
     std=tuple(config.get('image_std', STD)),
     normalised_targets=config['norm_pix_loss'],
     classes=classes,
+    pool=pool,
     id2label=id2label,
   ), notes
+
+
+def _mean_pooling(tensors: Tensors, config: Mapping[str, Any], where: str) -> bool:
+  """Whether tokens are averaged; only without that, the encoder has a last LayerNorm."""
+  norm = next((name for name in tensors if re.search(r'(^|\.)layernorm\.weight$', name)), '')
+  said = config.get('use_mean_pooling', not norm)
+  if said == bool(norm):
+    raise UserError(
+      f'{where}: config.json says use_mean_pooling {json.dumps(said)}, but its tensors have '
+      f'{norm or "no layernorm.weight"}, as a model with {json.dumps(not said)} has: correct '
+      'config.json.'
+    )
+  return said
 
 
 def _check_sizes(tensors: Tensors, config: Mapping[str, Any], where: str) -> None:
@@ -215,6 +255,7 @@ DEFAULTS = dict(
   decoder_intermediate_size=1536,
   norm_pix_loss=True,
 )
+SCALE = 1 / 255
 
 
 def _one(value: Any, key: str, where: str) -> int:

@@ -35,7 +35,7 @@ def param_shapes(info: Mapping[str, Any]) -> dict[str, Any]:
 
   Args:
     info: Has kind (`pretraining`, `classification`, `encoder`), encoder, decoder, patch, pixels
-      (names of the decoder and head of pixels) and classes, as `load_pretrained` says.
+      (names of the decoder and head of pixels), classes and pool, as `load_pretrained` says.
   """
   encoder = dict(info['encoder'], patch=tuple(info['patch']))
   pt, ph, pw = encoder['patch']
@@ -43,7 +43,8 @@ def param_shapes(info: Mapping[str, Any]) -> dict[str, Any]:
   one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   key = jax.random.key(0)
   if info['kind'] == 'classification':
-    shapes = jax.eval_shape(Classifier(encoder | {'scan': True}, info['classes']).init, key, clip)
+    classifier = Classifier(encoder | {'scan': True}, info['classes'], pool=info['pool'])
+    shapes = jax.eval_shape(classifier.init, key, clip)
   elif info['kind'] == 'encoder':
     shapes = jax.eval_shape(Encoder(**encoder, scan=True).init, key, clip)
     shapes = {'params': {'encoder': shapes['params']}}

@@ -77,6 +77,7 @@ def mme_from_torch(
     std=STD,
     normalised_targets=False,
     classes=None,
+    pool=None,
     id2label=None,
   )
   flat, left = {}, dict(tensors)

@@ -77,13 +77,15 @@ def official_info(
     tensors, 'encoder.' if pretrained else '', heads=heads, where=where
   )
   classes = tensors['head.weight'].shape[0] if 'head.weight' in tensors else None
-  kind = 'pretraining' if pretrained else 'classification'
+  kind, pool = ('pretraining', None) if pretrained else ('classification', 'mean')
+  if classes and 'fc_norm.weight' not in tensors:
+    pool = 'first'  # use_mean_pooling=False in the official code.
   decoder = None
   if pretrained and 'encoder_to_decoder.weight' in tensors:
     decoder = decoder_info(tensors, 'decoder.', size, heads=decoder_heads, where=where)
     decoder['width'] = tensors['encoder_to_decoder.weight'].shape[0]
   elif pretrained or classes is None:
-    kind = 'encoder'
+    kind, pool = 'encoder', None
     encoder |= {} if f'{"encoder." * pretrained}norm.weight' in tensors else {'final_norm': False}
   return dict(
     kind=kind,
@@ -99,6 +101,7 @@ def official_info(
     std=STD,
     normalised_targets=True,
     classes=classes,
+    pool=pool,
     id2label=None,
   )
 
@@ -121,6 +124,23 @@ def clip_sizes(arguments: Mapping[str, Any]) -> dict[str, Any]:
   # Fine-tuning on Something-Something V2, and V2's --sparse_sample, take segments.
   sparse = arguments.get('data_set') == 'SSV2' or arguments.get('sparse_sample')
   return found | {'sampling': 'segment' if sparse else 'dense' if found['stride'] else None}
+
+
+def split_biases(tensors: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
+  """The tensors with q_bias and v_bias for a whole qkv.bias, and notes.
+
+  A bias of the keys adds the same number to all scores of a query, and softmax does not see it.
+  """
+  split, dropped = {}, False
+  for name, value in tensors.items():
+    if name.endswith('attn.qkv.bias') and len(value) % 3 == 0:
+      prefix = name.removesuffix('qkv.bias')
+      split[f'{prefix}q_bias'], keys, split[f'{prefix}v_bias'] = np.split(value, 3)
+      dropped |= bool(keys.any())
+    else:
+      split[name] = value
+  note = 'qkv.bias: its part for the keys is left out, which softmax does not see'
+  return split, [note] * dropped
 
 
 def with_prefix(tensors: Tensors) -> dict[str, np.ndarray]:

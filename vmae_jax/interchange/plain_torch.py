@@ -1,8 +1,7 @@
 """VideoMAE's forward pass in plain PyTorch: the other side of the self-check.
 
 Written from the published description and apart from our models, with the official names of
-tensors. The model card shows the same text, so that PyTorch users need nothing but torch, which
-is imported where it is used: this package does not need it.
+tensors. torch is imported where it is used: this package does not need it.
 """
 
 
@@ -24,8 +23,10 @@ def blocks(w, prefix, x, heads, eps):
   while (p := f'{prefix}blocks.{i}.') + 'norm1.weight' in w:
     i, (b, n, d) = i + 1, x.shape
     y = F.layer_norm(x, (d,), w[p + 'norm1.weight'], w[p + 'norm1.bias'], eps)
-    q, v = w[p + 'attn.q_bias'], w[p + 'attn.v_bias']
-    y = F.linear(y, w[p + 'attn.qkv.weight'], torch.cat([q, torch.zeros_like(q), v]))
+    if (bias := w.get(p + 'attn.qkv.bias')) is None:
+      q, v = w[p + 'attn.q_bias'], w[p + 'attn.v_bias']
+      bias = torch.cat([q, torch.zeros_like(q), v])
+    y = F.linear(y, w[p + 'attn.qkv.weight'], bias)
     q, k, v = y.reshape(b, n, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
     y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d)
     x = x + F.linear(y, w[p + 'attn.proj.weight'], w[p + 'attn.proj.bias'])
@@ -71,29 +72,8 @@ def classify(w, features, eps=1e-6):
   """Logits [b, classes]."""
   from torch.nn import functional as F
 
-  x = features.mean(1)
-  x = F.layer_norm(x, x.shape[-1:], w['fc_norm.weight'], w['fc_norm.bias'], eps)
+  x = features[:, 0]
+  if 'fc_norm.weight' in w:
+    x = features.mean(1)
+    x = F.layer_norm(x, x.shape[-1:], w['fc_norm.weight'], w['fc_norm.bias'], eps)
   return F.linear(x, w['head.weight'], w['head.bias'])
-
-
-def from_transformers(w):
-  """Tensors of a VideoMAE of transformers under the official names."""
-  import torch
-
-  renamed = {}
-  for name, x in w.items():
-    for old, new in (
-      ('videomae.', ''), ('decoder.decoder_layers.', 'decoder.blocks.'),
-      ('embeddings.patch_embeddings.projection.', 'encoder.patch_embed.proj.'),
-      ('encoder.layer.', 'encoder.blocks.'), ('layernorm_before.', 'norm1.'),
-      ('layernorm_after.', 'norm2.'), ('attention.output.dense.', 'attn.proj.'),
-      ('attention.attention.', 'attn.'), ('intermediate.dense.', 'mlp.fc1.'),
-      ('output.dense.', 'mlp.fc2.'), ('layernorm.', 'encoder.norm.'), ('classifier.', 'head.'),
-    ):  # fmt: skip
-      name = name.replace(old, new)
-    renamed[name] = x
-  for name in [name for name in renamed if name.endswith('attn.query.weight')]:
-    prefix = name.removesuffix('query.weight')
-    parts = [renamed.pop(f'{prefix}{part}.weight') for part in ('query', 'key', 'value')]
-    renamed[f'{prefix}qkv.weight'] = torch.cat(parts)
-  return renamed

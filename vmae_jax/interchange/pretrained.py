@@ -28,6 +28,7 @@ def load_pretrained(
   path: str | Path,
   *,
   kind: str = '',
+  weights: str = '',
   heads: int | None = None,
   decoder_heads: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -37,6 +38,7 @@ def load_pretrained(
     path: A folder of transformers, or a .pth or .safetensors file (or DeepSpeed folder) of the
       official VideoMAE, VideoMAE V2, MGMAE or MME.
     kind: One of FORMATS; '' to tell it by the names of tensors.
+    weights: See `read_checkpoint`.
     heads: Heads of the encoder's attention where the file does not tell or is wrong.
     decoder_heads: The same of the decoder.
 
@@ -53,7 +55,8 @@ def load_pretrained(
       patch, channels, frames, size, mean, std: Of the input.
       eps: Of the LayerNorms, which reproduces the source.
       normalised_targets: Whether pixels were predicted patch by patch normalised.
-      classes, id2label: Number and names of the classes, or None.
+      classes, pool, id2label: Of a classifier: its number of classes, `mean` or `first` for the
+        tokens that it looks at, and the names of the classes; or None.
       config: Of the run that it was exported from, or None.
       notes: Lines to show: what is unusual, left out, or differs between implementations.
 
@@ -61,7 +64,7 @@ def load_pretrained(
     UserError: it cannot be read, is of no known kind, or tensors are missing, left over or
       misshapen; they are named.
   """
-  checkpoint = read_checkpoint(path)
+  checkpoint = read_checkpoint(path, weights=weights)
   return from_checkpoint(checkpoint, path, kind=kind, heads=heads, decoder_heads=decoder_heads)
 
 
@@ -126,12 +129,15 @@ def rest_path(path: str | Path) -> Path:
 def _huggingface(checkpoint, path, heads, decoder_heads):
   config = hf.read_config(path if path.is_dir() else path.parent)
   tensors = hf.hub_names(checkpoint.tensors, config)
+  said = _said(checkpoint.about)
+  if _said_part(checkpoint, 'encoder').get('heads') == config.get('num_attention_heads'):
+    heads = heads or config.get('num_attention_heads')  # It was right when this was written.
   info, notes = hf.huggingface_info(
     tensors, config, heads=heads, decoder_heads=decoder_heads, where=str(path)
   )
-  # config.json, which users edit, goes before what was true when it was written.
-  said = _said(checkpoint.about)
-  info |= {key: value for key, value in said.items() if key not in ('frames', 'size', 'eps')}
+  # The JSON files, which users edit, go before what was true when they were written.
+  edited = ('frames', 'size', 'eps', 'mean', 'std', 'id2label')
+  info |= {key: value for key, value in said.items() if key not in edited}
   if info['kind'] == 'encoder':  # With the prefix where it was taken out of a larger model.
     tensors = {name.removeprefix('videomae.'): value for name, value in tensors.items()}
   params, left = from_tensors(tensors, info, hf.huggingface_names(info), where=str(path))
@@ -139,26 +145,27 @@ def _huggingface(checkpoint, path, heads, decoder_heads):
 
 
 def _videomae(checkpoint, path, heads, decoder_heads):
-  said = _said(checkpoint.about)
-
-  def said_heads(part):
-    return (checkpoint.about.get('info', {}).get(part) or {}).get('heads')
-
+  tensors, notes = official.split_biases(checkpoint.tensors)
   info = official.official_info(
-    checkpoint.tensors,
+    tensors,
     checkpoint.arguments,
-    heads=heads or said_heads('encoder'),
-    decoder_heads=decoder_heads or said_heads('decoder'),
+    heads=heads or _said_part(checkpoint, 'encoder').get('heads'),
+    decoder_heads=decoder_heads or _said_part(checkpoint, 'decoder').get('heads'),
     where=str(path),
   )
-  info |= said
-  names, notes, tensors = official.official_names(info), [], checkpoint.tensors
+  info |= _said(checkpoint.about)
+  if _said_part(checkpoint, 'encoder').get('final_norm') is False:
+    info['encoder']['final_norm'] = False  # As transformers has it, and no official model.
+  names = official.official_names(info)
   if info['kind'] == 'encoder':
     tensors = official.with_prefix(tensors)
   params, left = from_tensors(tensors, info, names, where=str(path))
   if info['encoder'].get('final_norm') is False and 'fc_norm.weight' in left:
     left = {name: value for name, value in left.items() if not name.startswith('fc_norm.')}
-    notes.append('fc_norm has no classifier behind it: left out')
+    notes.append(
+      'fc_norm is left out: VideoMAE V2 applies it to the mean of all tokens, and features here '
+      'are the tokens themselves'
+    )
   return params, info, left, notes
 
 
@@ -185,6 +192,11 @@ _TABLES = (  # Of positions.
 )
 # What our exports say beside the tensors, which shapes cannot.
 _SAID = ('method', 'frames', 'size', 'eps', 'normalised_targets')
+
+
+def _said_part(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
+  """What an export of ours says of its encoder or decoder."""
+  return checkpoint.about.get('info', {}).get(part) or {}
 
 
 def _said(about: dict[str, Any]) -> dict[str, Any]:

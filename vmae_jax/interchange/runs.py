@@ -1,8 +1,7 @@
 """Our own checkpoints: read for export, written from the weights of others."""
 
-import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from vmae_jax.interchange.official import find_size
 from vmae_jax.models.patches import token_grid
 from vmae_jax.models.sizes import SIZES
 from vmae_jax.runs.checkpoint import WEIGHTS, choose_weights, find_checkpoint, load_config
+from vmae_jax.runs.run_dir import CLASSES_FILE
 
 # What a run writes beside its checkpoints that belongs into a model card.
 _RESULTS = ('summary.json', 'probe.json')
@@ -51,10 +51,12 @@ def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], di
   both = bool(tree.get('ema'))
   notes = [f'its {WEIGHTS[weights]} weights are taken, not the other ones'] if both else []
   info = _info(ml_collections.ConfigDict(saved), params)
-  info |= dict(format='vmae_jax', config=saved, notes=notes, results=_results(folder))
+  # What a run has beside its checkpoints, a checkpoint that stands alone has in it.
+  workdir = folder.parent.parent if folder.parent.name == 'checkpoints' else folder
+  info |= dict(format='vmae_jax', config=saved, notes=notes, results=_results(workdir))
   if folder.name.isdigit():
     info['step'] = int(folder.name)
-  info['id2label'] = _class_names(folder.parent.parent / 'predictions.csv') or None
+  info['id2label'] = _class_names(workdir)
   return params, info
 
 
@@ -71,13 +73,27 @@ def _restore(item: Path, key: str, tree: Any) -> dict[str, Any]:
     return jax.tree.map(np.asarray, reader.restore(item, args=args)[key])
 
 
-def save_run(out: Path, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-  """Writes a checkpoint that `--config.init_from=OUT` takes; it appears when it is whole."""
+def save_run(
+  out: Path,
+  params: Mapping[str, Any],
+  config: Mapping[str, Any],
+  names: Sequence[str] = (),
+) -> None:
+  """Writes a checkpoint that `--config.init_from=OUT` takes; it appears when it is whole.
+
+  Args:
+    out: Its folder.
+    params: Of the model.
+    config: Of the run.
+    names: Of the classes, in their order.
+  """
   items = ocp.args.Composite(
     state=ocp.args.StandardSave({'params': params}), config=ocp.args.JsonSave(dict(config))
   )
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
     writer.save(out.absolute(), args=items)
+  if names:
+    (out / CLASSES_FILE).write_text(''.join(f'{name}\n' for name in names), encoding='utf-8')
 
 
 def run_config(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,23 +112,18 @@ def run_config(info: Mapping[str, Any]) -> dict[str, Any]:
       f'{encoder["heads"]} heads and {encoder["mlp"]} hidden units: add a line to '
       'vmae_jax/models/sizes.py and convert again.'
     )
-  if decoder and decoder['mlp'] != 4 * decoder['width']:
-    raise UserError(
-      f'the decoder has {decoder["mlp"]} hidden units at width {decoder["width"]}; a config here '
-      'has always four times the width.'
-    )
   classes = info['classes']
   c = config_finetuning.default() if classes else config_lib.default()
   c.model.size, c.model.patch, c.model.eps = size, tuple(info['patch']), info['eps']
   c.data.frames, c.data.size = info['frames'], info['size']
   c.data.mean, c.data.std = tuple(info['mean']), tuple(info['std'])
   if classes:
-    c.data.classes = classes
+    c.data.classes, c.model.pool = classes, info['pool']
     return c.to_dict()
   c.method = info['method']
   if decoder:
     c.model.decoder_width, c.model.decoder_depth = decoder['width'], decoder['depth']
-    c.model.decoder_heads = decoder['heads']
+    c.model.decoder_heads, c.model.decoder_mlp = decoder['heads'], decoder['mlp']
   c.heads.pixels.options.normalise = 'patch' if info['normalised_targets'] else 'none'
   if not info['pixels']:
     del c.heads.pixels
@@ -137,8 +148,9 @@ def _info(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> dict[
   size, data = SIZES[config.model.size], config.data
   encoder = {key: value for key, value in size.items() if key != 'decoder'}
   encoder |= {} if 'norm' in params['encoder'] else {'final_norm': False}
-  kind, pixels, classes, normalised = 'encoder', None, None, True
+  kind, pixels, classes, pool, normalised = 'encoder', None, None, None, True
   if 'classifier' in params:
+    pool = 'mean' if 'fc_norm' in params else 'first'
     kind, classes = 'classification', params['classifier']['kernel'].shape[1]
     encoder.pop('final_norm', None)
   for name, head in config.get('heads', {}).items():
@@ -162,6 +174,7 @@ def _info(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> dict[
     std=tuple(data.std),
     normalised_targets=normalised,
     classes=classes,
+    pool=pool,
     id2label=None,
   )
   grid = token_grid((data.frames, data.size, data.size), tuple(config.model.patch))
@@ -178,26 +191,20 @@ def _decoder(params: Mapping[str, Any], config, size: Mapping[str, Any]) -> dict
   return dict(width=width, depth=depth, heads=heads, mlp=mlp)
 
 
-def _class_names(path: Path) -> dict[int, str]:
-  """Number -> name of the classes that a test of the run has named."""
-  names = {}
+def _class_names(folder: Path) -> dict[int, str] | None:
+  """Number -> name of the classes; None where its data have numbers alone."""
   try:
-    with path.open(encoding='utf-8', newline='') as file:
-      for row in csv.DictReader(file):
-        for number, name in (('label', 'class'), ('predicted', 'predicted_class')):
-          if row.get(number) and row.get(name):
-            names[int(row[number])] = row[name]
-  except (OSError, ValueError):
-    return {}
-  return names
+    return dict(enumerate((folder / CLASSES_FILE).read_text(encoding='utf-8').splitlines()))
+  except OSError:
+    return None
 
 
-def _results(checkpoint: Path) -> dict[str, Any]:
-  """File -> what is in it, of the run that a checkpoint belongs to."""
+def _results(workdir: Path) -> dict[str, Any]:
+  """File -> what is in it, of a run."""
   found = {}
   for name in _RESULTS:
     try:
-      found[name] = json.loads((checkpoint.parent.parent / name).read_text(encoding='utf-8'))
+      found[name] = json.loads((workdir / name).read_text(encoding='utf-8'))
     except (OSError, ValueError):
       continue  # A run that still goes on has none.
   return found

@@ -53,7 +53,8 @@ def our_outputs(params: Mapping[str, Any], info: Mapping[str, Any]) -> Outputs:
 
   def run(params, video):
     if info['kind'] == 'classification':
-      return {'logits': Classifier(encoder | common, info['classes']).apply(params, video)}
+      classifier = Classifier(encoder | common, info['classes'], pool=info['pool'])
+      return {'logits': classifier.apply(params, video)}
     if not heads:
       params = {'params': params['params']['encoder']}
       return {'features': Encoder(**encoder, **common).apply(params, video, visible)}

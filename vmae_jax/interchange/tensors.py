@@ -1,10 +1,8 @@
 """Tensors of PyTorch checkpoints, read without running anything that is in them."""
 
-import argparse
 import json
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,15 +10,39 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, check_name
 from vmae_jax.frozen.files import FORMAT
+from vmae_jax.interchange.torch_file import Inert, read_torch_file
 from vmae_jax.types import Num
 
 Tensors = Mapping[str, Num[np.ndarray, '...']]
 
-# Under which checkpoints keep their tensors, and what wrappers of a model put before each name.
+WEIGHTS = ('params', 'ema')
+# Under which checkpoints keep their tensors, averages of them, and what wrappers of a model put
+# before each name.
 _WRAPPERS = ('state_dict', 'model', 'module', 'params', 'model_state')
-_PREFIXES = ('module.', '_orig_mod.', 'model.')
+_AVERAGED = ('model_ema', 'state_dict_ema', 'ema_state_dict', 'ema')
+_PREFIXES = ('module.', '_orig_mod.', 'model.', 'net.', 'network.', 'student.', 'backbone.')
+_HEADS = ('head.', 'fc_norm.', 'cls_head.')
+_MMACTION2 = (
+  ('patch_embed.projection.', 'patch_embed.proj.'),
+  ('.mlp.layers.0.0.', '.mlp.fc1.'),
+  ('.mlp.layers.1.', '.mlp.fc2.'),
+  ('cls_head.fc_cls.', 'head.'),
+)
+# Names that only models of other architectures have.
+_OTHERS = (
+  (r'^(target_encoder|predictor)$', 'a V-JEPA of Meta (facebookresearch/jepa or vjepa2)'),
+  (r'attn\.(pool_q|norm_q|rel_pos_h)', 'an MViT'),
+  (
+    r'(^|\.)pos_embed_(spatial|temporal)$|attn\.q\.weight$',
+    "Meta's MAE-ST (facebookresearch/mae_st)",
+  ),
+  (r'clip_(pos_embed|projector|decoder)|attn\.q_norm', 'an InternVideo2'),
+  (r'relative_position_bias_table', 'a Swin transformer'),
+  (r'temporal_attn|(^|\.)time_embed$', 'a TimeSformer'),
+  (r'(^|\.)cls_token$', 'a vision transformer with a class token'),
+)
 
 _HF_WHOLE = ('model.safetensors', 'pytorch_model.bin')
 _DEEPSPEED = 'mp_rank_00_model_states.pt'
@@ -42,17 +64,18 @@ class Checkpoint(NamedTuple):
   notes: list[str]
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
-  """Reads a checkpoint of PyTorch.
+def read_checkpoint(path: str | Path, *, weights: str = '') -> Checkpoint:
+  """Reads a checkpoint of PyTorch, which need not be installed.
 
   Args:
     path: A .safetensors file, what `torch.save` wrote, a folder of transformers (whole or in
       shards) or of DeepSpeed.
+    weights: `ema` takes averaged weights that are stored beside the last ones.
 
   Raises:
-    UserError: it is missing, damaged, holds classes, holds no tensors by name, or PyTorch is
-      needed and missing.
+    UserError: it is missing, damaged, of another architecture, or holds no tensors by name.
   """
+  check_name(weights or 'params', WEIGHTS, '--weights')
   path = Path(path)
   files = [path] if path.is_file() else _files(path)
   state, arguments, about, notes = {}, {}, {}, []
@@ -61,25 +84,26 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
       found, metadata = _read_safetensors(file)
       about |= _parse(metadata.get(FORMAT), file)
     else:
-      found = _read_torch(file)
+      found, classes = read_torch_file(file)
+      if classes:
+        notes.append(f'objects of {", ".join(classes[:6])} in {file.name} were not loaded')
       if isinstance(found, Mapping):
         arguments = _arguments(found.get('args'))
         about |= _parse(found.get(FORMAT), file)
-        if 'model_ema' in found:
-          notes.append(f'{file.name} also holds averaged weights (model_ema); they are not taken')
-    state |= _unwrap(found, file)
-  for prefix in _PREFIXES * 2:  # As in module._orig_mod.encoder...
-    if all(name.startswith(prefix) for name in state):
-      state = {name.removeprefix(prefix): value for name, value in state.items()}
-  if others := [name for name, value in state.items() if not hasattr(value, 'shape')]:
+    state |= _unwrap(found, file, weights, notes)
+  if state.pop('n_averaged', None) is not None:
+    notes.append('these are averaged weights: n_averaged of torch.optim.swa_utils')
+  _refuse_others(map(str, state), path)
+  if others := [k for k, v in state.items() if not (isinstance(k, str) and hasattr(v, 'shape'))]:
     raise UserError(
       f'{path} holds what is no tensor: {", ".join(map(str, others[:5]))}; give a file that '
       f'holds a state_dict, alone or as {", ".join(_WRAPPERS)}.'
     )
-  stored = sorted({str(value.dtype).removeprefix('torch.') for value in state.values()})
+  state = {_respelled(name): value for name, value in _strip_prefixes(state, notes).items()}
+  stored = sorted({str(value.dtype) for value in state.values()})
   if stored != ['float32']:
     notes.append(f'stored as {", ".join(stored)}')
-  return Checkpoint({k: _to_numpy(k, v, path) for k, v in state.items()}, about, arguments, notes)
+  return Checkpoint({k: _to_numpy(v) for k, v in state.items()}, about, arguments, notes)
 
 
 def _files(path: Path) -> list[Path]:
@@ -126,50 +150,72 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     raise UserError(f'{path} is no safetensors file or a damaged one ({e}).') from e
 
 
-def _read_torch(path: Path) -> Any:
-  try:
-    import torch
-  except ImportError as e:
+def _unwrap(state: Any, path: Path, weights: str, notes: list[str]) -> dict[str, Any]:
+  """The tensors by name that a file of PyTorch holds, of which there may be two sets."""
+  averaged = [key for key in _AVERAGED if isinstance(state, Mapping) and state.get(key)]
+  if weights == 'ema' and not averaged:
     raise UserError(
-      f'reading {path} needs PyTorch: pip install torch (for this command alone), or convert '
-      'the file to .safetensors elsewhere.'
-    ) from e
-  try:
-    archive = zipfile.is_zipfile(path)
-    if archive and any(x.compress_type for x in zipfile.ZipFile(path).infolist()):
-      raise UserError(f'{path} is a packed archive, which PyTorch never writes: get it again.')
-    # Mapped, so that no tensor is in memory before its shape has been looked at.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-      return torch.load(path, map_location='cpu', weights_only=True, mmap=archive)
-  except UserError:
-    raise
-  except Exception as e:  # Of many classes, whatever is wrong with the file.
-    classes = sorted(set(re.findall(r'GLOBAL (\S+)', str(e))))
-    if classes:
-      raise UserError(
-        f'{path} holds objects of {", ".join(classes)}, which are not loaded, as a file of '
-        'classes can run any code. If you trust it, strip it where that class is installed: '
-        f"""python -c "import torch; torch.save(torch.load('{path}', weights_only=False)"""
-        """['state_dict'], 'stripped.pth')"."""
-      ) from e
-    # Torch's own text would tell to unpickle whatever the file holds.
-    raise UserError(
-      f'{path} is no PyTorch checkpoint or a damaged one ({type(e).__name__}): get it again.'
-    ) from e
-
-
-def _unwrap(state: Any, path: Path) -> dict[str, Any]:
+      f'{path} holds no averaged weights ({", ".join(_AVERAGED)}): drop --weights=ema.'
+    )
+  if weights == 'ema':
+    state = state[averaged[0]]
+    notes.append(f'its averaged weights ({averaged[0]}) are taken')
+  elif averaged:
+    notes.append(
+      f'{path.name} also holds averaged weights ({averaged[0]}), which --weights=ema takes'
+    )
   for key in _WRAPPERS:
     if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
       state = state[key]
+  if isinstance(state, Inert) and not state:
+    raise UserError(
+      f'{path} holds an object of the class {state.name}, not tensors by name: save its '
+      'state_dict() where that class is installed.'
+    )
   if not isinstance(state, Mapping) or not state:
     raise UserError(f'{path} holds no tensors by name: give a file that holds a state_dict.')
   return dict(state)
 
 
+def _strip_prefixes(state: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+  """Takes off what wrappers put before the names, where most names have it."""
+  while prefix := next((p for p in _PREFIXES if _share(state, p) > 0.5), None):
+    if prefix == 'backbone.':  # Beside it, frameworks keep the heads of other tasks.
+      heads = [name for name in state if not name.startswith((prefix, *_HEADS))]
+      if heads:
+        notes.append(f'beside the backbone, left out: {", ".join(heads[:3])} ({len(heads)})')
+      state = {name: value for name, value in state.items() if name not in heads}
+    stripped = {name.removeprefix(prefix): value for name, value in state.items()}
+    if len(stripped) < len(state):
+      break
+    state = stripped
+  return state
+
+
+def _share(names: Collection[str], prefix: str) -> float:
+  return sum(name.startswith(prefix) for name in names) / max(1, len(names))
+
+
+def _respelled(name: str) -> str:
+  """mmaction2's names of VideoMAE's layers -> the official ones."""
+  for theirs, official in _MMACTION2:
+    name = name.replace(theirs, official)
+  return name
+
+
+def _refuse_others(names: Iterable[str], path: Path) -> None:
+  names = list(names)
+  for pattern, model in _OTHERS:
+    if found := next((name for name in names if re.search(pattern, name)), None):
+      raise UserError(
+        f'{path} holds {model}, as its {found} shows: another architecture than VideoMAE, with '
+        'parameters that have no place here.'
+      )
+
+
 def _arguments(arguments: Any) -> dict[str, Any]:
-  if isinstance(arguments, argparse.Namespace):
-    arguments = vars(arguments)
+  if isinstance(arguments, Inert):  # An argparse.Namespace.
+    arguments = arguments.state
   return dict(arguments) if isinstance(arguments, Mapping) else {}
 
 
@@ -181,12 +227,6 @@ def _parse(text: Any, path: Path) -> dict[str, Any]:
   return about if isinstance(about, dict) else {}
 
 
-def _to_numpy(name: str, value: Any, path: Path) -> np.ndarray:
-  if hasattr(value, 'detach'):
-    value = value.detach()
-    if value.is_sparse or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-      raise UserError(f'{path}: {name} claims more values than are stored: get the file again.')
-    # NumPy has no bfloat16 that torch knows of.
-    value = (value.float() if value.is_floating_point() else value).numpy()
-  floating = jnp.issubdtype(value.dtype, jnp.floating)
+def _to_numpy(value: np.ndarray) -> np.ndarray:
+  floating = jnp.issubdtype(value.dtype, jnp.floating)  # bfloat16, too.
   return value.astype(np.float32, copy=False) if floating else value

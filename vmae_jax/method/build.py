@@ -102,7 +102,9 @@ def model_arguments(model) -> tuple[dict, dict, dict]:
   encoder, common = encoder_arguments(model)
   given = dict(width=model.decoder_width, depth=model.decoder_depth, heads=model.decoder_heads)
   decoder = SIZES[model.size]['decoder'] | {k: v for k, v in given.items() if v is not None}
-  decoder['mlp'] = 4 * decoder['width']
+  if model.decoder_width is not None:
+    decoder['mlp'] = 4 * decoder['width']
+  decoder['mlp'] = model.get('decoder_mlp') or decoder['mlp']  # Older runs have no such key.
   if decoder['width'] % decoder['heads']:
     raise UserError(
       f'model: the decoder width {decoder["width"]} is no multiple of its {decoder["heads"]} heads.'

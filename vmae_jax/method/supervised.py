@@ -111,6 +111,7 @@ def build_supervised(config: ml_collections.ConfigDict, *, classes: int) -> Supe
     head_scale=model.head_scale,
     drop_path=model.drop_path,
     dropout=model.dropout,
+    pool=model.get('pool', 'mean'),  # Older runs have none.
   )
   mixes = mix.chance > 0 and (mix.mixup > 0 or mix.cutmix > 0)
   own_share = functools.partial(

@@ -1,4 +1,4 @@
-"""The encoder with a classifier on the mean of its tokens."""
+"""The encoder with a classifier on the mean of its tokens, or on the first one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +15,13 @@ from vmae_jax.types import Array, Float, Key
 class Classifier(nn.Module):
   """All tokens, their mean, a fresh LayerNorm, one Dense (VideoMAE's fine-tuning model).
 
+  Source: VideoMAE's modeling_finetune.py, where `pool` is `use_mean_pooling`.
+
   Attributes:
-    encoder: Keyword arguments of `Encoder`; the pre-trained last LayerNorm is not used.
+    encoder: Keyword arguments of `Encoder`.
     classes: Number of classes.
+    pool: `mean` is as above, without the encoder's last LayerNorm; `first` takes the first token
+      behind that LayerNorm instead, without a fresh one.
     head_scale: Factor on the initial kernel of the last layer.
     drop_path: Chance that a branch of the last block is left out in training.
     dropout: Chance that a value before the last layer is left out in training.
@@ -28,6 +32,7 @@ class Classifier(nn.Module):
   head_scale: float = 0.001
   drop_path: float = 0.0
   dropout: float = 0.0
+  pool: str = 'mean'
 
   @nn.compact
   def __call__(
@@ -46,10 +51,14 @@ class Classifier(nn.Module):
     keep = None
     if keys is not None and self.drop_path:
       keep = drop_path(draw(0), rate=self.drop_path, depth=self.encoder['depth'])
-    x = Encoder(**self.encoder, final_norm=False, name='encoder')(video, keep=keep)
-    x = x.astype(jnp.float32).mean(axis=1)
-    eps = self.encoder.get('eps', 1e-6)
-    x = layer_norm(eps=eps, dtype=jnp.float32, name='fc_norm')(x)
+    mean = self.pool == 'mean'
+    x = Encoder(**self.encoder, final_norm=not mean, name='encoder')(video, keep=keep)
+    x = x.astype(jnp.float32)
+    if mean:
+      eps = self.encoder.get('eps', 1e-6)
+      x = layer_norm(eps=eps, dtype=jnp.float32, name='fc_norm')(x.mean(axis=1))
+    else:
+      x = x[:, 0]
     if keys is not None and self.dropout:
       kept = 1 - self.dropout
       x *= jax.vmap(lambda key: jax.random.bernoulli(key, kept, x.shape[1:]))(draw(1)) / kept

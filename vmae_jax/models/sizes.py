@@ -2,7 +2,8 @@
 
 # width, depth, heads and hidden units of the encoder, then of the decoder.
 # S, B, L, H: VideoMAE's models and the decoder depths of its pre-training scripts.
-# giant: VideoMAE V2 (use it with model.patch = (2, 14, 14)).
+# giant: VideoMAE V2 (use it with model.patch = (2, 14, 14)), whose decoder has its encoder's
+#   ratio, too: int(512 * 48 / 11) hidden units.
 # tiny and demo are ours, for tests, laptops and the demo.
 SIZES = {
   'demo': dict(
@@ -24,6 +25,6 @@ SIZES = {
     width=1280, depth=32, heads=16, mlp=5120, decoder=dict(width=640, depth=12, heads=8, mlp=2560)
   ),
   'giant': dict(
-    width=1408, depth=40, heads=16, mlp=6144, decoder=dict(width=512, depth=4, heads=8, mlp=2048)
+    width=1408, depth=40, heads=16, mlp=6144, decoder=dict(width=512, depth=4, heads=8, mlp=2234)
   ),
 }

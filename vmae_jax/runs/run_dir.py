@@ -20,6 +20,7 @@ from vmae_jax.errors import UserError
 CONFIG_FILE = 'config.json'
 ENVIRONMENT_FILE = 'environment.json'
 SUMMARY_FILE = 'summary.json'
+CLASSES_FILE = 'classes.txt'  # Names of the classes, one a line.
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'av', 'grain')
 _ABSENT = object()

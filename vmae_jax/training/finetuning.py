@@ -23,7 +23,12 @@ from vmae_jax.evaluation.results import SHARES, write_results
 from vmae_jax.method.mixing import pair
 from vmae_jax.method.supervised import Supervised, build_supervised
 from vmae_jax.models.patches import token_grid
-from vmae_jax.runs.run_dir import prepare_run_dir, write_atomically, write_summary
+from vmae_jax.runs.run_dir import (
+  CLASSES_FILE,
+  prepare_run_dir,
+  write_atomically,
+  write_summary,
+)
 from vmae_jax.runs.run_log import RunLog
 from vmae_jax.training import initialise, loop
 from vmae_jax.training.classes import Classes, count_classes
@@ -83,9 +88,18 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
     sampler=_sampler(config),
     implied=config_finetuning.default(),
     pretrained=start,
+    watcher=lambda: _keep_names(workdir, classes),
     evaluate=evaluation,
   )
   loop.run(config, workdir, mesh, task)
+
+
+def _keep_names(workdir: str, classes: Classes) -> Callable[..., None]:
+  """Writes down the names of the classes; returns a watcher that does nothing."""
+  if classes.names and jax.process_index() == 0:
+    text = ''.join(f'{name}\n' for name in classes.names)
+    write_atomically(Path(workdir) / CLASSES_FILE, text)
+  return lambda *_: None
 
 
 def _open(spec: str, data) -> Source:
