@@ -92,6 +92,8 @@ def save_run(
   )
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
     writer.save(out.absolute(), args=items)
+  for mark in out.rglob('commit_success.txt'):  # Orbax asks whether it is there; it holds a path.
+    mark.write_text('')
   if names:
     (out / CLASSES_FILE).write_text(''.join(f'{name}\n' for name in names), encoding='utf-8')
 

@@ -134,12 +134,12 @@ def _tensor(storage: Any, offset: int, shape: tuple, strides: tuple) -> Any:
   if not count:
     return np.empty(shape, storage.dtype)
   strides = [s * storage.itemsize for s in strides]
-  return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)
+  return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides)
 
 
 def _read_zip(file: io.BufferedIOBase, path: Path, records: dict) -> tuple[Any, list[str]]:
   # Mapped, so that no tensor is in memory before its shape has been looked at.
-  whole = np.memmap(path, np.uint8, 'r')
+  whole = np.memmap(path, np.uint8, 'c')
 
   def record(name):
     start = records[name].header_offset
