@@ -12,10 +12,10 @@ import pytest
 from tests.evaluation.checkpoints import write_checkpoint
 from tests.fresh_run import save_fresh_run
 from tests.started import ROOT
-from vmae_jax import interchange
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.encoder import build_encoder, load_classifier, load_encoder
+from vmae_jax.interchange import pretrained
 from vmae_jax.method.supervised import build_supervised
 from vmae_jax.models.positions import interpolated_positions, sincos_positions
 
@@ -106,12 +106,12 @@ def test_files_say_how_clips_were_cut(told, found, run, tmp_path, monkeypatch):
   info = dict(encoder=encoder, patch=(2, 8, 8), eps=1e-6, channels=3, frames=8, size=32)
   info |= dict(mean=(0.5,) * 3, std=(0.5,) * 3, notes=[], config=None) | told
   params = {'encoder': run[2]}
-  monkeypatch.setattr(interchange.pretrained, 'load_pretrained', lambda path: (params, info))
+  monkeypatch.setattr(pretrained, 'load_pretrained', lambda path, weights: (params, info))
   (tmp_path / 'a.pth').touch()
   config, _, _ = load_encoder(str(tmp_path / 'a.pth'), pool='mean')
   assert (config.data.stride, config.data.sampling) == found and config.weights == 'as stored'
-  with pytest.raises(UserError, match='a.pth is no run of vmae_jax'):
-    load_encoder(str(tmp_path / 'a.pth'), pool='mean', weights='ema')
+  config, _, _ = load_encoder(str(tmp_path / 'a.pth'), pool='mean', weights='ema')
+  assert config.weights == 'ema'
 
 
 @pytest.mark.full

@@ -33,7 +33,6 @@ from vmae_jax.runs.checkpoint import (
   find_checkpoint,
   load_config,
   load_params,
-  refuse_weights,
   stored_params,
 )
 from vmae_jax.types import Array, Float, UInt8
@@ -72,7 +71,8 @@ def load_encoder(
     pool: A key of POOLS.
     layer: See `build_encoder`.
     positions: See `build_encoder`.
-    weights: Of a run, see `choose_weights`.
+    weights: See `choose_weights`; of a file of others, `ema` takes averaged weights beside the
+      last ones, which are taken otherwise.
 
   Returns:
     The run's config (of another implementation, the blocks `model` and `data` as far as they are
@@ -84,8 +84,7 @@ def load_encoder(
   """
   options = dict(pool=pool, layer=layer, positions=positions)
   if not os.path.isdir(os.path.join(resolve(path), 'state')):
-    refuse_weights(path, weights)
-    config, params = _load_foreign(path)
+    config, params = _load_foreign(path, weights)
     return config, params, build_encoder(config, **options)[1]
   config = ml_collections.ConfigDict(load_config(path))
   config.weights = choose_weights(path, weights)
@@ -113,12 +112,12 @@ def resolve(path: str) -> str:
     return os.path.abspath(path)
 
 
-def _load_foreign(path: str) -> tuple[ml_collections.ConfigDict, Any]:
+def _load_foreign(path: str, weights: str) -> tuple[ml_collections.ConfigDict, Any]:
   """What `build_encoder` needs of a config, and the parameters."""
   # Not above: our own checkpoints need none of it.
   from vmae_jax.interchange.pretrained import load_pretrained
 
-  params, info = load_pretrained(path)
+  params, info = load_pretrained(path, weights=weights)
   for note in info['notes']:
     logging.warning('%s: %s', path, note)
   if info['channels'] != 3:
@@ -126,7 +125,7 @@ def _load_foreign(path: str) -> tuple[ml_collections.ConfigDict, Any]:
   model = {'encoder': dict(info['encoder'], patch=tuple(info['patch']), eps=info['eps'])}
   data = {name: info[name] for name in ('frames', 'size', 'mean', 'std')}
   data |= _pace(info, path) | {'root': '', 'max_bad_share': 0.05}
-  config = {'model': model, 'data': data, 'seed': 0, 'weights': 'as stored'}
+  config = {'model': model, 'data': data, 'seed': 0, 'weights': weights or 'as stored'}
   config = ml_collections.ConfigDict(config)
   config.model.patch = tuple(info['patch'])
   return config, jax.tree.map(jnp.asarray, params['encoder'])

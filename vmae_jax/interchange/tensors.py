@@ -17,7 +17,6 @@ from vmae_jax.types import Num
 
 Tensors = Mapping[str, Num[np.ndarray, '...']]
 
-WEIGHTS = ('params', 'ema')
 # Under which checkpoints keep their tensors, averages of them, and what wrappers of a model put
 # before each name.
 _WRAPPERS = ('state_dict', 'model', 'module', 'params', 'model_state')
@@ -75,7 +74,7 @@ def read_checkpoint(path: str | Path, *, weights: str = '') -> Checkpoint:
   Raises:
     UserError: it is missing, damaged, of another architecture, or holds no tensors by name.
   """
-  check_name(weights or 'params', WEIGHTS, '--weights')
+  check_name(weights or 'params', ('params', 'ema'), 'weights')
   path = Path(path)
   files = [path] if path.is_file() else _files(path)
   state, arguments, about, notes = {}, {}, {}, []

@@ -205,12 +205,6 @@ def choose_weights(path: str, weights: str = '') -> str:
   return weights or ('ema' if average else 'params')
 
 
-def refuse_weights(path: str, weights: str) -> None:
-  """Raises a UserError if weights are asked for by name where `path` is no run of ours."""
-  if weights:
-    raise UserError(f'{path} is no run of vmae_jax, which alone has weights={weights}: drop it.')
-
-
 def load_params(path: str, like: Any, *, weights: str = '') -> Any:
   """The parameters of a run's newest checkpoint, or of the one that `path` names.
 

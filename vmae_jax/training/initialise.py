@@ -17,7 +17,6 @@ from vmae_jax.runs.checkpoint import (
   find_checkpoint,
   load_config,
   load_params,
-  refuse_weights,
   stored_params,
 )
 
@@ -48,7 +47,7 @@ def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
 
   Args:
     path: Where it is.
-    weights: Of a run of ours, see `choose_weights`.
+    weights: See `choose_weights`, and of a file of others `read_checkpoint`.
 
   Raises:
     UserError: it is neither, cannot be read, or has no such weights.
@@ -61,8 +60,7 @@ def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
         f'init_from: there is no {path!r} (looked in {os.getcwd()}): give a --workdir of a run, '
         'one of its checkpoints, a folder of transformers, or a .pth or .safetensors file.'
       ) from None
-    refuse_weights(path, weights)
-    return _foreign(path)
+    return _foreign(path, weights)
   weights = choose_weights(path, weights)
   config = load_config(path)
   model, data = config['model'], config['data']
@@ -78,11 +76,11 @@ def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
   )
 
 
-def _foreign(path: str) -> Pretrained:
+def _foreign(path: str, weights: str) -> Pretrained:
   # Not above: a run from scratch needs none of it.
   from vmae_jax.interchange.pretrained import load_pretrained
 
-  params, info = load_pretrained(path)
+  params, info = load_pretrained(path, weights=weights)
   shapes = flatten_dict(params, sep='/')
   facts = {key: info.get(key) for key in ('eps', 'patch', 'mean', 'std', 'frames', 'size')}
   facts['heads'] = info['encoder']['heads']
