@@ -15,6 +15,7 @@ from vmae_jax.data.video import VideoError
 from vmae_jax.prepare import prepare_shards, staging
 from vmae_jax.prepare.encoding import Encoding, cut_film, encode_video
 from vmae_jax.prepare.layouts import Listed
+from vmae_jax.prepare.pool import Lost
 from vmae_jax.prepare.prepare_shards import write_shards
 from vmae_jax.prepare.staging import clip_id
 
@@ -79,6 +80,40 @@ def test_no_film_at_all(tmp_path, content):
   for path in (tmp_path / 'v.mp4', tmp_path / 'none.mp4'):
     with pytest.raises((VideoError, OSError)):
       list(cut_film(str(path), Encoding(), seconds=1.0))
+
+
+@pytest.fixture
+def store(tmp_path):
+  """A film in a store, of which the test hears what is read."""
+  import fsspec
+
+  path = write_video(tmp_path / 'film.mp4', frames=60, height=240, width=320)
+  fs = fsspec.filesystem('memory')
+  with open(path, 'rb') as f:
+    fs.pipe_file('/films/film.mp4', f.read())
+  yield fs, path
+  fs.rm('/films', recursive=True)
+
+
+def test_a_film_elsewhere(store, monkeypatch, tmp_path):
+  """It is read piece by piece; where the store fails in its midst, another try may do."""
+  fs, path = store
+  here = list(cut_film(path, Encoding(), seconds=0.5))
+  monkeypatch.setattr(type(fs), 'cat_file', None)  # Which would read all of it.
+  assert list(cut_film('memory://films/film.mp4', Encoding(), seconds=0.5)) == here
+
+  class Failing(io.BytesIO):
+    def read(self, size=-1):
+      if self.tell() > 60_000:
+        raise RuntimeError('503')
+      return super().read(size)
+
+  with open(path, 'rb') as f:
+    data = f.read()
+  monkeypatch.setattr(type(fs), 'open', lambda *_, **__: Failing(data))
+  video = Listed('film', 'memory://films/film.mp4', 0)
+  task = staging.Task(folder=str(tmp_path), place=0, video=video, encoding=Encoding(), cut=0.5)
+  assert isinstance(staging.stage(task), Lost)
 
 
 def test_names():

@@ -183,6 +183,8 @@ def test_an_outage_is_no_damage(videos, tmp_path, encoded, monkeypatch, shard_vi
     with pytest.raises(Unavailable, match=r'4 of 10 .* such as v\d \(503\)') as e:
       write(videos, tmp_path / 'out', **options)
     assert '\n' not in str(e.value) and not (tmp_path / 'out/manifest.json').exists()
+  for part in (tmp_path / 'out/.parts').glob('shard-*.json'):
+    assert not part.with_suffix('').exists()  # Files of a packed shard would need room twice.
   write(videos, tmp_path / 'out', **options)
   assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
 

@@ -8,6 +8,7 @@ of the shard has its own, `pack` puts the records together.
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ from vmae_jax.prepare.pool import Lost, renew
 Failure = dict[str, Any]  # reason, may_pass: true where another try may do; in a part also id.
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
   """A video to encode.
 
@@ -166,7 +167,7 @@ def pack(folder: str, videos: Sequence[Listed], out: str, name: str) -> dict[str
   """Puts the records of a folder together.
 
   Args:
-    folder: Has a result for each of the videos.
+    folder: Has a result for each of the videos; goes when the shard is complete.
     videos: Of the shard.
     out: A folder of this machine: gets the shard, and NAME.json when that is complete.
     name: That the shard will have.
@@ -209,6 +210,7 @@ def pack(folder: str, videos: Sequence[Listed], out: str, name: str) -> dict[str
     part['shard'] = dict(name=name, records=len(headers), size=size, sha256=sha256)
     os.replace(partial, f'{out}/{content(part)}')
   storage.write_text(f'{out}/{name}.json', json.dumps(part))
+  shutil.rmtree(folder, ignore_errors=True)
   return part
 
 
