@@ -27,6 +27,9 @@ _ROOT = flags.DEFINE_string('root', '', "Where relative paths start; by default 
 _OUT = flags.DEFINE_string('out', None, 'The folder that features are written to.')
 _FRAMES = flags.DEFINE_integer('frames', None, 'Frames in a clip.', lower_bound=1)
 _STRIDE = flags.DEFINE_integer('stride', None, 'Video frames from one to the next.', lower_bound=1)
+_SAMPLING = flags.DEFINE_string(
+  'sampling', None, 'dense: at the stride; segment: one frame from each of equal segments.'
+)
 _SIZE = flags.DEFINE_string(
   'size', None, '224: the centre square; 480x880: whole frames at these rows x columns.'
 )
@@ -65,7 +68,7 @@ def main(argv):
   import jax
 
   from vmae_jax.data.sources import open_source
-  from vmae_jax.evaluation.encoder import load_encoder, resolve
+  from vmae_jax.evaluation.encoder import load_encoder, recut, resolve
   from vmae_jax.evaluation.extraction import extract_all
   from vmae_jax.evaluation.results import claim
   from vmae_jax.evaluation.windows import Windows
@@ -79,9 +82,15 @@ def main(argv):
     weights=_WEIGHTS.value,
   )
   data = config.data
+  if _HOP.value:  # A window that slides has a stride.
+    data.sampling = 'dense'
+  recut(
+    config,
+    {'frames': _FRAMES.value, 'stride': _STRIDE.value, 'sampling': _SAMPLING.value},
+  )
   windows = Windows(
-    frames=data.frames if _FRAMES.value is None else _FRAMES.value,
-    stride=data.stride if _STRIDE.value is None else _STRIDE.value,
+    frames=data.frames,
+    stride=data.stride,
     hop=_HOP.value,
     sampling=data.sampling,
     size=str(data.size) if _SIZE.value is None else _SIZE.value,

@@ -84,7 +84,7 @@ def main(argv):
     batch_size=_BATCH.value,
     untrained=_UNTRAINED.value,
     weights=_WEIGHTS.value,
-    clip={name: flag.value for name, flag in _CLIP.items() if flag.value is not None},
+    clip={name: flag.value for name, flag in _CLIP.items()},
   )
   print(table(result))
   out.write_text(json.dumps(result, indent=2) + '\n')

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import jaxtyping
+import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -14,7 +15,7 @@ from tests.fresh_run import save_fresh_run
 from tests.started import ROOT
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.encoder import build_encoder, load_classifier, load_encoder
+from vmae_jax.evaluation.encoder import build_encoder, load_classifier, load_encoder, recut
 from vmae_jax.interchange import pretrained
 from vmae_jax.method.supervised import build_supervised
 from vmae_jax.models.positions import interpolated_positions, sincos_positions
@@ -112,6 +113,18 @@ def test_files_say_how_clips_were_cut(told, found, run, tmp_path, monkeypatch):
   assert (config.data.stride, config.data.sampling) == found and config.weights == 'as stored'
   config, _, _ = load_encoder(str(tmp_path / 'a.pth'), pool='mean', weights='ema')
   assert config.weights == 'ema'
+
+
+def test_clips_cut_otherwise_than_in_training():
+  config = ml_collections.ConfigDict({'data': {'frames': 8, 'stride': 4, 'sampling': 'segment'}})
+  recut(config, {'frames': 4, 'stride': None})
+  assert config.data.to_dict() == {'frames': 4, 'stride': 4, 'sampling': 'segment'}
+  with pytest.raises(UserError, match='--stride=2 changes nothing .* --sampling=dense'):
+    recut(config, {'stride': 2})
+  recut(config, {'stride': 2, 'sampling': 'dense'})
+  assert (config.data.stride, config.data.sampling) == (2, 'dense')
+  with pytest.raises(UserError, match="--sampling: there is no 'dens'"):
+    recut(config, {'sampling': 'dens'})
 
 
 @pytest.mark.full

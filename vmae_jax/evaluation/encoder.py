@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
+from vmae_jax.data.clips import SAMPLINGS
 from vmae_jax.errors import UserError, check_name, lookup
 from vmae_jax.interchange.runs import load_run
 from vmae_jax.method.build import encoder_arguments
@@ -139,6 +140,26 @@ def _pace(info: Mapping[str, Any], path: str) -> dict[str, Any]:
     stride = 4
     logging.warning('%s does not tell the stride of its clips: 4, as of most models.', path)
   return {'stride': stride, 'sampling': sampling or 'dense'}
+
+
+def recut(config, clip: Mapping[str, Any]) -> None:
+  """Sets how clips are cut, in place of how they were in training.
+
+  Args:
+    config: As `load_encoder` returns it; its block `data` changes.
+    clip: `frames`, `stride` or `sampling`; None where nothing changes.
+
+  Raises:
+    UserError: there is no such sampling, or it has no stride.
+  """
+  data = config.data
+  data.update({name: value for name, value in clip.items() if value is not None})
+  check_name(data.sampling, SAMPLINGS, '--sampling')
+  if clip.get('stride') and data.sampling == 'segment':
+    raise UserError(
+      f'--stride={data.stride} changes nothing where clips are one frame of each segment, as this '
+      "model's: give --sampling=dense, too."
+    )
 
 
 def build_encoder(

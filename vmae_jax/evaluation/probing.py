@@ -14,12 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from vmae_jax.data.clips import SAMPLINGS, ClipSampler
+from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Source, check_paths, open_source
 from vmae_jax.errors import UserError, check_name
 from vmae_jax.evaluation.attentive import attentive_probe
-from vmae_jax.evaluation.encoder import build_encoder, init_encoder, load_encoder
+from vmae_jax.evaluation.encoder import build_encoder, init_encoder, load_encoder, recut
 from vmae_jax.evaluation.features import TokenSet, extract
 from vmae_jax.evaluation.knn import knn
 from vmae_jax.evaluation.linear import linear_probe
@@ -88,8 +88,7 @@ def probe(
   check_probes(probes)
   config, trained, apply = load_encoder(checkpoint, pool=pool, weights=weights)
   data = config.data
-  data.update(clip or {})
-  check_name(data.sampling, SAMPLINGS, '--sampling')
+  recut(config, clip or {})
   token_grid((data.frames, data.size, data.size), tuple(config.model.patch))
   train_source, val_source = (open_labelled(spec, config.data) for spec in (train, val))
   models = {'pre-trained': trained}
