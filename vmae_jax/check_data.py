@@ -14,7 +14,9 @@ once, in parallel; checksums of shards are verified. Writes
 DIR may be in a bucket. Findings are kept there as they come: killed at any moment, the same command
 goes on, and each video is examined once.
 Status is `broken` (some frame does not decode), `short` (has fewer frames than a clip spans,
-so its last frame would be repeated), `odd` (unusual rate or size) or `ok`.
+so its last frame would be repeated), `odd` (unusual rate or size, one frame, fields, HDR, pixels
+that are not square, errors that libav reports though it gives all frames: read, but look at it)
+or `ok`.
 """
 
 import csv
@@ -65,6 +67,8 @@ def judge(entry: Entry, found: Finding, *, span: int) -> tuple[str, str]:
   frames = frames if entry.count == -1 else min(frames, entry.count)
   if frames <= 0:
     return 'broken', f'starts at frame {entry.start} of {found.frames}'
+  if frames == 1:
+    return 'odd', 'one frame'
   if frames < span:
     return 'short', f'{frames} frames, a clip spans {span}'
   if not 5 <= found.rate <= 121:
@@ -72,7 +76,7 @@ def judge(entry: Entry, found: Finding, *, span: int) -> tuple[str, str]:
   low, high = sorted((found.width, found.height))
   if low < 64 or high > 4 * low:
     return 'odd', f'{found.width} x {found.height} pixels'
-  return 'ok', ''
+  return ('odd', found.odd) if found.odd else ('ok', '')
 
 
 class _Journal:

@@ -18,18 +18,23 @@ def write_video(
   container_options=None,
   times=None,
   rotation=0,
+  mirror=(False, False),
   colour=None,
   title='',
+  noise=0,
 ):
   """Writes a clip of moving colour gradients in which no two frames are alike.
 
   Args:
     times: Time stamps in thousandths of a second; by default 25 frames a second from 0.
     rotation: Degrees counterclockwise of the display matrix.
+    mirror: Left and right, top and bottom, after that.
     colour: (colorspace, color_range) of the stream.
     title: A text in the file.
+    noise: Its largest value, which is added.
   """
   y, x = np.mgrid[:height, :width]
+  rng = np.random.default_rng(0)
   with av.open(str(path), 'w', options=container_options or {}) as container:
     container.metadata['title'] = title
     stream = container.add_stream(codec, rate=25, options=options or {})
@@ -37,12 +42,13 @@ def write_video(
     stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
     if codec == 'mpeg4':
       stream.time_base = stream.codec_context.time_base = Fraction(1, 25)
-    if rotation:
-      stream.set_display_rotation(rotation)
+    if rotation or any(mirror):
+      stream.set_display_rotation(rotation, *mirror)
     if colour:
       stream.codec_context.colorspace, stream.codec_context.color_range = colour
     for t in range(frames):
-      rgb = np.stack([x * 3 + t * 7, y * 4 + t * 5, (x + y) * 2 + t * 11], -1) % 256
+      rgb = np.stack([x * 3 + t * 7, y * 4 + t * 5, (x + y) * 2 + t * 11], -1)
+      rgb = (rgb + rng.integers(0, noise + 1, rgb.shape)) % 256
       frame = av.VideoFrame.from_ndarray(rgb.astype(np.uint8), format='rgb24')
       if colour:
         frame = frame.reformat(format=pix_fmt, dst_colorspace=colour[0], dst_color_range=colour[1])

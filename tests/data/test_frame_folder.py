@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmae_jax.data.frame_folder import FrameFolder
+from vmae_jax.data.frame_folder import FrameFolder, order_frames
 from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.data.video import Video, VideoError
 from vmae_jax.errors import UserError
@@ -88,6 +88,10 @@ def test_order(tmp_path):
   for name in ('f10.png', 'f9.PNG', 'f1.jpg', 'notes.txt', '.f2.png'):
     Image.new('RGB', (4, 4)).save(tmp_path / name, 'PNG')
   assert FrameFolder(tmp_path).names == ['f1.jpg', 'f9.PNG', 'f10.png']
+
+
+def test_digits_that_are_no_numbers():
+  assert order_frames(['²1.jpg', '²0.jpg', '²3.jpg']) == ['²0.jpg', '²1.jpg', '²3.jpg']
 
 
 def test_some_apart(tmp_path):

@@ -4,6 +4,7 @@ import os
 import time
 
 from tests.data.clips_on_disk import write_video
+from vmae_jax.check_data import judge
 from vmae_jax.data.sources import Entry, FileSource
 from vmae_jax.prepare import examine as module
 from vmae_jax.prepare.examine import Finding, examine, examine_all
@@ -19,6 +20,14 @@ def test_examine(tmp_path):
   (tmp_path / 'bad.mp4').write_bytes(b'x')
   assert examine(str(tmp_path / 'bad.mp4')).reason
   assert examine(str(tmp_path / 'none.mp4')).reason == 'No such file or directory'
+
+
+def test_odd(tmp_path):
+  found = examine(write_video(tmp_path / 'v.mp4', height=64, options={'x264-params': 'sar=4/3'}))
+  assert not found.reason and found.odd == 'pixels 1.33 times as wide as high'
+  assert judge(Entry('v.mp4'), found, span=16) == ('odd', found.odd)
+  found = examine(write_video(tmp_path / 'one.mp4', frames=1))
+  assert judge(Entry('one.mp4'), found, span=16) == ('odd', 'one frame')
 
 
 def badly(path):

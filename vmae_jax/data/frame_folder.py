@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from vmae_jax import storage
-from vmae_jax.data.video import Clip, Shrink, Video, VideoError
+from vmae_jax.data.frames import Clip, Shrink, VideoError
+from vmae_jax.data.video import Video
 from vmae_jax.types import Int, UInt8
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
@@ -43,14 +44,14 @@ def order_frames(names: Iterable[str]) -> list[str]:
     raise VideoError(f'no frame in the folder (looked for {" ".join(IMAGE_SUFFIXES)})')
 
   def parts(name: str) -> list:
-    return [int(x) if x.isdigit() else x for x in re.split(r'(\d+)', os.path.splitext(name)[0])]
+    return [int(x) if x.isdecimal() else x for x in re.split(r'(\d+)', os.path.splitext(name)[0])]
 
   found.sort(key=parts)
   stems = [os.path.splitext(name)[0] for name in found]
   if len(set(stems)) < len(stems):
     twice = next(a for a, b in zip(stems, stems[1:], strict=False) if a == b)
     raise VideoError(f'several pictures of the name {twice}: leave one')
-  numbers = [int(stem) for stem in stems if stem.isdigit()]
+  numbers = [int(stem) for stem in stems if stem.isdecimal()]
   if len(numbers) == len(stems) > 2:
     step = min(np.diff(numbers))
     for a, b in zip(numbers, numbers[1:], strict=False):
@@ -148,10 +149,11 @@ class FrameFolder:
       frame.pts, frame.time_base = i, self.time_base
       yield frame
 
-  def check(self) -> None:
-    """Reads every frame; raises a VideoError as `decode` does."""
+  def check(self) -> list[str]:
+    """Reads every frame; raises a VideoError as `decode` does. Nothing looks wrong."""
     for _ in self.decode():
       pass
+    return []
 
   def close(self) -> None:
     """Nothing is kept open."""

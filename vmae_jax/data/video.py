@@ -6,85 +6,62 @@ flags say where decoding can start. A read then decodes from the keyframe before
 frame to that frame and nothing more, leaves out unwanted frames that no other frame needs,
 and converts the colours of wanted frames only. Nothing seeks, so nothing can land wrongly.
 
-An open video holds its compressed packets in memory, a few MB for a clip of ten seconds. Cut
-films into clips before training on them.
+Frames leave a decoder in the order of display. Where time stamps contradict that, or a keyframe
+is none, they are counted from the start instead, which is slower: H.264 with B-frames in AVI, WMV
+and MXF, which keep no time of display, or copied from those, intra refresh, VP8.
+
+An open video holds its compressed packets in memory, a few MB for a clip of ten seconds, and at
+most LARGEST bytes. Cut films into clips before training on them.
 """
 
 import bisect
+import contextlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
 from fractions import Fraction
 
 import av
 import numpy as np
-from av.stream import Discard
-from av.video.reformatter import VideoReformatter
+from av.stream import Discard, Disposition
+from av.video.frame import PictureType
+from av.video.reformatter import ColorTrc, VideoReformatter
 
+from vmae_jax.data.frames import Clip, Shrink, VideoError, digest, libav_errors, libav_says, orient
 from vmae_jax.types import Int, UInt8
 
-# A title in another encoding than UTF-8 is no reason not to read a video: PyAV before 19 has to
-# be told, later ones know.
-OPTIONS = {'metadata_errors': 'ignore'} if int(av.__version__.partition('.')[0]) < 19 else {}
+# Bytes of packets. A hundred threads that hold so much each fit into the memory of a training host.
+LARGEST = 2**29
 
-# What becomes of a frame before it is kept, such as a part of it at another size.
-Shrink = Callable[[UInt8[np.ndarray, 'H W 3']], UInt8[np.ndarray, 'h w 3']]
-
-
-class VideoError(Exception):
-  """A video that cannot be read; the message is the reason, in one line, without the path."""
-
-
-@contextmanager
-def libav_errors() -> Iterator[None]:
-  """Turns whatever a damaged file makes PyAV raise into a VideoError."""
-  try:
-    yield
-  except (av.FFmpegError, ValueError, OverflowError, MemoryError) as e:
-    text = getattr(e, 'strerror', None) or str(e) or type(e).__name__
-    raise VideoError(' '.join(text.split())) from e
+# Files of these formats are opened. The other 300 that libav knows are texts that play other
+# files (concat, playlists, SDP), pictures, sounds, subtitles, games and devices.
+_FORMATS = (
+  'mov,matroska,avi,asf,flv,live_flv,kux,mpeg,mpegts,mpegvideo,mxf,ogg,nut,ivf,obu,av1,h261,h263,'
+  'h264,hevc,vvc,vc1,m4v,mjpeg,dirac,cavsvideo,dv,gxf,wtv,rm,swf,nsv,nuv,dhav,gif,apng,yuv4mpegpipe'
+)
+# Of every file that is opened.
+OPTIONS = {'options': {'format_whitelist': _FORMATS}}
+if int(av.__version__.partition('.')[0]) < 19:
+  # A title in another encoding than UTF-8 is no reason not to read a video: later ones know.
+  OPTIONS['metadata_errors'] = 'ignore'
+# Of what a keyframe is; codecs without pictures of several types say NONE.
+_WHOLE_PICTURES = (PictureType.NONE, PictureType.I, PictureType.SI)
+_HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 
 
-def _orient(image: UInt8[np.ndarray, 'H W 3'], degrees: int) -> UInt8[np.ndarray, '... 3']:
-  """Turns an image counterclockwise by the rotation of its display matrix."""
-  return np.rot90(image, round(degrees / 90)) if degrees else image
-
-
-class Clip:
-  """Frames that are put together one by one, in one array.
-
-  Args:
-    indices: The video's frames that it consists of.
-    shrink: What becomes of each; None keeps it.
-  """
-
-  frames: UInt8[np.ndarray, 'T H W 3']
-
-  def __init__(self, indices: Sequence[int] | Int[np.ndarray, ' T'], shrink: Shrink | None):
-    self._indices = np.asarray(indices)
-    self._shrink = shrink
-    self._missing = set(self._indices.tolist())
-    self._shape = None
-
-  @property
-  def full(self) -> bool:
-    return not self._missing
-
-  def fill(self, images: Iterable[tuple[int, UInt8[np.ndarray, 'H W 3']]]) -> None:
-    """Takes frames with their indices, in any order.
-
-    Raises:
-      VideoError: frames are not all of one size.
-    """
-    for i, image in images:
-      if image.shape != (self._shape or image.shape):
-        raise VideoError('frames are not all of one size')
-      image, self._shape = image if self._shrink is None else self._shrink(image), image.shape
-      if not hasattr(self, 'frames'):
-        self.frames = np.empty((len(self._indices), *image.shape), np.uint8)
-      self.frames[self._indices == i] = image
-      self._missing.discard(i)
+def _promised_size(head: bytes) -> int:
+  """Bytes that an AVI or Matroska file with this beginning has; 0 if it does not say."""
+  if head.startswith(b'RIFF') and head[4:8] != b'\xff' * 4:
+    return 8 + int.from_bytes(head[4:8], 'little')
+  at = 0 if head.startswith(b'\x1a\x45\xdf\xa3') else len(head)
+  while at + 12 <= len(head):
+    name, digits = head[at : at + 4], 9 - head[at + 4].bit_length()
+    start, unknown = at + 4 + digits, (1 << 7 * digits) - 1
+    length = int.from_bytes(head[at + 4 : start]) & unknown
+    if name == b'\x18\x53\x80\x67':  # The segment: all that follows.
+      return 0 if length == unknown else start + length
+    at = start + length
+  return 0
 
 
 class Video:
@@ -96,7 +73,7 @@ class Video:
     time_base: Seconds that one step of the frames' time stamps lasts.
 
   Raises:
-    VideoError: the file is missing, is no video, or is truncated.
+    VideoError: the file is missing, is no video, is truncated, or is larger than LARGEST.
   """
 
   num_frames: int
@@ -104,14 +81,23 @@ class Video:
   time_base: Fraction
 
   def __init__(self, file: str | os.PathLike | io.BytesIO):
-    if not isinstance(file, io.BytesIO):
+    if isinstance(file, io.BytesIO):
+      size, head = file.getbuffer().nbytes, bytes(file.getbuffer()[:4096])
+    else:
       file = os.fspath(file)
       if not os.path.isfile(file):  # A pipe or a device could block for ever.
         raise VideoError('file is missing' if not os.path.exists(file) else 'not a file')
-      if os.path.getsize(file) == 0:
-        raise VideoError('empty file')
+      with libav_errors(), open(file, 'rb') as f:
+        size, head = os.path.getsize(file), f.read(4096)
+    if size == 0:
+      raise VideoError('empty file')
+    if (promised := _promised_size(head)) > size:
+      raise VideoError(f'truncated: {size} of {promised} bytes are in the file')
     with libav_errors():
-      self._container = av.open(file, **OPTIONS)
+      try:
+        self._container = av.open(file, **OPTIONS)
+      except av.ArgumentError as e:
+        raise VideoError('not a video file, but of another format that libav knows') from e
     try:
       with libav_errors():
         self._read_packets()
@@ -122,29 +108,36 @@ class Video:
   def _read_packets(self) -> None:
     container = self._container
     stream = container.streams.best('video')
-    if stream is None:
+    if stream is None or Disposition.attached_pic in stream.disposition:  # The cover of a sound.
       raise VideoError('no video stream')
     if stream.codec_context is None:
       raise VideoError('no decoder for its video stream')
     for other in container.streams:
       if other is not stream:
         other.discard = Discard.all
-    self._context = stream.codec_context
-    # One thread a file: the loader reads many files at once. Frame threads would also decode
-    # beyond the last wanted frame.
-    self._context.thread_count = 1
-    self._context.open(strict=False)  # Now, as dav1d takes skip_frame only when it is opened.
+    self._stream, self._context = stream, stream.codec_context
     self._converter = VideoReformatter()
     self.rate = float(stream.average_rate or stream.guessed_rate or 0)
     self.time_base = stream.time_base
 
-    # Empty packets would tell the decoder that the stream has ended.
-    self._packets = [packet for packet in container.demux(stream) if packet.size]
+    self._packets, size = [], 0
+    for packet in container.demux(stream):
+      if packet.size:  # Empty packets would tell the decoder that the stream has ended.
+        self._packets.append(packet)
+        size += packet.size
+        if size > LARGEST:
+          raise VideoError(
+            f'larger than {LARGEST >> 20} MB: cut it into clips with python -m vmae_jax.prepare '
+            '... --cut=SECONDS'
+          )
     if not self._packets:
       raise VideoError('no frames')
-    if len(self._packets) < len(stream.index_entries) or self._packets[-1].is_corrupt:
-      whole = max(len(stream.index_entries), len(self._packets))
+    if len(self._packets) < len(stream.index_entries):
+      whole = len(stream.index_entries)
       raise VideoError(f'truncated: {len(self._packets)} of {whole} frames are in the file')
+    if self._packets[-1].is_corrupt:
+      raise VideoError('truncated: the last frame is not whole')
+    self._open_decoder()
 
     times = [packet.pts for packet in self._packets]
     self._indexed = (
@@ -153,6 +146,8 @@ class Video:
       and len(set(times)) == len(times)
       and self._packets[0].is_keyframe
       and times[0] == min(times)
+      # A codec that reorders frames, and times that do not: they may be those of decoding.
+      and not (self._context.has_b_frames and times == sorted(times) and len(times) > 1)
     )
     if self._indexed:
       shown = [i for i, packet in enumerate(self._packets) if not packet.is_discard]
@@ -164,14 +159,29 @@ class Video:
     if not self.num_frames:
       raise VideoError('no frames')
 
+  def _open_decoder(self) -> None:
+    context = self._context
+    # One thread a file: the loader reads many files at once. Frame threads would also decode
+    # beyond the last wanted frame.
+    context.thread_count = 1
+    if any(packet.is_discard for packet in self._packets):
+      # Of frames that the file hides nobody sees the flag that they are damaged.
+      context.options = {'err_detect': 'explode'}
+    context.open(strict=False)  # Now, as dav1d takes skip_frame only when it is opened.
+    if self.codec == 'h264':  # The decoder mends faults of builds of x264: the first packet tells.
+      context.skip_frame = 'ALL'
+      with contextlib.suppress(av.FFmpegError):
+        context.decode(self._packets[0])
+      context.flush_buffers()
+
   @property
   def height(self) -> int:
-    """Height as displayed, after rotation."""
+    """Height of a frame that is read, in stored pixels: they need not be square."""
     return self.read([0]).shape[1]
 
   @property
   def width(self) -> int:
-    """Width as displayed, after rotation."""
+    """Width of a frame that is read, in stored pixels: they need not be square."""
     return self.read([0]).shape[2]
 
   @property
@@ -190,11 +200,11 @@ class Video:
         is held. It gets the frames in any order.
 
     Returns:
-      RGB in [0, 255], converted as the stream's colour matrix and range say, rotated as the
-      display matrix says.
+      RGB in [0, 255], converted as the stream's colour matrix and range say, turned and mirrored
+      as the display matrix says. Pixels that are not square stay so, fields stay interlaced.
 
     Raises:
-      VideoError: libav reports an error, or a wanted frame does not decode.
+      VideoError: libav reports an error, or a wanted frame does not decode whole.
     """
     wanted = sorted({int(i) for i in indices})
     if not wanted or wanted[0] < 0 or wanted[-1] >= self.num_frames:
@@ -203,37 +213,69 @@ class Video:
     if self._indexed:
       clip.fill(self._decode_wanted(wanted))
     if not clip.full:
-      # No usable time stamps, or a keyframe after which not all frames decode (intra refresh).
       clip.fill(self._decode_counting(wanted))
     return clip.frames
 
   def decode(self) -> Iterator[av.VideoFrame]:
-    """Every frame in the order of display, as libav gives it: neither converted nor rotated.
+    """Every frame in the order of display, as libav gives it: neither converted nor turned.
 
     Raises:
       VideoError: libav reports an error, a frame is damaged, or some are missing.
     """
     count = 0
-    frames = self._decode(self._packets)
-    while True:
-      with libav_errors():  # Not around the yield: the caller's errors are its own.
-        frame = next(frames, None)
-      if frame is None:
-        break
-      if frame.is_corrupt:
-        raise VideoError(f'frame {count} is damaged')
-      count += 1
-      yield frame
+    with libav_errors():
+      for frame in self._decode(self._packets):
+        if frame.is_corrupt:
+          raise VideoError(f'frame {count} is damaged')
+        count += 1
+        yield frame
     if count != self.num_frames:
       raise VideoError(f'only {count} of {self.num_frames} frames decode')
 
-  def check(self) -> None:
-    """Decodes every frame; raises a VideoError as `decode` does."""
-    for _ in self.decode():
-      pass
+  def check(self) -> list[str]:
+    """Decodes every frame, in order and, as `read` does, from each keyframe on.
+
+    Returns:
+      What may look wrong though all frames decode: fields, HDR, pixels that are not square, and
+      errors that libav logs.
+
+    Raises:
+      VideoError: as `decode` does, or the two ways do not give the same frames.
+    """
+    groups = self._places()
+    places = {i for group in groups for i in group}
+    digests, odd = {}, set()
+    with libav_says() as said:
+      for i, frame in enumerate(self.decode()):
+        if i in places:
+          digests[i] = digest(self._convert(frame))
+        odd |= {'interlaced'} if frame.interlaced_frame else set()
+        odd |= {'HDR colours'} if frame.color_trc in _HDR else set()
+    for group in groups:
+      for i, again in zip(group, self.read(group, shrink=digest), strict=True):
+        if (again != digests[i]).any():
+          raise VideoError(f'frame {i} differs when decoding starts at a keyframe')
+    shape = float(self._stream.sample_aspect_ratio or 1)
+    if abs(shape - 1) > 0.02:
+      odd.add(f'pixels {shape:.3g} times as wide as high')
+    return [*sorted(odd), *said[:2]]
+
+  def _places(self) -> list[list[int]]:
+    """Frames that lie farthest from each keyframe, by which all is decoded from there."""
+    if not self._indexed:
+      return []
+    frame = np.full(len(self._packets), -1)  # Packet -> frame.
+    frame[self._shown] = np.arange(self.num_frames)
+    latest = np.maximum.accumulate(frame)
+    groups = []
+    for end in (*self._keys[1:], len(frame)):
+      # The last one shown, the last one stored, and one that may need both keyframes round it.
+      ends = {latest[end - 1], frame[end - 1], *frame[end + 1 : end + 2]} - {-1}
+      groups += [sorted(map(int, ends))] if ends else []
+    return groups
 
   def _decode_wanted(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """As many of the wanted frames, each with its image, as decode from their keyframes."""
+    """The wanted frames, each with its image, as far as all goes as the packets say."""
     packets = self._packets
     spans = []
     for last in (self._shown[i] for i in wanted):
@@ -249,24 +291,32 @@ class Video:
     frame_at = {packets[self._shown[i]].pts: i for i in wanted}
     with libav_errors():
       for first, last in runs:
-        for frame in self._decode(packets[first : last + 1], frame_at):
-          if frame.pts in frame_at:
-            yield frame_at[frame.pts], self._convert(frame)
+        start, before = packets[first], None
+        for frame in self._decode(packets[first : last + 1], {start.pts, *frame_at}):
+          if frame.is_corrupt or frame.pts is None:
+            return  # What is predicted from it bears no mark.
+          if frame.pts < start.pts:
+            continue  # It needs what lies before the keyframe.
+          if before is None and not start.is_discard:
+            if frame.pts != start.pts or frame.pict_type not in _WHOLE_PICTURES:
+              return  # No keyframe.
+          elif before is not None and frame.pts <= before:
+            return  # These times are not those of display.
+          before = frame.pts
+          if before in frame_at:
+            yield frame_at[before], self._convert(frame)
 
   def _decode_counting(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     """All wanted frames, each with its image, found by decoding and counting from the start."""
-    count = 0
-    with libav_errors():
-      for frame in self._decode(self._packets):
-        if count in wanted:
-          yield count, self._convert(frame)
-        count += 1
-        if count > wanted[-1] and not self._indexed:  # They were counted at opening.
-          return
-    if count != self.num_frames:
-      raise VideoError(f'only {count} of {self.num_frames} frames decode')
+    for i, frame in enumerate(self.decode()):
+      if i in wanted:
+        yield i, self._convert(frame)
+      if i == wanted[-1] and not self._indexed:  # They were counted at opening.
+        return
 
-  def _decode(self, packets, needed=None) -> Iterator[av.VideoFrame]:
+  def _decode(
+    self, packets: Sequence[av.Packet], needed: Collection[int] | None = None
+  ) -> Iterator[av.VideoFrame]:
     """Decodes a run of packets that starts at a keyframe.
 
     Args:
@@ -284,11 +334,9 @@ class Video:
       context.flush_buffers()
 
   def _convert(self, frame: av.VideoFrame) -> UInt8[np.ndarray, 'H W 3']:
-    if frame.is_corrupt:
-      raise VideoError('a frame is damaged')
     # One converter a file, as making one costs more than using it.
     rgb = self._converter.reformat(frame, format='rgb24', threads=1)
-    return _orient(rgb.to_ndarray(), frame.rotation)
+    return orient(rgb.to_ndarray(), frame)
 
   def close(self) -> None:
     """Frees the file and its packets."""

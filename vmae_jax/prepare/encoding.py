@@ -21,7 +21,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from vmae_jax import storage
 from vmae_jax.data.frame_folder import FrameFolder, open_video
-from vmae_jax.data.video import OPTIONS, Video, VideoError, libav_errors
+from vmae_jax.data.frames import display_matrix, libav_errors
+from vmae_jax.data.video import OPTIONS, Video, VideoError
 
 B_FRAMES = 3
 
@@ -237,8 +238,8 @@ def _encode(
           stream.pix_fmt = 'yuv420p'
           stream.time_base = stream.codec_context.time_base = video.time_base
           stream.codec_context.thread_count = 1  # The bytes depend on it.
-          if frame.rotation:
-            stream.set_display_rotation(frame.rotation)
+          if (shown := display_matrix(frame)) is not None:
+            stream.set_display_matrix(shown.ravel())
         image = converter.reformat(
           frame,
           width=stream.width,

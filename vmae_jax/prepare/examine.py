@@ -18,10 +18,14 @@ from vmae_jax.prepare.pool import Lost, run_all
 
 @dataclass(frozen=True)
 class Finding:
-  """What is known of one video; `reason` is empty if every frame decodes."""
+  """What is known of one video; `reason` is empty if every frame decodes.
+
+  `odd` is what `check` says of frames that decode.
+  """
 
   path: str
   reason: str = ''
+  odd: str = ''
   frames: int = 0
   rate: float = 0.0
   width: int = 0
@@ -34,9 +38,9 @@ class Finding:
 def _decode(path: str, opened: Callable[[], Video | FrameFolder], known: dict[str, Any]) -> Finding:
   try:
     with opened() as video:
-      video.check()
       return Finding(
         path,
+        odd='; '.join(video.check()),
         frames=video.num_frames,
         rate=video.rate,
         width=video.width,
