@@ -119,7 +119,8 @@ Next, with .venv/bin/python in $root:
   python -m vmae_jax.check_data LIST --out=DIR     which videos of a list are broken
   python -m vmae_jax.pretrain --config=configs/videomae.py:b,k400 --workdir=runs/b_k400 \\
     --config.data.train=LIST             the paper's recipe, on a GPU or TPU (see README.md)
-  python -m vmae_jax.benchmark           how fast this machine is
+  python -m vmae_jax.benchmark --config=configs/videomae.py:b,k400 --batch=4
+                                         how fast a step and the loader are here
 END
 }
 

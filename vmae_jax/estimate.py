@@ -5,8 +5,9 @@
 
 Compiles the real step for a TPU slice that need not be there (with libtpu, which
 `pip install "jax[tpu]"` brings), or with --topology=local for the devices at hand, and prints
-memory by kind, FLOPs, what chips send each other, the least time by published figures, clips/s at
-a stated MFU, hours, and what hosts need to feed it. A step takes minutes to compile.
+memory by kind, FLOPs, what chips send each other, the least time by published figures, the time
+that the compiler's count of cycles means (or an assumed MFU where it counts none), hours, and what
+hosts need to feed it. A step takes minutes to compile.
 """
 
 import json
@@ -30,15 +31,20 @@ _TOPOLOGY = flags.DEFINE_string(
   'topology', None, "A TPU slice such as v5e:16x16, several such as '2*v5e:16x16', or local."
 )
 _BATCH = flags.DEFINE_integer('batch', None, 'Clips in a step; by default as the config says.')
-_MFU = flags.DEFINE_float('mfu', 0.4, 'Share of the peak that a step is expected to reach.')
+_MFU = flags.DEFINE_float(
+  'mfu',
+  None,
+  "Share of the peak that a step is expected to reach; by default what the compiler's count of "
+  'cycles comes to, or 0.4 where it counts none (CPU, GPU).',
+)
 _VIDEOS = flags.DEFINE_integer(
   'videos', None, 'Videos in the training set; by default those that data.train names.'
 )
 _DECODE_RATE = flags.DEFINE_float(
   'decode_rate',
   20.0,
-  'Clips that one host core decodes in a second (measure with: python -m vmae_jax.benchmark decode '
-  '--videos=LIST).',
+  'Clips that one host core decodes in a second (measure with: python -m vmae_jax.benchmark '
+  '--config.data.train=LIST).',
 )
 _VIDEO_MB = flags.DEFINE_float('video_mb', 1.0, 'Mean size of a video file in MB.')
 _SEARCH = flags.DEFINE_bool(
@@ -97,7 +103,7 @@ def _check_flags() -> None:
     raise UserError('give --config=FILE:ARGUMENT, such as --config=configs/videomae.py:b,k400.')
   if not _TOPOLOGY.value:
     raise UserError('give --topology: a TPU slice such as v5e:16x16, or local.')
-  if not 0 < _MFU.value <= 1:
+  if _MFU.value is not None and not 0 < _MFU.value <= 1:
     raise UserError(f'--mfu={_MFU.value}: a share of the peak lies above 0 and up to 1.')
   for flag in (_BATCH, _VIDEOS, _DECODE_RATE, _VIDEO_MB):
     if flag.value is not None and flag.value <= 0:

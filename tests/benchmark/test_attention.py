@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from vmae_jax.benchmark import attention
+from tests.benchmark import attention
 from vmae_jax.models.attention import choose
 
 

@@ -2,7 +2,7 @@
 
 import jaxtyping
 
-from vmae_jax.benchmark import checkpoint
+from tests.benchmark import checkpoint
 from vmae_jax.models.sizes import SIZES
 
 

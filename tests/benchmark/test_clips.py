@@ -3,9 +3,9 @@
 import av
 import numpy as np
 
+from tests.benchmark.clips import make_clips
+from tests.benchmark.decode import TOLERANCE
 from tests.data.clips_on_disk import decode_all
-from vmae_jax.benchmark.clips import make_clips
-from vmae_jax.benchmark.decode import TOLERANCE
 
 
 def test_clips(tmp_path):

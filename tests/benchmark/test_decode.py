@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tests.benchmark import decode
 from tests.data.clips_on_disk import decode_all, write_video
-from vmae_jax.benchmark import decode
 from vmae_jax.errors import UserError
 
 

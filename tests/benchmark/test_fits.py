@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmae_jax.benchmark import fits
+from tests.benchmark import fits
 from vmae_jax.errors import UserError
 
 VERSIONS = {'jax': '1', 'libtpu': '2'}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tests.benchmark import flow
 from tests.data.clips_on_disk import write_video
-from vmae_jax.benchmark import flow
 
 
 def test_known_motions_are_scored_by_their_error(tmp_path, monkeypatch):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vmae_jax.benchmark.flow import look_up
-from vmae_jax.benchmark.followed import _stays, benchmark_followed, table, true_flow
+from tests.benchmark.flow import look_up
+from tests.benchmark.followed import _stays, benchmark_followed, table, true_flow
 from vmae_jax.data import synthetic
 
 

@@ -6,8 +6,8 @@ import sys
 import psutil
 import pytest
 
+from tests.benchmark import loader
 from tests.data.clips_on_disk import write_video
-from vmae_jax.benchmark import loader
 from vmae_jax.data.sources import Entry, FileSource
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmark import methods, step
 from tests.started import ROOT
-from vmae_jax.benchmark import methods, step
 from vmae_jax.config_file import load_config
 from vmae_jax.method.build import build_method
 

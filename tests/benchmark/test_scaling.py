@@ -2,9 +2,9 @@
 
 import pytest
 
+from tests.benchmark import scaling
+from tests.benchmark.fits import compile_alone
 from tests.test_estimate import environment
-from vmae_jax.benchmark import scaling
-from vmae_jax.benchmark.fits import compile_alone
 from vmae_jax.errors import UserError
 
 MB = 10**6

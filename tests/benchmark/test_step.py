@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmae_jax.benchmark import contenders, step, torch_contenders
+from tests.benchmark import contenders, step, torch_contenders
 from vmae_jax.models.sizes import SIZES
 
 
@@ -38,8 +38,12 @@ def test_ours(work, monkeypatch):
 @pytest.mark.full
 @pytest.mark.parametrize('work', step.WORK)
 def test_transformers(work, monkeypatch):
+  ours = _small(monkeypatch, contenders.vmae_jax, work).about
   ready = _small(monkeypatch, torch_contenders.torch, work)
   assert ready.peak() > 1e6 and ready.about['device'] == 'cpu'
+  assert ready.about['threads'] == ours['threads']
+  # As many tokens are visible; ours also counts the patches' statistics, a twelfth at most here.
+  assert 0.9 < ready.about['clip_flops'] / ours['clip_flops'] <= 1
 
 
 def _small(monkeypatch, make, work):

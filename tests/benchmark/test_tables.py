@@ -1,16 +1,7 @@
-"""Tables in Markdown files, made from stored results."""
+"""The page holds what was measured."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from tests.benchmark import tables
 
-import pytest
-
-from vmae_jax.benchmark import tables
-from vmae_jax.errors import UserError
-
-ROOT = Path(__file__).parents[2]
 TEXT = 'a\n<!-- benchmark checkpoint -->\nold\n<!-- end -->\nb\n'
 
 
@@ -34,21 +25,7 @@ def test_the_newest_result_replaces_what_is_between_the_marks():
   assert tables.fill(filled, reports) == filled
 
 
-def test_mistakes():
-  with pytest.raises(UserError, match="benchmark: there is no 'chekpoint'. Did you mean"):
-    tables.fill(TEXT.replace('checkpoint', 'chekpoint'), [])
-  with pytest.raises(UserError, match='none of the files has a result of the command checkpoint'):
-    tables.fill(TEXT, [])
-
-
-def test_every_command_has_a_table():
-  # In a process of its own: entry points define flags.
-  code = 'from vmae_jax.benchmark import __main__ as main, tables\n'
-  code += 'assert set(tables.TABLES) == set(main.COMMANDS)'
-  subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
-
-
-def test_readme_is_made_from_the_stored_results():
-  files = (ROOT / 'vmae_jax/benchmark/results').glob('*.json')
-  text = (ROOT / 'README.md').read_text()
-  assert tables.fill(text, [json.loads(path.read_text()) for path in files]) == text
+def test_the_page_is_made_from_the_stored_results():
+  text = tables.PAGE.read_text()
+  assert text.count('<!-- benchmark ') == len(tables.TABLES)
+  assert tables.fill(text, tables.stored()) == text

@@ -148,7 +148,7 @@ def test_a_device_computes_what_it_holds():
 FOR_TPU = """
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
-from vmae_jax.planning.chips import slice_devices
+from vmae_jax.planning.slices import slice_devices
 from vmae_jax.models.attention import attention
 from vmae_jax.sharding import make_mesh
 

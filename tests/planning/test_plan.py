@@ -14,9 +14,20 @@ def test_speed():
       'arithmetic_seconds': 0.016,  # 16 clips of 200 GFLOP at 200 TFLOP/s.
       'network_seconds': 0.002,
       'step_seconds': 0.032,
+      'mfu': 0.5,
       'clips_per_second': 2000,
     }
   )
+
+
+@pytest.mark.parametrize('counted, seconds, mfu', [(0.08, 0.08, 0.2), (0.001, 0.016, 1.0)])
+def test_what_the_compiler_counts_comes_before_an_assumption(counted, seconds, mfu):
+  """And a count below the least time (what it leaves out) is not believed."""
+  got = plan.speed(
+    clip_flops=200 * 10**9, batch=64, devices=4, sent=0.0, peak=2e14, network=None, mfu=0.4,
+    counted=counted,
+  )  # fmt: skip
+  assert (got['step_seconds'], got['mfu']) == pytest.approx((seconds, mfu))
 
 
 def test_unknown_figures_are_not_made_up():

@@ -12,7 +12,7 @@ import pytest
 from tests import started
 from tests.test_estimate import environment
 from vmae_jax.config_file import load_config
-from vmae_jax.planning import aot, estimate
+from vmae_jax.planning import aot
 from vmae_jax.planning import search as search_lib
 from vmae_jax.planning.aot import CompiledStep
 from vmae_jax.planning.collectives import Collective
@@ -79,7 +79,6 @@ class Chips:
       for i in range(chips)
     ]
     monkeypatch.setattr(search_lib, 'prepare', self.prepare)
-    monkeypatch.setattr(estimate.flops, 'peak_flops', lambda device: 197e12)
     monkeypatch.setattr(search_lib.sharding, 'make_mesh', self.make_mesh)
     monkeypatch.setattr(aot, 'compile_step', self.compile_step)
 

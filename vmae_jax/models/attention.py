@@ -13,8 +13,8 @@ from vmae_jax.types import Array, Float
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'mapped')
 # Tokens from which on a head's scores outweigh its queries, keys and values several times.
 MANY = 512
-# Tokens from which on `mapped` pays: on CPU as python -m vmae_jax.benchmark attention says, on
-# TPU by the compiler's count of cycles (benchmark/NOTES.md).
+# Tokens from which on `mapped` pays: on CPU as measured, on TPU by the compiler's count of cycles
+# (tests/benchmark: README.md, NOTES.md).
 MAPPED = {'cpu': 384, 'tpu': MANY}
 # Bytes of scores that `mapped` computes at once, but at least those of one head.
 ROOM = {'tpu': 40e6}

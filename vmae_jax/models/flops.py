@@ -103,11 +103,6 @@ def training_flops(forward: int) -> int:
   return 3 * forward
 
 
-def inference_flops(training: int) -> int:
-  """The forward pass alone, of a model that trains with so many."""
-  return training // 3
-
-
 def traced_flops(function: Callable[..., Any], *args: Any) -> int:
   """Products of matrices and convolutions in a function, loops of known length unrolled.
 
@@ -133,27 +128,3 @@ def _count(jaxpr) -> int:
     inside = [_count(part) for part in jaxprs_in_params(params)]
     total += params.get('length', 1) * (max(inside, default=0) if name == 'cond' else sum(inside))
   return total
-
-
-# Peak of dense bfloat16 (V100: float16) arithmetic in FLOP/s, from the makers' data sheets.
-PEAKS = {
-  'TPU v4': 275e12,
-  'TPU v5 lite': 197e12,
-  'TPU v5e': 197e12,
-  'TPU v5p': 459e12,
-  'TPU v5': 459e12,
-  'TPU v6 lite': 918e12,
-  'TPU v6e': 918e12,
-  'H100': 989e12,
-  'H200': 989e12,
-  'A100': 312e12,
-  'V100': 125e12,
-}
-
-
-def peak_flops(device: jax.Device) -> float | None:
-  """The device's peak in FLOP/s, or None where it is not in the table (any CPU)."""
-  for kind in sorted(PEAKS, key=len, reverse=True):
-    if kind in device.device_kind:
-      return PEAKS[kind]
-  return None

@@ -21,8 +21,8 @@ from vmae_jax.method.forward import Method
 from vmae_jax.method.state import init_state
 from vmae_jax.planning.collectives import Collective, read_collectives
 from vmae_jax.planning.cycles import read_cycles
-from vmae_jax.training import loop
-from vmae_jax.training.step import make_train_step
+from vmae_jax.training.loop import make_schedule
+from vmae_jax.training.pretraining import make_step
 
 _ANY_NUMBER = 10**6  # Of steps and videos: they only enter the learning rate.
 
@@ -91,14 +91,8 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Metho
     UserError: the config cannot be built.
   """
   method = build_method(config)
-  schedule = loop.make_schedule(config, steps=_ANY_NUMBER, videos=_ANY_NUMBER)
-  optimizer = loop.make_optimizer(config, schedule)
-  step = make_train_step(
-    method.loss,
-    optimizer,
-    accumulate=config.optimizer.accumulate,
-    ema=config.optimizer.ema,
-  )
+  schedule = make_schedule(config, steps=_ANY_NUMBER, videos=_ANY_NUMBER)
+  optimizer, step = make_step(config, method, schedule)
   state = jax.eval_shape(
     lambda key: init_state(method.init(key), optimizer, ema=config.optimizer.ema),
     jax.random.key(config.seed),

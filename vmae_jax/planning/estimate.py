@@ -5,28 +5,35 @@ from typing import Any
 import jax
 import psutil
 
+from vmae_jax import chips, sharding
 from vmae_jax import config as config_lib
-from vmae_jax import sharding
 from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError
-from vmae_jax.models import flops
 from vmae_jax.planning import aot, plan
-from vmae_jax.planning.chips import chip_of, slice_devices
 from vmae_jax.planning.collectives import summarise
+from vmae_jax.planning.slices import slice_devices
 from vmae_jax.training.loop import count_steps
 
 GIB = 2**30
+MFU = 0.4  # Expected of a step whose cycles no compiler counts.
 
 
 def estimate(
-  config, topology: str, *, mfu: float, videos: int | None, decode_rate: float, video_bytes: float
+  config,
+  topology: str,
+  *,
+  mfu: float | None,
+  videos: int | None,
+  decode_rate: float,
+  video_bytes: float,
 ) -> tuple[dict[str, Any], aot.CompiledStep]:
   """Compiles the step of a config and derives what a run needs.
 
   Args:
     config: Of pre-training.
     topology: As `devices_of` takes it.
-    mfu: Share of the peak that the step is expected to reach.
+    mfu: Share of the peak that the step is expected to reach; None: what the cycles that the
+      compiler counts come to, or MFU where it counts none.
     videos: In the training set; None: as many as data.train names, if it names any.
     decode_rate: Clips a second that a host's core decodes.
     video_bytes: Mean size of a file.
@@ -41,11 +48,12 @@ def estimate(
   steps = _steps(config, videos)
   step, method = aot.compile_step(config, mesh, limit=limit)
   devices, device = mesh.size, mesh.devices.flat[0]
-  chip, (peak, network) = chip_of(device.device_kind), published(mesh.devices.flat)
+  chip, (peak, network) = chips.CHIPS.get(device.device_kind), published(mesh.devices.flat)
   hosts = len({d.process_index for d in mesh.devices.flat})
   slices = sharding.count_slices(mesh.devices.flat)
   collectives = summarise(step.collectives)
-  clip_flops = method.flops()
+  clip_flops, cycles = method.flops(), sum(step.cycles.values())
+  counted = cycles / chip.clock if mfu is None and cycles and chip and chip.clock else None
   speed = plan.speed(
     clip_flops=clip_flops,
     batch=config.batch_size,
@@ -53,7 +61,8 @@ def estimate(
     sent=sum((row['sent'] for row in collectives.values()), 0.0),
     peak=peak,
     network=network,
-    mfu=mfu,
+    mfu=mfu or MFU,
+    counted=counted,
   )
   images = [x for x in aot.batch_shapes(config, method, mesh).values() if x.ndim > 1]
   feed = plan.Feed(
@@ -79,6 +88,7 @@ def estimate(
     'fits': step.fits,
     'memory': step.memory,
     'clip_flops': clip_flops,
+    'target_flops': method.target_flops(),
     'compiled_clip_flops': step.flops and step.flops * devices / config.batch_size,
     'collectives': collectives,
     'cycles': step.cycles,
@@ -86,7 +96,8 @@ def estimate(
     'peak_flops': peak,
     'network_bytes_per_second': network,
     'source': chip and chip.source,
-    'mfu': mfu,
+    'clock': chip and chip.clock,
+    'counted_seconds': counted,
     'speed': speed,
     'cost': steps and seconds and plan.cost(step_seconds=seconds, steps=steps, devices=devices),
     'feed': feed._asdict(),
@@ -100,10 +111,10 @@ def published(devices) -> tuple[float | None, float | None]:
 
   Between slices another network counts, of which nothing is known here.
   """
-  first = next(iter(devices))
-  chip = chip_of(first.device_kind)
-  network = chip.network if chip and sharding.count_slices(devices) == 1 else None
-  return flops.peak_flops(first), network
+  chip = chips.CHIPS.get(next(iter(devices)).device_kind)
+  if chip is None:
+    return None, None
+  return chip.flops, chip.network if sharding.count_slices(devices) == 1 else None
 
 
 def prepare(config, topology: str):
@@ -119,12 +130,14 @@ def _memory_limit(devices: list) -> int:
   """Bytes of one device: as it says itself, as published, or its share of the machine's."""
   if devices[0].platform == 'cpu':
     return psutil.virtual_memory().total // len(devices)
-  chip = chip_of(devices[0].device_kind)
-  if devices[0].platform == 'tpu':
+  chip = chips.CHIPS.get(devices[0].device_kind)
+  if devices[0].platform == 'tpu' and chip:
     return chip.memory
   limit = (devices[0].memory_stats() or {}).get('bytes_limit') or (chip and chip.memory)
   if limit is None:
-    raise UserError(f'{devices[0].device_kind} does not tell its memory, nor is it in chips.CHIPS.')
+    raise UserError(
+      f'{devices[0].device_kind} does not tell its memory, nor is it in vmae_jax/chips.py.'
+    )
   return limit
 
 
@@ -154,7 +167,11 @@ def table(result: dict[str, Any]) -> str:
   lines += [f'  {kind:36}{size_text(size)}' for kind, size in memory.items()]
   verdict = 'fits' if result['fits'] else 'DOES NOT FIT'
   lines += [f'  {"in all":36}{size_text(total)} of {size_text(limit).strip()}: {verdict}', '']
-  lines.append(f'GFLOP a clip: {result["clip_flops"] / 1e9:,.1f}')
+  whole, apart = result['clip_flops'] / 1e9, result['target_flops'] / 1e9
+  lines.append(
+    f'GFLOP a clip: {whole:,.1f}, of which {whole - apart:,.1f} are the model and {apart:,.1f} '
+    'flow, targets and frozen networks'
+  )
   if counted := result['compiled_clip_flops']:
     lines[-1] += f' (the compiler counts {counted / 1e9:,.1f}, bodies of loops once)'
   if result['fits']:
@@ -183,6 +200,15 @@ def _cycles(cycles: dict[str, int]) -> list[str]:
   return lines
 
 
+def _expected(result: dict[str, Any]) -> str:
+  if result['counted_seconds']:
+    return (
+      f'by these cycles at {result["clock"] / 1e9:.2f} GHz (without gathers and what chips wait '
+      'for each other)'
+    )
+  return 'at an assumed MFU (--mfu)'
+
+
 def _count(number: int, thing: str) -> str:
   return f'{number} {thing}{"s" if number > 1 else ""}'
 
@@ -204,10 +230,8 @@ def _time(result: dict[str, Any], speed: dict[str, float | None]) -> list[str]:
       f'({result["network_bytes_per_second"] / 1e9:.0f} GB/s each way a chip)'
     )
   lines.append(f'  published: {result["source"]}')
-  lines.append(
-    f'at {result["mfu"]:.0%} MFU (--mfu): {speed["step_seconds"] * 1e3:.1f} ms a step, '
-    f'{speed["clips_per_second"]:,.0f} clips/s'
-  )
+  lines.append(f'{_expected(result)}: {speed["step_seconds"] * 1e3:.1f} ms a step, ')
+  lines[-1] += f'{speed["mfu"]:.0%} MFU, {speed["clips_per_second"]:,.0f} clips/s'
   if cost := result['cost']:
     lines.append(
       f'  {cost["steps"]:,} steps: {cost["hours"]:,.1f} hours, {cost["chip_hours"]:,.0f} chip-hours'

@@ -28,8 +28,9 @@ def speed(
   peak: float | None,
   network: float | None,
   mfu: float,
+  counted: float | None = None,
 ) -> dict[str, float | None]:
-  """Seconds of a step: the least by arithmetic and by network, and those at a stated MFU.
+  """Seconds of a step: the least by arithmetic and by network, and those to expect.
 
   Args:
     clip_flops: Of a training step, for one clip.
@@ -38,18 +39,21 @@ def speed(
     sent: Bytes that each device sends in a step.
     peak: FLOP/s of a device, or None if unknown.
     network: Bytes a second that a device can send, or None if unknown.
-    mfu: The share of the peak that the whole step is expected to reach.
+    mfu: The share of the peak that the step is expected to reach where `counted` is None.
+    counted: Seconds of a step by the compiler's own count, or None if it counts none.
 
   Returns:
-    What cannot be told is None. The network's floor is not added: it hides behind arithmetic or
-    is what keeps a step from reaching the MFU.
+    What cannot be told is None. `mfu` is the share of the peak that `step_seconds` means. The
+    network's floor is not added: it hides behind arithmetic or is what keeps a step from reaching
+    the MFU.
   """
   arithmetic = peak and clip_flops * batch / devices / peak
-  step = arithmetic and arithmetic / mfu
+  step = max(counted, arithmetic or 0.0) if counted else arithmetic and arithmetic / mfu
   return {
     'arithmetic_seconds': arithmetic,
     'network_seconds': network and sent / network,
     'step_seconds': step,
+    'mfu': step and arithmetic and arithmetic / step,
     'clips_per_second': step and batch / step,
   }
 

@@ -9,10 +9,10 @@ import jax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
+from vmae_jax import chips
 from vmae_jax.data.loader import Loader
 from vmae_jax.errors import UserError
 from vmae_jax.method.state import TrainState
-from vmae_jax.models import flops
 from vmae_jax.runs.bad_videos import BadVideos
 from vmae_jax.runs.metrics import MetricWriter, read_metrics
 from vmae_jax.runs.progress import Progress
@@ -65,12 +65,17 @@ class RunLog:
       (self.workdir / 'parameters.txt').write_text(overview + '\n')
     count = sum(x.size for x in jax.tree.leaves(state.params))
     axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
+    device = jax.devices()[0]
     self.progress.print(
       f'{config.method}, size {config.model.size}: {count:,} parameters (listed in '
       f'{self.workdir / "parameters.txt"}), {self.clip_flops / 1e9:,.2f} GFLOP a clip\n'
       f'{self.videos:,} videos, {self.steps:,} steps of {config.batch_size} clips, mesh {axes} of '
-      f'{jax.devices()[0].device_kind}'
+      f'{device.device_kind}'
     )
+    if device.platform != 'cpu' and chips.peak_flops(device.device_kind) is None:
+      self.progress.print(
+        f'no MFU is shown: the peak of {device.device_kind} is not in vmae_jax/chips.py'
+      )
     if self.start:
       self.progress.print(f'going on from the checkpoint of step {self.start}')
 
@@ -140,7 +145,7 @@ class RunLog:
       'data_wait': waited / seconds,
       'teraflops_per_second': rate / 1e12,
     }
-    peak = flops.peak_flops(jax.devices()[0])
+    peak = chips.peak_flops(jax.devices()[0].device_kind)
     return speed | ({'mfu': rate / (peak * jax.device_count())} if peak else {})
 
   def leave_out(self, seconds: float) -> None:

@@ -65,6 +65,29 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   steps = loop.count_steps(config, videos=len(source))
   evaluation.plan(steps, videos=len(source))
   schedule = loop.make_schedule(config, steps=steps, videos=len(source))
+  optimizer, step = make_step(config, supervised, schedule)
+  task = loop.Task(
+    init=supervised.init,
+    step=step,
+    optimizer=optimizer,
+    schedule=schedule,
+    steps=steps,
+    frozen={},
+    clip_flops=supervised.flops(),
+    source=source,
+    sampler=clip_sampler(config),
+    implied=config_finetuning.default(),
+    pretrained=start,
+    watch=_keep_names(workdir, classes),
+    evaluate=evaluation,
+  )
+  loop.run(config, workdir, mesh, task)
+
+
+def make_step(
+  config, supervised: Supervised, schedule: optax.Schedule
+) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
+  """The optimizer of a config, and the step that it makes of the loss."""
   optimizer = optax.chain(
     loop.make_optimizer(config, schedule),
     scale_by_layer(decay=config.optimizer.layer_decay, depth=supervised.model.encoder['depth']),
@@ -76,30 +99,21 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   def step(state, batch, frozen):
     return train_step(state, pair(batch) if supervised.mix is not None else batch, frozen)
 
-  task = loop.Task(
-    init=supervised.init,
-    step=step,
-    optimizer=optimizer,
-    schedule=schedule,
-    steps=steps,
-    frozen={},
-    clip_flops=supervised.flops(),
-    source=source,
-    sampler=_sampler(config),
-    implied=config_finetuning.default(),
-    pretrained=start,
-    watcher=lambda: _keep_names(workdir, classes),
-    evaluate=evaluation,
-  )
-  loop.run(config, workdir, mesh, task)
+  return optimizer, step
 
 
 def _keep_names(workdir: str, classes: Classes) -> Callable[..., None]:
-  """Writes down the names of the classes; returns a watcher that does nothing."""
-  if classes.names and jax.process_index() == 0:
-    text = ''.join(f'{name}\n' for name in classes.names)
-    write_atomically(Path(workdir) / CLASSES_FILE, text)
-  return lambda *_: None
+  """A watcher that writes down the names of the classes after the first step of a start."""
+  left = bool(classes.names) and jax.process_index() == 0
+
+  def watch(*_):
+    nonlocal left
+    if left:
+      text = ''.join(f'{name}\n' for name in classes.names)
+      write_atomically(Path(workdir) / CLASSES_FILE, text)
+      left = False
+
+  return watch
 
 
 def _open(spec: str, data) -> Source:
@@ -108,7 +122,7 @@ def _open(spec: str, data) -> Source:
   return source
 
 
-def _sampler(config) -> ClipSampler:
+def clip_sampler(config) -> ClipSampler:
   """How training clips are cut, as the config's block `data` says."""
   data, augment = config.data, config.data.randaugment
   return ClipSampler(

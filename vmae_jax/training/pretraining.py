@@ -1,6 +1,10 @@
 """Pre-training as a task of the loop."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
+import optax
 
 from vmae_jax import config as config_lib
 from vmae_jax import sharding
@@ -9,6 +13,7 @@ from vmae_jax.data.patient_source import PatientSource
 from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.evaluation.probing import PeriodicProbe
 from vmae_jax.method.build import build_method, window
+from vmae_jax.method.forward import Method
 from vmae_jax.method.state import TrainState
 from vmae_jax.patience import Patience
 from vmae_jax.runs.checkpoint import check_params, choose_weights, load_params
@@ -42,7 +47,7 @@ def train(config, workdir: str) -> TrainState:
     check_params(config.init_from, jax.eval_shape(method.init, jax.random.key(0)))
     weights = choose_weights(config.init_from, config.init_weights)
   schedule = loop.make_schedule(config, steps=steps, videos=len(source))
-  optimizer = loop.make_optimizer(config, schedule)
+  optimizer, step = make_step(config, method, schedule)
   sampler = clip_sampler(config)
 
   answering = PatientSource(source, Patience(config.data.seconds))
@@ -58,12 +63,7 @@ def train(config, workdir: str) -> TrainState:
 
   task = loop.Task(
     init=method.init,
-    step=make_train_step(
-      method.loss,
-      optimizer,
-      accumulate=config.optimizer.accumulate,
-      ema=config.optimizer.ema,
-    ),
+    step=step,
     optimizer=optimizer,
     schedule=schedule,
     steps=steps,
@@ -81,6 +81,15 @@ def train(config, workdir: str) -> TrainState:
     probe = PeriodicProbe(config, mesh, steps=steps, videos=len(source))
     task = task._replace(evaluate=probe)
   return loop.run(config, workdir, mesh, task)
+
+
+def make_step(
+  config, method: Method, schedule: optax.Schedule
+) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
+  """The optimizer of a config, and the step that it makes of the loss."""
+  optimizer = loop.make_optimizer(config, schedule)
+  accumulate, ema = config.optimizer.accumulate, config.optimizer.ema
+  return optimizer, make_train_step(method.loss, optimizer, accumulate=accumulate, ema=ema)
 
 
 def clip_sampler(config) -> ClipSampler:

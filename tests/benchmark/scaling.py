@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from vmae_jax.benchmark.fits import compile_alone
+from tests.benchmark.fits import compile_alone
 from vmae_jax.errors import UserError
 
 DEVICES = (1, 2, 4, 8)

@@ -1,10 +1,7 @@
-"""Tables out of the benchmark's JSON files, for the terminal and for README.md.
+"""Makes the tables of README.md out of the JSON files in results/: python -m tests.benchmark.tables
 
-  python -m vmae_jax.benchmark.tables README.md vmae_jax/benchmark/results/*.json
-
-In the Markdown file, what stands between a line `<!-- benchmark NAME -->` and the next
-`<!-- end -->` is replaced by the tables of that command's newest result, and where, when and
-with what they were measured.
+What stands there between a line `<!-- benchmark NAME -->` and the next `<!-- end -->` is replaced
+by the tables of that command's newest result, and where, when and with what they were measured.
 """
 
 import json
@@ -13,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vmae_jax import cli
-from vmae_jax.benchmark import (
+from tests.benchmark import (
   attention,
   checkpoint,
   decode,
@@ -26,7 +22,6 @@ from vmae_jax.benchmark import (
   scaling,
   step,
 )
-from vmae_jax.errors import UserError, lookup
 
 
 def _each(table: Callable[[dict], str]) -> Callable[[list[dict]], str]:
@@ -52,31 +47,27 @@ TABLES: dict[str, Callable[[Any], str]] = {
   'loader': _loader,
   'decode': _each(decode.table),
 }
+PAGE = Path(__file__).with_name('README.md')
 BLOCK = re.compile(r'(<!-- benchmark (?P<name>\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 PEERS = ('jax', 'libtpu', 'torch', 'transformers', 'opencv-python-headless', 'torchcodec')
 
 
 def fill(text: str, reports: list[dict]) -> str:
-  """The text with its tables made anew.
-
-  Args:
-    text: Markdown with marked places.
-    reports: What the benchmark wrote; of several with a command's result the newest counts.
-
-  Raises:
-    UserError: a place names no command, or one that no report has.
-  """
+  """The text with its tables made anew; of several results of a command the newest counts."""
 
   def block(match):
     name = match['name']
-    table = lookup(TABLES, name, 'benchmark')
     there = [report for report in reports if name in report['results']]
-    if not there:
-      raise UserError(f'none of the files has a result of the command {name}.')
     report = max(there, key=lambda report: report['date'])
-    return f'{match[1]}\n{table(report["results"][name])}\n\n{origin(name, report)}\n\n{match[3]}'
+    table = TABLES[name](report['results'][name])
+    return f'{match[1]}\n{table}\n\n{origin(name, report)}\n\n{match[3]}'
 
   return BLOCK.sub(block, text)
+
+
+def stored() -> list[dict]:
+  """All results."""
+  return [json.loads(path.read_text()) for path in sorted((PAGE.parent / 'results').glob('*.json'))]
 
 
 def origin(name: str, report: dict) -> str:
@@ -89,21 +80,5 @@ def origin(name: str, report: dict) -> str:
   )
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) < 3:
-    raise UserError('give a Markdown file and the JSON files: see --help.')
-  markdown, *files = (Path(name) for name in argv[1:])
-  if missing := [str(path) for path in (markdown, *files) if not path.is_file()]:
-    raise UserError(f'there is no file {missing[0]}.')
-  reports = []
-  for path in files:
-    try:
-      reports.append(json.loads(path.read_text()))
-      reports[-1]['results'], reports[-1]['date']
-    except (ValueError, KeyError, TypeError) as e:
-      raise UserError(f'{path} was not written by vmae_jax.benchmark.') from e
-  markdown.write_text(fill(markdown.read_text(), reports))
-
-
 if __name__ == '__main__':
-  cli.run(main)
+  PAGE.write_text(fill(PAGE.read_text(), stored()))

@@ -1,6 +1,7 @@
-"""Processes that `vmae_jax.benchmark.step` runs: one step for each line on standard input."""
+"""Processes that `tests.benchmark.step` runs: one step for each line on standard input."""
 
 import json
+import os
 import pathlib
 import resource
 import sys
@@ -20,7 +21,7 @@ class Ready(NamedTuple):
   Attributes:
     run: Does one step and waits for its result.
     peak: () -> peak memory in bytes: of the process on CPU, of the device elsewhere.
-    about: Versions, device and, where it is known, `clip_flops`.
+    about: Versions, device, threads and `clip_flops`, as each counts its own.
   """
 
   run: Callable[[], None]
@@ -31,6 +32,11 @@ class Ready(NamedTuple):
 def video(batch: int) -> np.ndarray:
   """Noise: what is in the clips costs nothing."""
   return np.random.default_rng(0).integers(0, 256, (batch, FRAMES, SIZE, SIZE, 3), np.uint8)
+
+
+def threads() -> int:
+  """Cores that this process may use: so many threads XLA computes with, and PyTorch is told to."""
+  return len(os.sched_getaffinity(0))
 
 
 def host_peak() -> int:
@@ -75,6 +81,7 @@ def vmae_jax(
     return stats['peak_bytes_in_use'] if stats else host_peak()
 
   about = {'version': f'jax {jax.__version__}', 'device': device.device_kind}
+  about['threads'] = threads()
   return Ready(run, peak, about | {'clip_flops': clip_flops})
 
 
@@ -140,7 +147,6 @@ def _infer(config, batch: int):
   import jax
 
   from vmae_jax.method.supervised import build_supervised
-  from vmae_jax.models.flops import inference_flops
 
   supervised = build_supervised(config, classes=CLASSES)
   params = jax.jit(supervised.init)(jax.random.key(0))
@@ -150,11 +156,11 @@ def _infer(config, batch: int):
   def run():
     jax.block_until_ready(probabilities(params, clips))
 
-  return run, inference_flops(supervised.flops())
+  return run, supervised.flops() // 3  # Training takes three passes.
 
 
 def main():
-  from vmae_jax.benchmark import torch_contenders
+  from tests.benchmark import torch_contenders
 
   make = {
     'vmae_jax': vmae_jax,

@@ -1,34 +1,33 @@
-"""How fast this machine is, and beside what: `python -m vmae_jax.benchmark [COMMAND ...]`.
+"""Comparisons with PyTorch, OpenCV and torchcodec, and what the choices of the package rest on.
 
-Commands; without one, all of them but fits:
-  step     a pre-training step of several sizes, beside transformers' VideoMAE in PyTorch:
-           seconds, clips/s, FLOP/s, peak memory
+  python -m tests.benchmark COMMAND [COMMAND ...] [--out=results.json]     from a checkout
+
+  step       a pre-training step of several sizes, beside transformers' VideoMAE in PyTorch:
+             seconds, clips/s, FLOP/s, peak memory
   finetune, inference
-           the same of a classifier of 400 classes: a training step, and its forward pass
-  methods  the same step of every method here, each beside VideoMAE's: time, FLOPs, peak memory
-  attention
-           attention's implementations by number of tokens and size of a head, and which of them
-           model.attention=auto takes
-  checkpoint
-           seconds to save and restore a train state, and for which training waits
-  fits     whether the step of every method and size fits TPU slices that need not be there, and
-           what it sends between chips; some minutes each, by libtpu (pip install "jax[tpu]"). The
-           same command goes on where it was stopped: rows that its --out has are not compiled again
-  scaling  what each of 1 to 8 emulated devices sends and holds in a step, from the compiled
-           program: --batch clips on each, as data and as fsdp
-  flow     errors of the built-in optical flow on frames warped by known motions, what it
-           explains of neighbouring frames, and its cost, beside OpenCV's
-  masks    how many of the visible tokens stay on their content from slot to slot: motion-guided
-           masks, by estimated and by true flow, beside tube masks, on made-up clips
-  loader   clips/s that the loader delivers with 1, 2 and all threads, in its own process or in
-           others, with and without several clips from one decoded video; the memory of all
-           processes over many batches
-  decode   clips per second of CPU time out of video files, beside OpenCV and torchcodec, and
-           how many frames are wrong
+             the same of a classifier of 400 classes: a training step, and its forward pass
+  methods    the same step of every method here, each beside VideoMAE's: time, FLOPs, peak memory
+  attention  attention's implementations by number of tokens and size of a head, and which of them
+             model.attention=auto takes
+  checkpoint seconds to save and restore a train state, and for which training waits
+  fits       whether the step of every method and size fits TPU slices that need not be there, and
+             what it sends between chips; some minutes each, by libtpu (pip install "jax[tpu]").
+             The same command goes on where it was stopped: rows that its --out has are kept
+  scaling    what each of 1 to 8 emulated devices sends and holds in a step, from the compiled
+             program: --batch clips on each, as data and as fsdp
+  flow       errors of the built-in optical flow on frames warped by known motions, what it explains
+             of neighbouring frames, and its cost, beside OpenCV's
+  masks      how many of the visible tokens stay on their content from slot to slot: motion-guided
+             masks, by estimated and by true flow, beside tube masks, on made-up clips
+  loader     clips/s that the loader delivers with 1, 2 and all threads, in its own process or in
+             others, with and without several clips from one decoded video; the memory of all
+             processes over many batches
+  decode     clips per second of CPU time out of video files, beside OpenCV and torchcodec, and how
+             many frames are wrong
 
 PyTorch, OpenCV and torchcodec take part if they are installed. Prints tables in Markdown and
-writes all numbers, with the machine, date, versions and commit, to a JSON file, from which
-`python -m vmae_jax.benchmark.tables` makes the tables of README.md.
+writes all numbers, with the machine, date, versions and commit, to a JSON file. Put that into
+results/, and `python -m tests.benchmark.tables` makes the tables of README.md anew.
 """
 
 import contextlib
@@ -45,11 +44,9 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from vmae_jax import cli
-from vmae_jax.benchmark import (
+from tests.benchmark import (
   attention,
   checkpoint,
-  chips,
   clips,
   decode,
   fits,
@@ -60,12 +57,12 @@ from vmae_jax.benchmark import (
   scaling,
   step,
 )
-from vmae_jax.benchmark.report import describe
+from tests.benchmark.report import describe
+from vmae_jax import cli
 from vmae_jax.data.shards import ShardSource
-from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
-from vmae_jax.data.video import VideoError
+from vmae_jax.data.sources import Entry, FileSource, open_source
 from vmae_jax.errors import UserError, lookup
-from vmae_jax.models.sizes import SIZES
+from vmae_jax.runs.run_dir import write_atomically
 
 MAX_VIDEOS = 20  # More of a list are left out, evenly: a data set would take days.
 
@@ -230,23 +227,21 @@ def _decode(videos: dict[str, FileSource]) -> Iterator[list[dict]]:
     yield results
 
 
-STEP_FLAGS = ('sizes', 'batch', 'contenders', 'rounds')
-# Command -> (function that yields its result, as often as that grows; its flags). In this order:
-# fits reads what --out has before others write it, and decode may import PyTorch, whose memory is
-# not the loader's.
+# In this order: fits reads what --out has before others write it, and decode may import PyTorch,
+# whose memory is not the loader's. Each yields its result, as often as that grows.
 COMMANDS = {
-  'fits': (_fits, ('sizes', 'methods', 'topologies')),
-  'step': (functools.partial(_step, 'pretrain'), STEP_FLAGS),
-  'finetune': (functools.partial(_step, 'finetune'), STEP_FLAGS),
-  'inference': (functools.partial(_step, 'inference'), STEP_FLAGS),
-  'methods': (_methods, ('sizes', 'batch', 'rounds')),
-  'attention': (_attention, ('batch', 'rounds')),
-  'checkpoint': (_checkpoint, ('sizes', 'rounds')),
-  'scaling': (_scaling, ('sizes', 'batch')),
-  'flow': (_flow, ('videos', 'rounds')),
-  'masks': (_masks, ('clips',)),
-  'loader': (_loader, ('videos', 'rounds', 'seconds', 'workers', 'batches')),
-  'decode': (_decode, ('videos', 'rounds')),
+  'fits': _fits,
+  'step': functools.partial(_step, 'pretrain'),
+  'finetune': functools.partial(_step, 'finetune'),
+  'inference': functools.partial(_step, 'inference'),
+  'methods': _methods,
+  'attention': _attention,
+  'checkpoint': _checkpoint,
+  'scaling': _scaling,
+  'flow': _flow,
+  'masks': _masks,
+  'loader': _loader,
+  'decode': _decode,
 }
 
 
@@ -266,17 +261,9 @@ def _videos(folder: Path) -> dict[str, FileSource]:
 def _open(spec: str, folder: Path) -> FileSource:
   """Some of the videos that `spec` names; those of shards are written to `folder`."""
   source = open_source(spec)
-  if isinstance(source, FileSource):
-    check_paths(source, max_bad_share=0.0)
-  elif not isinstance(source, ShardSource):
+  if not isinstance(source, FileSource | ShardSource):
     raise UserError(f'--videos={spec} does not consist of video files: nothing to decode.')
   chosen = np.linspace(0, len(source) - 1, min(len(source), MAX_VIDEOS)).round().astype(int)
-  for i in chosen:
-    try:
-      with source.open(i):
-        pass
-    except VideoError as e:
-      raise UserError(f'--videos: {source.name(i)} cannot be read ({e}): leave it out.') from e
   if isinstance(source, FileSource):
     return FileSource(tuple(source.entries[i] for i in chosen))
   folder.mkdir()
@@ -286,49 +273,20 @@ def _open(spec: str, folder: Path) -> FileSource:
   return FileSource(tuple(Entry(str(path)) for path in paths))
 
 
-def _check(commands: list[str], out: Path) -> None:
-  """Raises a UserError for what would otherwise fail, or do nothing, after minutes."""
-  used = {flag for command in commands for flag in COMMANDS[command][1]}
-  for _, names in COMMANDS.values():
-    for name in names:
-      if flags.FLAGS[name].present and name not in used:
-        raise UserError(f'--{name} is no flag of {" or ".join(commands)}: leave it out.')
-  for size in _SIZES.value:
-    lookup(SIZES, size, '--sizes')
-  if not _WORKERS.value or not all(number.isdecimal() for number in _WORKERS.value):
-    raise UserError('--workers: give numbers from 0 on, such as --workers=0,1,2.')
-  for method in _METHODS.value:
-    lookup(dict.fromkeys(fits.METHODS), method, '--methods')
-  for topology in _TOPOLOGIES.value:
-    if topology != 'local':
-      chips.parse_slice(topology)
-  if _CONTENDERS.value is not None and 'vmae_jax' not in _CONTENDERS.value:
-    raise UserError('--contenders: vmae_jax has to be one of them; the others are beside it.')
-  for name in _CONTENDERS.value or []:
-    lookup(dict.fromkeys(step.CONTENDERS), name, '--contenders')
-    if name != 'vmae_jax' and not _has_torch():
-      raise UserError(f'--contenders: {name} needs PyTorch: pip install torch transformers.')
-  if out.is_dir() or not out.parent.is_dir():
-    raise UserError(f'--out={out}: give the name of a file, in a folder that is there.')
-
-
 def main(argv: list[str]) -> None:
+  if not argv[1:]:
+    raise UserError(f'name what to measure: {", ".join(COMMANDS)}; see --help.')
   for command in argv[1:]:
     lookup(COMMANDS, command, 'command')
-  unasked = [name for name in COMMANDS if name != 'fits']
-  commands = [name for name in COMMANDS if name in argv[1:]] or unasked
+  commands = [name for name in COMMANDS if name in argv[1:]]
   out = Path(_OUT.value)
-  _check(commands, out)
   report = describe() | {'results': {}}
   with tempfile.TemporaryDirectory() as folder:
     videos = _videos(Path(folder)) if {'flow', 'loader', 'decode'} & set(commands) else {}
     for command in commands:
-      for result in COMMANDS[command][0](videos):
+      for result in COMMANDS[command](videos):
         report['results'][command] = result
-        # The old or the new file is there whenever this is killed: it may hold hours of work.
-        part = out.with_name(f'{out.name}.part')
-        part.write_text(json.dumps(report, indent=2) + '\n')
-        part.replace(out)
+        write_atomically(out, json.dumps(report, indent=2) + '\n')  # It may hold hours of work.
   print(f'written: {out}')
 
 

@@ -1,6 +1,6 @@
 """A pre-training step of each method, over VideoMAE's.
 
-As in `vmae_jax.benchmark.step`, each runs in a process of its own. Every one takes turns with
+As in `tests.benchmark.step`, each runs in a process of its own. Every one takes turns with
 VideoMAE alone: both meet the same noise, and no more than two models have to fit in memory. Frozen
 networks have random weights here: what they compute costs the same.
 """
@@ -9,7 +9,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from vmae_jax.benchmark.step import Contender, take_turns
+from tests.benchmark.step import Contender, take_turns
 from vmae_jax.errors import lookup
 from vmae_jax.models.sizes import SIZES
 

@@ -18,8 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vmae_jax.benchmark.contenders import load_published
-from vmae_jax.benchmark.methods import GUMBEL_PATH, overrides
+from tests.benchmark.contenders import load_published
+from tests.benchmark.methods import GUMBEL_PATH, overrides
 from vmae_jax.errors import UserError
 from vmae_jax.models.sizes import SIZES
 
@@ -50,7 +50,7 @@ GIB = 2**30
 PROGRAM = 2
 _MAKE_GUMBEL = """
 import pathlib, sys
-from vmae_jax.benchmark.methods import make_gumbel
+from tests.benchmark.methods import make_gumbel
 make_gumbel(pathlib.Path(sys.argv[1]))
 """
 
@@ -152,7 +152,7 @@ def compile_alone(
   if GUMBEL_PATH in settings.values() and not gumbel.exists():
     # In a process of its own, too, as this one must not take a TPU of this machine.
     command = [sys.executable, '-c', _MAKE_GUMBEL, str(gumbel)]
-    subprocess.run(command, env=os.environ | {'JAX_PLATFORMS': 'cpu'}, check=True)
+    subprocess.run(command, cwd=ROOT, env=os.environ | {'JAX_PLATFORMS': 'cpu'}, check=True)
   settings = overrides(settings, gumbel=gumbel)
   command = [sys.executable, '-m', 'vmae_jax.estimate', f'--topology={topology}', f'--out={out}']
   command += [f'--config={ROOT}/configs/{method}.py:{size},k400']

@@ -7,7 +7,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from vmae_jax.benchmark import contenders
+from tests.benchmark import contenders
 from vmae_jax.method.build import build_method
 from vmae_jax.runs.checkpoint import Checkpointer
 

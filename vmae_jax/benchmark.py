@@ -1,0 +1,281 @@
+"""Measures a run's own step and loader on this machine.
+
+  python -m vmae_jax.benchmark --config=configs/videomae.py:b,k400 --batch=64
+  python -m vmae_jax.benchmark --config=configs/mme.py:b,k400 --batch=64 --out=mme.json \
+    --config.data.train=lists/k400_train.txt
+
+The config is one for pre-training or for fine-tuning. What is measured:
+
+  step       the training step alone, on a batch that stays on the devices
+  hand-over  the loader with clips that are neither decoded nor cut: what copying them allows
+  loader     the loader with the videos of data.train, if that names any
+  training   both at once, as `pretrain` and `finetune` run them
+
+Prints milliseconds, clips/s, MFU where the device's peak is known, the share of time spent waiting
+for data, and peak memory. On several hosts start it on each with --distributed.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import resource
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from vmae_jax import chips, cli, config_finetuning, sharding
+from vmae_jax import config as config_lib
+from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.loader import Loader
+from vmae_jax.data.sources import check_paths, open_source
+from vmae_jax.errors import UserError
+from vmae_jax.method.build import build_method
+from vmae_jax.method.state import init_state
+from vmae_jax.method.supervised import build_supervised
+from vmae_jax.runs.run_dir import environment, write_atomically
+from vmae_jax.training import finetuning, loop, pretraining
+
+WARM_UP = 3  # Steps and batches that do not count: compiling, and what was read ahead.
+CLASSES = 400  # Of fine-tuning where data.classes is 0.
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  None,
+  'FILE:ARGUMENT, such as configs/videomae.py:b,k400',
+  # `cli` and the config's defaults refuse unknown keys; blocks called options are open.
+  lock_config=False,
+  accept_new_attributes=True,
+)
+_BATCH = flags.DEFINE_integer('batch', None, 'Clips in a step; by default as the config says.')
+_STEPS = flags.DEFINE_integer('steps', 20, 'Steps and batches that are timed.', lower_bound=1)
+_OUT = flags.DEFINE_string('out', None, 'A JSON file for all numbers.')
+_DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'As of vmae_jax.pretrain.')
+
+
+class Work(NamedTuple):
+  """What is trained: fields as of `vmae_jax.training.loop.Task`.
+
+  `target_flops` are those of `clip_flops` that flow, targets and frozen networks take.
+  """
+
+  init: Callable[..., Any]
+  step: Callable[..., Any]
+  optimizer: Any
+  frozen: Any
+  sampler: ClipSampler
+  clip_flops: int
+  target_flops: int
+
+
+class Replay(ClipSampler):
+  """Gives the clips of its first visit at every visit."""
+
+  def __call__(self, source, epoch, sample):
+    if 'clips' not in vars(self):
+      vars(self)['clips'] = super().__call__(source, epoch, sample)  # The dataclass is frozen.
+    return vars(self)['clips']
+
+
+def build(config, *, devices: int) -> Work:
+  """The step and the sampler of a config, for so many devices that hold data.
+
+  Raises:
+    UserError: the config cannot work.
+  """
+  pretrains = 'heads' in config
+  (config_lib if pretrains else config_finetuning).check(config, devices=devices)
+  schedule = loop.make_schedule(config, steps=10**6, videos=10**6)  # For the learning rate alone.
+  if pretrains:
+    task, maker = build_method(config), pretraining
+    frozen, target_flops = task.frozen, task.target_flops()
+  else:
+    task, maker = build_supervised(config, classes=config.data.classes or CLASSES), finetuning
+    frozen, target_flops = {}, 0
+  optimizer, step = maker.make_step(config, task, schedule)
+  sampler = maker.clip_sampler(config)
+  return Work(task.init, step, optimizer, frozen, sampler, task.flops(), target_flops)
+
+
+def benchmark(config, *, steps: int) -> dict[str, Any]:
+  """Measures; see the top of this file.
+
+  Args:
+    config: Of pre-training or fine-tuning.
+    steps: That are timed in each row.
+
+  Returns:
+    All numbers, for JSON; see `table`.
+
+  Raises:
+    UserError: the config or the data cannot work, or a batch does not fit.
+  """
+  mesh, source = sharding.make_mesh(**config.mesh), None
+  work = build(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
+  if config.data.train:
+    source = open_source(config.data.train, root=config.data.root, seconds=config.data.seconds)
+    check_paths(source, config.data.max_bad_share, seconds=config.data.seconds)
+  count, rows = WARM_UP + steps + 1, {}
+
+  def loader(source, sampler: ClipSampler):
+    return contextlib.closing(
+      Loader(
+        source,
+        sampler,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        shuffle=True,
+        mesh=mesh,
+        num_steps=count,
+        threads=config.data.threads or os.cpu_count(),
+        workers=config.data.workers,
+        seconds=config.data.seconds,
+      )
+    )
+
+  def measure(name: str, batches: Iterable, run: Callable[[Any], Any]) -> Any:
+    """Adds a row; returns the last result. Each is waited for once the next has been started."""
+    marks, before = [], None
+    shown = None if jax.process_index() == 0 else True  # None: on a terminal.
+    items = itertools.islice(batches, count)
+    for batch in tqdm(items, desc=name, total=count, leave=False, disable=shown):
+      result = run(batch)
+      jax.block_until_ready(before)
+      marks.append((time.perf_counter(), getattr(batches, 'wait_seconds', 0.0)))
+      before = result
+    flops = work.clip_flops if run is train else 0
+    rows[name] = _row(marks[WARM_UP:], config.batch_size, flops)
+    return jax.block_until_ready(before)
+
+  def init(key):
+    return init_state(work.init(key), work.optimizer, ema=config.optimizer.ema)
+
+  def train(batch):
+    nonlocal state
+    state, metrics = step(state, batch, frozen)
+    return metrics
+
+  def same(batch):
+    return batch
+
+  with jax.set_mesh(mesh):
+    replay = Replay(**vars(work.sampler))
+    with loader(open_source('synthetic:train'), replay) as batches:
+      batch = measure('hand-over', batches, same)
+    places = sharding.tree_shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
+    frozen = jax.device_put(work.frozen, sharding.replicated(mesh))
+    step = jax.jit(work.step, donate_argnums=0)
+    try:
+      state = jax.jit(init, out_shardings=places)(jax.random.key(0))
+      began = time.perf_counter()
+      jax.block_until_ready(train(batch))
+      first = time.perf_counter() - began
+      measure('step', itertools.repeat(batch), train)
+    except jax.errors.JaxRuntimeError as e:
+      if 'RESOURCE_EXHAUSTED' not in str(e):
+        raise
+      raise UserError(
+        f'{config.batch_size} clips do not fit: lower --batch, or raise --config.mesh.fsdp or '
+        f'--config.optimizer.accumulate ({str(e).splitlines()[0]}).'
+      ) from e
+    memory = _peak_memory()
+    if source is not None:
+      for name, run in (('loader', same), ('training', train)):
+        with loader(source, work.sampler) as batches:
+          measure(name, batches, run)
+  return {
+    'method': config.method,
+    'size': config.model.size,
+    'batch_size': config.batch_size,
+    'steps': steps,
+    'mesh': dict(mesh.shape),
+    'cores': os.cpu_count(),
+    'clip_flops': work.clip_flops,
+    'target_flops': work.target_flops,
+    'first_step_seconds': first,
+    'peak_bytes': memory,
+    'rows': rows,
+  }
+
+
+def _row(marks: list[tuple[float, float]], batch: int, clip_flops: int) -> dict[str, float]:
+  """From (time, seconds waited for data until then) at the end of each step or batch."""
+  seconds = [b[0] - a[0] for a, b in itertools.pairwise(marks)]
+  whole, waited = (b - a for a, b in zip(marks[0], marks[-1], strict=True))
+  rate = batch * len(seconds) / whole
+  row = {'seconds': whole / len(seconds), 'fastest': min(seconds), 'slowest': max(seconds)}
+  row |= {'clips_per_second': rate, 'data_wait': waited / whole}
+  if clip_flops:
+    row['teraflops_per_second'] = rate * clip_flops / 1e12
+    if peak := chips.peak_flops(jax.devices()[0].device_kind):
+      row['mfu'] = rate * clip_flops / (peak * jax.device_count())
+  return row
+
+
+def _peak_memory() -> int:
+  """Bytes of the fullest device of this process; of the process itself on CPU."""
+  stats = [device.memory_stats() for device in jax.local_devices()]
+  if all(stats):
+    return max(x['peak_bytes_in_use'] for x in stats)
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def table(result: dict[str, Any]) -> str:
+  """The numbers of `benchmark` for a person."""
+  device, axes = jax.devices()[0], ' x '.join(f'{k} {n}' for k, n in result['mesh'].items())
+  whole, apart = result['clip_flops'] / 1e9, result['target_flops'] / 1e9
+  means = f'means of {result["steps"]}'
+  lines = [
+    f'{result["method"]}, size {result["size"]}: {result["batch_size"]:,} clips a step, mesh '
+    f'{axes} of {device.device_kind}',
+    f'{whole:,.1f} GFLOP a clip: the model {whole - apart:,.1f}, flow, targets and frozen networks '
+    f'{apart:,.1f}',
+    f'first step, with compiling, {result["first_step_seconds"]:.1f} s; peak memory of '
+    f'{"this process" if device.platform == "cpu" else "a device"} '
+    f'{result["peak_bytes"] / chips.GIB:.2f} GiB',
+    '',
+    f'{means:12}{"ms":>9}{"fastest to slowest":>21}{"clips/s":>10}{"MFU":>7}{"data wait":>11}',
+  ]
+  for name, row in result['rows'].items():
+    span = f'{row["fastest"] * 1e3:.1f} to {row["slowest"] * 1e3:.1f}'
+    mfu = f'{row["mfu"]:.1%}' if 'mfu' in row else ''
+    wait = f'{row["data_wait"]:.0%}' if name == 'training' else ''
+    line = f'{name:12}{row["seconds"] * 1e3:9.1f}{span:>21}{row["clips_per_second"]:10.1f}'
+    lines.append(f'{line}{mfu:>7}{wait:>11}'.rstrip())
+  if chips.peak_flops(device.device_kind) is None:
+    lines.append(f'no MFU: the peak of {device.device_kind} is not in vmae_jax/chips.py')
+  if 'loader' in result['rows']:
+    a_core = result['rows']['loader']['clips_per_second'] / result['cores'] / jax.process_count()
+    lines.append(f'the loader brings {a_core:.1f} clips/s for each of {result["cores"]} cores')
+  else:
+    lines.append('loader and training were left out: data.train names no videos')
+  return '\n'.join(lines)
+
+
+def main(argv):
+  cli.refuse_arguments(argv)
+  if _CONFIG.value is None:
+    raise UserError('give --config=FILE:ARGUMENT, such as --config=configs/videomae.py:b,k400.')
+  out = _OUT.value and Path(_OUT.value)
+  if out and (out.is_dir() or not os.access(out.parent, os.W_OK)):
+    raise UserError(f'--out={out}: give the name of a file, in a folder that can be written to.')
+  if _DISTRIBUTED.value:
+    cli.join_processes()
+  config = _CONFIG.value
+  if _BATCH.value is not None:
+    config.batch_size = _BATCH.value
+  result = benchmark(config, steps=_STEPS.value)
+  if jax.process_index() == 0:
+    print(table(result), flush=True)
+    if out:
+      write_atomically(out, json.dumps(environment() | result, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  cli.run(main)

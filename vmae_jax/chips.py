@@ -1,0 +1,118 @@
+"""Published figures of accelerators, by the exact name that JAX gives a device.
+
+A name that is not here has no figures: a card with a similar name may be a third slower, and a
+part of a GPU (MIG) has part of its speed.
+"""
+
+from typing import NamedTuple
+
+
+class Chip(NamedTuple):
+  """What the maker says of one device.
+
+  Attributes:
+    flops: Peak of dense bfloat16 arithmetic in FLOP/s, summed in float32; float16 for V100 and T4.
+    source: Where the figures are from.
+    memory: Bytes, where a device that is not at hand can be asked for.
+    network: Bytes a second that it can send to other chips of its slice or host, over all links:
+      half of what is published where both directions are counted; None: no figure could be read.
+    clock: Cycles a second of a TPU, as libtpu counts cycles.
+  """
+
+  flops: float
+  source: str
+  memory: int | None = None
+  network: float | None = None
+  clock: float | None = None
+
+
+_TPU = 'https://cloud.google.com/tpu/docs/'
+_SYSTEMS = 'https://github.com/mlcommons/inference_results_v4.1, closed/NVIDIA/systems/'
+_SHEET = "NVIDIA's data sheet, "
+GIB = 2**30
+
+# Clocks are peaks over the FLOPs of a cycle: 2 x 128 x 128 for each of 8 matrix units (v4 and v5p,
+# whose two cores are one device) or 4 (v5e). libtpu counts up to 456,000 for a product of
+# 4,096 x 4,096 on v6e: 4 units of 256 x 256, though the page says 2.
+# All-reduce bandwidth by chip is what v5e's and v6e's pages give as one direction of its links.
+_V4 = Chip(
+  275e12,
+  f'{_TPU}v4 (all-reduce bandwidth of a pod of 4,096 chips: 1.1 PB/s)',
+  memory=32 * GIB,
+  network=1.1e15 / 4096,
+  clock=275e12 / 2**18,
+)
+_V5E = Chip(
+  197e12,
+  f'{_TPU}v5e (400 GB/s in both directions)',
+  memory=16 * GIB,
+  network=200e9,
+  clock=197e12 / 2**17,
+)
+_V5P = Chip(
+  459e12,
+  f'{_TPU}v5p (1,200 GB/s in both directions)',
+  memory=95 * GIB,
+  network=600e9,
+  clock=459e12 / 2**18,
+)
+_V6E = Chip(
+  918e12,
+  f'{_TPU}v6e (800 GB/s in both directions)',
+  memory=32 * GIB,
+  network=400e9,
+  clock=918e12 / 2**19,
+)
+_A100 = Chip(312e12, 'https://www.nvidia.com/en-us/data-center/a100')
+
+# Read in November 2026. Data sheets give twice as much where they count zeros (sparsity).
+CHIPS = {
+  'TPU v4': _V4,
+  'TPU v5 lite': _V5E,
+  'TPU v5e': _V5E,
+  'TPU v5': _V5P,
+  'TPU v5p': _V5P,
+  'TPU v6 lite': _V6E,
+  'TPU v6e': _V6E,
+  # Each of the chip's two cores is a device with half of its 2,307 TFLOP/s and 192 GiB.
+  'TPU7x': Chip(2307e12 / 2, f'{_TPU}tpu7x', memory=96 * GIB),
+  'NVIDIA GB200': Chip(2500e12, f'{_SHEET}Blackwell (GB200 NVL72)'),
+  'NVIDIA B200': Chip(2250e12, f'{_SHEET}Blackwell (HGX B200)'),
+  'NVIDIA H200': Chip(
+    989e12,
+    f'{_SYSTEMS}H200-SXM-141GBx8_TRT.json (NVLink 900 GB/s in both); {_SHEET}H200',
+    memory=141 * 10**9,
+    network=450e9,
+  ),
+  'NVIDIA H200 NVL': Chip(835e12, f'{_SHEET}H200'),
+  'NVIDIA H100 80GB HBM3': Chip(  # SXM
+    989e12,
+    f'{_SYSTEMS}DGX-H100_H100-SXM-80GBx8_TRT.json (NVLink 900 GB/s in both); {_SHEET}H100',
+    memory=80 * 10**9,
+    network=450e9,
+  ),
+  'NVIDIA H100 NVL': Chip(835e12, f'{_SHEET}H100'),
+  'NVIDIA H100 PCIe': Chip(756e12, f'{_SHEET}H100'),
+  'NVIDIA A100-SXM4-40GB': _A100,
+  'NVIDIA A100-SXM4-80GB': _A100,
+  'NVIDIA A100-PCIE-40GB': _A100,
+  'NVIDIA A100 80GB PCIe': _A100,
+  'NVIDIA L40S': Chip(362e12, f'{_SHEET}L40S'),
+  'NVIDIA L40': Chip(181e12, f'{_SHEET}L40'),
+  'NVIDIA L4': Chip(121e12, f'{_SHEET}L4'),
+  'NVIDIA A40': Chip(149.7e12, f'{_SHEET}A40'),
+  'NVIDIA A10': Chip(125e12, f'{_SHEET}A10'),
+  'Tesla T4': Chip(65e12, f'{_SHEET}T4'),
+  'Tesla V100-SXM2-16GB': Chip(125e12, f'{_SHEET}V100'),
+  'Tesla V100-SXM2-32GB': Chip(125e12, f'{_SHEET}V100'),
+  'Tesla V100-PCIE-16GB': Chip(112e12, f'{_SHEET}V100'),
+  'Tesla V100-PCIE-32GB': Chip(112e12, f'{_SHEET}V100'),
+  'NVIDIA GeForce RTX 4090': Chip(165.2e12, "NVIDIA's white paper of the Ada architecture"),
+  'NVIDIA GeForce RTX 3090': Chip(71e12, "NVIDIA's white paper of the GA102 architecture"),
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """The peak of a device in FLOP/s, or None where it is not known (any CPU)."""
+  chip = CHIPS.get(device_kind)
+  return chip and chip.flops
