@@ -107,7 +107,9 @@ def test_what_decoding_takes(measured, name):
   assert rows['loader']['seconds'] > 0.9 * 2 * 0.1
   assert rows['hand-over']['fastest'] < 0.1  # No video is read again.
   assert rows['training']['seconds'] > 0.9 * 2 * 0.1
-  assert 0.2 < rows['training']['data_wait'] <= 1 and rows['step']['data_wait'] == 0
+  assert rows['step']['data_wait'] == 0
+  if rows['step']['seconds'] < 0.1:  # Else decoding hides behind it.
+    assert 0.2 < rows['training']['data_wait'] <= 1
 
 
 def test_frozen_networks_are_told_apart(measured):
