@@ -1,6 +1,7 @@
 """The frozen encoder: layers, poolings, sizes; and the classifier of a fine-tuning."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,11 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from safetensors.numpy import save_file
 
 from tests.evaluation.checkpoints import write_checkpoint
 from tests.fresh_run import save_fresh_run
+from tests.interchange import peer
 from tests.started import ROOT
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
@@ -125,6 +128,27 @@ def test_clips_cut_otherwise_than_in_training():
   assert (config.data.stride, config.data.sampling) == (2, 'dense')
   with pytest.raises(UserError, match="--sampling: there is no 'dens'"):
     recut(config, {'sampling': 'dens'})
+
+
+def test_encoders_with_and_without_a_last_norm(tmp_path):
+  """Of classifiers and pre-trained models, which share the rest of their weights here."""
+  clip = np.random.default_rng(0).integers(0, 256, (1, 4, 32, 32, 3), np.uint8)
+  config = dict(peer.SMALL, model_type='videomae', layer_norm_eps=1e-6)
+  found = {}
+  for kind in ('pretraining', 'classification'):
+    for mean in (False, True):
+      weights = peer.weights(kind, mean)
+      save_file(weights, tmp_path / 'model.safetensors', {'format': 'pt'})
+      (tmp_path / 'config.json').write_text(json.dumps(config | {'use_mean_pooling': mean}))
+      _, params, encode = load_encoder(str(tmp_path), pool='tokens')
+      found[kind, mean] = np.asarray(encode(params, clip))
+      if not mean:
+        scale, bias = (weights[f'videomae.layernorm.{x}'] for x in ('weight', 'bias'))
+  for mean in (False, True):
+    np.testing.assert_array_equal(found['pretraining', mean], found['classification', mean])
+  x = found['pretraining', True]
+  x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+  np.testing.assert_allclose(found['pretraining', False], x * scale + bias, rtol=0, atol=1e-4)
 
 
 @pytest.mark.full

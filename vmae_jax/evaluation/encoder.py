@@ -123,7 +123,9 @@ def _load_foreign(path: str, weights: str) -> tuple[ml_collections.ConfigDict, A
     logging.warning('%s: %s', path, note)
   if info['channels'] != 3:
     raise UserError(f'{path} takes {info["channels"]} channels: only RGB models can be used here.')
-  model = {'encoder': dict(info['encoder'], patch=tuple(info['patch']), eps=info['eps'])}
+  encoder = dict(info['encoder'], patch=tuple(info['patch']), eps=info['eps'])
+  # A classifier's encoder has no last LayerNorm if it takes the mean of tokens.
+  model = {'encoder': encoder | {'final_norm': 'norm' in params['encoder']}}
   data = {name: info[name] for name in ('frames', 'size', 'mean', 'std')}
   data |= _pace(info, path) | {'root': '', 'max_bad_share': 0.05}
   config = {'model': model, 'data': data, 'seed': 0, 'weights': weights or 'as stored'}

@@ -151,7 +151,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _unwrap(state: Any, path: Path, weights: str, notes: list[str]) -> dict[str, Any]:
   """The tensors by name that a file of PyTorch holds, of which there may be two sets."""
-  averaged = [key for key in _AVERAGED if isinstance(state, Mapping) and state.get(key)]
+  known = state if isinstance(state, Mapping) else {}
+  averaged = [key for key in _AVERAGED if isinstance(known.get(key), Mapping)]
   if weights == 'ema' and not averaged:
     raise UserError(
       f'{path} holds no averaged weights ({", ".join(_AVERAGED)}): drop --weights=ema.'
