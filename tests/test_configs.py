@@ -173,7 +173,7 @@ def test_raft_without_weights_says_where_they_come_from():
 
 
 def test_mam2_without_a_tokenizer_says_how_to_get_one():
-  with pytest.raises(UserError, match='tokenizers.train --videos.*vmae_jax.convert'):
+  with pytest.raises(UserError, match='train_tokenizer --videos.*vmae_jax.convert'):
     build_method(mam2.get_config('demo'))
 
 
