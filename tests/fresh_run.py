@@ -7,7 +7,7 @@ from tests import started
 from vmae_jax.config_file import load_config
 from vmae_jax.method.build import build_method
 from vmae_jax.method.state import init_state
-from vmae_jax.runs.checkpoint import Checkpointer
+from vmae_jax.runs.checkpointer import Checkpointer
 
 
 def save_fresh_run(workdir):
@@ -17,5 +17,5 @@ def save_fresh_run(workdir):
   method = build_method(config)
   params = jax.jit(method.init)(jax.random.key(1))
   saver = Checkpointer(str(workdir), keep=1, keep_every_steps=0, config=config.to_dict())
-  saver.save(0, init_state(params, optax.sgd(0.1), ema=0.0))
+  saver.save_last(0, init_state(params, optax.sgd(0.1), ema=0.0), {})
   saver.close()

@@ -100,6 +100,13 @@ def losses(workdir):
   return {r['step']: r['loss'] for r in map(json.loads, lines)}
 
 
+def metrics(workdir):
+  """The lines of metrics.jsonl without what depends on the clock."""
+  clock = 'time clips_per_second step_seconds data_wait teraflops_per_second mfu'.split()
+  lines = map(json.loads, (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines())
+  return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+
+
 def arrays(workdir, step):
   """Every array of a checkpoint's train state, under its path."""
   item = pathlib.Path(workdir).absolute() / 'checkpoints' / str(step) / 'state'

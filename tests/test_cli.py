@@ -3,7 +3,7 @@
 import pytest
 
 from vmae_jax import cli
-from vmae_jax.errors import Unavailable, UserError
+from vmae_jax.errors import Unavailable, UserError, is_outage
 
 
 @pytest.mark.parametrize(
@@ -11,6 +11,7 @@ from vmae_jax.errors import Unavailable, UserError
   [
     (UserError('wrong'), 2, 'error: wrong\n'),
     (Unavailable('no room'), 74, 'unavailable: no room\n'),
+    (OSError(28, 'No space', 'a/b'), 74, "unavailable: [Errno 28] No space: 'a/b'\n"),
     (cli.Preempted('saved'), 75, 'stopped: saved\n'),
     (KeyboardInterrupt(), 130, 'stopped: interrupted\n'),
   ],
@@ -22,3 +23,26 @@ def test_exit_codes(error, code, line, capsys):
   with pytest.raises(SystemExit) as ended:
     cli.run(main, absl_flags=False)
   assert ended.value.code == code and capsys.readouterr().err == line
+
+
+def test_a_bug_is_no_outage():
+  def main(argv):
+    raise FileNotFoundError(2, 'No such file', 'ours')
+
+  with pytest.raises(FileNotFoundError):
+    cli.run(main, absl_flags=False)
+
+
+@pytest.mark.parametrize(
+  ('error', 'outage'),
+  [
+    (ValueError('RESOURCE_EXHAUSTED: Error writing "a/0.0" in OCDBT database'), True),
+    (ValueError('DATA_LOSS: Error reading: "x" [os_error_code=\'5\']'), True),
+    (ValueError('NOT_FOUND: Error reading "x" [os_error_code=\'2\']'), False),
+    (ValueError('shapes do not fit'), False),
+    (TimeoutError(), True),
+    (PermissionError(13, 'Permission denied'), False),
+  ],
+)
+def test_outages(error, outage):
+  assert is_outage(error) == outage

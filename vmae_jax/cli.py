@@ -24,7 +24,7 @@ from typing import Any
 from absl import app, flags
 
 from vmae_jax.config_file import load_config, look_up
-from vmae_jax.errors import Unavailable, UserError, suggest
+from vmae_jax.errors import Unavailable, UserError, is_outage, suggest
 
 EXIT_USER_ERROR = 2
 EXIT_UNAVAILABLE = 74  # EX_IOERR.
@@ -113,6 +113,11 @@ def run(main: Callable[[list[str]], None], *, absl_flags: bool = True) -> None:
   except Preempted as e:
     print(f'stopped: {e}', file=sys.stderr)
     sys.exit(EXIT_PREEMPTED)
+  except OSError as e:
+    if not is_outage(e):
+      raise
+    print(f'unavailable: {e}', file=sys.stderr)
+    sys.exit(EXIT_UNAVAILABLE)
   except KeyboardInterrupt:
     print('stopped: interrupted', file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)

@@ -85,6 +85,7 @@ def default() -> ml_collections.ConfigDict:
         threads=0,  # Decoding threads in a process; 0: one for each core.
         workers=0,  # Decoding processes beside the training one.
         max_bad_share=0.05,  # More broken videos than this stop the run.
+        changed=False,  # A run may go on with other videos than those that it began with.
         seconds=60.0,  # A video that does not answer for so long counts as broken.
       ),
       augment=dict(  # The look of clips, the same for all frames; drawn on the devices.
@@ -160,9 +161,13 @@ RUN_KEYS = (
   'data.workers',
   'data.seconds',
   'data.root',
+  'data.changed',
+  'data.max_bad_share',
   'data.val',  # Of fine-tuning, as is `test`: a finished run can be tested anew.
   'data.test',
   'test',
+  'optimizer.accumulate',
+  'optimizer.max_skipped',
   'model.scan',
   'model.remat',
   'model.attention',

@@ -21,7 +21,9 @@ def default() -> ml_collections.ConfigDict:
     return {name: base[block][name] for name in names.split()}
 
   model = take('model', 'size patch eps dtype attention scan remat')
-  data = take('data', 'train root frames size stride sampling mean std threads workers seconds')
+  data = take(
+    'data', 'train root frames size stride sampling mean std threads workers seconds changed'
+  )
   return ml_collections.ConfigDict(
     dict(
       method='finetuning',  # A name for logs.

@@ -1,7 +1,9 @@
 """Mistakes a user can make and outages, told in one line."""
 
 import difflib
+import errno
 import inspect
+import re
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -20,6 +22,20 @@ class Unavailable(Exception):
   The message is one line, as of `UserError`; entry points exit with code 74, after which the
   same command may be started again.
   """
+
+
+_OUTAGES = 'ENOSPC EDQUOT EIO ESTALE ETIMEDOUT EREMOTEIO ENOTCONN EHOSTDOWN ENETDOWN'.split()
+OUTAGES = {getattr(errno, name) for name in _OUTAGES if hasattr(errno, name)}
+_CODES = r'(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED): '  # Of tensorstore.
+
+
+def is_outage(e: BaseException) -> bool:
+  """Whether a failure is of a kind that may pass: a full disk, a mount or a store that is away."""
+  if isinstance(e, (ConnectionError, TimeoutError)):
+    return True
+  number = re.search(r"os_error_code='(\d+)'", str(e))  # As tensorstore says it.
+  number = int(number[1]) if number else getattr(e, 'errno', None)
+  return number in OUTAGES or bool(re.match(_CODES, str(e)))
 
 
 def suggest(name: str, names: Collection[str]) -> str:

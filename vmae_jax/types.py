@@ -20,6 +20,6 @@ uint8 video is RGB in [0, 255]; float video is RGB in [0, 1] unless it is called
 A boolean mask is True where a token is hidden.
 """
 
-from jaxtyping import Array, Bool, Float, Int, Int32, Key, Num, UInt8
+from jaxtyping import Array, Bool, Float, Int, Int32, Key, Num, UInt8, UInt32
 
-__all__ = ['Array', 'Bool', 'Float', 'Int', 'Int32', 'Key', 'Num', 'UInt8']
+__all__ = ['Array', 'Bool', 'Float', 'Int', 'Int32', 'Key', 'Num', 'UInt8', 'UInt32']

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from tests.benchmark import contenders
 from vmae_jax.method.build import build_method
-from vmae_jax.runs.checkpoint import Checkpointer
+from vmae_jax.runs.checkpointer import Checkpointer
 
 
 def benchmark_checkpoint(*, size: str, rounds: int) -> dict:
@@ -34,7 +34,7 @@ def benchmark_checkpoint(*, size: str, rounds: int) -> dict:
     for step in range(rounds):
       state = jax.block_until_ready(state.replace(step=jnp.full_like(state.step, step)))
       start = time.perf_counter()
-      checkpointer.save(step, state)
+      checkpointer.save(step, state, {})
       times['blocked'].append(time.perf_counter() - start)
       checkpointer.wait()
       times['saved'].append(time.perf_counter() - start)

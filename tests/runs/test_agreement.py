@@ -10,7 +10,7 @@ from tests import started
 from vmae_jax.config_file import load_config
 from vmae_jax.data.sources import Entry, FileSource, open_source
 from vmae_jax.errors import UserError
-from vmae_jax.runs.agreement import check_same, describe
+from vmae_jax.runs.agreement import check_same, check_same_data, describe, describe_data
 
 CONFIG = load_config(started.SMOKE)
 FILES = FileSource((Entry('/a/data/1.mp4', 0), Entry('/a/data/x/2.mp4', 1)))
@@ -67,8 +67,25 @@ def test_what_is_compared():
   assert describe(CONFIG, moved) == about
   mixed = FileSource((Entry('gs://bucket/1.mp4', 0), Entry('/a/2.mp4', 1)))
   assert describe(CONFIG, mixed)['list of videos'] != about['list of videos']
+  assert {'grain', 'av', 'libtpu', 'array-record'} <= about.keys()
   synthetic = describe(CONFIG, open_source('synthetic:train'))
   assert synthetic['number of videos'] != about['number of videos']
+
+
+def test_the_data_of_a_run_that_goes_on(caplog):
+  before = describe_data(FILES)
+  moved = FileSource(tuple(e._replace(path=f'/b{e.path}') for e in FILES.entries))
+  assert not check_same_data(before, describe_data(moved), changed=False)
+  assert not check_same_data({}, before, changed=False)  # A checkpoint that is older.
+  more = describe_data(FileSource((*FILES.entries, Entry('/a/data/3.mp4', 0))))
+  with pytest.raises(UserError, match='number of videos was 2, is 3; list of videos was ') as error:
+    check_same_data(before, more, changed=False)
+  assert 'data.changed=True' in str(error.value) and '\n' not in str(error.value)
+  with pytest.raises(UserError, match='grain was 0.1, is '):
+    check_same_data(before | {'grain': '0.1'}, before, changed=False)
+  assert not caplog.records
+  assert check_same_data(before, more, changed=True)
+  assert 'number of videos was 2, is 3' in caplog.text
 
 
 def test_the_code_is_compared(monkeypatch, tmp_path):

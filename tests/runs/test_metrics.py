@@ -111,7 +111,6 @@ def test_images_and_text_reach_tensorboard(tmp_path):
   writer = MetricWriter(tmp_path)
   writer.write_images(3, {'one': image[0], 'many': image})
   writer.write_text(3, {'note': 'hello'})
-  writer.flush()
   events = tensorboard(tmp_path)
   assert sorted(events.Tags()['images']) == ['many/0', 'many/1', 'one']
   (event,) = events.Images('many/1')
@@ -128,7 +127,6 @@ def test_disabled_writer_does_nothing(tmp_path):
   writer.write_images(1, {'one': np.zeros((2, 2, 3), np.uint8)})
   writer.write_text(1, {'note': 'hello'})
   writer.resume(0)
-  writer.flush()
   writer.close()
   assert not (tmp_path / 'none').exists()
 

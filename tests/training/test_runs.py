@@ -60,12 +60,14 @@ def test_resumed_is_bit_identical(unbroken, tmp_path, cache):
   assert 'going on from the checkpoint of step 3' in output
   # A second start compiles neither the step nor the pictures again.
   anew = {path.name for path in cache.glob('*-cache')} - compiled
-  assert any(name.startswith('jit_step') for name in compiled) and anew == set(), anew
+  assert any(name.startswith('jit_step') for name in compiled)
+  assert not [name for name in anew if not name.startswith('jit__digest')], anew
   started.assert_same_state(unbroken, workdir, STEPS)
   assert started.losses(unbroken) == started.losses(workdir)
 
 
-LONG = ('steps=40', 'checkpoint.every_steps=5', 'checkpoint.keep=100')
+# Checkpoints fall between log lines.
+LONG = ('steps=40', 'checkpoint.every_steps=5', 'checkpoint.keep=100', 'log.every_steps=7')
 
 
 @pytest.fixture(scope='module')
@@ -93,7 +95,7 @@ def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cach
   assert not (broken / 'checkpoints' / '40').exists()
   started.run(broken, *LONG, env=env)
   started.assert_same_state(long, broken, 40)
-  assert started.losses(long) == started.losses(broken)
+  assert started.metrics(long) == started.metrics(broken)
 
 
 # Of several processes, Ctrl-C becomes a SIGTERM.
@@ -113,7 +115,7 @@ def test_one_of_two_processes_is_told_to_stop_and_both_save(number, long, tmp_pa
     assert 'is saved in' in output and 'Traceback' not in output
   assert not (broken / 'checkpoints' / '40').exists()
   started.run_processes(broken, *LONG, **kwargs)
-  close(long, broken, 40)
+  close(long, broken, steps=[7, 14, 21, 28, 35, 40])
 
 
 def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path, cache):
@@ -124,6 +126,26 @@ def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path
       file.write_bytes(b'')
   output = started.run(workdir, 'optimizer.ema=0.9', env=started.environment(cache=cache))
   assert 'trying the one before' in output and 'from the checkpoint of step 3' in output
+
+
+def test_other_data_are_refused_or_told(unbroken, tmp_path, cache):
+  workdir, env = half(unbroken, tmp_path), started.environment(cache=cache)
+  other = ('optimizer.ema=0.9', 'data.train=synthetic:val')
+  output = started.run(workdir, *other, env=env, code=2)
+  assert 'data.train was "synthetic:train", is "synthetic:val"' in output
+  assert 'or set data.changed=True' in output
+  output = started.run(workdir, *other, 'data.changed=True', env=env)
+  assert 'number of videos was 8192, is ' in output and 'checkpoint of step 3' in output
+  # From now on these are its data, whatever the config says.
+  output = started.run(workdir, 'optimizer.ema=0.9', env=env, code=2)
+  assert 'number of videos was ' in output and ', is 8192' in output
+
+
+def test_limits_and_parts_of_a_batch_may_change(unbroken, tmp_path, cache):
+  workdir = half(unbroken, tmp_path)
+  changes = ('data.max_bad_share=0.5', 'optimizer.max_skipped=3', 'optimizer.accumulate=2')
+  started.run(workdir, 'optimizer.ema=0.9', *changes, env=started.environment(cache=cache))
+  close(unbroken, workdir)
 
 
 MESHES = [
@@ -207,7 +229,7 @@ def test_gradients_of_parts_of_a_batch_add_up(unbroken, tmp_path, cache):
   close(unbroken, workdir)
 
 
-def close(one, other, steps=STEPS):
+def close(one, other, steps=range(1, STEPS + 1)):
   a, b = started.losses(one), started.losses(other)
-  assert list(a) == list(b) == list(range(1, steps + 1))
+  assert list(a) == list(b) == list(steps)
   np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)

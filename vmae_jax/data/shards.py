@@ -171,6 +171,9 @@ class ShardSource:
   def label(self, i: int) -> int:
     return self.headers[i].label
 
+  def about(self) -> str:
+    return self.manifest['hash'][:12]
+
   def read(self, i: int) -> tuple[Header, bytes]:
     """The header and the video of a record.
 

@@ -11,6 +11,7 @@
     synthetic:train           the synthetic motion set, see `vmae_jax.data.synthetic`
 """
 
+import hashlib
 import os
 import random
 import re
@@ -74,6 +75,14 @@ class Source(Protocol):
     """Opens the video; raises a VideoError where it cannot be read."""
 
 
+@runtime_checkable
+class DataSet(Source, Protocol):
+  """A source that a run trains on, and must find again when it goes on."""
+
+  def about(self) -> str:
+    """A short text that differs where samples or their order do, wherever the files lie."""
+
+
 class Window:
   """The frames [start, start + count) of a video as a video; count -1 means to its end."""
 
@@ -128,6 +137,15 @@ class FileSource:
   def label(self, i: int) -> int:
     return self.entries[i].label
 
+  def about(self) -> str:
+    paths = [entry.path for entry in self.entries]
+    folder = len(os.path.dirname(os.path.commonprefix([min(paths), max(paths)])))
+    digest = hashlib.sha256()
+    for entry in self.entries:
+      row = (entry.path[folder:], entry.label, entry.start, entry.count)
+      digest.update(repr(row).encode())
+    return digest.hexdigest()[:12]
+
   def open(self, i: int) -> Video | FrameFolder | Window:
     entry = self.entries[i]
     try:
@@ -174,7 +192,7 @@ def read_folder(folder: str) -> FileSource:
   return FileSource(tuple(entries), tuple(classes))
 
 
-def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> Source:
+def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> DataSet:
   """Opens what a config calls its data: a list, a folder, shards, `tfds:...` or `synthetic:...`.
 
   Args:

@@ -286,5 +286,8 @@ class SyntheticSource:
   def label(self, i: int) -> int:
     return i % len(CLASSES)
 
+  def about(self) -> str:
+    return f'{self._seed}, {self._frames} frames of {self._size} pixels'
+
   def open(self, i: int) -> SyntheticVideo:
     return SyntheticVideo(self._seed, i, frames=self._frames, size=self._size)

@@ -72,6 +72,7 @@ class TfdsSource:
     try:
       builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
       builder.download_and_prepare()
+      self._about = f'{builder.info.full_name}:{split}'
       features = builder.info.features
       self._where, video = _find_video(features)
       if video is None:
@@ -94,6 +95,9 @@ class TfdsSource:
 
   def name(self, i: int) -> str:
     return f'tfds:{self._spec}#{i}'
+
+  def about(self) -> str:
+    return self._about
 
   def label(self, i: int) -> int:
     if self._label is None:

@@ -17,7 +17,13 @@ from vmae_jax.errors import UserError
 from vmae_jax.interchange.official import find_size
 from vmae_jax.models.patches import token_grid
 from vmae_jax.models.sizes import SIZES
-from vmae_jax.runs.checkpoint import WEIGHTS, choose_weights, find_checkpoint, load_config
+from vmae_jax.runs.checkpoint import (
+  WEIGHTS,
+  choose_weights,
+  find_checkpoint,
+  load_config,
+  load_part,
+)
 from vmae_jax.runs.run_dir import CLASSES_FILE
 
 # What a run writes beside its checkpoints that belongs into a model card.
@@ -47,7 +53,7 @@ def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], di
   saved = load_config(str(path))
   tree = ocp.PyTreeCheckpointHandler().metadata(folder / 'state').tree
   weights = choose_weights(str(path), weights)
-  params = _restore(folder / 'state', weights, tree[weights])
+  params = _restore(folder, weights, tree[weights])
   both = bool(tree.get('ema'))
   notes = [f'its {WEIGHTS[weights]} weights are taken, not the other ones'] if both else []
   info = _info(ml_collections.ConfigDict(saved), params)
@@ -60,17 +66,13 @@ def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], di
   return params, info
 
 
-def _restore(item: Path, key: str, tree: Any) -> dict[str, Any]:
+def _restore(folder: Path, key: str, tree: Any) -> dict[str, Any]:
   """A part of a saved state as NumPy arrays."""
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   like = {
     key: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
   }
-  args = ocp.args.PyTreeRestore(
-    like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
-  )
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    return jax.tree.map(np.asarray, reader.restore(item, args=args)[key])
+  return jax.tree.map(np.asarray, load_part(folder, like)[key])
 
 
 def save_run(

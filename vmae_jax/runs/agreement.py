@@ -7,29 +7,27 @@ what it takes for the same step.
 import collections
 import hashlib
 import json
-import os
 import pathlib
 import socket
-from importlib import metadata
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 
-from vmae_jax.data.shards import ShardSource
-from vmae_jax.data.sources import FileSource, Source
+from vmae_jax.data.sources import DataSet
 from vmae_jax.errors import UserError
-from vmae_jax.runs.run_dir import leaves
+from vmae_jax.runs.run_dir import leaves, versions
 
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 # What each host may have to itself: where its files lie and how many threads decode them.
 _OWN = ('data.root', 'data.threads', 'data.workers')
 _MOST_SHOWN = 6
 
 
-def check_agreement(config: ml_collections.ConfigDict, source: Source) -> None:
+def check_agreement(config: ml_collections.ConfigDict, source: DataSet) -> None:
   """Compares the processes of a run; does nothing if there is but one.
 
   Args:
@@ -43,16 +41,51 @@ def check_agreement(config: ml_collections.ConfigDict, source: Source) -> None:
     check_same(gather(describe(config, source)))
 
 
-def describe(config: ml_collections.ConfigDict, source: Source) -> dict[str, str]:
+def describe(config: ml_collections.ConfigDict, source: DataSet) -> dict[str, str]:
   """What must be the same in all processes, each a short text; and this one's `host`."""
   about = {'host': socket.gethostname(), 'code of vmae_jax': _code()}
-  about |= {name: metadata.version(name) for name in _PACKAGES}
+  about |= versions()
   for key, value in leaves(json.loads(config.to_json())):
     if key not in _OWN:
       about[f'config {key}'] = json.dumps(value)
-  about['number of videos'] = str(len(source))
-  about['list of videos'] = _names(source)
-  return about
+  return about | describe_data(source)
+
+
+def describe_data(source: DataSet) -> dict[str, str]:
+  """What the order of samples depends on, beside the config."""
+  return {
+    'number of videos': str(len(source)),
+    'list of videos': source.about(),
+    'grain': versions()['grain'],  # Its shuffling is no promise.
+  }
+
+
+def check_same_data(before: Mapping[str, str], now: Mapping[str, str], *, changed: bool) -> bool:
+  """Compares the data of a run that goes on with those that it has seen.
+
+  Args:
+    before: What `describe_data` said when the checkpoint was saved; empty in older ones.
+    now: What it says now.
+    changed: Whether they may differ: then that is only told.
+
+  Returns:
+    Whether they differ.
+
+  Raises:
+    UserError: they differ, and may not.
+  """
+  other = [key for key in now if before.get(key, now[key]) != now[key]]
+  if not other:
+    return False
+  differences = '; '.join(f'{key} was {before[key]}, is {now[key]}' for key in other)
+  told = f'the data are not those of the checkpoint: {differences}'
+  if not changed:
+    raise UserError(
+      f'{told}. Samples would be lost and repeated: bring the old ones back, or set '
+      'data.changed=True to go on with these.'
+    )
+  logging.warning('%s. The run goes on with these, as data.changed says.', told)
+  return True
 
 
 def check_same(processes: list[dict[str, str]]) -> None:
@@ -82,7 +115,9 @@ def check_same(processes: list[dict[str, str]]) -> None:
 
 
 def gather(about: Any) -> list[Any]:
-  """What each process says, in their order; JSON."""
+  """What all processes say, in their order; of types that JSON has. All must call it."""
+  if jax.process_count() == 1:
+    return [about]
   text = np.frombuffer(json.dumps(about).encode(), np.uint8)
   lengths = multihost_utils.process_allgather(np.array(len(text)))
   rows = multihost_utils.process_allgather(np.pad(text, (0, lengths.max() - len(text))))
@@ -96,16 +131,3 @@ def _code() -> str:
   for path in sorted(package.rglob('*.py')):
     digest.update(f'{path.relative_to(package)}\0'.encode() + path.read_bytes() + b'\0')
   return digest.hexdigest()[:12]
-
-
-def _names(source: Source) -> str:
-  """A hash of the videos in their order, wherever the folder that holds them lies."""
-  if isinstance(source, ShardSource):
-    return source.manifest['hash'][:12]
-  if isinstance(source, FileSource):
-    paths = [entry.path for entry in source.entries]  # Here and in buckets.
-    shared = os.path.commonprefix([min(paths), max(paths)]).rfind('/') + 1
-    rows = [(e.path[shared:], e.label, e.start, e.count) for e in source.entries]
-  else:
-    rows = [source.name(i) for i in range(len(source))]
-  return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]

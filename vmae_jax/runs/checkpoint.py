@@ -1,132 +1,71 @@
-"""Checkpoints: state, loader position and config, saved in the background, whole or not at all.
+"""What lies in a checkpoint: reads all of it or a part, and whether it is what was saved.
 
-A checkpoint is a folder WORKDIR/checkpoints/STEP with the items `state` (the train state),
-`data` (the loader's position, one integer) and `config`. Orbax writes to a temporary name and
-renames at the end, so that a kill at any moment leaves the earlier ones as they were.
+A checkpoint is a folder WORKDIR/checkpoints/STEP with the items `state` (the train state), `data`
+(the loader's position, which is one integer, a digest of every array of the state, what else the
+run needs to go on, and a checksum) and `config`.
 """
 
 import json
 import pathlib
+import zlib
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
-from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policies
 
 from vmae_jax.errors import UserError, check_name
-from vmae_jax.method.state import TrainState
+from vmae_jax.runs.digests import digests, named
 
 WEIGHTS = {'params': 'last', 'ema': 'averaged'}  # Those that a run may hold, and what they are.
 
 
-class Checkpointer:
-  """Saves and restores train states in WORKDIR/checkpoints."""
+def one_line(e: Exception) -> str:
+  """An exception's type and what it says, which may be pages."""
+  return ' '.join(f'{type(e).__name__}: {e}'.split())[:200]
 
-  def __init__(self, workdir: str, *, keep: int, keep_every_steps: int, config: dict):
-    policies = [keep_policies.LatestN(keep)]
-    if keep_every_steps:
-      policies.append(keep_policies.EveryNSteps(keep_every_steps))
-    self._config = config
-    self._manager = ocp.CheckpointManager(
-      pathlib.Path(workdir).absolute() / 'checkpoints',
-      item_names=('state', 'data', 'config'),
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=keep_policies.AnyPreservationPolicy(policies),
-        enable_async_checkpointing=True,
-      ),
-    )
 
-  def save(self, step: int, state: TrainState) -> None:
-    """Starts to save; returns once the state has been copied from the devices.
+def checksum(data: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+  """Of a checkpoint's two items that are JSON."""
+  return zlib.crc32(json.dumps([data, config], sort_keys=True).encode())
 
-    A full disk or another failure to write is reported, and the run goes on: the checkpoints
-    that exist stay, and the next save tries again.
-    """
-    if jax.default_backend() == 'cpu':
-      # Orbax writes from the very buffers there, which the next step overwrites.
-      state = jax.tree.map(jnp.copy, state)
-    items = ocp.args.Composite(
-      state=ocp.args.StandardSave(state),
-      data=ocp.args.JsonSave({'next_step': step}),
-      config=ocp.args.JsonSave(self._config),
-    )
-    try:
-      if step not in self._manager.all_steps():
-        self._manager.save(step, args=items, force=True)
-    except OSError as e:
-      _warn(step, e)
-    except ValueError as e:  # What orbax and tensorstore make of a full disk.
-      _warn(step, e)
 
-  def wait(self) -> bool:
-    """Waits for the save under way; False if it failed."""
-    try:
-      self._manager.wait_until_finished()
-    except (OSError, ValueError) as e:
-      _warn(self._manager.latest_step(), e)
-      return False
-    return True
+def without_checksum(data: Any, config: Any) -> dict[str, Any]:
+  """The item `data` as it was before its checksum was added.
 
-  def restore(self, like: TrainState) -> tuple[int, TrainState] | None:
-    """The newest whole checkpoint, on the mesh of `like`, or None if there is none.
+  Raises:
+    ValueError: it is another one; other exceptions where `data` has another form.
+  """
+  data = dict(data)
+  if data.keys() == {'next_step'}:
+    logging.warning('this checkpoint is older than digests: whether it is intact is not known.')
+  elif data.pop('check') != checksum(data, config):
+    raise ValueError('position or config are not what was saved')
+  return data
 
-    Args:
-      like: Shapes, types and shardings of the state (`jax.ShapeDtypeStruct`s).
 
-    Raises:
-      UserError: the checkpoint is of another model, or none can be read.
-    """
-    failures = []
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      item = pathlib.Path(self._manager.directory) / str(step) / 'state'
-      try:
-        check_same(like, _metadata(item), where=str(item))
-        items = ocp.args.Composite(
-          state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
-        )
-        restored = self._manager.restore(step, args=items)
-      except (OSError, ValueError, KeyError, json.JSONDecodeError) as e:
-        failures.append(f'{step} ({str(e).strip().splitlines()[0][:200]})')
-        logging.warning('checkpoint %s cannot be read, trying the one before.', failures[-1])
-        continue
-      if restored.data['next_step'] != int(restored.state.step):
-        failures.append(f'{step} (state and loader position disagree)')
-        continue
-      return step, restored.state
-    if failures:
-      raise UserError(
-        f'none of the checkpoints in {self._manager.directory} can be read: '
-        f'{"; ".join(failures)}. Move the folder away to start anew.'
-      )
+def damage(saved: Mapping[str, int] | None, tree: Any) -> str | None:
+  """Which arrays of a tree are not those that were saved; None if all are, or nobody knows.
+
+  Args:
+    saved: The digests that lie beside the state.
+    tree: What was loaded: the state or a part of it, each array under its path in the state.
+  """
+  if saved is None:
     return None
-
-  def close(self) -> None:
-    self.wait()
-    self._manager.close()
+  wrong = [name for name, value in digests(tree).items() if saved.get(name) != value]
+  return f'{len(wrong)} arrays are not what was saved, such as {wrong[0]}' if wrong else None
 
 
-def _warn(step, error: Exception) -> None:
-  reason = str(error).strip().splitlines()[0][:300]
-  logging.error('checkpoint at step %s was NOT saved: %s. The run goes on.', step, reason)
-
-
-def _metadata(item: pathlib.Path) -> dict[str, Any]:
+def stored_arrays(item: pathlib.Path) -> dict[str, Any]:
   """Path -> something with a shape, for every array of a saved tree, without reading it."""
   tree = ocp.PyTreeCheckpointHandler().metadata(item).tree
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {_name(path): leaf for path, leaf in leaves if hasattr(leaf, 'shape')}
-
-
-def _name(path) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator='/')
+  return {name: leaf for name, leaf in named(tree).items() if hasattr(leaf, 'shape')}
 
 
 def check_same(like: Any, found: dict[str, Any], *, where: str) -> None:
   """Raises a UserError that names parameters which differ between a model and a checkpoint."""
-  leaves = jax.tree_util.tree_leaves_with_path(like)
-  wanted = {_name(path): leaf for path, leaf in leaves}
+  wanted = named(like)
   missing = [k for k in wanted if k not in found]
   extra = [k for k in found if k not in wanted]
   other = [
@@ -177,9 +116,8 @@ def check_params(path: str, like: Any) -> pathlib.Path:
   """
   item = find_checkpoint(path) / 'state'
   tops = tuple(f'params/{name}/' for name in like)
-  found = {
-    name.removeprefix('params/'): x for name, x in _metadata(item).items() if name.startswith(tops)
-  }
+  stored = stored_arrays(item)
+  found = {k.removeprefix('params/'): x for k, x in stored.items() if k.startswith(tops)}
   check_same(like, found, where=str(item))
   return item
 
@@ -197,7 +135,7 @@ def choose_weights(path: str, weights: str = '') -> str:
   """
   check_name(weights or 'params', WEIGHTS, '--weights')
   folder = find_checkpoint(path)
-  average = any(name.startswith('ema/') for name in _metadata(folder / 'state'))
+  average = any(name.startswith('ema/') for name in stored_arrays(folder / 'state'))
   if weights == 'ema' and not average:
     raise UserError(
       f'{folder} holds no moving average (optimizer.ema was 0), which weights=ema asks for.'
@@ -214,27 +152,61 @@ def load_params(path: str, like: Any, *, weights: str = '') -> Any:
     weights: See `choose_weights`.
 
   Raises:
-    UserError: there is no checkpoint, its parameters differ, or it has no such weights.
+    UserError: there is no checkpoint, its parameters differ, it has no such weights, or it is
+      damaged.
   """
   key, item = choose_weights(path, weights), check_params(path, like)
+  return load_part(item.parent, {key: like})[key]
+
+
+def load_part(folder: pathlib.Path, like: Any) -> Any:
+  """A part of the state in a checkpoint's folder.
+
+  Args:
+    folder: The checkpoint's.
+    like: Shapes, types and shardings of the part; a subtree of the state.
+
+  Raises:
+    UserError: it is damaged.
+  """
   args = ocp.args.PyTreeRestore(
-    {key: like},
-    restore_args=ocp.checkpoint_utils.construct_restore_args({key: like}),
-    partial_restore=True,
+    like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
   )
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    return reader.restore(item, args=args)[key]
+  saved = _facts(folder)[0].get('digests')
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      loaded = reader.restore(folder / 'state', args=args)
+    told = damage(saved, loaded)
+  except Exception as e:  # Damaged bytes make exceptions of all types.
+    told = one_line(e)
+  if told:
+    raise UserError(f'{folder} is damaged: {told}. Take an earlier checkpoint.')
+  return loaded
 
 
 def stored_params(path: str) -> dict[str, Any]:
   """Name -> something with a shape, for every parameter of a checkpoint, without reading it."""
-  found = _metadata(find_checkpoint(path) / 'state')
+  found = stored_arrays(find_checkpoint(path) / 'state')
   names = (name for name in found if name.startswith('params/'))
   return {name.removeprefix('params/'): found[name] for name in names}
 
 
 def load_config(path: str) -> dict:
-  """The config stored in a checkpoint."""
-  item = find_checkpoint(path) / 'config'
-  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-    return reader.restore(item)
+  """The config stored in a checkpoint.
+
+  Raises:
+    UserError: there is no checkpoint, or it is damaged.
+  """
+  return _facts(find_checkpoint(path))[1]
+
+
+def _facts(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The items `data` (none in converted checkpoints) and `config`."""
+  try:
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+      config = reader.restore(folder / 'config')
+      if not (folder / 'data').exists():
+        return {}, config
+      return without_checksum(reader.restore(folder / 'data'), config), config
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    raise UserError(f'{folder} is damaged: {one_line(e)}. Take an earlier checkpoint.') from e

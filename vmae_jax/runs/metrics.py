@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
@@ -26,10 +27,10 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from vmae_jax.errors import UserError
-from vmae_jax.runs.run_dir import write_atomically
 from vmae_jax.types import UInt8
 
 METRICS_FILE = 'metrics.jsonl'
+_MOST_LATE = 1 << 26  # Bytes that wait for room on the disk.
 
 
 class MetricWriter:
@@ -52,10 +53,10 @@ class MetricWriter:
     workdir.mkdir(parents=True, exist_ok=True)
     self._path = workdir / METRICS_FILE
     _cut_torn_line(self._path)
-    self._lines = self._path.open('a', buffering=1, encoding='utf-8')
+    self._lines = _Appended(self._path)
     # The time to the microsecond orders the files of a run that was resumed.
     name = f'events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}'
-    self._file = (workdir / name).open('xb')
+    self._file = _Appended(workdir / name)
     self._records = RecordWriter(self._file)
     self._add_event(Event(file_version='brain.Event:2'))
 
@@ -63,14 +64,12 @@ class MetricWriter:
     """Forgets what was written after `step`, the one that training goes on from.
 
     The steps between the last checkpoint and the end of the earlier process are done
-    again. Atomic: whenever the process dies, the file is the old or the new one.
+    again.
     """
     if not self._enabled:
       return
-    self._lines.close()
-    kept = (line for line, record in _records(self._path) if record['step'] <= step)
-    write_atomically(self._path, ''.join(kept))
-    self._lines = self._path.open('a', buffering=1, encoding='utf-8')
+    kept = itertools.takewhile(lambda pair: pair[1]['step'] <= step, _records(self._path))
+    os.truncate(self._path, sum(len(line.encode()) for line, _ in kept))  # Lines are in order.
     # TensorBoard drops what earlier files hold at this step and later.
     self._add_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
@@ -81,7 +80,7 @@ class MetricWriter:
     scalars = {name: float(value) for name, value in scalars.items()}
     record = {'step': int(step), 'time': round(time.time(), 3)}
     record |= {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-    self._lines.write(json.dumps(record, allow_nan=False) + '\n')
+    self._lines.write(json.dumps(record, allow_nan=False).encode() + b'\n')
     self._add_summary(step, [Summary.Value(tag=k, simple_value=v) for k, v in scalars.items()])
 
   def write_images(
@@ -112,11 +111,6 @@ class MetricWriter:
       values.append(Summary.Value(tag=name, metadata=metadata, tensor=tensor))
     self._add_summary(step, values)
 
-  def flush(self) -> None:
-    """Makes all that was written visible to readers (lines of scalars already are)."""
-    if self._enabled:
-      self._file.flush()
-
   def close(self) -> None:
     """Closes the files; the writer can't be used after this."""
     if self._enabled:
@@ -129,6 +123,32 @@ class MetricWriter:
   def _add_event(self, event: Event) -> None:
     event.wall_time = time.time()
     self._records.write(event.SerializeToString())
+
+
+class _Appended:
+  """A file to append to, which each write reaches at once.
+
+  What a full disk does not take is kept and written later; that it lacks is told once.
+  """
+
+  def __init__(self, path: Path):
+    self._path, self._late, self._told = path, bytearray(), False
+    self._file = path.open('ab', buffering=0)
+
+  def write(self, data: bytes) -> None:
+    if len(self._late) < _MOST_LATE:  # All of a line or record, or nothing.
+      self._late += data
+    try:
+      while self._late:
+        del self._late[: self._file.write(self._late)]
+    except OSError as e:
+      if not self._told:
+        logging.error('%s cannot be written: %s. The run goes on.', self._path, e.strerror)
+      self._told = True
+
+  def close(self) -> None:
+    self.write(b'')
+    self._file.close()
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:

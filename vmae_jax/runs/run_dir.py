@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +16,17 @@ from typing import Any
 import jax
 import ml_collections
 
-from vmae_jax.errors import UserError
+from vmae_jax.errors import Unavailable, UserError, is_outage
 
 CONFIG_FILE = 'config.json'
 ENVIRONMENT_FILE = 'environment.json'
 SUMMARY_FILE = 'summary.json'
 CLASSES_FILE = 'classes.txt'  # Names of the classes, one a line.
 
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'av', 'grain')
+PACKAGES = (
+  *('jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'numpy'),
+  *('av', 'grain', 'array-record'),
+)
 _ABSENT = object()
 _MOST_SHOWN = 6  # Differing keys named in one error message.
 
@@ -54,6 +58,7 @@ def prepare_run_dir(
   Raises:
     UserError: the folder belongs to a run with another config, holds other files, or can't
       be written to.
+    Unavailable: it can't for now, such as on a full disk.
   """
   if '://' in str(workdir):
     raise UserError(
@@ -66,6 +71,8 @@ def prepare_run_dir(
     past = {} if implied is None else dict(leaves(json.loads(implied.to_json())))
     _claim(workdir, json.loads(config.to_json()), ignore, past)
   except OSError as e:
+    if is_outage(e):
+      raise Unavailable(f'--workdir={workdir}: {e.strerror}.') from e
     raise UserError(
       f'--workdir={workdir}: {e.strerror}; choose a folder that can be written to.'
     ) from e
@@ -80,7 +87,7 @@ def environment() -> dict[str, Any]:
     'command': shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
     'platform': platform.platform(),
     'python': platform.python_version(),
-    'packages': {name: metadata.version(name) for name in PACKAGES},
+    'packages': versions(),
     'backend': jax.default_backend(),
     'devices': len(devices),
     'device_kinds': sorted({device.device_kind for device in devices}),
@@ -89,9 +96,27 @@ def environment() -> dict[str, Any]:
   }
 
 
+def versions() -> dict[str, str]:
+  """The versions of the packages that a run depends on, some of which need not be there."""
+  found = {}
+  for name in PACKAGES:
+    try:
+      found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+      found[name] = 'absent'
+  return found
+
+
 def write_summary(workdir: str | os.PathLike, summary: Mapping[str, Any]) -> None:
-  """Writes what came of the run to summary.json, in place of an earlier one."""
-  _write_json(Path(workdir) / SUMMARY_FILE, summary)
+  """Writes what came of the run to summary.json, in place of an earlier one; NaN as null."""
+  valid = json.loads(json.dumps(summary), parse_constant=lambda _: None)  # JSON has no NaN.
+  _write_json(Path(workdir) / SUMMARY_FILE, valid)
+
+
+def remove_unfinished(workdir: Path) -> None:
+  """Removes what saves of checkpoints left that failed, or were under way when a process died."""
+  for path in (workdir / 'checkpoints').glob('*.orbax-checkpoint-tmp*'):
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -133,6 +158,7 @@ def _claim(
   elif main:
     _write_json(path, config)
   if main:
+    remove_unfinished(workdir)  # Before anything is written: they may fill the disk.
     path = workdir / ENVIRONMENT_FILE
     earlier = _read_json(path) if path.exists() else []
     _write_json(path, [*earlier, environment()])
@@ -154,10 +180,12 @@ def _check_same(
       differences.append(f'{key} was {_show(before)}, is {_show(now)}')
   if differences:
     more = len(differences) - _MOST_SHOWN
+    list_only = all(difference.startswith('data.train ') for difference in differences)
+    hint = ', or set data.changed=True' if list_only else ''
     raise UserError(
       f'{path}: the run there has another config: {"; ".join(differences[:_MOST_SHOWN])}'
       f'{f"; and {more} more" if more > 0 else ""}. Choose another --workdir, or start with the '
-      'old values to go on with that run.'
+      f'old values{hint} to go on with that run.'
     )
 
 

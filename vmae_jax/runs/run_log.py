@@ -1,11 +1,15 @@
 """What is told about a run: its size, metrics one step late, speed, and its end."""
 
 import collections
+import contextlib
+import math
 import pathlib
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+from absl import logging
 from clu import parameter_overview
 from jax.sharding import Mesh
 
@@ -13,7 +17,7 @@ from vmae_jax import chips
 from vmae_jax.data.loader import Loader
 from vmae_jax.errors import UserError
 from vmae_jax.method.state import TrainState
-from vmae_jax.runs.bad_videos import BadVideos
+from vmae_jax.runs.bad_videos import BadVideos, too_many
 from vmae_jax.runs.metrics import MetricWriter, read_metrics
 from vmae_jax.runs.progress import Progress
 from vmae_jax.runs.run_dir import write_summary
@@ -21,7 +25,6 @@ from vmae_jax.visualize.curves import loss_curve
 
 # Metrics that count since the start of the run; the others are averaged between log lines.
 COUNTERS = ('skipped', 'skipped_in_a_row', 'bad_clips')
-FEW_CLIPS = 200  # Before so many, the share of bad ones says little.
 
 
 class RunLog:
@@ -41,7 +44,9 @@ class RunLog:
     steps: int,
     start: int,
     videos: int,
+    kept: Mapping[str, Any],
   ):
+    """Goes on with what `keep` said when the checkpoint was saved, if there was one."""
     main = jax.process_index() == 0
     self.config, self.workdir, self.main = config, pathlib.Path(workdir), main
     self.schedule, self.steps, self.start, self.videos = schedule, steps, start, videos
@@ -52,17 +57,20 @@ class RunLog:
     self.progress = Progress(steps, start, log_every=config.log.every_steps, enabled=main)
     self.clip_flops = clip_flops
     self._pending = None  # (step, metrics on the device)
-    self._sums = collections.Counter()
+    # Over the good steps since the last log line, and how many they are: `good`.
+    self._sums = collections.Counter(kept.get('sums', {}))
+    self._counted_from = kept.get('counted_from', (0, 0))
+    self._told = set()
     self._wait = 0.0  # Seconds that the loop has waited for data, in all.
     self._first = self._last = None  # (step, time, waited) of the first and the last log line.
-    self._shown = {}
 
   def describe(self, state: TrainState, mesh: Mesh) -> None:
     """Prints and stores what is about to be trained."""
     config = self.config
     overview = parameter_overview.get_parameter_overview(state.params, include_stats='sharding')
     if self.main:
-      (self.workdir / 'parameters.txt').write_text(overview + '\n')
+      with self.going_on('parameters.txt'):
+        (self.workdir / 'parameters.txt').write_text(overview + '\n')
     count = sum(x.size for x in jax.tree.leaves(state.params))
     axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
     device = jax.devices()[0]
@@ -81,7 +89,8 @@ class RunLog:
 
   def dispatched(self, step: int, metrics: dict[str, Any], loader: Loader) -> None:
     """Takes the metrics of a step that was just started and reads those of the one before."""
-    self._bad_videos.record(loader.failures, step)
+    with self.going_on('bad_videos.csv'):
+      self._bad_videos.record(loader.failures, step)
     self.fetch()
     self._pending = step, metrics
     self._wait = loader.wait_seconds
@@ -94,9 +103,8 @@ class RunLog:
     self._pending = None
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
     self._check(step, metrics)
-    for name, value in metrics.items():
-      self._sums[name] += value
-    self._sums['steps'] += 1
+    if not metrics['skipped_in_a_row']:
+      self._sums.update({k: v for k, v in metrics.items() if k not in COUNTERS} | {'good': 1})
     mark = step, time.perf_counter(), self._wait
     if self._first is None:  # The first step compiles: speed is measured from its end.
       self._first = self._last = mark
@@ -112,24 +120,29 @@ class RunLog:
         f'loss or gradient was not finite in {limit} steps in a row, up to step {step}; they '
         'changed nothing. Lower optimizer.base_lr or set optimizer.clip_norm, in a new --workdir.'
       )
-    clips, limit = step * self.config.batch_size, self.config.data.max_bad_share
-    if clips >= FEW_CLIPS and metrics['bad_clips'] > limit * clips:
+    (first, before), data = self._counted_from, self.config.data
+    visits = (step - first) * self.config.batch_size / data.repeats
+    bad, limit = (metrics['bad_clips'] - before) / data.repeats, data.max_bad_share
+    if too_many(bad, visits, videos=self.videos, share=limit):
       raise UserError(
-        f'{metrics["bad_clips"] / clips:.1%} of the clips until step {step} had to be replaced, '
-        f'more than data.max_bad_share ({limit:.1%}): their videos are in '
-        f'{self.workdir / "bad_videos.csv"}; python -m vmae_jax.check_data makes a clean list.'
+        f'{bad / visits:.1%} of the videos until step {step} had to be replaced, more than '
+        f'data.max_bad_share ({limit:.1%}): they are in {self.workdir / "bad_videos.csv"}. Raise '
+        'that share, or let python -m vmae_jax.check_data make a clean list and set '
+        'data.changed=True to go on with it.'
       )
 
   def _write(self, metrics: dict[str, float], mark: tuple[int, float, float]) -> dict[str, float]:
     step = mark[0]
-    count = self._sums.pop('steps')
-    shown = {name: total / count for name, total in self._sums.items()}
+    good = self._sums.pop('good', 0)
+    shown = {k: self._sums[k] / good if good else math.nan for k in metrics if k not in COUNTERS}
     shown |= {name: metrics[name] for name in COUNTERS}
-    shown['learning_rate'] = float(self.schedule(step - 1))
+    # The optimizer's own count, which stands still in a step that is skipped.
+    count = step - 1 - metrics['skipped'] + bool(metrics['skipped_in_a_row'])
+    shown['learning_rate'] = float(self.schedule(count))
     shown['epoch'] = step * self.config.batch_size / self.videos
     shown |= self._speed(self._last, mark)
     self._sums.clear()
-    self._last, self._shown = mark, shown
+    self._last = mark
     self.writer.write_scalars(step, shown)
     return shown
 
@@ -148,6 +161,21 @@ class RunLog:
     peak = chips.peak_flops(jax.devices()[0].device_kind)
     return speed | ({'mfu': rate / (peak * jax.device_count())} if peak else {})
 
+  def keep(self) -> dict[str, Any]:
+    """What a checkpoint must hold so that the lines after it are those of an unbroken run."""
+    self.fetch()
+    return {'sums': dict(self._sums), 'counted_from': self._counted_from}
+
+  @contextlib.contextmanager
+  def going_on(self, what: str) -> Iterator[None]:
+    """Tells once that `what` cannot be written, as on a full disk, and goes on."""
+    try:
+      yield
+    except OSError as e:
+      if what not in self._told:
+        logging.error('%s cannot be written: %s. The run goes on.', what, e)
+      self._told.add(what)
+
   def leave_out(self, seconds: float) -> None:
     """Leaves time that was spent on something else out of the speed of training."""
     self._first, self._last = (
@@ -158,11 +186,12 @@ class RunLog:
     """Writes the loss curve and summary.json, with `results`; all steps have been fetched."""
     if not self.main:
       return
+    records = read_metrics(self.workdir)
     summary = {
       'method': self.config.method,
       'steps': self.steps,
       'clips': self.steps * self.config.batch_size,
-      'loss': self._shown.get('loss'),
+      'loss': next((r['loss'] for r in reversed(records) if 'loss' in r), None),
       'skipped_steps': int(state.skipped),
       'bad_clips': int(state.replaced),
       'checkpoint': f'checkpoints/{self.steps}',
@@ -171,7 +200,8 @@ class RunLog:
       # Of this start alone: an earlier one may have run on another machine.
       summary |= {'from_step': self.start, **self._speed(self._first, self._last)}
     write_summary(self.workdir, summary)
-    loss_curve({'': read_metrics(self.workdir)}, self.workdir / 'loss.png')
+    with self.going_on('loss.png'):
+      loss_curve({'': records}, self.workdir / 'loss.png')
     self.progress.print(f'done: {self.workdir / "summary.json"}, {self.workdir / "loss.png"}')
 
   def close(self) -> None:

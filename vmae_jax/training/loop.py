@@ -15,11 +15,11 @@ from vmae_jax import sharding
 from vmae_jax.cli import Preempted
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
-from vmae_jax.data.sources import Source
+from vmae_jax.data.sources import DataSet
 from vmae_jax.errors import UserError
 from vmae_jax.method.state import TrainState, init_state
-from vmae_jax.runs.agreement import check_agreement
-from vmae_jax.runs.checkpoint import Checkpointer
+from vmae_jax.runs.agreement import check_agreement, check_same_data, describe_data
+from vmae_jax.runs.checkpointer import Checkpointer, Restored
 from vmae_jax.runs.profiling import StepProfile
 from vmae_jax.runs.run_dir import prepare_run_dir
 from vmae_jax.runs.run_log import RunLog
@@ -55,7 +55,7 @@ class Task(NamedTuple):
   steps: int
   frozen: Any
   clip_flops: int
-  source: Source
+  source: DataSet
   sampler: ClipSampler
   implied: ml_collections.ConfigDict
   pretrained: Callable[[Any], Any] | None = None
@@ -76,12 +76,15 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     The last state.
 
   Raises:
-    UserError: the folder is wrong, too many videos are broken, or the loss is no number too
-      many times in a row.
+    UserError: the folder is wrong, the data are not those of the checkpoint, too many videos
+      are broken, or the loss is no number too many times in a row.
+    Unavailable: the last checkpoint, or three in a row, cannot be saved.
     Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
   """
   check_agreement(config, task.source)
-  prepare_run_dir(workdir, config, ignore=config_lib.RUN_KEYS, implied=task.implied)
+  ignore = config_lib.RUN_KEYS + ('data.train',) * config.data.changed
+  prepare_run_dir(workdir, config, ignore=ignore, implied=task.implied)
+  data = describe_data(task.source)
   steps = task.steps
   with jax.set_mesh(mesh), Stop() as stop:
     checkpointer = Checkpointer(
@@ -90,11 +93,13 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
       keep_every_steps=config.checkpoint.keep_every_steps,
       config=config.to_dict(),
     )
-    state = start_state(config, task, mesh, checkpointer)
+    start, state, extra = start_state(config, task, mesh, checkpointer)
+    kept = extra.get('log', {})
+    if check_same_data(extra.get('data', {}), data, changed=config.data.changed):
+      kept = kept | {'counted_from': (start, int(state.replaced))}  # Of broken videos.
     step_fn = jax.jit(task.step, donate_argnums=0)
     # Frozen networks are whole on every device: they are small beside what is trained.
     frozen = jax.device_put(task.frozen, sharding.replicated(mesh))
-    start = int(state.step)
     loader = Loader(
       task.source,
       task.sampler,
@@ -116,7 +121,11 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
       steps=steps,
       start=start,
       videos=len(task.source),
+      kept=kept,
     )
+
+    def extra_of_now() -> dict[str, Any]:
+      return {'data': data, 'log': log.keep()}
 
     def evaluate(step: int, stopping: bool) -> dict[str, Any]:
       """What `task.evaluate` says; ends the run if it was asked to stop and is not over."""
@@ -124,10 +133,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
       results = task.evaluate(step, state, log, lambda: stopping or stop.noted())
       log.leave_out(time.perf_counter() - began)
       if results is None or (stopping and step < steps):
-        checkpointer.save(step, state)
-        log.fetch()
-        if not checkpointer.wait():
-          raise UserError(f'asked to stop at step {step}, but its checkpoint was not saved.')
+        checkpointer.save_last(step, state, extra_of_now())
         raise Preempted(
           f'step {step} of {steps} is saved in {workdir}; start the same command to go on.'
         )
@@ -142,13 +148,13 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
           state, metrics = step_fn(state, batch, frozen)
         log.dispatched(step, metrics, loader)
         profile.after(step, metrics)
-        task.watch(step, state, frozen, log)
+        with log.going_on('pictures'):
+          task.watch(step, state, frozen, log)
         stopping = stop.asked(step)
         if stopping or step % config.checkpoint.every_steps == 0 or step == steps:
-          checkpointer.save(step, state)
+          checkpointer.save(step, state, extra_of_now())
         results = evaluate(step, stopping) or results
-      log.fetch()
-      checkpointer.wait()
+      checkpointer.save_last(steps, state, extra_of_now())
       log.finish(state, results)
     finally:
       loader.close()
@@ -173,8 +179,8 @@ def count_steps(config, *, videos: int) -> int:
   return steps
 
 
-def start_state(config, task: Task, mesh: Mesh, checkpointer: Checkpointer) -> TrainState:
-  """The state of the newest checkpoint, else a fresh one, laid out over the mesh."""
+def start_state(config, task: Task, mesh: Mesh, checkpointer: Checkpointer) -> Restored:
+  """The newest checkpoint, else step 0 and a fresh state, laid out over the mesh."""
 
   def init(params):
     return init_state(params, task.optimizer, ema=config.optimizer.ema)
@@ -191,11 +197,12 @@ def start_state(config, task: Task, mesh: Mesh, checkpointer: Checkpointer) -> T
 
   restored = checkpointer.restore(placed(state, shardings))
   if restored is not None:
-    return restored[1]
+    return restored
   if task.pretrained is not None:
     params = task.pretrained(placed(params, shardings.params))
-    return jax.jit(init, out_shardings=shardings)(params)
-  return jax.jit(lambda key: init(task.init(key)), out_shardings=shardings)(key)
+    return Restored(0, jax.jit(init, out_shardings=shardings)(params), {})
+  fresh = jax.jit(lambda key: init(task.init(key)), out_shardings=shardings)
+  return Restored(0, fresh(key), {})
 
 
 def make_schedule(config, *, steps: int, videos: int) -> optax.Schedule:

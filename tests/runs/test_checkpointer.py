@@ -1,0 +1,398 @@
+"""Saves that fail are told and tried again; what is loaded is what was saved."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from absl import logging
+
+from vmae_jax.errors import Unavailable, UserError
+from vmae_jax.runs import checkpoint, checkpointer
+from vmae_jax.runs.checkpointer import Checkpointer
+from vmae_jax.runs.digests import digests
+
+# Errors of reads that orbax started beside the one that it has told.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
+EXTRA = {'log': {'sums': {'loss': 0.1, 'good': 3}}}
+CONFIG = {'seed': 0, 'patch': (2, 16, 16)}
+
+
+@flax.struct.dataclass
+class State:
+  step: Any
+  params: Any
+  moments: Any
+
+
+def make_state(step, width=64):
+  """A small state of `step` steps, different at each."""
+  normal = np.random.default_rng(step).normal(size=(width, 32)).astype(np.float32)
+  params = {'kernel': jnp.asarray(normal), 'bias': jnp.full(32, step, jnp.float32)}
+  params = {'encoder': params, 'decoder': params}
+  return State(jnp.int32(step), params, jax.tree.map(jnp.square, params))
+
+
+def like(state):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def opened(workdir, keep=2):
+  return Checkpointer(str(workdir), keep=keep, keep_every_steps=0, config=CONFIG)
+
+
+def restore(workdir, like_=None):
+  with contextlib.closing(opened(workdir)) as saver:
+    return saver.restore(like_ or like(make_state(0)))
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """A run with the checkpoints 1 and 2."""
+  workdir = tmp_path_factory.mktemp('saved') / 'run'
+  saver = opened(workdir)
+  for step in (1, 2):
+    saver.save(step, make_state(step), EXTRA)
+  saver.close()
+  return workdir
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+  return Path(shutil.copytree(saved, tmp_path / 'run'))
+
+
+def assert_equal(state, step):
+  wanted = make_state(step)
+  assert jax.tree.structure(state) == jax.tree.structure(wanted)
+  for found, right in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
+    np.testing.assert_array_equal(found, right)
+
+
+def test_what_is_saved_is_restored(saved):
+  step, state, extra = restore(saved)
+  assert step == 2 and extra == EXTRA
+  assert_equal(state, 2)
+
+
+def test_nothing_to_restore(tmp_path):
+  assert restore(tmp_path) is None
+  assert not list((tmp_path / 'checkpoints').iterdir())  # Nor anything of the trial.
+
+
+# What can happen to a file.
+DAMAGES = {
+  'deleted': lambda path, _: path.unlink(),
+  'empty': lambda path, _: path.write_bytes(b''),
+  'half': lambda path, data: path.write_bytes(data[: len(data) // 2]),
+  'zeros': lambda path, data: path.write_bytes(bytes(len(data))),
+  'zeros inside': lambda path, data: path.write_bytes(
+    data[: len(data) // 3] + bytes(len(data) // 3) + data[len(data) // 3 * 2 :]
+  ),
+}
+
+
+def flipped(path, data, bit):
+  data = bytearray(data)
+  data[bit // 8] ^= 1 << bit % 8
+  path.write_bytes(data)
+
+
+def step_files(saved):
+  folder = saved / 'checkpoints' / '2'
+  return sorted(p.relative_to(saved) for p in folder.rglob('*') if p.is_file())
+
+
+def check_damaged(workdir, caplog):
+  """Either nothing was lost, or the one before is taken and that is told in short lines."""
+  caplog.clear()
+  step, state, extra = restore(workdir)
+  assert_equal(state, step)
+  assert extra == EXTRA
+  told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+  aside = workdir / 'checkpoints' / '2.damaged'
+  if step == 1:
+    assert len(told) == 2 and told[0].startswith('the checkpoint of step 2 cannot be used: ')
+    assert all('\n' not in line and len(line) < 300 for line in told)
+    assert aside.is_dir() and not aside.with_name('2').exists()
+  else:
+    assert not aside.exists()
+  return step
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_a_damaged_array_gives_way_to_the_checkpoint_before(damage, saved, copied, caplog):
+  """The largest file: the arrays."""
+  path = max((copied / name for name in step_files(saved)), key=lambda p: p.stat().st_size)
+  DAMAGES[damage](path, path.read_bytes())
+  assert check_damaged(copied, caplog) == 1
+
+
+def test_a_flipped_bit_of_an_array_gives_way(saved, copied, caplog):
+  path = max((copied / name for name in step_files(saved)), key=lambda p: p.stat().st_size)
+  flipped(path, path.read_bytes(), 4 * path.stat().st_size)
+  assert check_damaged(copied, caplog) == 1
+
+
+@pytest.mark.parametrize('word', ['next_step', 'digests', 'check', '"good"', '0.1', 'kernel'])
+def test_a_word_of_the_item_data_gives_way(word, copied, caplog):
+  path = copied / 'checkpoints' / '2' / 'data' / 'metadata'
+  text = path.read_text()
+  assert word in text
+  path.write_text(text.replace(word, word[:-2] + '7' + word[-1], 1))
+  assert check_damaged(copied, caplog) == 1
+
+
+@pytest.mark.slow
+def test_any_damage_of_any_file(saved, tmp_path, caplog):
+  """Each file deleted, cut and zeroed, and bits of each flipped: never loaded in silence."""
+  random, steps = np.random.default_rng(0), []
+  for name in step_files(saved):
+    data = (saved / name).read_bytes()
+    bits = random.choice(8 * len(data), min(24, 8 * len(data)), replace=False)
+    changes = [*DAMAGES.values()]
+    changes += [lambda path, data, bit=bit: flipped(path, data, bit) for bit in bits]
+    for change in changes if data else changes[:1]:
+      workdir = Path(shutil.copytree(saved, tmp_path / 'run'))
+      change(workdir / name, data)
+      steps.append(check_damaged(workdir, caplog))
+      shutil.rmtree(workdir)
+  assert len(steps) > 200 and steps.count(1) > len(steps) / 3
+
+
+def test_a_step_is_saved_again_after_it_was_damaged(copied):
+  next((copied / 'checkpoints' / '2' / 'state').rglob('d/*')).unlink()
+  saver = opened(copied)
+  assert saver.restore(like(make_state(0))).step == 1
+  saver.save_last(2, make_state(2), EXTRA)
+  saver.close()
+  step, state, _ = restore(copied)
+  assert step == 2
+  assert_equal(state, 2)
+
+
+def test_none_can_be_read(copied):
+  for path in (copied / 'checkpoints').rglob('d/*'):
+    path.unlink()
+  with pytest.raises(UserError, match=r'none of the checkpoints .* can be read: 2 .*; 1 .*') as e:
+    restore(copied)
+  assert '\n' not in str(e.value)
+  assert (copied / 'checkpoints' / '2').is_dir()  # Where it was.
+
+
+def test_another_model_is_no_damage(copied):
+  with pytest.raises(UserError, match='a checkpoint of another model: .* of another shape'):
+    restore(copied, like(make_state(0, width=8)))
+
+
+def test_checkpoints_from_before_there_were_digests(copied, caplog):
+  for path in (copied / 'checkpoints').glob('*/data/metadata'):
+    path.write_text(json.dumps({'next_step': int(path.parts[-3])}))
+  step, state, extra = restore(copied)
+  assert step == 2 and extra == {}
+  assert_equal(state, 2)
+  assert [r.getMessage() for r in caplog.records if 'older than digests' in r.getMessage()]
+
+
+def test_parameters_alone_are_checked_too(saved, copied):
+  part = {'encoder': make_state(2).params['encoder']}
+
+  def load(workdir):
+    loaded = checkpoint.load_params(str(workdir), like(part))
+    jax.tree.map(np.testing.assert_array_equal, loaded, part)
+
+  load(saved)
+  assert checkpoint.load_config(str(copied)) == {'seed': 0, 'patch': [2, 16, 16]}
+  for item in ('config', 'data'):
+    path = copied / 'checkpoints' / '2' / item / 'metadata'
+    text = path.read_text()
+    path.write_text(text.replace('1', '7', 1))
+    for read in (checkpoint.load_config, load):
+      with pytest.raises(UserError, match='is damaged: '):
+        read(str(copied))
+    path.write_text(text)
+  path = max((copied / name for name in step_files(saved)), key=lambda p: p.stat().st_size)
+  data, seen = path.read_bytes(), 0
+  for bit in range(0, 8 * len(data), len(data) // 3):
+    flipped(path, data, bit)
+    try:
+      load(copied)  # Also right where another array was hit.
+    except UserError as e:
+      assert 'is damaged: ' in str(e)
+      seen += 1
+  assert seen > 5
+
+
+def test_digests_are_those_of_any_mesh():
+  """By hand: the sum over all elements, in 32 bits, of the hash of each."""
+
+  def by_hand(x):
+    total = 0
+    for place, bits in enumerate(np.asarray(x).reshape(-1).view(np.uint32).tolist()):
+      h = bits ^ (place * 0x9E3779B1) % 2**32
+      h = (h ^ h >> 16) * 0x85EBCA6B % 2**32
+      h = (h ^ h >> 13) * 0xC2B2AE35 % 2**32
+      total += h ^ h >> 16
+    return total % 2**32
+
+  x = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+  wanted = {'a/b': by_hand(x), 'c': by_hand(np.int32(7))}
+  assert digests({'a': {'b': jnp.asarray(x)}, 'c': jnp.int32(7)}) == wanted
+
+
+def test_every_flipped_bit_changes_a_digest():
+  x = np.zeros((2, 3), np.float32)
+  seen = {digests({'x': x})['x']}
+  for bit in range(32 * 6):
+    bits = np.zeros(6, np.uint32)
+    bits[bit // 32] = 1 << bit % 32
+    seen.add(digests({'x': bits.view(np.float32).reshape(2, 3)})['x'])
+  assert len(seen) == 1 + 32 * 6
+  assert digests({'x': -np.ones(4, np.float32)}) != digests({'x': np.ones(4, np.float32)})
+
+
+class Fails:
+  """A disk that refuses the saves of these attempts, counted from 0, when they are waited for."""
+
+  def __init__(self, monkeypatch, attempts, error):
+    self.count, self.tried, self.now = 0, [], False
+    save, wait = ocp.CheckpointManager.save, ocp.CheckpointManager.wait_until_finished
+
+    def saving(manager, step, **kwargs):
+      self.now = self.count in attempts
+      self.count += 1
+      self.tried.append(step)
+      if self.now:
+        (manager.directory / f'{step}.orbax-checkpoint-tmp').mkdir()
+      else:
+        save(manager, step, **kwargs)
+
+    def waiting(manager):
+      wait(manager)
+      if self.now:
+        self.now = False
+        raise error
+
+    monkeypatch.setattr(ocp.CheckpointManager, 'save', saving)
+    monkeypatch.setattr(ocp.CheckpointManager, 'wait_until_finished', waiting)
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+TENSORSTORE = ValueError('RESOURCE_EXHAUSTED: Error writing "a/0.0" [os_error_code=\'28\']')
+
+
+def there(workdir):
+  return sorted(path.name for path in (workdir / 'checkpoints').iterdir())
+
+
+@pytest.mark.parametrize('error', [FULL, TENSORSTORE], ids=['errno', 'tensorstore'])
+def test_a_save_that_fails_is_told_and_the_next_is_made(error, tmp_path, monkeypatch, caplog):
+  saver, fails = opened(tmp_path), Fails(monkeypatch, {1, 3}, error)
+  for step in (5, 10, 15, 20, 25):
+    saver.save(step, make_state(step), EXTRA)
+  saver.save_last(25, make_state(25), EXTRA)
+  saver.close()
+  assert fails.tried == [5, 10, 15, 20, 25] and there(tmp_path) == ['15', '25']
+  told = [r.getMessage() for r in caplog.records if 'NOT saved' in r.getMessage()]
+  assert ['step 10 was' in told[0], 'step 20 was' in told[1], len(told)] == [True, True, 2]
+
+
+def test_the_third_failure_in_a_row_ends_the_run(tmp_path, monkeypatch):
+  saver, fails = opened(tmp_path), Fails(monkeypatch, range(1, 9), FULL)
+  for step in (5, 10, 15):
+    saver.save(step, make_state(step), EXTRA)
+  with pytest.raises(Unavailable, match=r'step 20 cannot be saved .*No space.* that of step 5;'):
+    saver.save(20, make_state(20), EXTRA)
+  assert fails.tried == [5, 10, 15, 20, 20] and there(tmp_path) == ['5']
+  saver.close()
+
+
+def test_the_last_save_is_tried_again(tmp_path, monkeypatch):
+  saver, fails = opened(tmp_path), Fails(monkeypatch, {0, 2, 3}, FULL)
+  saver.save(5, make_state(5), EXTRA)
+  saver.save_last(5, make_state(5), EXTRA)
+  assert fails.tried == [5, 5] and there(tmp_path) == ['5']
+  with pytest.raises(Unavailable, match='step 6 cannot be saved'):
+    saver.save_last(6, make_state(6), EXTRA)
+  saver.save_last(6, make_state(6), EXTRA)
+  saver.close()
+  assert there(tmp_path) == ['5', '6']
+
+
+def test_a_save_without_an_error_and_without_a_folder(tmp_path, monkeypatch):
+  saver = opened(tmp_path)
+  monkeypatch.setattr(ocp.CheckpointManager, 'save', lambda *_, **__: True)
+  with pytest.raises(Unavailable, match='it is not there'):
+    saver.save_last(5, make_state(5), EXTRA)
+  saver.close()
+
+
+@pytest.mark.parametrize(
+  'error', [ValueError('a bug'), TypeError(), ValueError('INVALID_ARGUMENT: rank 2, not 3')]
+)
+def test_a_bug_is_not_taken_for_a_full_disk(error, tmp_path, monkeypatch):
+  saver = opened(tmp_path)
+  Fails(monkeypatch, {0}, error)
+  saver.save(5, make_state(5), EXTRA)
+  with pytest.raises(type(error)):
+    saver.wait()
+  saver.close()
+
+
+def test_where_no_folder_can_be_renamed(tmp_path, monkeypatch):
+  def rename(path, target):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+  monkeypatch.setattr(Path, 'rename', rename)
+  with pytest.raises(UserError, match='a folder renamed: OSError: .*Too many open files'):
+    opened(tmp_path)
+  assert there(tmp_path) == []
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+  left = tmp_path / 'checkpoints' / '7.orbax-checkpoint-tmp' / 'state'
+  left.mkdir(parents=True)
+  checkpointer.remove_unfinished(tmp_path)
+  assert there(tmp_path) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A folder that holds 3 MB."""
+  command = ['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', str(tmp_path / 'disk')]
+  (tmp_path / 'disk').mkdir()
+  if not shutil.which('mount') or subprocess.run(command, capture_output=True).returncode:
+    pytest.skip('no right to mount a tmpfs')
+  yield tmp_path / 'disk'
+  subprocess.run(['umount', '--lazy', str(tmp_path / 'disk')], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full(small_disk, caplog):
+  big = make_state(2, width=8000)  # 4 MB with its moments and average.
+  with contextlib.closing(opened(small_disk)) as saver:
+    saver.save(1, make_state(1), EXTRA)
+    saver.save(2, big, EXTRA)
+    saver.save(3, make_state(3), EXTRA)
+    with pytest.raises(Unavailable, match='step 4 cannot be saved.*that of step 3'):
+      saver.save_last(4, big, EXTRA)
+    saver.save_last(5, make_state(5), EXTRA)
+  assert there(small_disk) == ['3', '5']
+  assert not [r for r in caplog.records if r.exc_info]
+  (small_disk / 'filler').write_bytes(b'')
+  with (small_disk / 'filler').open('ab', buffering=0) as file, pytest.raises(OSError):
+    while True:
+      file.write(bytes(4096))
+  with pytest.raises(Unavailable, match='No space left'):
+    opened(small_disk)

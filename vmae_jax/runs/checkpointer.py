@@ -1,0 +1,269 @@
+"""Saves a run's checkpoints in the background, and finds the one to go on from.
+
+Orbax writes to a temporary name and renames at the end, so that a kill at any moment leaves the
+earlier checkpoints as they were.
+"""
+
+import logging as standard_logging
+import pathlib
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policies
+
+from vmae_jax.errors import Unavailable, UserError, is_outage
+from vmae_jax.runs.agreement import gather
+from vmae_jax.runs.checkpoint import (
+  check_same,
+  checksum,
+  damage,
+  one_line,
+  stored_arrays,
+  without_checksum,
+)
+from vmae_jax.runs.digests import digests
+from vmae_jax.runs.run_dir import remove_unfinished
+
+# The third failure in a row ends the run: an outage that passes spoils the save under way and
+# perhaps the next; one that lasts three times `checkpoint.every_steps` does not pass by itself,
+# and each further save is so much more work that is lost with the process.
+MOST_FAILED = 3
+
+
+class Restored(NamedTuple):
+  """A checkpoint: its step, its state, and the `extra` that was saved with it."""
+
+  step: int
+  state: Any
+  extra: dict[str, Any]
+
+
+class Checkpointer:
+  """Saves and restores train states (or any tree with a `step`) in WORKDIR/checkpoints.
+
+  All processes of a run call each method, save for `close`, and see the same outcome.
+
+  Raises:
+    UserError: no file can be written there, or no folder renamed.
+    Unavailable: neither for now, such as on a full disk.
+  """
+
+  def __init__(self, workdir: str, *, keep: int, keep_every_steps: int, config: dict):
+    policies = [keep_policies.LatestN(keep)]
+    if keep_every_steps:
+      policies.append(keep_policies.EveryNSteps(keep_every_steps))
+    self._config, self._workdir = config, pathlib.Path(workdir).absolute()
+    self._folder = self._workdir / 'checkpoints'
+    failure = _try_out(self._folder) if jax.process_index() == 0 else None
+    if told := gather(failure and (is_outage(failure), one_line(failure)))[0]:
+      raise (Unavailable if told[0] else UserError)(
+        f'no checkpoint can be saved in {self._folder}, where a file must be written and a folder '
+        f'renamed: {told[1]}.'
+      )
+    # What fails there comes as an exception, too, and is told here in one line.
+    for name in ('absl', 'asyncio'):
+      standard_logging.getLogger(name).addFilter(_no_error_of_orbax)
+    self._manager = ocp.CheckpointManager(
+      self._folder,
+      item_names=('state', 'data', 'config'),
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=keep_policies.AnyPreservationPolicy(policies),
+        enable_async_checkpointing=True,
+      ),
+    )
+    self._saving = self._saved = None  # The step under way, and the last one that is on disk.
+    self._failure: Exception | None = None  # Of the step under way.
+    self._failed = 0  # Saves in a row.
+    self._reason = ''  # Of the last of them.
+
+  def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
+    """Starts to save; returns once the state has been copied from the devices.
+
+    A full disk or another failure of the store is told, and the run goes on: the checkpoints
+    that exist stay, and the next save tries again.
+
+    Args:
+      step: Steps taken.
+      state: The state after them.
+      extra: What else `restore` is to return; of types that JSON has.
+
+    Raises:
+      Unavailable: it is the third save in a row that has failed, even at a second attempt.
+    """
+    self.wait()
+    if self._failed >= MOST_FAILED - 1:
+      self.save_last(step, state, extra)
+    else:
+      self._start(step, state, extra)
+
+  def save_last(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
+    """Returns once the checkpoint is on disk; a save that has failed is tried once more.
+
+    Raises:
+      Unavailable: the second attempt has failed, too.
+    """
+    for _ in range(2):
+      if self._saving != step:
+        self.wait()
+        self._start(step, state, extra)
+      if self.wait():
+        return
+    steps = self._manager.all_steps()
+    raise Unavailable(
+      f'the checkpoint of step {step} cannot be saved in {self._folder}: {self._reason}. '
+      f'{f"The newest there is that of step {max(steps)}" if steps else "There is none"}; start '
+      'the same command again once this is mended.'
+    )
+
+  def _start(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
+    if step == self._saved:
+      return
+    data = {**extra, 'next_step': step, 'digests': digests(state)}
+    if jax.default_backend() == 'cpu':
+      # Orbax writes from the very buffers there, which the next step overwrites.
+      state = jax.tree.map(jnp.copy, state)
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(state),
+      data=ocp.args.JsonSave(data | {'check': checksum(data, self._config)}),
+      config=ocp.args.JsonSave(self._config),
+    )
+    self._saving, self._failure = step, None
+    try:
+      self._manager.save(step, args=items, force=True)
+    except Exception as e:
+      self._failure = _of_the_store(e)
+
+  def wait(self) -> bool:
+    """Waits for the save under way; tells if it has failed, and returns False then."""
+    if self._saving is None:
+      return True
+    step = self._saving
+    try:
+      self._manager.wait_until_finished()
+    except Exception as e:
+      self._failure = _of_the_store(e)
+    failure, self._saving, self._failure = self._failure, None, None
+    if failure is None and jax.process_index() == 0 and not (self._folder / str(step)).is_dir():
+      failure = FileNotFoundError('it is not there although no error was reported')
+    reasons = [reason for reason in gather(failure and one_line(failure)) if reason]
+    if not reasons:
+      self._saved, self._failed = step, 0
+      return True
+    self._reason, self._failed = reasons[0], self._failed + 1
+    logging.error('the checkpoint of step %s was NOT saved: %s.', step, self._reason)
+    self._tidy(lambda: remove_unfinished(self._workdir))
+    return False
+
+  def _tidy(self, change) -> None:
+    """Lets the main process change the folder, and all look at it anew."""
+    if jax.process_index() == 0:
+      change()
+    gather(None)
+    self._manager.reload()
+
+  def restore(self, like: Any) -> Restored | None:
+    """The newest whole checkpoint, on the mesh of `like`, or None if there is none.
+
+    A newer one that cannot be read or holds other values than were saved is told, and its folder
+    renamed to STEP.damaged.
+
+    Args:
+      like: Shapes, types and shardings of the state (`jax.ShapeDtypeStruct`s).
+
+    Raises:
+      UserError: the checkpoint is of another model, or none can be read.
+      Unavailable: none can be read for now.
+    """
+    failures: dict[int, Exception] = {}
+    for step in gather(sorted(self._manager.all_steps(), reverse=True))[0]:
+      restored = failure = None
+      try:
+        restored = self._read(step, like)
+      except Exception as e:  # Damaged bytes make exceptions of all types.
+        failure = e
+      told = next(filter(None, gather(failure and one_line(failure))), None)
+      if told is None:
+        told = damage(restored.extra.pop('digests', None), restored.state)
+      if told is None:
+        break
+      failures[step] = failure or ValueError(told)
+      logging.warning('the checkpoint of step %s cannot be used: %s.', step, told)
+    else:
+      if failures:
+        raise self._none(failures)
+      return None
+    if failures:
+      logging.warning('The one before is taken; the others are renamed to STEP.damaged.')
+      self._tidy(lambda: [_set_aside(self._folder / str(step)) for step in failures])
+    self._saved = restored.step
+    return restored
+
+  def _read(self, step: int, like: Any) -> Restored:
+    item = self._folder / str(step) / 'state'
+    check_same(like, stored_arrays(item), where=str(item))
+    args = {name: ocp.args.JsonRestore() for name in ('data', 'config')}
+    args['state'] = ocp.args.StandardRestore(like)
+    found = self._manager.restore(step, args=ocp.args.Composite(**args))
+    extra = without_checksum(found.data, found.config)
+    if extra.pop('next_step') != int(found.state.step):
+      raise ValueError('state and loader position disagree')
+    return Restored(step, found.state, extra)
+
+  def _none(self, failures: Mapping[int, Exception]) -> Exception:
+    for e in failures.values():
+      if isinstance(e, UserError):
+        return e
+    told = '; '.join(f'{step} ({one_line(e)})' for step, e in failures.items())
+    told = f'none of the checkpoints in {self._folder} can be read: {told}.'
+    if any(map(is_outage, failures.values())):
+      return Unavailable(told)
+    return UserError(f'{told} Move the folder away to start anew.')
+
+  def close(self) -> None:
+    """Waits for the save under way; one that has failed is told. No process waits for another."""
+    try:
+      self._manager.close()
+    except Exception as e:
+      logging.error('the checkpoint of step %s was NOT saved: %s.', self._saving, one_line(e))
+
+
+def _no_error_of_orbax(record: standard_logging.LogRecord) -> bool:
+  told = 'orbax' in record.pathname or 'never retrieved' in record.getMessage()
+  return not (told and record.levelno >= standard_logging.ERROR)
+
+
+def _of_the_store(e: Exception) -> Exception:
+  """The same where it is a failure to write; raises it where it is a bug."""
+  if isinstance(e, OSError) or is_outage(e):
+    return e
+  # Of tensorstore: NOT_FOUND, DATA_LOSS and the like; these are mistakes in what it was asked.
+  code = re.match(r'([A-Z]+(_[A-Z]+)*): ', str(e))
+  if code and code[1] not in ('INVALID_ARGUMENT', 'UNIMPLEMENTED', 'OUT_OF_RANGE'):
+    return e
+  raise e
+
+
+def _try_out(folder: pathlib.Path) -> OSError | None:
+  """Does on a small scale what a save does; what went wrong."""
+  part = folder / '.trial'
+  try:
+    shutil.rmtree(part, ignore_errors=True)  # Of a process that was killed here.
+    (part / 'before').mkdir(parents=True)
+    (part / 'before' / 'file').write_bytes(bytes(4096))
+    (part / 'before').rename(part / 'after')
+    shutil.rmtree(part)
+  except OSError as e:
+    shutil.rmtree(part, ignore_errors=True)
+    return e
+
+
+def _set_aside(step: pathlib.Path) -> None:
+  aside = step.with_name(f'{step.name}.damaged')
+  shutil.rmtree(aside, ignore_errors=True)
+  step.rename(aside)
