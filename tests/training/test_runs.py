@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import shutil
 import signal
 import time
@@ -9,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from tests import started
+from tests import kills, started
 
 STEPS, EVERY = 6, 3
 
@@ -96,6 +97,15 @@ def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cach
   started.run(broken, *LONG, env=env)
   started.assert_same_state(long, broken, 40)
   assert started.metrics(long) == started.metrics(broken)
+
+
+@pytest.mark.parametrize(
+  'method', ['videomae', *(pytest.param(m, marks=pytest.mark.slow) for m in kills.METHODS[1:])]
+)
+def test_killed_at_random_moments(method, tmp_path, cache):
+  """A short version of `python -m tests.kills`."""
+  env, draw = started.environment(cache=cache), random.Random(method)
+  assert len(kills.run_with_kills(tmp_path, method, env=env, kills=2, draw=draw)) == 2
 
 
 # Of several processes, Ctrl-C becomes a SIGTERM.

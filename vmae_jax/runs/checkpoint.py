@@ -21,8 +21,9 @@ WEIGHTS = {'params': 'last', 'ema': 'averaged'}  # Those that a run may hold, an
 
 
 def one_line(e: Exception) -> str:
-  """An exception's type and what it says, which may be pages."""
-  return ' '.join(f'{type(e).__name__}: {e}'.split())[:200]
+  """An exception's type and what it says: of pages, the beginning and the end."""
+  text = ' '.join(f'{type(e).__name__}: {e}'.split())
+  return text if len(text) <= 200 else f'{text[:97]} ... {text[-97:]}'
 
 
 def checksum(data: Mapping[str, Any], config: Mapping[str, Any]) -> int:
