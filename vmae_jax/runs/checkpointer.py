@@ -8,7 +8,6 @@ import logging as standard_logging
 import pathlib
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -70,7 +69,6 @@ class Checkpointer:
     # What fails there comes as an exception, too, and is told here in one line.
     for name in ('absl', 'asyncio'):
       standard_logging.getLogger(name).addFilter(_no_error_of_orbax)
-    sys.excepthook = _no_closed_loop
     self._manager = ocp.CheckpointManager(
       self._folder,
       item_names=('state', 'data', 'config'),
@@ -238,12 +236,6 @@ class Checkpointer:
 def _no_error_of_orbax(record: standard_logging.LogRecord) -> bool:
   told = 'orbax' in record.pathname or 'never retrieved' in record.getMessage()
   return not (told and record.levelno >= standard_logging.ERROR)
-
-
-def _no_closed_loop(kind: type, e: BaseException, trace: Any) -> None:
-  """Prints what nobody has caught, save for the hundreds of writes that end after one failed."""
-  if 'Event loop is closed' not in str(e):
-    sys.__excepthook__(kind, e, trace)
 
 
 def _of_the_store(e: Exception) -> Exception:
