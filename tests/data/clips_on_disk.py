@@ -64,3 +64,8 @@ def decode_all(path):
   with av.open(str(path)) as container:
     frames = list(container.decode(video=0))
     return [np.rot90(f.to_ndarray(format='rgb24'), f.rotation // 90) for f in frames]
+
+
+def shrunk(frames, shrink):
+  """What `Video.read` makes of frames that are there."""
+  return frames if shrink is None else np.stack([shrink(frame) for frame in frames])

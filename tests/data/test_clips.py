@@ -91,7 +91,7 @@ def test_at_a_videos_end_its_last_frame_stays_in_the_window(source):
   sampler = dataclasses.replace(SAMPLER, stride=5, crop='centre', flip=False, window=12)
   with source.open(1) as video:
     assert video.num_frames == 21
-    last = crop_resize(video.read([20]), centre_box(video.height, video.width), 16, False)[0]
+    last = crop_resize(video.read([20])[0], centre_box(video.height, video.width), 16)
   window = sampler(source, 0, 1)['window'][0]
   assert np.array_equal(window[1, -1], window[1, -2]) and np.array_equal(window[1, -1], last)
   assert not np.array_equal(window[0, -1], window[0, -2])

@@ -60,7 +60,7 @@ def test_centre_box():
 @pytest.mark.parametrize('flip', [False, True])
 def test_crop_resize_is_pillow(box, flip):
   frames = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), dtype=np.uint8)
-  got = crop.crop_resize(frames, box, 24, flip)
+  got = [crop.crop_resize(frame, box, 24, flip=flip) for frame in frames]
   x, y, w, h = box
   for frame, image in zip(frames, got, strict=True):
     want = Image.fromarray(frame).crop((x, y, x + w, y + h)).resize((24, 24), Image.BILINEAR)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests import started
-from tests.data.clips_on_disk import write_video
+from tests.data.clips_on_disk import shrunk, write_video
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Entry, FileSource
@@ -236,8 +236,8 @@ class _CountingSource:
 class _Still:
   num_frames, rate, height, width = 8, 25.0, 8, 8
 
-  def read(self, indices):
-    return np.zeros((len(indices), 8, 8, 3), np.uint8)
+  def read(self, indices, *, shrink=None):
+    return shrunk(np.zeros((len(indices), 8, 8, 3), np.uint8), shrink)
 
   def __enter__(self):
     return self

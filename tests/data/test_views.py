@@ -66,7 +66,7 @@ def test_views_are_those_frames_and_crops(sampling, tmp_path):
   else:
     indices = segment_views(25, frames=4, segments=2)
   expected = [
-    crop_resize(frames[index], box, 16, False)
+    [crop_resize(frame, box, 16) for frame in frames[index]]
     for index in indices
     for box in view_boxes(32, 48, crops=3)
   ]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.data.clips_on_disk import shrunk
 from vmae_jax.data.video import VideoError
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation import features
@@ -78,8 +79,8 @@ class Video:
   def __init__(self, i):
     self.i = i
 
-  def read(self, indices):
-    return np.full((len(indices), 8, 8, 3), self.i, np.uint8)
+  def read(self, indices, *, shrink=None):
+    return shrunk(np.full((len(indices), 8, 8, 3), self.i, np.uint8), shrink)
 
   def __enter__(self):
     return self

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests import started
+from tests.data.clips_on_disk import shrunk
 from vmae_jax import sharding
 from vmae_jax.data.video import VideoError
 from vmae_jax.data.views import ViewSampler
@@ -27,10 +28,10 @@ class Video:
   def __init__(self, i):
     self.i, self.num_frames = i, 9 + i
 
-  def read(self, indices):
+  def read(self, indices, *, shrink=None):
     rng = np.random.default_rng(self.i)
     frames = rng.integers(0, 256, (self.num_frames, self.height, self.width, 3), np.uint8)
-    return frames[np.asarray(indices)]
+    return shrunk(frames[np.asarray(indices)], shrink)
 
   def __enter__(self):
     return self

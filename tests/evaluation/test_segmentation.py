@@ -94,10 +94,10 @@ def test_frames_are_resized_and_masks_brought_back(tmp_path):
 
 
 def test_resize():
-  frames = np.zeros((1, 4, 8, 3), np.uint8)
-  frames[:, :, 4:] = 200
-  small = resize(frames, (2, 4))
-  assert small.shape == (1, 2, 4, 3) and small[0, 0, 0, 0] == 0 and small[0, 0, 3, 0] == 200
+  frame = np.zeros((4, 8, 3), np.uint8)
+  frame[:, 4:] = 200
+  small = resize(frame, (2, 4))
+  assert small.shape == (2, 4, 3) and small[0, 0, 0] == 0 and small[0, 3, 0] == 200
   mask = np.array([[1, 9], [0, 3]], np.uint8)
   np.testing.assert_array_equal(nearest(mask, (4, 2)), [[1, 9], [1, 9], [0, 3], [0, 3]])
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.data.clips_on_disk import decode_all, write_video
+from tests.data.clips_on_disk import decode_all, shrunk, write_video
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import Entry, FileSource
 from vmae_jax.data.video import VideoError
@@ -89,12 +89,12 @@ class Shown:
     class Video:
       num_frames, rate, height, width = source.lengths[i], 25.0, 32, 32
 
-      def read(self, indices):
+      def read(self, indices, *, shrink=None):
         if i in source.breaks and max(indices) > 20:
           raise VideoError('a frame is damaged')
         source.read_clips.append(i)
         time.sleep(0.001 * (7 * i % 5))
-        return np.full((len(indices), 32, 32, 3), i, np.uint8)
+        return shrunk(np.full((len(indices), 32, 32, 3), i, np.uint8), shrink)
 
       def __enter__(self):
         source.open_now.add(i)

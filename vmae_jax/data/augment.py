@@ -1,4 +1,4 @@
-"""RandAugment of a whole clip: random operations, the same for all of its frames.
+"""RandAugment: random operations, the same for all frames of a clip.
 
 As in VideoMAE's fine-tuning (timm's `rand-m7-n4-mstd0.5-inc1`): operations are drawn with
 replacement from 15, each is applied with a chance of one half, and those with a strength get
@@ -58,7 +58,7 @@ OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True)
 class RandAugment:
-  """Draws operations and applies them to all frames of a clip.
+  """Draws the operations of a clip.
 
   Attributes:
     operations: How many are drawn.
@@ -84,17 +84,14 @@ class RandAugment:
         drawn.append((name, strength))
     return drawn
 
-  def __call__(
-    self, frames: UInt8[np.ndarray, 'T H W 3'], rng: np.random.Generator
-  ) -> UInt8[np.ndarray, 'T H W 3']:
-    """The clip, RGB in [0, 255], with what `draw` says done to each frame."""
-    drawn = self.draw(rng)
-    if not drawn:
-      return frames
-    out = np.empty_like(frames)
-    for t, frame in enumerate(frames):
-      image = Image.fromarray(frame)
-      for name, strength in drawn:
-        image = OPERATIONS[name](image, strength)
-      out[t] = image
-    return out
+
+def apply(
+  drawn: list[tuple[str, float]], frame: UInt8[np.ndarray, 'H W 3']
+) -> UInt8[np.ndarray, 'H W 3']:
+  """A frame, RGB in [0, 255], with what `RandAugment.draw` says done to it."""
+  if not drawn:
+    return frame
+  image = Image.fromarray(frame)
+  for name, strength in drawn:
+    image = OPERATIONS[name](image, strength)
+  return np.asarray(image)

@@ -4,25 +4,31 @@ Everything random is a function of (seed, epoch, sample, repeat), never of the p
 thread or what was drawn before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vmae_jax.data import crop as crops
-from vmae_jax.data.sampling import dense_indices, segment_indices
-from vmae_jax.data.sources import Source
+from vmae_jax.data.augment import RandAugment, apply
+from vmae_jax.data.sampling import SAMPLINGS, clip_indices
+from vmae_jax.data.sources import Frames, Source
 from vmae_jax.data.video import VideoError
-from vmae_jax.errors import UserError, check_name
+from vmae_jax.errors import Unavailable, UserError, check_name
+from vmae_jax.patience import Closed
 from vmae_jax.types import UInt8
 
-SAMPLINGS = ('dense', 'segment')
+# What is no fault of the sample that was being read.
+NOT_ITS_FAULT = (UserError, Unavailable, Closed)
 CROPS = ('multi_scale', 'resized', 'centre')
 
 MAX_ATTEMPTS = 16
 # Keeps the draws for replacements apart from those for repeats, whose last word is 1 + repeat.
 _REPLACEMENTS = 10**6
+
+Frame = UInt8[np.ndarray, 'H W 3']
+Square = UInt8[np.ndarray, 'S S 3']
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +39,12 @@ class ClipSampler:
     frames: Frames in a clip.
     size: Height and width of a clip.
     stride: Video frames from one clip frame to the next, for dense sampling.
-    sampling: 'dense' or 'segment', see `vmae_jax.data.sampling`.
+    sampling: 'dense', 'linspace' or 'segment', see `vmae_jax.data.sampling`.
+    released_end: See `vmae_jax.data.sampling.dense_indices`.
     crop: 'multi_scale', 'resized' or 'centre', see `vmae_jax.data.crop`.
     area: Bounds of the share of the picture that the crop 'resized' takes.
-    augment: (frames, rng) -> frames, before a training clip is cut; None for nothing.
+    resampling: 'antialiased' or 'bilinear', see `vmae_jax.data.crop.resize`.
+    augment: What changes whole frames before a training clip is cut; None for nothing.
     flip: Whether half of the clips are mirrored. Wrong where left and right have a meaning.
     repeats: Clips cut from one decoded video: the same frames, each with its own crop.
     window: If not 0, so many neighbouring video frames come with each time slot of the clip,
@@ -50,9 +58,11 @@ class ClipSampler:
   size: int = 224
   stride: int = 4
   sampling: str = 'dense'
+  released_end: bool = False
   crop: str = 'multi_scale'
   area: tuple[float, float] = (0.5, 1.0)
-  augment: Callable[..., Any] | None = None
+  resampling: str = 'antialiased'
+  augment: RandAugment | None = None
   flip: bool = False
   repeats: int = 1
   window: int = 0
@@ -63,6 +73,7 @@ class ClipSampler:
   def __post_init__(self):
     check_name(self.sampling, SAMPLINGS, 'data.sampling')
     check_name(self.crop, CROPS, 'data.crop')
+    check_name(self.resampling, crops.RESAMPLINGS, 'data.resampling')
     for name in ('frames', 'size', 'stride', 'repeats'):
       if getattr(self, name) < 1:
         raise UserError(f'data.{name} is {getattr(self, name)}: it must be at least 1.')
@@ -83,9 +94,10 @@ class ClipSampler:
       failures: a list of (name, reason).
 
     Raises:
-      UserError: MAX_ATTEMPTS videos in a row cannot be read.
+      UserError: MAX_ATTEMPTS videos in a row cannot be read. Was something else than a
+        VideoError among the reasons, that is raised.
     """
-    failures = []
+    failures, bug = [], None
     for attempt in range(MAX_ATTEMPTS):
       i = sample
       if attempt:
@@ -93,10 +105,15 @@ class ClipSampler:
         i = int(rng.integers(len(source)))
       try:
         clips = self._read(source, i, epoch, sample)
-      except VideoError as e:
-        failures.append((source.name(i), str(e)))
+      except NOT_ITS_FAULT:
+        raise
+      except Exception as e:  # Whatever one video causes must not end a run at every restart.
+        failures.append((source.name(i), reason(e)))
+        bug = bug if isinstance(e, VideoError) else e
         continue
       return dict(clips, label=source.label(i), replaced=attempt > 0, failures=failures)
+    if bug is not None:  # Then it is hardly the videos' fault.
+      raise bug
     raise UserError(
       f'{MAX_ATTEMPTS} videos in a row cannot be read, such as {failures[0][0]} '
       f'({failures[0][1]}): run python -m vmae_jax.check_data on the data.'
@@ -109,28 +126,40 @@ class ClipSampler:
     with source.open(i) as video:
       if video.num_frames < 1:
         raise VideoError('no frames')
-      if self.sampling == 'dense':
-        indices = dense_indices(video.num_frames, frames=self.frames, stride=self.stride, rng=rng)
-      else:
-        indices = segment_indices(video.num_frames, frames=self.frames, rng=rng)
+      indices = clip_indices(
+        video.num_frames,
+        sampling=self.sampling,
+        frames=self.frames,
+        stride=self.stride,
+        rng=rng,
+        released_end=self.released_end,
+      )
       wanted = indices
       if self.window:  # Decoded at once; beyond the video's end its last frame stays.
         windows = indices[:: self.slot, None] + np.arange(self.window)
         wanted = np.concatenate([indices, np.minimum(windows, video.num_frames - 1).ravel()])
-      read, where = np.unique(wanted, return_inverse=True)
-      frames = video.read(read)
-    cut = np.stack([self._cut(frames, epoch, sample, r) for r in range(self.repeats)])
-    clips = {'video': cut[:, where[: self.frames]]}
-    if self.window:
-      shape = (self.repeats, len(windows), self.window, *cut.shape[2:])
-      clips['window'] = cut[:, where[self.frames :]].reshape(shape)
-    return clips
+      cuts: list[Callable[[Frame], Square]] = []
 
-  def _cut(self, frames: np.ndarray, epoch: int, sample: int, repeat: int) -> np.ndarray:
-    _, height, width, _ = frames.shape
+      def squares(frame: Frame) -> list[Square]:
+        if not cuts:  # Boxes depend on the picture's size.
+          size = frame.shape[:2]
+          cuts.extend(self._draw_cut(*size, epoch, sample, r) for r in range(self.repeats))
+        return [cut(frame) for cut in cuts]
+
+      read, where = np.unique(wanted, return_inverse=True)
+      clips = read_squares(video, read, squares)[:, where]
+    parts = {'video': clips[:, : self.frames]}
+    if self.window:
+      shape = (self.repeats, len(windows), self.window, *clips.shape[2:])
+      parts['window'] = clips[:, self.frames :].reshape(shape)
+    return parts
+
+  def _draw_cut(
+    self, height: int, width: int, epoch: int, sample: int, repeat: int
+  ) -> Callable[[Frame], Square]:
+    """What makes one clip's squares of the frames of a video, which are of this size."""
     rng = np.random.default_rng([self.seed, epoch, sample, 1 + repeat])
-    if self.train and self.augment is not None:
-      frames = self.augment(frames, rng)
+    look = self.augment.draw(rng) if self.train and self.augment else []
     if not self.train or self.crop == 'centre':
       box = crops.centre_box(height, width)
     elif self.crop == 'multi_scale':
@@ -138,4 +167,24 @@ class ClipSampler:
     else:
       box = crops.resized_box(height, width, rng=rng, area=self.area)
     flip = self.train and self.flip and bool(rng.random() < 0.5)
-    return crops.crop_resize(frames, box, self.size, flip)
+
+    def cut(frame: Frame) -> Square:
+      frame = apply(look, frame)
+      return crops.crop_resize(frame, box, self.size, flip=flip, resampling=self.resampling)
+
+    return cut
+
+
+def read_squares(
+  video: Frames, indices: np.ndarray, squares: Callable[[Frame], Sequence[Square]]
+) -> UInt8[np.ndarray, 'r T S S 3']:
+  """The squares that are cut out of each of these frames as it is decoded; no frame is kept."""
+  stacked = video.read(indices, shrink=lambda frame: np.concatenate(squares(frame)))
+  count, height, width, _ = stacked.shape
+  return stacked.reshape(count, height // width, width, width, 3).swapaxes(0, 1)
+
+
+def reason(error: Exception) -> str:
+  """Why a video could not be read, in one line."""
+  text = ' '.join(str(error).split())
+  return text if isinstance(error, VideoError) else f'{type(error).__name__}: {text}'

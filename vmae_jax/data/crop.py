@@ -9,6 +9,8 @@ from vmae_jax.types import UInt8
 
 Box = tuple[int, int, int, int]
 
+RESAMPLINGS = ('antialiased', 'bilinear')
+
 SCALES = (1.0, 0.875, 0.75, 0.66)
 # Offsets in quarters of the free space: corners, centre, edge middles, quarter points.
 OFFSETS = (
@@ -76,34 +78,55 @@ def centre_box(height: int, width: int) -> Box:
 
 
 def crop_resize(
-  frames: UInt8[np.ndarray, 'T H W 3'], box: Box, size: int, flip: bool
-) -> UInt8[np.ndarray, 'T size size 3']:
-  """Cuts the box out of every frame and resamples it to a square.
+  frame: UInt8[np.ndarray, 'H W 3'],
+  box: Box,
+  size: int,
+  *,
+  flip: bool = False,
+  resampling: str = 'antialiased',
+) -> UInt8[np.ndarray, 'size size 3']:
+  """Cuts the box out of a frame and resamples it to a square.
 
-  Resampling is Pillow's bilinear one, which averages where it shrinks, as in VideoMAE's
-  training; pixels outside the box have no part in it.
+  Pixels outside the box have no part in it.
 
   Args:
-    frames: RGB in [0, 255].
-    box: In pixels, inside the frames.
+    frame: RGB in [0, 255].
+    box: In pixels, inside the frame.
     size: Side of the result.
     flip: Whether to mirror left and right.
+    resampling: One of RESAMPLINGS.
   """
   x, y, w, h = box
-  cut = frames[:, y : y + h, x : x + w]
-  if (w, h) != (size, size):
-    out = np.empty((len(frames), size, size, 3), np.uint8)
-    for t, frame in enumerate(cut):
-      out[t] = Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR)
-    cut = out
-  return np.ascontiguousarray(cut[:, :, ::-1] if flip else cut)
+  cut = resize(frame[y : y + h, x : x + w], (size, size), resampling=resampling)
+  return np.ascontiguousarray(cut[:, ::-1] if flip else cut)
 
 
 def resize(
-  frames: UInt8[np.ndarray, 'T H W 3'], size: tuple[int, int]
-) -> UInt8[np.ndarray, 'T H2 W2 3']:
-  """Whole frames at another size, by Pillow's bilinear resampling."""
-  if frames.shape[1:3] == size:
-    return frames
-  images = [Image.fromarray(frame) for frame in frames]
-  return np.stack([np.asarray(x.resize(size[::-1], Image.Resampling.BILINEAR)) for x in images])
+  frame: UInt8[np.ndarray, 'H W 3'], size: tuple[int, int], *, resampling: str = 'antialiased'
+) -> UInt8[np.ndarray, 'H2 W2 3']:
+  """Resamples a frame.
+
+  Args:
+    frame: RGB in [0, 255].
+    size: Rows and columns of the result.
+    resampling: 'antialiased' averages over all pixels where it shrinks (Pillow's bilinear
+      filter, as VideoMAE's pre-training). 'bilinear' takes the four nearest pixels alone, as
+      VideoMAE's fine-tuning (F.interpolate) and its tests (cv2.resize) do; what these keep as
+      floats or compute with 11 bits is rounded here to whole numbers, at most one level away.
+  """
+  if frame.shape[:2] == size:
+    return frame
+  if resampling == 'antialiased':
+    return np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
+  top, bottom, down = _neighbours(frame.shape[0], size[0])
+  left, right, across = _neighbours(frame.shape[1], size[1])
+  rows = frame[top] + down[:, None, None] * (frame[bottom].astype(np.float32) - frame[top])
+  start = rows.take(left, axis=1)
+  return np.rint(start + across[:, None] * (rows.take(right, axis=1) - start)).astype(np.uint8)
+
+
+def _neighbours(there: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """For each of the `wanted` pixels those of `there` on both sides, and the second one's share."""
+  at = np.clip((np.arange(wanted) + 0.5) * (there / wanted) - 0.5, 0, there - 1)
+  first = at.astype(int)
+  return first, np.minimum(first + 1, there - 1), (at - first).astype(np.float32)

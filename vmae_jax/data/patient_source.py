@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.sources import Frames, Source
+from vmae_jax.data.video import Shrink
 from vmae_jax.errors import UserError
 from vmae_jax.patience import Closed, NoAnswer, Patience
 from vmae_jax.types import Int, UInt8
@@ -52,8 +53,10 @@ class PatientFrames:
   def width(self) -> int:
     return self._ask(lambda: self._frames.width)
 
-  def read(self, indices: Sequence[int] | Int[np.ndarray, ' T']) -> UInt8[np.ndarray, 'T H W 3']:
-    return self._ask(lambda: self._frames.read(indices))
+  def read(
+    self, indices: Sequence[int] | Int[np.ndarray, ' T'], *, shrink: Shrink | None = None
+  ) -> UInt8[np.ndarray, 'T H W 3']:
+    return self._ask(lambda: self._frames.read(indices, shrink=shrink))
 
   def _ask(self, function: Callable[[], Any]) -> Any:
     try:

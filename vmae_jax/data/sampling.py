@@ -4,26 +4,87 @@ import numpy as np
 
 from vmae_jax.types import Int
 
+SAMPLINGS = ('dense', 'linspace', 'segment')
+
+
+def clip_indices(
+  num_frames: int,
+  *,
+  sampling: str,
+  frames: int,
+  stride: int,
+  rng: np.random.Generator | None,
+  released_end: bool = False,
+) -> Int[np.ndarray, ' T']:
+  """The frames that a function of this module chooses.
+
+  Args:
+    num_frames: Frames in the video.
+    sampling: One of SAMPLINGS.
+    frames: Frames in the clip.
+    stride: Video frames from one to the next, for 'dense' and 'linspace'.
+    rng: Draws; None takes the middle.
+    released_end: See `dense_indices`.
+  """
+  if sampling == 'segment':
+    return segment_indices(num_frames, frames=frames, rng=rng)
+  if sampling == 'linspace':
+    return linspace_indices(num_frames, frames=frames, stride=stride, rng=rng)
+  return dense_indices(num_frames, frames=frames, stride=stride, rng=rng, released_end=released_end)
+
 
 def dense_indices(
-  num_frames: int, *, frames: int, stride: int, rng: np.random.Generator | None
+  num_frames: int,
+  *,
+  frames: int,
+  stride: int,
+  rng: np.random.Generator | None,
+  released_end: bool = False,
 ) -> Int[np.ndarray, ' T']:
-  """Frames at a fixed stride from a random start, as VideoMAE samples Kinetics and UCF101.
+  """Frames at a fixed stride from a random start, as VideoMAE's pre-training.
 
-  A video shorter than `frames * stride` starts at 0 and repeats the last frame that the
-  released code reaches, which is never the video's very last one (kinetics.py advances only
-  while offset + stride < length, with offset counted from 1).
+  A video shorter than `frames * stride` starts at 0 and repeats the last frame that it reaches.
 
   Args:
     num_frames: Frames in the video.
     frames: Frames in the clip.
     stride: Video frames from one to the next.
     rng: Draws the start; None takes the middle.
+    released_end: As VideoMAE's released code, in which a clip that would end with the video's
+      very last frame repeats the frame before (kinetics.py advances only while offset + stride <
+      length, with offset counted from 1). It differs at stride 1 for the last start, and in
+      short videos; the pair that stands still is no motion to learn from.
   """
   starts = max(1, num_frames - frames * stride + 1)
   start = (starts - 1) // 2 if rng is None else int(rng.integers(starts))
-  steps = max(0, (num_frames - 2 - start) // stride)
+  steps = max(0, (num_frames - 1 - released_end - start) // stride)
   return start + stride * np.minimum(np.arange(frames), steps)
+
+
+def linspace_indices(
+  num_frames: int, *, frames: int, stride: int, rng: np.random.Generator | None
+) -> Int[np.ndarray, ' T']:
+  """Frames spread over a window of `frames * stride`, both ends included (VideoMAE's fine-tuning).
+
+  16 frames of stride 4 are 64 / 15 apart. In a video that is no longer than the window, one for
+  every `stride` frames is spread over the whole video, and its last frame is repeated.
+
+  Source: VideoClsDataset.loadvideo_decord of VideoMAE's kinetics.py.
+
+  Args:
+    num_frames: Frames in the video.
+    frames: Frames in the clip.
+    stride: Of the window.
+    rng: Draws the start; None takes the middle.
+  """
+  window = frames * stride
+  if num_frames <= window:
+    spread = np.linspace(0, num_frames, num_frames // stride)
+    at = np.pad(spread, (0, frames - len(spread)), constant_values=num_frames)
+    return np.minimum(at, num_frames - 1).astype(int)
+  starts = num_frames - window
+  start = (starts - 1) // 2 if rng is None else int(rng.integers(starts))
+  return np.minimum(np.linspace(start, start + window, frames), start + window - 1).astype(int)
 
 
 def segment_indices(
@@ -32,7 +93,8 @@ def segment_indices(
   """One frame from each of `frames` equal segments, as for Something-Something V2.
 
   The segments cover the whole video, also where `frames` does not divide its length (the
-  released code leaves the rest out); in a shorter video neighbours share a frame.
+  released code leaves the rest out, and makes a still of a video shorter than the clip); in a
+  shorter video neighbours share a frame.
 
   Args:
     num_frames: Frames in the video.

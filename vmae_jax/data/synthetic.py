@@ -235,10 +235,11 @@ class SyntheticVideo:
     self._render = functools.partial(render, seed, index, frames=frames, size=size)
 
   def read(
-    self, indices: Sequence[int] | Integer[np.ndarray, ' T']
+    self, indices: Sequence[int] | Integer[np.ndarray, ' T'], *, shrink=None
   ) -> UInt8[np.ndarray, 'T H W 3']:
-    """The frames of these indices, in this order."""
-    return self._render()[0][np.asarray(indices)]
+    """The frames of these indices, in this order; `shrink` as that of `Video.read`."""
+    frames = self._render()[0][np.asarray(indices)]
+    return frames if shrink is None else np.stack([shrink(frame) for frame in frames])
 
   def __enter__(self):
     return self

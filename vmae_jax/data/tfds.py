@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.data.video import Clip, Shrink
 from vmae_jax.errors import UserError
 from vmae_jax.types import Int, UInt8
 
@@ -22,8 +23,12 @@ class ArrayVideo:
     self._frames = frames
     self.num_frames, self.height, self.width, _ = frames.shape
 
-  def read(self, indices: Sequence[int] | Int[np.ndarray, ' T']) -> UInt8[np.ndarray, 'T H W 3']:
-    return self._frames[np.asarray(indices)]
+  def read(
+    self, indices: Sequence[int] | Int[np.ndarray, ' T'], *, shrink: Shrink | None = None
+  ) -> UInt8[np.ndarray, 'T H W 3']:
+    clip = Clip(indices, shrink)
+    clip.fill((i, self._frames[i]) for i in {*map(int, indices)})
+    return clip.frames
 
   def __enter__(self) -> 'ArrayVideo':
     return self

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.crop import Box, crop_resize
+from vmae_jax.data.clips import NOT_ITS_FAULT, ClipSampler, Frame, Square, read_squares, reason
+from vmae_jax.data.crop import Box, crop_resize, resize
 from vmae_jax.data.sources import Source
 from vmae_jax.data.video import VideoError
 from vmae_jax.errors import UserError
@@ -45,7 +45,7 @@ def segment_views(num_frames: int, *, frames: int, segments: int) -> Int[np.ndar
 def view_boxes(height: int, width: int, *, crops: int) -> list[Box]:
   """Squares as high as the shorter side, evenly along the longer one; one is in the middle."""
   side, rest = min(height, width), abs(height - width)
-  offsets = [rest // 2] if crops == 1 else [i * rest // (crops - 1) for i in range(crops)]
+  offsets = [round(rest / 2)] if crops == 1 else [i * rest // (crops - 1) for i in range(crops)]
   return [(x, 0, side, side) if width > height else (0, x, side, side) for x in offsets]
 
 
@@ -79,9 +79,11 @@ class ViewSampler(ClipSampler):
     failures = []
     try:
       video = self._views(source, sample)
-    except VideoError as e:
+    except NOT_ITS_FAULT:
+      raise
+    except Exception as e:
       video = np.zeros((self.repeats, self.frames, self.size, self.size, 3), np.uint8)
-      failures.append((source.name(sample), str(e)))
+      failures.append((source.name(sample), reason(e)))
     label = source.label(sample)
     return dict(video=video, label=label, replaced=bool(failures), failures=failures)
 
@@ -89,17 +91,27 @@ class ViewSampler(ClipSampler):
     with source.open(sample) as video:
       if video.num_frames < 1:
         raise VideoError('no frames')
-      if self.sampling == 'dense':
+      if self.sampling == 'segment':
+        indices = segment_views(video.num_frames, frames=self.frames, segments=self.segments)
+      else:
         indices = dense_views(
           video.num_frames, frames=self.frames, stride=self.stride, segments=self.segments
         )
-      else:
-        indices = segment_views(video.num_frames, frames=self.frames, segments=self.segments)
       # Windows overlap in short videos: each frame is decoded once.
       wanted, place = np.unique(indices, return_inverse=True)
-      frames = video.read(wanted)
-    _, height, width, _ = frames.shape
-    boxes = view_boxes(height, width, crops=self.crops)
-    cut = [crop_resize(frames, box, self.size, False) for box in boxes]
+      cut = read_squares(video, wanted, self._squares)
     place = place.reshape(indices.shape)
-    return np.stack([crop[place[k]] for k in range(self.segments) for crop in cut])
+    return np.concatenate([cut[:, place[k]] for k in range(self.segments)])
+
+  def _squares(self, frame: Frame) -> list[Square]:
+    """The crops of a frame.
+
+    Resampling 'bilinear' makes the whole frame smaller first and cuts then, as VideoMAE's test.
+    """
+    if self.resampling == 'bilinear':
+      height, width = frame.shape[:2]
+      shorter = min(height, width)
+      size = self.size * height // shorter, self.size * width // shorter
+      frame = resize(frame, size, resampling='bilinear')
+    boxes = view_boxes(*frame.shape[:2], crops=self.crops)
+    return [crop_resize(frame, box, self.size) for box in boxes]

@@ -143,7 +143,7 @@ def segment(
         f'{clip.name}: frame {clip.frames[frame]} is {frames.shape[2]} x {frames.shape[1]} pixels, '
         f'the first is {width} x {height}: all frames must be of one size.'
       )
-    x = features(resize(frames, size)[where], slot)
+    x = features(np.stack([resize(frame, size) for frame in frames])[where], slot)
     return x.reshape(math.prod(grid), -1)
 
   yield mask

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vmae_jax.data.crop import centre_box, crop_resize, resize
-from vmae_jax.data.sampling import dense_indices, segment_indices
+from vmae_jax.data.sampling import clip_indices
 from vmae_jax.data.sources import Source
 from vmae_jax.data.video import VideoError
 from vmae_jax.errors import UserError
@@ -30,7 +30,7 @@ class Windows:
     frames: Frames in a clip.
     stride: Video frames from one to the next.
     hop: Video frames from one clip's start to the next one's; 0 takes one clip, the middle one.
-    sampling: Where hop is 0: 'dense' or 'segment', see `vmae_jax.data.sampling`.
+    sampling: Where hop is 0: a name in `vmae_jax.data.sampling`.
     size: `224`: the centre square at this size, as a model sees it in evaluation; `480x880`:
       whole frames, resized to these rows and columns.
   """
@@ -61,20 +61,18 @@ class Windows:
     frames over. A video shorter than a window repeats its last frame.
     """
     if not self.hop:
-      middle = dict(frames=self.frames, rng=None)
-      if self.sampling == 'segment':
-        return [segment_indices(num_frames, **middle)]
-      return [dense_indices(num_frames, stride=self.stride, **middle)]
+      how = dict(sampling=self.sampling, frames=self.frames, stride=self.stride)
+      return [clip_indices(num_frames, **how, rng=None)]
     steps = self.stride * np.arange(self.frames)
     last = max(0, num_frames - 1 - int(steps[-1]))
     starts = [*range(0, last, self.hop), last]
     return [np.minimum(start + steps, num_frames - 1) for start in starts]
 
-  def cut(self, frames: UInt8[np.ndarray, 'T H W 3']) -> UInt8[np.ndarray, 'T H2 W2 3']:
-    """Frames of a video at the clip's size."""
+  def cut(self, frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'H2 W2 3']:
+    """A frame of a video at the clip's size."""
     if 'x' in self.size:
-      return resize(frames, self.sides)
-    return crop_resize(frames, centre_box(*frames.shape[1:3]), self.sides[0], False)
+      return resize(frame, self.sides)
+    return crop_resize(frame, centre_box(*frame.shape[:2]), self.sides[0])
 
 
 class Found(NamedTuple):
@@ -125,7 +123,7 @@ def read_windows(
         raise VideoError('no frames')
       for indices in windows.indices(video.num_frames):
         frames, where = np.unique(indices, return_inverse=True)
-        clip = windows.cut(video.read(frames))[where]
+        clip = video.read(frames, shrink=windows.cut)[where]
         if not put(ready, Found(i, int(indices[0]), clip)):
           return
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vmae_jax.data.crop import centre_box, crop_resize, resize
 from vmae_jax.data.sampling import dense_indices
-from vmae_jax.data.video import Video, VideoError
+from vmae_jax.data.video import Shrink, Video, VideoError
 from vmae_jax.errors import UserError
 from vmae_jax.types import UInt8
 
@@ -84,8 +84,11 @@ def read_square(
   """
   video = _open(path)
   indices = dense_indices(video.num_frames, frames=frames, stride=stride, rng=None)
-  film = _read(video, path, indices.tolist())
-  return crop_resize(film, centre_box(*film.shape[1:3]), size, False)
+
+  def square(frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'S S 3']:
+    return crop_resize(frame, centre_box(*frame.shape[:2]), size)
+
+  return _read(video, path, indices.tolist(), square)
 
 
 def read_whole(
@@ -103,9 +106,13 @@ def read_whole(
     UserError: the video cannot be read.
   """
   video = _open(path)
-  film = _read(video, path, list(range(0, video.num_frames, stride))[:frames])
-  scale = min(1.0, longest / max(film.shape[1:3]))
-  return resize(film, (round(film.shape[1] * scale), round(film.shape[2] * scale)))
+
+  def small(frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'h w 3']:
+    height, width = frame.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    return resize(frame, (round(height * scale), round(width * scale)))
+
+  return _read(video, path, list(range(0, video.num_frames, stride))[:frames], small)
 
 
 def _open(path: str | os.PathLike) -> Video:
@@ -115,9 +122,11 @@ def _open(path: str | os.PathLike) -> Video:
     raise UserError(f'{path}: {e}; give a video file.') from e
 
 
-def _read(video: Video, path: str | os.PathLike, indices: list[int]) -> UInt8[np.ndarray, '...']:
+def _read(
+  video: Video, path: str | os.PathLike, indices: list[int], shrink: Shrink
+) -> UInt8[np.ndarray, '...']:
   try:
     with video:
-      return video.read(indices)
+      return video.read(indices, shrink=shrink)
   except VideoError as e:
     raise UserError(f'{path}: {e}; give another video.') from e
