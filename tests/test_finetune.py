@@ -56,6 +56,29 @@ TABLE = {
 }
 
 
+@pytest.mark.parametrize('arg', ARGUMENTS)
+def test_frames_and_resampling_are_the_released_ones_under_the_papers_names(arg):
+  data = configs.get_config(arg).data
+  if arg in ('demo', 'videos', 'smoke'):
+    assert (data.sampling, data.resampling) == ('dense', 'antialiased')
+  else:
+    sampling = 'segment' if 'ssv2' in arg else 'linspace'
+    assert (data.sampling, data.resampling) == (sampling, 'bilinear')
+
+
+def test_an_unknown_resampling():
+  config = configs.get_config('b,k400')
+  config.data.resampling = 'cubic'
+  with pytest.raises(UserError, match="data.resampling: there is no 'cubic'"):
+    config_finetuning.check(config, devices=1)
+
+
+def test_what_an_older_run_did():
+  implied = config_finetuning.implied().data
+  assert (implied.order, implied.released_end) == ('added', True)
+  assert implied.resampling == 'antialiased'
+
+
 @pytest.mark.parametrize('arg', TABLE)
 def test_the_papers_numbers(arg):
   c = configs.get_config(arg)
@@ -74,7 +97,7 @@ def test_the_papers_numbers(arg):
   assert (c.test.crops, c.mixing.smoothing, c.mixing.mixup, c.mixing.cutmix) == (3, 0.1, 0.8, 1.0)
   assert (c.optimizer.b1, c.optimizer.b2, c.optimizer.weight_decay) == (0.9, 0.999, 0.05)
   ssv2 = 'ssv2' in arg
-  assert (c.data.flip, c.data.sampling) == ((False, 'segment') if ssv2 else (True, 'dense'))
+  assert (c.data.flip, c.data.sampling) == ((False, 'segment') if ssv2 else (True, 'linspace'))
   assert c.data.crop_area[0] == (0.25 if 'mme' in arg else 0.08)
 
 

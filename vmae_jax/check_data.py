@@ -32,6 +32,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vmae_jax import cli, storage
+from vmae_jax.cores import usable_cores
 from vmae_jax.data.lists import Entry, check_name
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import FileSource, open_source
@@ -241,7 +242,7 @@ def main(argv: list[str]) -> None:
     os.path.expanduser(OUT.value).rstrip('/'),
     root=ROOT.value,
     span=FRAMES.value * STRIDE.value,
-    workers=WORKERS.value or os.cpu_count() or 1,
+    workers=WORKERS.value or usable_cores(),
     seconds=SECONDS.value,
   )
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-from vmae_jax.data.clips import CROPS, SAMPLINGS
+from vmae_jax.data.clips import CROPS
+from vmae_jax.data.loader import ORDERS
+from vmae_jax.data.sampling import SAMPLINGS
 from vmae_jax.errors import UserError, check_name
 from vmae_jax.models.sizes import SIZES
 
@@ -76,7 +78,9 @@ def default() -> ml_collections.ConfigDict:
         frames=16,
         size=224,
         stride=4,  # Between sampled frames.
-        sampling='dense',  # dense, or segment (one frame from each of equal parts).
+        sampling='dense',  # dense, linspace (as VideoMAE's fine-tuning), or segment.
+        released_end=False,  # Never take a video's last frame, as VideoMAE's code (dense).
+        order='hashed',  # Of videos; added: seeds 0 and 1 share epochs, as in older runs.
         crop='multi_scale',  # multi_scale, resized, centre.
         flip=False,
         repeats=1,  # Clips cut from one decoded video.
@@ -142,12 +146,17 @@ def default() -> ml_collections.ConfigDict:
 def implied() -> ml_collections.ConfigDict:
   """What a stored config stands for where it lacks a key, since it is older than the key.
 
-  These are the defaults: a new key must get one that changes nothing for earlier runs. Heads
-  are not among them, as every config names its own.
+  These are the defaults, but for what changed since. Heads are not among them, as every config
+  names its own.
   """
   config = default().unlock()
   config.heads = ml_collections.ConfigDict()
+  config.data.update(EARLIER)
   return config
+
+
+# What runs did before these keys of `data` were there.
+EARLIER = {'released_end': True, 'order': 'added'}
 
 
 # Keys that say how a run is carried out and watched, not what it computes: a run may go on
@@ -304,6 +313,7 @@ def check_shared(config: ml_collections.ConfigDict, *, devices: int) -> None:
   check_name(config.model.size, SIZES, 'model.size')
   check_name(config.init_weights or 'params', ('params', 'ema'), 'init_weights')
   check_name(config.data.sampling, SAMPLINGS, 'data.sampling')
+  check_name(config.data.order, ORDERS, 'data.order')
   check_name(config.data.crop, CROPS, 'data.crop')
   batch, repeats = config.batch_size, config.data.repeats
   accumulate = config.optimizer.accumulate

@@ -7,6 +7,7 @@ count clips, repeats included. The papers' scripts count videos, and `recipe` tr
 import ml_collections
 
 from vmae_jax import config as config_lib
+from vmae_jax.data.crop import RESAMPLINGS
 from vmae_jax.errors import UserError, check_name
 
 POSITIONS = ('rebuild', 'interpolate')
@@ -22,7 +23,9 @@ def default() -> ml_collections.ConfigDict:
 
   model = take('model', 'size patch eps dtype attention scan remat')
   data = take(
-    'data', 'train root frames size stride sampling mean std threads workers seconds changed'
+    'data',
+    'train root frames size stride sampling released_end order mean std threads workers seconds '
+    'changed',
   )
   return ml_collections.ConfigDict(
     dict(
@@ -51,6 +54,7 @@ def default() -> ml_collections.ConfigDict:
         classes=0,  # 0: as many as data.train has.
         crop='resized',
         crop_area=(0.08, 1.0),  # Bounds of the share of the picture that it takes.
+        resampling='antialiased',  # Of training clips and in the test; or bilinear: the papers'.
         flip=True,  # Wrong where direction is the label.
         repeats=2,
         max_bad_share=0.05,
@@ -84,6 +88,13 @@ def default() -> ml_collections.ConfigDict:
       log=take('log', 'every_steps profile'),
     )
   ).lock()
+
+
+def implied() -> ml_collections.ConfigDict:
+  """What a stored config stands for where it lacks a key, since it is older than the key."""
+  config = default()
+  config.data.update(config_lib.EARLIER)
+  return config
 
 
 def recipe(c, *, videos: int, repeats: int, lr: float, min_lr: float = 1e-6, epochs: int) -> None:
@@ -143,6 +154,7 @@ def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
   config_lib.check_range(config, least=_LEAST, most=_MOST)
   check_name(config.model.positions, POSITIONS, 'model.positions')
   check_name(config.model.pool, POOLS, 'model.pool')
+  check_name(config.data.resampling, RESAMPLINGS, 'data.resampling')
   grid = tuple(config.model.position_grid)
   if len(grid) != 3 or not all(isinstance(n, int) and n > 0 for n in grid):
     raise UserError(f'model.position_grid is {grid}: it takes three whole numbers above 0.')

@@ -14,12 +14,12 @@ several hosts start it on each with --distributed.
 """
 
 import hashlib
-import os
 import pathlib
 
 from absl import flags
 
 from vmae_jax import cli
+from vmae_jax.cores import usable_cores
 from vmae_jax.errors import UserError
 
 _VIDEOS = flags.DEFINE_string('videos', None, 'A list, a folder, one video, tfds:... .')
@@ -124,7 +124,7 @@ def main(argv):
     windows=windows,
     batch_size=_BATCH.value,
     shard_videos=_SHARD.value,
-    threads=_THREADS.value or os.cpu_count() or 1,
+    threads=_THREADS.value or usable_cores(),
     form=_FORMAT.value,
     metadata={name: str(value) for name, value in settings.items()},
   )

@@ -34,7 +34,6 @@ import contextlib
 import functools
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -59,6 +58,7 @@ from tests.benchmark import (
 )
 from tests.benchmark.report import describe
 from vmae_jax import cli
+from vmae_jax.cores import usable_cores
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import Entry, FileSource, open_source
 from vmae_jax.errors import UserError, lookup
@@ -195,7 +195,7 @@ def _masks(_) -> Iterator[list[dict]]:
 
 def _loader(videos: dict[str, FileSource]) -> Iterator[dict]:
   source = FileSource(sum((s.entries for s in videos.values()), ()))
-  every = os.cpu_count() or 1
+  every = usable_cores()
   # Memory first, as what other measurements leave behind could hide a growth.
   workers = sorted({int(number) for number in _WORKERS.value})
   memory = [

@@ -1,15 +1,20 @@
 """Clips are a function of (seed, epoch, sample, repeat); bad videos are replaced."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from tests.data.clips_on_disk import write_video
+from vmae_jax.data.augment import RandAugment
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.crop import centre_box, crop_resize
 from vmae_jax.data.sources import Entry, FileSource
-from vmae_jax.errors import UserError
+from vmae_jax.data.video import Clip, VideoError
+from vmae_jax.data.views import ViewSampler
+from vmae_jax.errors import Unavailable, UserError
+from vmae_jax.patience import Closed
 
 SAMPLER = ClipSampler(frames=4, size=16, stride=2, flip=True, repeats=3, seed=5)
 
@@ -123,3 +128,95 @@ def test_mistakes():
     ClipSampler(crop='center')
   with pytest.raises(UserError, match='data.repeats is 0'):
     ClipSampler(repeats=0)
+
+
+@dataclasses.dataclass
+class Faulty:
+  """The source, but opening some videos raises something else than a VideoError."""
+
+  source: FileSource
+  faulty: tuple[int, ...]
+  error: BaseException
+  class_names = ()
+
+  def __len__(self):
+    return len(self.source)
+
+  def name(self, i):
+    return self.source.name(i)
+
+  def label(self, i):
+    return self.source.label(i)
+
+  def open(self, i):
+    if i in self.faulty:
+      raise self.error
+    return self.source.open(i)
+
+
+def test_whatever_a_video_causes_is_told_and_replaced(source):
+  clips = SAMPLER(Faulty(source, (1,), KeyError('a\nb')), 0, 1)
+  assert clips['replaced'] and clips['failures'][0] == (source.name(1), "KeyError: 'a\\nb'")
+  # As any broken one.
+  broken = Faulty(source, (1,), VideoError('broken'))
+  np.testing.assert_array_equal(clips['video'], SAMPLER(broken, 0, 1)['video'])
+
+
+@pytest.mark.parametrize(
+  'error', [UserError('mistake'), Unavailable('store'), Closed(), KeyboardInterrupt()]
+)
+def test_what_is_no_videos_fault_ends_the_run(source, error):
+  with pytest.raises(type(error)):
+    SAMPLER(Faulty(source, (1,), error), 0, 1)
+
+
+def test_a_bug_that_strikes_every_video_is_shown_as_one(source):
+  with pytest.raises(ZeroDivisionError):
+    SAMPLER(Faulty(source, tuple(range(6)), ZeroDivisionError()), 0, 1)
+
+
+class Large:
+  """A video of large frames, made when they are decoded."""
+
+  num_frames, rate, height, width = 100, 25.0, 1000, 2000
+
+  def read(self, indices, *, shrink=None):
+    clip = Clip(indices, shrink)
+    clip.fill((i, np.full((1000, 2000, 3), i, np.uint8)) for i in {*map(int, indices)})
+    return clip.frames
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    pass
+
+
+class LargeSource:
+  class_names = ()
+
+  def __len__(self):
+    return 1
+
+  def name(self, i):
+    return 'large'
+
+  def label(self, i):
+    return 0
+
+  def open(self, i):
+    return Large()
+
+
+@pytest.mark.parametrize('kind', ['clips', 'augmented', 'views'])
+def test_frames_are_never_held_together(kind):
+  if kind == 'views':
+    sampler = ViewSampler(frames=16, size=64, segments=2, crops=3, repeats=6)
+  else:
+    augment = RandAugment(4, 7.0, 0.5, 1.0) if kind == 'augmented' else None
+    sampler = ClipSampler(frames=16, size=64, repeats=2, crop='resized', augment=augment)
+  tracemalloc.start()
+  sampler(LargeSource(), 0, 0)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 5 * 6e6  # A frame takes 6 MB, the 16 of a clip 96 MB.

@@ -66,3 +66,47 @@ def test_crop_resize_is_pillow(box, flip):
     want = Image.fromarray(frame).crop((x, y, x + w, y + h)).resize((24, 24), Image.BILINEAR)
     want = want.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else want
     np.testing.assert_array_equal(image, want)
+
+
+def _frame(height, width):
+  """Waves and noise, so that where one samples makes a difference."""
+  y, x = np.mgrid[:height, :width]
+  waves = np.sin(x / 7)[..., None] * np.cos(y / 9)[..., None] * [60, 42, -30]
+  noise = np.random.default_rng(0).normal(0, 25, (height, width, 3))
+  return np.clip(128 + waves + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize('box', [(3, 5, 80, 60), (0, 0, 96, 72), (8, 8, 24, 20), (1, 2, 7, 1)])
+def test_bilinear_is_pillows_transform(box):
+  """Which samples at the same points, between the four nearest pixels, but cuts decimals off."""
+  frame, (x, y, w, h) = _frame(72, 96), box
+  cut = Image.fromarray(frame[y : y + h, x : x + w])
+  if h > 1:  # Pillow leaves out what lies within half a pixel of the edge where there is no more.
+    want = cut.transform((24, 24), Image.Transform.EXTENT, (0, 0, w, h), Image.Resampling.BILINEAR)
+    got = crop.crop_resize(frame, box, 24, resampling='bilinear').astype(int)
+    difference = got - np.asarray(want)
+    assert difference.min() >= 0 and difference.max() <= 1 and difference.any()
+  mirrored = crop.crop_resize(frame, box, 24, flip=True, resampling='bilinear')
+  straight = crop.crop_resize(frame, box, 24, resampling='bilinear')
+  np.testing.assert_array_equal(mirrored, straight[:, ::-1])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('box', [(3, 5, 80, 60), (0, 0, 96, 72), (8, 8, 24, 20), (1, 2, 7, 1)])
+def test_bilinear_is_torchs_interpolate(box):
+  torch = pytest.importorskip('torch')
+  frame, (x, y, w, h) = _frame(72, 96), box
+  cut = torch.from_numpy(frame[y : y + h, x : x + w].astype(np.float32)).permute(2, 0, 1)[None]
+  want = torch.nn.functional.interpolate(cut, (24, 24), mode='bilinear', align_corners=False)
+  got = crop.crop_resize(frame, box, 24, resampling='bilinear')
+  assert np.abs(got - want[0].permute(1, 2, 0).numpy()).max() < 0.51  # Rounded, else equal.
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('size', [(24, 32), (48, 20), (100, 130), (36, 48), (72, 96)])
+def test_bilinear_is_opencvs_resize(size):
+  cv2 = pytest.importorskip('cv2')
+  frame = _frame(72, 96)
+  want = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
+  got = crop.resize(frame, size, resampling='bilinear')
+  assert np.abs(got.astype(int) - want).max() <= 1  # Its weights have 11 bits.

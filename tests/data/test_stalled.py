@@ -16,8 +16,8 @@ from tests.data.clips_on_disk import write_video
 from vmae_jax.data import loader as loader_lib
 from vmae_jax.data import video as video_lib
 from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.guards import PatientFrames, PatientSource
 from vmae_jax.data.loader import Loader
-from vmae_jax.data.patient_source import PatientFrames, PatientSource
 from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
 from vmae_jax.errors import UserError
 from vmae_jax.patience import Closed, NoAnswer, Patience

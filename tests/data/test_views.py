@@ -85,3 +85,49 @@ def test_a_broken_video_is_marked_and_not_replaced(tmp_path):
 def test_no_view_at_all():
   with pytest.raises(UserError, match='test.segments is 0'):
     views(0, 3)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('height, width', [(60, 80), (81, 60), (75, 100), (30, 41), (48, 48)])
+@pytest.mark.parametrize('crops', [1, 3])
+def test_bilinear_views_are_those_of_videomaes_test(height, width, crops):
+  """The shorter side to 48 by cv2, then squares: at int(k * step), or CenterCrop's round."""
+  cv2 = pytest.importorskip('cv2')
+  frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+  long = int(48 * max(height, width) / min(height, width))
+  small = cv2.resize(frame, (long, 48) if width > height else (48, long))
+  if crops == 1:
+    starts = [int(round((long - 48) / 2.0))]
+  else:
+    starts = [int(k * (1.0 * (long - 48) / (crops - 1))) for k in range(crops)]
+  want = [small[:, s : s + 48] if width > height else small[s : s + 48] for s in starts]
+  sampler = ViewSampler(frames=1, size=48, crops=crops, repeats=crops, resampling='bilinear')
+  got = np.stack(sampler._squares(frame)).astype(int)
+  assert np.abs(got - np.stack(want)).max() <= 1
+
+
+def test_linspace_is_tested_on_dense_windows(tmp_path):
+  source = FileSource((Entry(write_video(tmp_path / 'a.mp4', frames=25)),))
+  clips = [views(2, 3, sampling=s)(source, 0, 0)['video'] for s in ('dense', 'linspace')]
+  np.testing.assert_array_equal(*clips)
+
+
+class Bug:
+  class_names = ()
+
+  def __len__(self):
+    return 3
+
+  def name(self, i):
+    return f'video {i}'
+
+  def label(self, i):
+    return i
+
+  def open(self, i):
+    raise ZeroDivisionError('a decoder\nthat divides')
+
+
+def test_whatever_a_video_causes_marks_it():
+  clips = views(2, 1)(Bug(), 0, 1)
+  assert clips['failures'] == [('video 1', 'ZeroDivisionError: a decoder that divides')]

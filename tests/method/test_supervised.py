@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
 from tests import started
 from vmae_jax.config_file import load_config
@@ -143,3 +144,25 @@ def test_flops_are_three_forward_passes():
 def test_a_clip_that_is_no_whole_number_of_patches():
   with pytest.raises(UserError, match='frames 7 is no multiple'):
     build_supervised(config_of(data__frames=7), classes=3)
+
+
+def test_fresh_values_are_those_of_videomae():
+  """modeling_finetune.py: each Linear from N(0, 0.02), biases 0; its patches are a Conv3d."""
+  config = config_of()
+  fresh = build_supervised(config, classes=CLASSES).init(jax.random.key(1))
+  again = build_supervised(config, classes=CLASSES).init(jax.random.key(1))
+  jax.tree.map(np.testing.assert_array_equal, fresh, again)
+  flat = flatten_dict(fresh, sep='/')
+  kernels = {k: np.asarray(x) for k, x in flat.items() if 'blocks' in k and k.endswith('kernel')}
+  assert {k.split('/')[-2] for k in kernels} == {'qkv', 'proj', 'fc1', 'fc2'}
+  for x in kernels.values():
+    assert abs(x.std() / 0.02 - 1) < 0.05 and abs(x.mean()) < 0.002
+    # The tails are those of a normal distribution: 0.27 % beyond three deviations.
+    assert 0.0015 < (np.abs(x) > 0.06).mean() < 0.004 and np.abs(x).max() < 0.13
+  first, *others = (x.ravel()[:100] for x in kernels.values())
+  assert all(abs(np.corrcoef(first, other)[0, 1]) < 0.4 for other in others)
+  embed = np.asarray(flat['encoder/embed/kernel'])
+  assert np.abs(embed).max() <= embed.shape[0] ** -0.5
+  head = np.asarray(flat['classifier/kernel'])
+  assert abs(head.std() / (0.02 * config.model.head_scale) - 1) < 0.1
+  assert all(not x.any() for k, x in flat.items() if k.endswith('bias') and 'embed' not in k)

@@ -93,6 +93,16 @@ def test_what_differs_is_refused_in_an_older_run_too(tmp_path, key, value, messa
     prepare_run_dir(tmp_path, other, implied=config_lib.implied())
 
 
+def test_an_older_run_goes_on_with_its_order_when_told_so(tmp_path):
+  older(tmp_path, 'data.order', 'data.released_end')
+  config = config_lib.default()
+  with pytest.raises(UserError) as e:
+    prepare_run_dir(tmp_path, config, implied=config_lib.implied())
+  assert 'data.order was "added", is "hashed"; data.released_end was true, is false' in str(e.value)
+  config.data.order, config.data.released_end = 'added', True
+  prepare_run_dir(tmp_path, config, implied=config_lib.implied())
+
+
 def test_a_key_that_is_gone_is_refused(tmp_path):
   prepare_run_dir(tmp_path, config_lib.default().unlock())
   other = config_lib.default().unlock()

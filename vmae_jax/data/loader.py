@@ -9,16 +9,20 @@ threads, workers, devices, hosts and restarts change nothing, and the loader's w
 the step.
 
 Nothing can make it wait for ever: a video that gives no answer is replaced, as a broken one is
-(`vmae_jax.patience`), and decoding processes that die are started again.
+(`vmae_jax.patience`), and decoding processes that die are started again; the video that makes
+them die is replaced, too (`vmae_jax.data.guards`).
 """
 
 import bisect
 import functools
+import hashlib
 import queue
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -27,13 +31,16 @@ import numpy as np
 from absl import flags, logging
 from jax.sharding import Mesh
 
+from vmae_jax.cores import usable_cores
 from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.patient_source import PatientSource
+from vmae_jax.data.guards import Notes, PatientSource
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.patience import Patience
 from vmae_jax.sharding import batch_sharding
 from vmae_jax.types import Array
+
+ORDERS = ('hashed', 'added')
 
 DIED = 'process was terminated unexpectedly'  # In what grain says of a worker.
 MOST_DEATHS = 3  # Of decoding processes, each less than NEAR visits after another.
@@ -56,6 +63,7 @@ def _visit(
   position: int,
   *,
   source: Source,
+  notes: Notes,
   sampler: ClipSampler,
   order: grain.MapDataset,
   end: int | None,
@@ -68,6 +76,7 @@ def _visit(
   Args:
     position: Counts the visits of this process from the first one it reads.
     source: The data set.
+    notes: Of samples that make a process die.
     sampler: Draws the clips.
     order: From visit to sample.
     end: The visit at which an evaluation ends; after it come black clips. None in training.
@@ -85,9 +94,15 @@ def _visit(
       clips['window'] = np.zeros((shape[0], slots, sampler.window, *shape[2:]), np.uint8)
     return dict(clips, epoch=0, sample=-1, valid=False)
   epoch, sample = i // len(source), int(order[i])
-  clips = sampler(source, epoch, sample)
+  with notes.watch(source) as watched:
+    clips = sampler(watched, epoch, sample)
   valid = end is None or not clips['replaced']
   return dict(clips, epoch=epoch, sample=sample, valid=valid)
+
+
+def _hash(seed: int) -> int:
+  """A seed for grain, which adds the epoch to it, so that no other seed is near."""
+  return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], 'little')
 
 
 class Loader:
@@ -120,7 +135,8 @@ class Loader:
     mesh: Mesh | None = None,
     start_step: int = 0,
     num_steps: int | None,
-    threads: int = 8,
+    order: str = 'hashed',
+    threads: int = 0,
     workers: int = 0,
     seconds: float = 60.0,
     prefetch: int = 2,
@@ -137,7 +153,9 @@ class Loader:
       start_step: The step to go on from.
       num_steps: The step to stop before, counted from 0. None is one pass for evaluation: the
         last batch is filled up, and `valid` is False there and for replaced videos.
-      threads: That decode, in each process.
+      order: 'hashed' by seed and epoch, or 'added': as older runs, in which epoch 1 of seed 0 has
+        the order of epoch 0 of seed 1.
+      threads: That decode, in each process; 0: one for each core that they may use.
       workers: Processes that decode, where Python itself is the limit; 0 decodes in this one.
       seconds: After so long without an answer a video is given up and replaced.
       prefetch: Batches that lie ready on the devices.
@@ -170,21 +188,24 @@ class Loader:
     self._queue: queue.Queue = queue.Queue(maxsize=prefetch)
     self._stop = threading.Event()
 
-    order = grain.MapDataset.range(n)
+    samples = grain.MapDataset.range(n)
     if shuffle:
-      order = order.shuffle(seed=seed)
+      samples = samples.shuffle(seed=_hash(seed) if order == 'hashed' else seed)
     self._patience = Patience(seconds)
+    folder = Path(tempfile.mkdtemp(prefix='vmae_jax-')) if workers else None
+    self._notes = Notes(folder)
     self._visit = functools.partial(
       _visit,
       source=PatientSource(source, self._patience),
       sampler=sampler,
-      order=order,
+      order=samples,
       end=n if num_steps is None else None,
       local_visits=self._local_visits,
       start_step=start_step,
       per_step=per_step,
     )
-    self._threads, self._workers = threads, workers
+    self._threads = threads or max(1, usable_cores() // max(1, workers))
+    self._workers = workers
     self._position = 0  # Of the next visit, see `_visit`.
     self._deaths: list[int] = []  # Where the decoding processes were when one of them died.
     self._visits = self._read_from(0)
@@ -195,7 +216,8 @@ class Loader:
     """The visits of this process from a position on, decoded ahead."""
     visits = grain.MapDataset.range(position, self._num_batches * len(self._local_visits))
     # Clips are megabytes each: grain's default buffer of 500 would be gigabytes.
-    visits = visits.map(self._visit).to_iter_dataset(
+    visit = functools.partial(self._visit, notes=self._notes)
+    visits = visits.map(visit).to_iter_dataset(
       grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
     )
     if self._workers:
@@ -219,19 +241,24 @@ class Loader:
         self._start_again(e)
       else:
         self._position += 1
+        self._notes = self._notes.passed(visit['sample'])
         return visit
 
   def _start_again(self, error: RuntimeError) -> None:
+    known, self._notes = self._notes, self._notes.after_death()
     self._visits.close()
-    near = [p for p in self._deaths if self._position - p < NEAR]
-    self._deaths = [*near, self._position]
+    self._notes.clear()
+    if self._notes.culprits > known.culprits:  # It is explained, with that before it.
+      self._deaths = []
+    else:
+      near = [p for p in self._deaths if self._position - p < NEAR]
+      self._deaths = [*near, self._position]
     code = re.search(r'exit code (-?\d+)', str(error))
     what = f'a decoding process died (exit code {code[1] if code else "unknown"})'
     if len(self._deaths) > MOST_DEATHS:
       raise UserError(
         f'{what}, now {len(self._deaths)} times within {NEAR} videos: if memory runs out (exit '
-        'code -9), lower data.workers or data.threads; python -m vmae_jax.check_data finds videos '
-        'that crash a decoder.'
+        'code -9), lower data.workers or data.threads.'
       ) from error
     logging.warning('%s; decoding is started again, and no clip is lost.', what)
     self._visits = self._read_from(self._position)
@@ -300,6 +327,7 @@ class Loader:
     self._patience.close()
     self._thread.join(timeout=30)
     self._visits.close()
+    self._notes.close()
     while not self._queue.empty():
       self._queue.get_nowait()
     self._queue.put(StopIteration())  # For whoever asks a closed loader.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax.method import mixing
 from vmae_jax.method.augmentation import build_augmentation
@@ -44,8 +45,17 @@ class Supervised(NamedTuple):
   smoothing: float
 
   def init(self, key: Key[Array, '']) -> Any:
-    """Fresh float32 parameters."""
-    return self.model.init(key, jnp.zeros((1, *self.clip)))['params']
+    """Fresh float32 parameters: kernels of blocks from N(0, 0.02), as VideoMAE's classifier.
+
+    Its truncation at +-2 is a hundred standard deviations away.
+    """
+    params = self.model.init(key, jnp.zeros((1, *self.clip)))['params']
+    blocks = flatten_dict(params['encoder']['blocks'])
+    for i, (path, x) in enumerate(blocks.items()):
+      if path[-1] == 'kernel':
+        blocks[path] = 0.02 * jax.random.normal(jax.random.fold_in(key, i), x.shape)
+    params['encoder']['blocks'] = unflatten_dict(blocks)
+    return params
 
   def flops(self) -> int:
     """Floating-point operations of a training step for one clip."""

@@ -62,5 +62,5 @@ class Classifier(nn.Module):
     if keys is not None and self.dropout:
       kept = 1 - self.dropout
       x *= jax.vmap(lambda key: jax.random.bernoulli(key, kept, x.shape[1:]))(draw(1)) / kept
-    init = nn.initializers.truncated_normal(0.02 * self.head_scale, lower=-100.0, upper=100.0)
+    init = nn.initializers.normal(0.02 * self.head_scale)
     return nn.Dense(self.classes, kernel_init=init, name='classifier')(x)

@@ -4,11 +4,11 @@ import argparse
 import functools
 import json
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
 from vmae_jax import storage
+from vmae_jax.cores import usable_cores
 from vmae_jax.data.lists import check_name
 from vmae_jax.data.shards import MANIFEST
 from vmae_jax.errors import UserError
@@ -184,7 +184,7 @@ def _data_set(args: argparse.Namespace) -> None:
   read, has_official, full = LAYOUTS[args.layout]
   official = args.split if has_official else None
   encoding = _encoding(args)
-  workers = args.workers if args.workers is not None else os.cpu_count() or 1
+  workers = args.workers if args.workers is not None else usable_cores()
   beam = _beam(args)
   if workers < 1 or args.seconds <= 0 or args.shard_videos < 0:
     raise UserError('--workers must be at least 1, --seconds and --shard-videos more than 0.')

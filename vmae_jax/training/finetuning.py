@@ -1,6 +1,5 @@
 """Fine-tuning as a task of the loop, with its validation and its test."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
     clip_flops=supervised.flops(),
     source=source,
     sampler=clip_sampler(config),
-    implied=config_finetuning.default(),
+    implied=config_finetuning.implied(),
     pretrained=start,
     watch=_keep_names(workdir, classes),
     evaluate=evaluation,
@@ -130,8 +129,10 @@ def clip_sampler(config) -> ClipSampler:
     size=data.size,
     stride=data.stride,
     sampling=data.sampling,
+    released_end=data.released_end,
     crop=data.crop,
     area=tuple(data.crop_area),
+    resampling=data.resampling,
     augment=RandAugment(**augment) if augment.operations else None,
     flip=data.flip,
     repeats=data.repeats,
@@ -238,7 +239,7 @@ class Evaluation:
     if start is None:
       raise UserError('epochs=0 and steps=0 is a test alone: give --config.init_from, too.')
     config = self._config
-    implied = config_finetuning.default()
+    implied = config_finetuning.implied()
     prepare_run_dir(self._workdir, config, ignore=config_lib.RUN_KEYS, implied=implied)
     shapes = jax.eval_shape(self._supervised.init, jax.random.key(0))
     like = jax.tree.map(
@@ -268,7 +269,8 @@ class Evaluation:
         'started from': config.init_from or 'scratch',
         'tested on': spec,
         'clips': f'{data.frames} frames of {data.size} x {data.size}, {data.sampling} sampling'
-        + (f', stride {data.stride}' if data.sampling == 'dense' else ''),
+        + (f', stride {data.stride}' if data.sampling != 'segment' else '')
+        + f', {data.resampling} resampling',
         'views': f'{test.segments} in time x {test.crops} in space, mean of softmax',
       }
       write_results(
@@ -292,6 +294,7 @@ class Evaluation:
         size=data.size,
         stride=data.stride,
         sampling=data.sampling,
+        resampling=data.resampling,
         segments=segments,
         crops=crops,
         repeats=segments * crops,
@@ -300,7 +303,7 @@ class Evaluation:
       about={'step': step, 'data': spec},
       batch_size=self._config.test.batch_size,
       mesh=self._mesh,
-      threads=data.threads or os.cpu_count(),
+      threads=data.threads,
       stopping=stopping,
     )
     return None if records is None else (records, score(records, classes=self._classes.count))

@@ -1,6 +1,5 @@
 """The loop that pre-training and fine-tuning share: data in, steps, checkpoints, logs."""
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -109,7 +108,8 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
       mesh=mesh,
       start_step=start,
       num_steps=steps,
-      threads=config.data.threads or os.cpu_count(),
+      order=config.data.order,
+      threads=config.data.threads,
       workers=config.data.workers,
       seconds=config.data.seconds,
     )

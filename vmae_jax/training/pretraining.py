@@ -9,7 +9,7 @@ import optax
 from vmae_jax import config as config_lib
 from vmae_jax import sharding
 from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.patient_source import PatientSource
+from vmae_jax.data.guards import PatientSource
 from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.evaluation.probing import PeriodicProbe
 from vmae_jax.method.build import build_method, window
@@ -100,6 +100,7 @@ def clip_sampler(config) -> ClipSampler:
     size=data.size,
     stride=data.stride,
     sampling=data.sampling,
+    released_end=data.released_end,
     crop=data.crop,
     flip=data.flip,
     repeats=data.repeats,
