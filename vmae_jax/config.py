@@ -146,17 +146,17 @@ def default() -> ml_collections.ConfigDict:
 def implied() -> ml_collections.ConfigDict:
   """What a stored config stands for where it lacks a key, since it is older than the key.
 
-  These are the defaults, but for what changed since. Heads are not among them, as every config
-  names its own.
+  These are the defaults: a new key must get one that changes nothing for earlier runs, or stand
+  in EARLIER. Heads are not among them, as every config names its own.
   """
   config = default().unlock()
   config.heads = ml_collections.ConfigDict()
-  config.data.update(EARLIER)
+  config.update_from_flattened_dict(EARLIER)
   return config
 
 
-# What runs did before these keys of `data` were there.
-EARLIER = {'released_end': True, 'order': 'added'}
+# What runs did before there were these keys, where that is not the default.
+EARLIER = {'data.released_end': True, 'data.order': 'added'}
 
 
 # Keys that say how a run is carried out and watched, not what it computes: a run may go on

@@ -93,7 +93,7 @@ def default() -> ml_collections.ConfigDict:
 def implied() -> ml_collections.ConfigDict:
   """What a stored config stands for where it lacks a key, since it is older than the key."""
   config = default()
-  config.data.update(config_lib.EARLIER)
+  config.update_from_flattened_dict(config_lib.EARLIER)
   return config
 
 

@@ -101,8 +101,8 @@ def test_decoding_processes_end_with_the_one_that_started_them(tmp_path):
     children = [psutil.Process(int(pid)) for pid in main.stdout.readline().split()]
     assert len(children) == 2 and all(child.is_running() for child in children)
   finally:
-    main.kill()
-    main.communicate()
+    main.kill()  # Its pipes stay open while its children live.
+    main.wait()
   gone, alive = psutil.wait_procs(children, timeout=20)
   for child in alive:
     child.kill()

@@ -12,7 +12,7 @@ from tests import started
 from vmae_jax import config as config_lib
 from vmae_jax.errors import UserError
 from vmae_jax.runs import run_dir
-from vmae_jax.runs.run_dir import prepare_run_dir, write_summary
+from vmae_jax.runs.run_dir import go_on_as_before, prepare_run_dir, write_summary
 
 
 def config(**changes):
@@ -93,14 +93,23 @@ def test_what_differs_is_refused_in_an_older_run_too(tmp_path, key, value, messa
     prepare_run_dir(tmp_path, other, implied=config_lib.implied())
 
 
-def test_an_older_run_goes_on_with_its_order_when_told_so(tmp_path):
+def test_an_older_run_goes_on_as_it_was(tmp_path):
   older(tmp_path, 'data.order', 'data.released_end')
   config = config_lib.default()
   with pytest.raises(UserError) as e:
     prepare_run_dir(tmp_path, config, implied=config_lib.implied())
   assert 'data.order was "added", is "hashed"; data.released_end was true, is false' in str(e.value)
-  config.data.order, config.data.released_end = 'added', True
+  go_on_as_before(tmp_path, config, config_lib.EARLIER)
+  assert (config.data.order, config.data.released_end) == ('added', True)
   prepare_run_dir(tmp_path, config, implied=config_lib.implied())
+
+
+def test_a_new_run_does_not(tmp_path):
+  config = config_lib.default()
+  go_on_as_before(tmp_path / 'new', config, config_lib.EARLIER)
+  prepare_run_dir(tmp_path, config)
+  go_on_as_before(tmp_path, config, config_lib.EARLIER)
+  assert (config.data.order, config.data.released_end) == ('hashed', False)
 
 
 def test_a_key_that_is_gone_is_refused(tmp_path):

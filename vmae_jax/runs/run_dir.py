@@ -79,6 +79,23 @@ def prepare_run_dir(
   return workdir
 
 
+def go_on_as_before(
+  workdir: str | os.PathLike, config: ml_collections.ConfigDict, earlier: Mapping[str, Any]
+) -> None:
+  """Sets those keys of `config` that the run in the folder lacks, being older than they are.
+
+  Args:
+    workdir: Of the run, which need not be there yet.
+    config: As it is asked for.
+    earlier: Key -> what runs did before it was there.
+  """
+  path = Path(workdir) / CONFIG_FILE
+  if path.exists():
+    there = dict(leaves(_read_json(path)))
+    missing = {key: value for key, value in earlier.items() if key not in there}
+    config.update_from_flattened_dict(missing)
+
+
 def environment() -> dict[str, Any]:
   """What a run depends on beside its config: versions, devices, commit, command, time."""
   devices = jax.devices()

@@ -24,6 +24,7 @@ from vmae_jax.method.supervised import Supervised, build_supervised
 from vmae_jax.models.patches import token_grid
 from vmae_jax.runs.run_dir import (
   CLASSES_FILE,
+  go_on_as_before,
   prepare_run_dir,
   write_atomically,
   write_summary,
@@ -49,6 +50,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   """
   mesh = sharding.make_mesh(**config.mesh)
   config_finetuning.check(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
+  go_on_as_before(workdir, config, config_lib.EARLIER)
   data = config.data
   if not data.val:
     raise UserError('no held-out videos are named: give --config.data.val=LIST.')

@@ -17,6 +17,7 @@ from vmae_jax.method.forward import Method
 from vmae_jax.method.state import TrainState
 from vmae_jax.patience import Patience
 from vmae_jax.runs.checkpoint import check_params, choose_weights, load_params
+from vmae_jax.runs.run_dir import go_on_as_before
 from vmae_jax.training import loop
 from vmae_jax.training.step import make_train_step
 from vmae_jax.visualize.predictions import Pictures
@@ -39,6 +40,7 @@ def train(config, workdir: str) -> TrainState:
   """
   mesh = sharding.make_mesh(**config.mesh)
   config_lib.check(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
+  go_on_as_before(workdir, config, config_lib.EARLIER)
   method = build_method(config)
   source = open_source(config.data.train, root=config.data.root, seconds=config.data.seconds)
   check_paths(source, config.data.max_bad_share, seconds=config.data.seconds)
