@@ -133,7 +133,7 @@ def benchmark(config, *, steps: int) -> dict[str, Any]:
         shuffle=True,
         mesh=mesh,
         num_steps=count,
-        threads=config.data.threads or os.cpu_count(),
+        threads=config.data.threads,
         workers=config.data.workers,
         seconds=config.data.seconds,
       )
