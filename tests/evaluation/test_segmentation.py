@@ -102,6 +102,23 @@ def test_resize():
   np.testing.assert_array_equal(nearest(mask, (4, 2)), [[1, 9], [1, 9], [0, 3], [0, 3]])
 
 
+def test_frames_are_resized_without_averaging(tmp_path):
+  """As in the released code: of four pixels, the two in the middle count."""
+  cow, _ = open_davis(write_davis(tmp_path, size=(16, 16)), 'val')
+  frame = np.zeros((16, 16, 3), np.uint8)
+  frame[:, 0::4], frame[:, 1::4], frame[:, 2::4], frame[:, 3::4] = 255, 60, 80, 255
+  cow = dataclasses.replace(cow, read=lambda indices: np.stack([frame] * len(indices)))
+  seen = []
+
+  def features(video, slot):
+    seen.append(np.unique(video).tolist())
+    return colours(video, slot)
+
+  protocol = dataclasses.replace(PROTOCOL, size='4')
+  list(segment(cow, first_mask(cow.mask), features, protocol=protocol, patch=PATCH))
+  assert seen[0] == [70]
+
+
 def test_sizes_that_do_not_match(tmp_path):
   cow, _ = open_davis(write_davis(tmp_path), 'val')
   options = dict(protocol=PROTOCOL, patch=PATCH)

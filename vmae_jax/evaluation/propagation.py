@@ -104,9 +104,9 @@ _VFS = Protocol(
   enlarge_to_frame=True,
 )
 # What the released code of each makes of features; tests compare labels and masks with its values.
-# Around that, alike for all: frames are resized by Pillow's bilinear resampling (there OpenCV's,
-# which does not average), to whole patches, and normalised as the model was trained; masks are
-# scored at DAVIS's own size (CropMAE and RSP score at 480 x 880, to which they bring DAVIS first).
+# Around that, alike for all: frames are resized linearly, as OpenCV does and they do, to whole
+# patches, and normalised as the model was trained; masks are scored at DAVIS's own size (CropMAE
+# and RSP first bring DAVIS to 480 x 880, RSP taking the nearest pixel, and score it there).
 # Radii are in tokens of each one's own stride: 8 of crw and vfs, 16 of the others.
 PRESETS = {
   # Caron et al. 2021, facebookresearch/dino, eval_video_segmentation.py.

@@ -143,7 +143,8 @@ def segment(
         f'{clip.name}: frame {clip.frames[frame]} is {frames.shape[2]} x {frames.shape[1]} pixels, '
         f'the first is {width} x {height}: all frames must be of one size.'
       )
-    x = features(np.stack([resize(frame, size) for frame in frames])[where], slot)
+    frames = np.stack([resize(frame, size, resampling='bilinear') for frame in frames])
+    x = features(frames[where], slot)
     return x.reshape(math.prod(grid), -1)
 
   yield mask
