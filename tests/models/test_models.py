@@ -145,6 +145,20 @@ def test_scan_and_remat_change_nothing(scan, remat):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize('remat, least', [('full', 1.15), ('dots', 1.08)])
+def test_layers_written_out_are_computed_again_as_remat_says(remat, least):
+  """By the compiler's count; it had found both passes to be the same and kept everything."""
+  x = jnp.zeros((8, 196, 64))
+
+  def flops(remat):
+    blocks = Blocks(3, 2, 256, remat=remat, implementation='xla')
+    params = jax.eval_shape(blocks.init, jax.random.key(0), x)
+    gradient = jax.jit(jax.grad(lambda p, x: blocks.apply(p, x).sum()))
+    return gradient.lower(params, x).compile().cost_analysis()['flops']
+
+  assert flops(remat) > least * flops('none')
+
+
 def test_layers_start_different():
   x = jnp.zeros((1, 3, 16))
   kernel = jax.jit(Blocks(2, 2, 32).init)(jax.random.key(0), x)['params']['block']['mlp']['fc1'][

@@ -1,13 +1,14 @@
 """Encoder and decoders wired into a masked autoencoder."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
-from vmae_jax.models.decoder import Decoder, Output
+from vmae_jax.models.decoder import Decoder, Output, each_decoder
 from vmae_jax.models.encoder import Encoder
+from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Array, Float, Int
 
 
@@ -18,7 +19,7 @@ class MaskedAutoencoder(nn.Module):
     encoder: Keyword arguments of `Encoder`.
     decoder: Keyword arguments of `Decoder` but for its heads.
     heads: Head -> what it predicts, and by which decoder.
-    common: Keyword arguments of both: eps, dtype, implementation, scan, remat.
+    common: Keyword arguments of both, see `Shared`.
   """
 
   encoder: Mapping[str, Any]
@@ -41,12 +42,10 @@ class MaskedAutoencoder(nn.Module):
       masked: Tokens to predict.
     """
     latents = Encoder(**self.encoder, **self.common, name='encoder')(video, visible)
-    pt, ph, pw = self.encoder['patch']
-    _, T, H, W, _ = video.shape
-    tokens = (T // pt) * (H // ph) * (W // pw)
-    predictions = {}
-    for name in dict.fromkeys(output.decoder for output in self.heads.values()):
-      outputs = {head: output for head, output in self.heads.items() if output.decoder == name}
+    tokens = math.prod(token_grid(video.shape[1:4], self.encoder['patch']))
+
+    def decode(name, outputs):
       decoder = Decoder(**self.decoder, **self.common, outputs=outputs, name=name)
-      predictions |= decoder(latents, visible, masked, tokens=tokens)
-    return {name: x.astype(jnp.float32) for name, x in predictions.items()}
+      return decoder(latents, visible, masked, tokens=tokens)
+
+    return each_decoder(self.heads, decode)

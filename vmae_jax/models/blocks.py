@@ -101,7 +101,34 @@ def drop_path(keys: Key[Array, ' b'], *, rate: float, depth: int) -> Float[Array
   return draw(keys) / kept[..., None]
 
 
-class Block(nn.Module):
+class Shared(nn.Module, kw_only=True):
+  """Attributes that all parts of a model have in common.
+
+  Attributes:
+    eps: Of LayerNorm.
+    dtype: Of matrix products and activations; parameters are float32.
+    implementation: Of attention, see `vmae_jax.models.attention`.
+    scan: Loops over one compiled block, which large models compile much faster with; False
+      writes the blocks out, which takes fewer copies.
+    remat: What the backward pass computes again, a key of REMAT.
+    layer_scale: Initial value of learnt factors on the branches of a block; 0: no such factors.
+  """
+
+  eps: float = 1e-6
+  dtype: Any = jnp.float32
+  implementation: str = 'auto'
+  scan: bool = False
+  remat: str = 'none'
+  layer_scale: float = 0.0
+
+  @property
+  def shared(self) -> dict[str, Any]:
+    """These attributes as keyword arguments, for a part of this part."""
+    names = ('eps', 'dtype', 'implementation', 'scan', 'remat', 'layer_scale')
+    return {name: getattr(self, name) for name in names}
+
+
+class Block(Shared):
   """x + Attention(LN(x)), then x + Mlp(LN(x)), the branches scaled if `layer_scale` is not 0.
 
   `keep` are the factors of both branches for each clip, see `drop_path`.
@@ -109,10 +136,6 @@ class Block(nn.Module):
 
   heads: int
   mlp: int
-  eps: float = 1e-6
-  dtype: Any = jnp.float32
-  implementation: str = 'auto'
-  layer_scale: float = 0.0
 
   @nn.compact
   def __call__(
@@ -150,43 +173,34 @@ def stack(body, *, depth: int, scan: bool, **kwargs):
   )
 
 
-def rematerialised(module: type[nn.Module], remat: str) -> type[nn.Module]:
-  """The module whose backward pass computes again what the policy `remat` does not keep."""
+def rematerialised(module: type[nn.Module], remat: str, *, scan: bool) -> type[nn.Module]:
+  """The module whose backward pass computes again what the policy `remat` does not keep.
+
+  Args:
+    module: A block.
+    remat: A key of REMAT.
+    scan: Whether the block is the body of a loop. Where layers are written out, the compiler must
+      be kept from finding that both passes compute the same (CSE): it would keep everything.
+  """
   policy = lookup(REMAT, remat, 'model.remat')
-  return module if policy is None else nn.remat(module, prevent_cse=False, policy=policy)
+  return module if policy is None else nn.remat(module, prevent_cse=not scan, policy=policy)
 
 
-class Blocks(nn.Module):
+class Blocks(Shared):
   """`depth` blocks, their parameters stacked along a leading axis.
 
-  `scan=True` compiles one block and loops over it (large models compile much faster);
-  `scan=False` writes the blocks out (fewer copies). Parameters are the same either way, and
-  whatever `remat` is, so that checkpoints move between them.
+  Parameters are the same whatever `scan` and `remat` are, so that checkpoints move between them.
   """
 
   depth: int
   heads: int
   mlp: int
-  eps: float = 1e-6
-  dtype: Any = jnp.float32
-  implementation: str = 'auto'
-  scan: bool = False
-  remat: str = 'none'
-  layer_scale: float = 0.0
 
   @nn.compact
   def __call__(
     self, x: Float[Array, 'b n d'], keep: Float[Array, 'depth 2 b'] | None = None
   ) -> Float[Array, 'b n d']:
-    block = rematerialised(Block, self.remat)
-    layer = block(
-      self.heads,
-      self.mlp,
-      self.eps,
-      self.dtype,
-      self.implementation,
-      self.layer_scale,
-      name='block',
-    )
+    block = rematerialised(Block, self.remat, scan=self.scan)
+    layer = block(self.heads, self.mlp, **self.shared, name='block')
     layers = stack(lambda block, x, keep: (block(x, keep), None), depth=self.depth, scan=self.scan)
     return layers(layer, x, keep)[0]

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vmae_jax.models.blocks import Blocks, gelu, layer_norm, xavier
+from vmae_jax.models.blocks import Blocks, Shared, gelu, layer_norm, xavier
 from vmae_jax.models.encoder import torch_uniform
 from vmae_jax.models.positions import sincos_positions
 from vmae_jax.types import Array, Float, Int
@@ -39,7 +39,7 @@ class Output(NamedTuple):
   activation: str = 'none'
 
 
-class Decoder(nn.Module):
+class Decoder(Shared):
   """VideoMAE's decoder with one output layer for each head.
 
   Attributes:
@@ -51,11 +51,6 @@ class Decoder(nn.Module):
   heads: int
   mlp: int
   outputs: Mapping[str, Output]
-  eps: float = 1e-6
-  dtype: Any = jnp.float32
-  implementation: str = 'auto'
-  scan: bool = False
-  remat: str = 'none'
 
   @nn.compact
   def __call__(
@@ -89,22 +84,12 @@ class Decoder(nn.Module):
     )(latents)
     positions = jnp.asarray(sincos_positions(tokens, width)).astype(dtype)
     x = jnp.concatenate([x + positions[visible], mask_token + positions[masked]], axis=1)
-    x = Blocks(
-      self.depth,
-      self.heads,
-      self.mlp,
-      self.eps,
-      dtype,
-      self.implementation,
-      self.scan,
-      self.remat,
-      name='blocks',
-    )(x)
+    x = Blocks(self.depth, self.heads, self.mlp, **self.shared, name='blocks')(x)
     x = layer_norm(eps=self.eps, dtype=dtype, name='norm')(x[:, visible.shape[1] :])
     return _predict(x, self.outputs, dtype)
 
 
-class LatentDecoder(nn.Module):
+class LatentDecoder(Shared):
   """CAE's and MAM2's decoder: sees the regressed latents of masked tokens and nothing else.
 
   Attributes:
@@ -118,12 +103,6 @@ class LatentDecoder(nn.Module):
   heads: int
   mlp: int
   outputs: Mapping[str, Output]
-  eps: float = 1e-6
-  dtype: Any = jnp.float32
-  implementation: str = 'auto'
-  scan: bool = False
-  remat: str = 'none'
-  layer_scale: float = 0.0
 
   @nn.compact
   def __call__(
@@ -135,20 +114,24 @@ class LatentDecoder(nn.Module):
       latents: The regressor's output.
       positions: Of the same tokens.
     """
-    x = Blocks(
-      self.depth,
-      self.heads,
-      self.mlp,
-      self.eps,
-      self.dtype,
-      self.implementation,
-      self.scan,
-      self.remat,
-      self.layer_scale,
-      name='blocks',
-    )(latents + positions)
+    x = Blocks(self.depth, self.heads, self.mlp, **self.shared, name='blocks')(latents + positions)
     x = layer_norm(eps=self.eps, dtype=self.dtype, name='norm')(x)
     return _predict(x, self.outputs, self.dtype)
+
+
+def each_decoder(
+  heads: Mapping[str, Output], decode: Callable[[str, dict[str, Output]], dict[str, Array]]
+) -> dict[str, Float[Array, 'b m _']]:
+  """Predictions of all heads in float32, from the decoders that they share.
+
+  Args:
+    heads: Head -> what it predicts, and by which decoder.
+    decode: (name of a decoder, its heads) -> their predictions.
+  """
+  predictions = {}
+  for name in dict.fromkeys(output.decoder for output in heads.values()):
+    predictions |= decode(name, {h: o for h, o in heads.items() if o.decoder == name})
+  return {head: x.astype(jnp.float32) for head, x in predictions.items()}
 
 
 def _predict(

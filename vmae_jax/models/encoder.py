@@ -1,11 +1,9 @@
 """The encoder: patches that are visible become latents."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vmae_jax.models.blocks import Blocks, layer_norm
+from vmae_jax.models.blocks import Blocks, Shared, layer_norm
 from vmae_jax.models.patches import patchify, token_grid
 from vmae_jax.models.positions import interpolated_positions, sincos_positions
 from vmae_jax.types import Array, Float, Int, Num
@@ -26,7 +24,7 @@ def torch_uniform(fan_in: int):
   return init
 
 
-class Encoder(nn.Module):
+class Encoder(Shared):
   """Tubelet embedding, fixed positions, blocks and a last LayerNorm.
 
   The embedding is a Dense on flattened patches, equal to VideoMAE's strided convolution, and
@@ -45,11 +43,6 @@ class Encoder(nn.Module):
   mlp: int
   patch: tuple[int, int, int] = (2, 16, 16)
   final_norm: bool = True
-  eps: float = 1e-6
-  dtype: Any = jnp.float32
-  implementation: str = 'auto'
-  scan: bool = False
-  remat: str = 'none'
   position_grid: tuple[int, int, int] | None = None
 
   @nn.compact
@@ -78,17 +71,7 @@ class Encoder(nn.Module):
     init = torch_uniform(x.shape[-1])
     x = nn.Dense(self.width, kernel_init=init, bias_init=init, dtype=self.dtype, name='embed')(x)
     x = x + positions.astype(self.dtype)
-    x = Blocks(
-      self.depth,
-      self.heads,
-      self.mlp,
-      self.eps,
-      self.dtype,
-      self.implementation,
-      self.scan,
-      self.remat,
-      name='blocks',
-    )(x, keep)
+    x = Blocks(self.depth, self.heads, self.mlp, **self.shared, name='blocks')(x, keep)
     if self.final_norm:
       x = layer_norm(eps=self.eps, dtype=self.dtype, name='norm')(x)
     return x

@@ -1,5 +1,6 @@
 """MAM2's wiring: encoder, latent regressor, decoders of their own, and alignment."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from vmae_jax.models.blocks import layer_norm, xavier
-from vmae_jax.models.decoder import LatentDecoder, Output
+from vmae_jax.models.decoder import LatentDecoder, Output, each_decoder
 from vmae_jax.models.encoder import Encoder
+from vmae_jax.models.patches import token_grid
 from vmae_jax.models.positions import sincos_positions
 from vmae_jax.models.regressor import Regressor
 from vmae_jax.types import Array, Float, Int
@@ -32,7 +34,7 @@ class RegressedAutoencoder(nn.Module):
     decoder: Keyword arguments of `LatentDecoder` but for its heads; its width is the regressor's
       too. Where it is not the encoder's, one projection and norm leads from one to the other.
     heads: As in `MaskedAutoencoder`.
-    common: Keyword arguments of all parts: eps, dtype, implementation, scan, remat.
+    common: Keyword arguments of all parts, see `Shared`.
 
   Source: MAM2 (Song et al., 2022); details from Context Autoencoder, on which it builds.
   """
@@ -70,9 +72,7 @@ class RegressedAutoencoder(nn.Module):
       norm = layer_norm(eps=self.common['eps'], dtype=dtype, name='from_encoder_norm')
       latents, targets = norm(project(latents)), jax.lax.stop_gradient(norm(project(targets)))
 
-    pt, ph, pw = self.encoder['patch']
-    _, T, H, W, _ = video.shape
-    tokens = (T // pt) * (H // ph) * (W // pw)
+    tokens = math.prod(token_grid(video.shape[1:4], self.encoder['patch']))
     positions = jnp.asarray(sincos_positions(tokens, width)).astype(dtype)
     regressed = Regressor(**self.regressor, **self.common, name='regressor')(
       latents, positions[visible], positions[masked]
@@ -80,9 +80,8 @@ class RegressedAutoencoder(nn.Module):
     difference = regressed.astype(jnp.float32) - targets.astype(jnp.float32)
     self.sow('losses', 'alignment', jnp.square(difference).mean(axis=-1))
 
-    predictions = {}
-    for name in dict.fromkeys(output.decoder for output in self.heads.values()):
-      outputs = {head: output for head, output in self.heads.items() if output.decoder == name}
+    def decode(name, outputs):
       decoder = LatentDecoder(**self.decoder, **self.common, outputs=outputs, name=name)
-      predictions |= decoder(regressed, positions[masked])
-    return {name: x.astype(jnp.float32) for name, x in predictions.items()}
+      return decoder(regressed, positions[masked])
+
+    return each_decoder(self.heads, decode)

@@ -6,7 +6,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vmae_jax.models.attention import attention
-from vmae_jax.models.blocks import LayerScale, Mlp, layer_norm, rematerialised, stack, xavier
+from vmae_jax.models.blocks import (
+  LayerScale,
+  Mlp,
+  Shared,
+  layer_norm,
+  rematerialised,
+  stack,
+  xavier,
+)
 from vmae_jax.models.decoder import mask_token_init
 from vmae_jax.sharding import constrain_batch
 from vmae_jax.types import Array, Float
@@ -40,15 +48,11 @@ class CrossAttention(nn.Module):
     return nn.Dense(d, kernel_init=xavier, dtype=self.dtype, name='proj')(x.reshape(q.shape))
 
 
-class RegressorBlock(nn.Module):
+class RegressorBlock(Shared):
   """One block. Its norms are CAE's: the second one replaces the stream that the MLP adds to."""
 
   heads: int
   mlp: int
-  eps: float = 1e-6
-  dtype: Any = jnp.float32
-  implementation: str = 'auto'
-  layer_scale: float = 0.0
 
   @nn.compact
   def __call__(
@@ -85,7 +89,7 @@ class RegressorBlock(nn.Module):
     return constrain_batch(x + scale(Mlp(self.mlp, self.dtype, name='mlp')(x), 'scale2'))
 
 
-class Regressor(nn.Module):
+class Regressor(Shared):
   """Predicts the latents of masked tokens from those of visible ones.
 
   Every masked token starts from one learnt mask token. What it learns of a token's content has
@@ -98,12 +102,6 @@ class Regressor(nn.Module):
   depth: int
   heads: int
   mlp: int
-  eps: float = 1e-6
-  dtype: Any = jnp.float32
-  implementation: str = 'auto'
-  scan: bool = False
-  remat: str = 'none'
-  layer_scale: float = 0.0
 
   @nn.compact
   def __call__(
@@ -122,15 +120,8 @@ class Regressor(nn.Module):
     mask_token = self.param('mask_token', mask_token_init, latents.shape[-1:])
     queries = jnp.broadcast_to(mask_token.astype(self.dtype), masked_positions.shape)
     positions = jnp.concatenate([visible_positions, masked_positions], axis=1)
-    block = rematerialised(RegressorBlock, self.remat)(
-      self.heads,
-      self.mlp,
-      self.eps,
-      self.dtype,
-      self.implementation,
-      self.layer_scale,
-      name='block',
-    )
+    block = rematerialised(RegressorBlock, self.remat, scan=self.scan)
+    block = block(self.heads, self.mlp, **self.shared, name='block')
     layers = stack(
       lambda block, x, *rest: (block(x, *rest), None),
       depth=self.depth,

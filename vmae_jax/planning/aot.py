@@ -23,6 +23,7 @@ from vmae_jax.planning.collectives import Collective, read_collectives
 from vmae_jax.planning.cycles import read_cycles
 from vmae_jax.training.loop import make_schedule
 from vmae_jax.training.pretraining import make_step
+from vmae_jax.training.step import jit_step
 
 _ANY_NUMBER = 10**6  # Of steps and videos: they only enter the learning rate.
 
@@ -111,7 +112,7 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Metho
   arguments = {kind: _device_bytes(tree) for kind, tree in kinds.items() if jax.tree.leaves(tree)}
   began = time.perf_counter()
   with jax.set_mesh(mesh):
-    lowered = jax.jit(step, donate_argnums=0).lower(state, batch, frozen)
+    lowered = jit_step(step, state, mesh).lower(state, batch, frozen)
     try:
       compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as e:

@@ -24,6 +24,7 @@ from vmae_jax.runs.run_dir import prepare_run_dir
 from vmae_jax.runs.run_log import RunLog
 from vmae_jax.runs.stop import Stop
 from vmae_jax.training import optimizer as optimizer_lib
+from vmae_jax.training.step import jit_step
 
 
 class Task(NamedTuple):
@@ -96,7 +97,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     kept = extra.get('log', {})
     if check_same_data(extra.get('data', {}), data, changed=config.data.changed):
       kept = kept | {'counted_from': (start, int(state.replaced))}  # Of broken videos.
-    step_fn = jax.jit(task.step, donate_argnums=0)
+    step_fn = jit_step(task.step, state, mesh)
     # Frozen networks are whole on every device: they are small beside what is trained.
     frozen = jax.device_put(task.frozen, sharding.replicated(mesh))
     loader = Loader(

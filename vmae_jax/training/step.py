@@ -6,14 +6,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from vmae_jax.method.state import TrainState
-from vmae_jax.sharding import constrain_batch
+from vmae_jax.sharding import batch_sharding, constrain_batch, replicated
 from vmae_jax.types import Array, Float
 
 Batch = dict[str, Array]
 # (params, batch, frozen) -> the loss and its parts, all scalars.
 LossFn = Callable[[Any, Batch, Any], tuple[Float[Array, ''], dict[str, Float[Array, '']]]]
+
+
+def jit_step(step: Callable[..., Any], state: TrainState, mesh: Mesh) -> Callable[..., Any]:
+  """The step as one program, whose state stays where it lies.
+
+  Without the shardings of what comes out the compiler would choose some, and the next step, which
+  gets them, would be another program.
+
+  Args:
+    step: As `make_train_step` makes it.
+    state: Arrays or shapes, with shardings.
+    mesh: Of the batch and the metrics.
+  """
+  places = jax.tree.map(lambda x: x.sharding, state)
+  everywhere = replicated(mesh)
+  return jax.jit(
+    step,
+    in_shardings=(places, batch_sharding(mesh), everywhere),
+    out_shardings=(places, everywhere),
+    donate_argnums=0,
+  )
 
 
 def make_train_step(
