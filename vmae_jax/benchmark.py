@@ -41,6 +41,7 @@ from vmae_jax.method.state import init_state
 from vmae_jax.method.supervised import build_supervised
 from vmae_jax.runs.run_dir import environment, write_atomically
 from vmae_jax.training import finetuning, loop, pretraining
+from vmae_jax.training.step import jit_step
 
 WARM_UP = 3  # Steps and batches that do not count: compiling, and what was read ahead.
 CLASSES = 400  # Of fine-tuning where data.classes is 0.
@@ -170,9 +171,9 @@ def benchmark(config, *, steps: int) -> dict[str, Any]:
       batch = measure('hand-over', batches, same)
     places = sharding.tree_shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
     frozen = jax.device_put(work.frozen, sharding.replicated(mesh))
-    step = jax.jit(work.step, donate_argnums=0)
     try:
       state = jax.jit(init, out_shardings=places)(jax.random.key(0))
+      step = jit_step(work.step, state, mesh)
       began = time.perf_counter()
       jax.block_until_ready(train(batch))
       first = time.perf_counter() - began

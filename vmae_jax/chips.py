@@ -84,7 +84,6 @@ CHIPS = {
     memory=141 * 10**9,
     network=450e9,
   ),
-  'NVIDIA H200 NVL': Chip(835e12, f'{_SHEET}H200'),
   'NVIDIA H100 80GB HBM3': Chip(  # SXM
     989e12,
     f'{_SYSTEMS}DGX-H100_H100-SXM-80GBx8_TRT.json (NVLink 900 GB/s in both); {_SHEET}H100',
@@ -108,7 +107,6 @@ CHIPS = {
   'Tesla V100-PCIE-16GB': Chip(112e12, f'{_SHEET}V100'),
   'Tesla V100-PCIE-32GB': Chip(112e12, f'{_SHEET}V100'),
   'NVIDIA GeForce RTX 4090': Chip(165.2e12, "NVIDIA's white paper of the Ada architecture"),
-  'NVIDIA GeForce RTX 3090': Chip(71e12, "NVIDIA's white paper of the GA102 architecture"),
 }
 
 

@@ -46,7 +46,7 @@ def test_stored_values(size):
   first, second = (frame[None] for frame in peer_raft.frames(128, 136))
   eighth, full = ours(size, first, second, peer_raft.ITERATIONS)
   with np.load(FIXTURE) as stored:
-    # Seen with AVX-512, AVX2 and SSE 4.2: 2e-6 to 3e-6 at an eighth, 2e-6 to 5e-6 at full size.
+    # Seen at most: 3e-6 at an eighth, 1e-5 at full size (see `assert_close`).
     assert_close(eighth, stored[f'{size}:eighth'], share=1e-5)
     assert_close(full[:, ::7, ::5], stored[f'{size}:full'], share=2e-5)
 
