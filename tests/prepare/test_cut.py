@@ -64,9 +64,10 @@ def test_rotation_stays(tmp_path):
 
 
 @pytest.mark.parametrize('at', [0.4, 0.97])
-def test_a_film_that_ends_too_soon_is_told(tmp_path, at):
-  path = tmp_path / 'v.mp4'
-  container_options = {'movflags': 'faststart'}
+@pytest.mark.parametrize('name', ['v.mp4', 'v.mkv', 'v.avi'])
+def test_a_film_that_ends_too_soon_is_told(tmp_path, name, at):
+  path = tmp_path / name
+  container_options = {'movflags': 'faststart'} if name == 'v.mp4' else {}
   write_video(path, frames=60, container_options=container_options, options={'g': '5'})
   data = path.read_bytes()
   path.write_bytes(data[: int(at * len(data))])
@@ -78,7 +79,7 @@ def test_a_film_that_ends_too_soon_is_told(tmp_path, at):
 def test_no_film_at_all(tmp_path, content):
   (tmp_path / 'v.mp4').write_bytes(content)
   for path in (tmp_path / 'v.mp4', tmp_path / 'none.mp4'):
-    with pytest.raises((VideoError, OSError)):
+    with pytest.raises(VideoError):
       list(cut_film(str(path), Encoding(), seconds=1.0))
 
 

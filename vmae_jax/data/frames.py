@@ -1,15 +1,32 @@
-"""What comes of decoding: an error, or frames, which are turned, shrunk, put into a clip."""
+"""Files as libav opens them, and what comes of them: an error, or frames, put into a clip."""
 
 import hashlib
+import io
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.sidedata.sidedata import Type
+from av.stream import Discard, Disposition
+from av.video.stream import VideoStream
 
 from vmae_jax.types import Int, UInt8
 
+# Files of these formats are opened. The other 300 that libav knows are texts that play other
+# files (concat, playlists, SDP), pictures, sounds, subtitles, games and devices.
+_FORMATS = (
+  'mov,matroska,avi,asf,flv,live_flv,kux,mpeg,mpegts,mpegvideo,mxf,ogg,nut,ivf,obu,av1,h261,h263,'
+  'h264,hevc,vvc,vc1,m4v,mjpeg,dirac,cavsvideo,dv,gxf,wtv,rm,swf,nsv,nuv,dhav,gif,apng,yuv4mpegpipe'
+)
+# Of every file that is opened.
+_OPTIONS = {'options': {'format_whitelist': _FORMATS}}
+if int(av.__version__.partition('.')[0]) < 19:
+  # A title in another encoding than UTF-8 is no reason not to read a video: later ones know.
+  _OPTIONS['metadata_errors'] = 'ignore'
 # What becomes of a frame before it is kept, such as a part of it at another size.
 Shrink = Callable[[UInt8[np.ndarray, 'H W 3']], UInt8[np.ndarray, 'h w 3']]
 
@@ -40,6 +57,60 @@ def libav_says() -> Iterator[list[str]]:
       said += dict.fromkeys(f'{name}: {" ".join(text.split())}' for _, name, text in lines)
   finally:
     av.logging.set_level(None)
+
+
+def _promised_size(head: bytes) -> int:
+  """Bytes that an AVI or Matroska file with this beginning has; 0 if it does not say."""
+  if head.startswith(b'RIFF') and head[4:8] != b'\xff' * 4:
+    return 8 + int.from_bytes(head[4:8], 'little')
+  at = 0 if head.startswith(b'\x1a\x45\xdf\xa3') else len(head)
+  while at + 12 <= len(head):
+    name, digits = head[at : at + 4], 9 - head[at + 4].bit_length()
+    start, unknown = at + 4 + digits, (1 << 7 * digits) - 1
+    length = int.from_bytes(head[at + 4 : start]) & unknown
+    if name == b'\x18\x53\x80\x67':  # The segment: all that follows.
+      return 0 if length == unknown else start + length
+    at = start + length
+  return 0
+
+
+def open_stream(file: str | os.PathLike | io.IOBase) -> tuple[InputContainer, VideoStream]:
+  """Opens a video file and finds its stream, which alone will be demuxed.
+
+  Raises:
+    VideoError: the file is missing, is no video, or ends too early.
+  """
+  opened: Any = nullcontext(file)
+  if isinstance(file, str | os.PathLike):
+    file = os.fspath(file)
+    if not os.path.isfile(file):  # A pipe or a device could block for ever.
+      raise VideoError('file is missing' if not os.path.exists(file) else 'not a file')
+    with libav_errors():
+      opened = open(file, 'rb')
+  with libav_errors(), opened as f:
+    head = f.read(4096)
+    size = f.seek(0, io.SEEK_END)
+    f.seek(0)
+  if size == 0:
+    raise VideoError('empty file')
+  if (promised := _promised_size(head)) > size:
+    raise VideoError(f'truncated: {size} of {promised} bytes are in the file')
+  with libav_errors():
+    try:
+      container = av.open(file, **_OPTIONS)
+    except av.ArgumentError as e:
+      raise VideoError('not a video file, but of another format that libav knows') from e
+  stream = container.streams.best('video')
+  if stream is None or Disposition.attached_pic in stream.disposition:  # The cover of a sound.
+    container.close()
+    raise VideoError('no video stream')
+  if stream.codec_context is None:
+    container.close()
+    raise VideoError('no decoder for its video stream')
+  for other in container.streams:
+    if other is not stream:
+      other.discard = Discard.all
+  return container, stream
 
 
 def display_matrix(frame: av.VideoFrame) -> Int[np.ndarray, '3 3'] | None:

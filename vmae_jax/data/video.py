@@ -23,45 +23,27 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.stream import Discard, Disposition
 from av.video.frame import PictureType
 from av.video.reformatter import ColorTrc, VideoReformatter
 
-from vmae_jax.data.frames import Clip, Shrink, VideoError, digest, libav_errors, libav_says, orient
+from vmae_jax.data.frames import (
+  Clip,
+  Shrink,
+  VideoError,
+  digest,
+  libav_errors,
+  libav_says,
+  open_stream,
+  orient,
+)
 from vmae_jax.types import Int, UInt8
 
 # Bytes of packets. A hundred threads that hold so much each fit into the memory of a training host.
 LARGEST = 2**29
 
-# Files of these formats are opened. The other 300 that libav knows are texts that play other
-# files (concat, playlists, SDP), pictures, sounds, subtitles, games and devices.
-_FORMATS = (
-  'mov,matroska,avi,asf,flv,live_flv,kux,mpeg,mpegts,mpegvideo,mxf,ogg,nut,ivf,obu,av1,h261,h263,'
-  'h264,hevc,vvc,vc1,m4v,mjpeg,dirac,cavsvideo,dv,gxf,wtv,rm,swf,nsv,nuv,dhav,gif,apng,yuv4mpegpipe'
-)
-# Of every file that is opened.
-OPTIONS = {'options': {'format_whitelist': _FORMATS}}
-if int(av.__version__.partition('.')[0]) < 19:
-  # A title in another encoding than UTF-8 is no reason not to read a video: later ones know.
-  OPTIONS['metadata_errors'] = 'ignore'
 # Of what a keyframe is; codecs without pictures of several types say NONE.
 _WHOLE_PICTURES = (PictureType.NONE, PictureType.I, PictureType.SI)
 _HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
-
-
-def _promised_size(head: bytes) -> int:
-  """Bytes that an AVI or Matroska file with this beginning has; 0 if it does not say."""
-  if head.startswith(b'RIFF') and head[4:8] != b'\xff' * 4:
-    return 8 + int.from_bytes(head[4:8], 'little')
-  at = 0 if head.startswith(b'\x1a\x45\xdf\xa3') else len(head)
-  while at + 12 <= len(head):
-    name, digits = head[at : at + 4], 9 - head[at + 4].bit_length()
-    start, unknown = at + 4 + digits, (1 << 7 * digits) - 1
-    length = int.from_bytes(head[at + 4 : start]) & unknown
-    if name == b'\x18\x53\x80\x67':  # The segment: all that follows.
-      return 0 if length == unknown else start + length
-    at = start + length
-  return 0
 
 
 class Video:
@@ -80,24 +62,9 @@ class Video:
   rate: float
   time_base: Fraction
 
-  def __init__(self, file: str | os.PathLike | io.BytesIO):
-    if isinstance(file, io.BytesIO):
-      size, head = file.getbuffer().nbytes, bytes(file.getbuffer()[:4096])
-    else:
-      file = os.fspath(file)
-      if not os.path.isfile(file):  # A pipe or a device could block for ever.
-        raise VideoError('file is missing' if not os.path.exists(file) else 'not a file')
-      with libav_errors(), open(file, 'rb') as f:
-        size, head = os.path.getsize(file), f.read(4096)
-    if size == 0:
-      raise VideoError('empty file')
-    if (promised := _promised_size(head)) > size:
-      raise VideoError(f'truncated: {size} of {promised} bytes are in the file')
-    with libav_errors():
-      try:
-        self._container = av.open(file, **OPTIONS)
-      except av.ArgumentError as e:
-        raise VideoError('not a video file, but of another format that libav knows') from e
+  def __init__(self, file: str | os.PathLike | io.IOBase):
+    self._container, self._stream = open_stream(file)
+    self._context = self._stream.codec_context
     try:
       with libav_errors():
         self._read_packets()
@@ -106,16 +73,7 @@ class Video:
       raise
 
   def _read_packets(self) -> None:
-    container = self._container
-    stream = container.streams.best('video')
-    if stream is None or Disposition.attached_pic in stream.disposition:  # The cover of a sound.
-      raise VideoError('no video stream')
-    if stream.codec_context is None:
-      raise VideoError('no decoder for its video stream')
-    for other in container.streams:
-      if other is not stream:
-        other.discard = Discard.all
-    self._stream, self._context = stream, stream.codec_context
+    container, stream = self._container, self._stream
     self._converter = VideoReformatter()
     self.rate = float(stream.average_rate or stream.guessed_rate or 0)
     self.time_base = stream.time_base

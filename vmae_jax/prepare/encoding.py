@@ -21,8 +21,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from vmae_jax import storage
 from vmae_jax.data.frame_folder import FrameFolder, open_video
-from vmae_jax.data.frames import display_matrix, libav_errors
-from vmae_jax.data.video import OPTIONS, Video, VideoError
+from vmae_jax.data.frames import display_matrix, libav_errors, open_stream
+from vmae_jax.data.video import Video, VideoError
 
 B_FRAMES = 3
 
@@ -126,12 +126,7 @@ class _Film:
   """A video file that is decoded as it is read, with what a `Video` has of it."""
 
   def __init__(self, path: str):
-    with libav_errors():
-      self._container = av.open(storage.stream(path), **OPTIONS)
-      stream = self._container.streams.best('video')
-    if stream is None or stream.codec_context is None:
-      self._container.close()
-      raise VideoError('no video stream' if stream is None else 'no decoder for its video stream')
+    self._container, stream = open_stream(storage.stream(path))
     stream.codec_context.thread_count = 1
     self._stream = stream
     self.rate = float(stream.average_rate or stream.guessed_rate or 0)
@@ -158,9 +153,10 @@ class _Film:
         packets, last = packets + 1, packet
         yield from self._stream.codec_context.decode(packet)
     yield from self._stream.codec_context.decode(None)
-    whole = len(self._stream.index_entries)
-    if packets < whole or (last is not None and last.is_corrupt):
-      raise VideoError(f'truncated: {packets} of {max(whole, packets)} frames are in the file')
+    if packets < (whole := len(self._stream.index_entries)):
+      raise VideoError(f'truncated: {packets} of {whole} frames are in the file')
+    if last is not None and last.is_corrupt:
+      raise VideoError('truncated: the last frame is not whole')
 
   def close(self) -> None:
     self._container.close()
