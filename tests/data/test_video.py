@@ -247,13 +247,16 @@ def test_truncated(tmp_path, name, reason):
       Video(file)
 
 
-def test_frames_after_a_damaged_one(tmp_path):
-  """They are predicted from it, but bear no mark of their own: none of them may be read."""
-  path = write_video(tmp_path / 'v.mp4', height=96, width=128, options=dict(g='15', bf='0'))
+@pytest.mark.parametrize('b_frames', ['0', '3'])
+def test_frames_predicted_from_a_damaged_one(tmp_path, b_frames):
+  """They bear no mark of their own, whether shown after it or before: none of them may be read."""
+  options = dict(g='15', bf=b_frames, b_strategy='0')
+  path = write_video(tmp_path / 'v.mp4', height=96, width=128, options=options)
   want = decode_all(path)
   with av.open(path) as container:
     packets = [packet for packet in container.demux(video=0) if packet.size]
-  start, size = packets[4].pos, packets[4].size
+  hit = 4 if b_frames == '0' else 5  # A frame that others are predicted from.
+  start, size = packets[hit].pos, packets[hit].size
   data = bytearray((tmp_path / 'v.mp4').read_bytes())
   data[start + size // 2 : start + size // 2 + 40] = bytes(range(40))
   (tmp_path / 'v.mp4').write_bytes(data)

@@ -152,12 +152,7 @@ class Clip:
   def __init__(self, indices: Sequence[int] | Int[np.ndarray, ' T'], shrink: Shrink | None):
     self._indices = np.asarray(indices)
     self._shrink = shrink
-    self._missing = set(self._indices.tolist())
     self._shape = None
-
-  @property
-  def full(self) -> bool:
-    return not self._missing
 
   def fill(self, images: Iterable[tuple[int, UInt8[np.ndarray, 'H W 3']]]) -> None:
     """Takes frames with their indices, in any order.
@@ -172,4 +167,3 @@ class Clip:
       if not hasattr(self, 'frames'):
         self.frames = np.empty((len(self._indices), *image.shape), np.uint8)
       self.frames[self._indices == i] = image
-      self._missing.discard(i)

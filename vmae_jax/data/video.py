@@ -46,6 +46,10 @@ _WHOLE_PICTURES = (PictureType.NONE, PictureType.I, PictureType.SI)
 _HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 
 
+class _Doubt(Exception):
+  """Frames have to be counted."""
+
+
 class Video:
   """A video file, or its bytes, whose frames are read by their index in the order of display.
 
@@ -168,9 +172,9 @@ class Video:
     if not wanted or wanted[0] < 0 or wanted[-1] >= self.num_frames:
       raise IndexError(f'frames {wanted} of a video of {self.num_frames}')
     clip = Clip(indices, shrink)
-    if self._indexed:
-      clip.fill(self._decode_wanted(wanted))
-    if not clip.full:
+    try:
+      clip.fill((self._decode_wanted if self._indexed else self._decode_counting)(wanted))
+    except _Doubt:
       clip.fill(self._decode_counting(wanted))
     return clip.frames
 
@@ -233,7 +237,7 @@ class Video:
     return groups
 
   def _decode_wanted(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """The wanted frames, each with its image, as far as all goes as the packets say."""
+    """The wanted frames, each with its image; _Doubt if they do not come as the packets say."""
     packets = self._packets
     spans = []
     for last in (self._shown[i] for i in wanted):
@@ -250,26 +254,30 @@ class Video:
     with libav_errors():
       for first, last in runs:
         start, before = packets[first], None
-        for frame in self._decode(packets[first : last + 1], {start.pts, *frame_at}):
+        needed = {start.pts, *frame_at}
+        for frame in self._decode(packets[first : last + 1], needed):
           if frame.is_corrupt or frame.pts is None:
-            return  # What is predicted from it bears no mark.
+            raise _Doubt  # What is predicted from it bears no mark, and may be shown before it.
           if frame.pts < start.pts:
             continue  # It needs what lies before the keyframe.
           if before is None and not start.is_discard:
             if frame.pts != start.pts or frame.pict_type not in _WHOLE_PICTURES:
-              return  # No keyframe.
+              raise _Doubt  # No keyframe.
           elif before is not None and frame.pts <= before:
-            return  # These times are not those of display.
+            raise _Doubt  # These times are not those of display.
           before = frame.pts
           if before in frame_at:
-            yield frame_at[before], self._convert(frame)
+            yield frame_at.pop(before), self._convert(frame)
+    if frame_at:
+      raise _Doubt
 
   def _decode_counting(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     """All wanted frames, each with its image, found by decoding and counting from the start."""
     for i, frame in enumerate(self.decode()):
       if i in wanted:
         yield i, self._convert(frame)
-      if i == wanted[-1] and not self._indexed:  # They were counted at opening.
+      # Frames were counted at opening. Damage to one may show in up to 16 that come before it.
+      if i == wanted[-1] + 16 and not self._indexed:
         return
 
   def _decode(
