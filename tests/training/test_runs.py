@@ -135,7 +135,10 @@ def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path
     if file.is_file() and file.parent.name == 'd':
       file.write_bytes(b'')
   output = started.run(workdir, 'optimizer.ema=0.9', env=started.environment(cache=cache))
-  assert 'trying the one before' in output and 'from the checkpoint of step 3' in output
+  assert f'the checkpoint of step {STEPS} cannot be used: ' in output
+  assert 'from the checkpoint of step 3' in output
+  assert (workdir / 'checkpoints' / f'{STEPS}.damaged').is_dir()
+  started.assert_same_state(unbroken, workdir, STEPS)
 
 
 def test_other_data_are_refused_or_told(unbroken, tmp_path, cache):
