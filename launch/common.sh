@@ -1,4 +1,7 @@
-# Sourced by the other scripts: the virtual environment that they share.
+# Sourced by the other scripts: the virtual environment that they share, and how runs end.
+#
+# The scripts run on macOS, too, whose bash is 3.2: an empty array counts as unset there, hence
+# ${array[@]+"${array[@]}"}.
 # shellcheck shell=bash
 
 # The repository's root.
@@ -10,6 +13,33 @@ say() { printf '%s\n' "$*" >&2; }
 die() {
   say "error: $*"
   exit 2
+}
+
+# What a run's exit code asks for, the same in tpu_pod.sh and slurm.sbatch (gke.yaml says it in the
+# words of Kubernetes): 0 is done; 2, a mistake of the user's, and 130, Ctrl-C, end it; after 75,
+# asked to stop and saved, it starts again however often; after any other (74 unavailable, 1 a bug,
+# 134, 137 a host that failed) at most as often as MAX_RESTARTS says.
+ends_for_good() { [ "$1" -eq 2 ] || [ "$1" -eq 130 ]; }
+
+# check_command VERB FLAGS...: ends with 2 if they would not be taken; touches no device.
+check_command() {
+  local verb="$1" argument told
+  shift
+  [ -e "$root/vmae_jax/$verb.py" ] || die "there is no verb $verb: see vmae_jax/*.py, such as pretrain."
+  if "$venv/bin/python" -c 'import ml_collections' >/dev/null 2>&1; then
+    told="$(cd "$root" && JAX_PLATFORMS=cpu "$venv/bin/python" -m "vmae_jax.$verb" --distributed \
+      --only_check_args "$@" 2>&1)" || die "${told#error: }"
+    return
+  fi
+  say "(Flags are not checked here, as $venv is not installed; config files only are looked for.)"
+  for argument in "$@"; do
+    case "$argument" in
+      --config=?*)
+        argument="${argument#*=}"
+        (cd "$root" && [ -e "${argument%%:*}" ]) || die "there is no config file ${argument%%:*}."
+        ;;
+    esac
+  done
 }
 
 # Prints the first Python on the path that is new enough; fails if there is none. The command is run

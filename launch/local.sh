@@ -59,8 +59,7 @@ labelled() {
 }
 
 # Paths of the user's are relative to where the script was started, the repository's own to
-# $root. Older versions of bash (macOS has 3.2) take an empty array for an unset one, hence
-# ${overrides[@]+"${overrides[@]}"}.
+# $root.
 run_demo() {
   local check="$workdir/check" run="$workdir/run" train val='' variant=demo
   mkdir -p "$workdir"
@@ -96,7 +95,7 @@ run_demo() {
 # train_tokenizer LIST FILE SIZE: MAM2 predicts the codes of a tokenizer, unless the user names one.
 train_tokenizer() {
   case " ${overrides[*]-} " in *' --config.tokenizer.path='*) return ;; esac
-  [ -e "$2" ] || verb tokenizers.train --videos="$1" --out="$2" --size="$3"
+  [ -e "$2" ] || verb train_tokenizer --videos="$1" --out="$2" --size="$3"
   overrides+=("--config.tokenizer.path=$2")
 }
 
@@ -127,6 +126,13 @@ END
 parse_arguments "$@"
 ensure_venv "$root/requirements.txt"
 backend=cpu
-if nvidia-smi -L >/dev/null 2>&1; then backend=gpu; fi
+if nvidia-smi -L >/dev/null 2>&1; then
+  if "$venv/bin/python" -c 'import importlib.util as u, sys
+sys.exit(not any(u.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)))'; then
+    backend=gpu
+  else
+    say "The GPU of this machine is not used: .venv/bin/pip install 'jax[cuda13]', and start again."
+  fi
+fi
 eval "$(bash "$root/launch/xla_flags.sh" "$backend")"
 run_demo

@@ -1,20 +1,25 @@
 #!/usr/bin/env bash
 # Prints the environment that suits a backend, as lines for a shell; the other scripts take it.
 #
-#   eval "$(launch/xla_flags.sh gpu)"     gpu, tpu or cpu
+#   eval "$(launch/xla_flags.sh gpu [FLAGS OF THE VERB])"     gpu, tpu or cpu
 #
 # What is set already stays. Only what its makers recommend for all training is here: flags for
 # one model on one machine are to be measured there.
 #
 # JAX_COMPILATION_CACHE_DIR  Where compiled programs are kept, so that a second start of the same
-#   command does not compile (default: ~/.cache/vmae_jax). Programs of several hosts may share it.
+#   command does not compile: DIR/compiled where --workdir=DIR is among the verb's flags, else
+#   ~/.cache/vmae_jax. JAX writes it in process 0 only, hence all hosts must see the folder.
 #   https://docs.jax.dev/en/latest/persistent_compilation_cache.html
 # gpu:
+#   JAX_PLATFORMS=cuda,cpu  Computes on GPUs. A driver or jax[cuda13] that is not there is an error.
+#     (Where no /dev/nvidia* is there JAX passes over cuda in silence; --distributed checks that.)
 #   --xla_gpu_enable_latency_hiding_scheduler=true  Starts sums over GPUs early and computes
 #     meanwhile. In NVIDIA's JAX images: https://docs.nvidia.com/jax-toolbox/environment-variables
 #   XLA_PYTHON_CLIENT_MEM_FRACTION=0.9  JAX takes 90 % of a GPU's memory (its default is 75 %).
 #     https://docs.nvidia.com/jax-toolbox/performance-profiling/gpu-performance
-# tpu, cpu: nothing else; libtpu's and XLA's defaults.
+# tpu:
+#   JAX_PLATFORMS=tpu,cpu  Computes on TPUs. libtpu or chips that are not there are an error.
+# cpu: nothing else; XLA's defaults.
 set -euo pipefail
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
@@ -32,16 +37,22 @@ add_flag() {
   esac
 }
 
-case "${1:-}" in
+backend="${1:-}" cache="${HOME:-/tmp}/.cache/vmae_jax"
+for argument in "${@:2}"; do
+  case "$argument" in --workdir=?*) cache="${argument#*=}/compiled" ;; esac
+done
+case "$backend" in
   --help | -h) usage && exit 0 ;;
   gpu)
+    set_default JAX_PLATFORMS cuda,cpu
     add_flag --xla_gpu_enable_latency_hiding_scheduler=true
     set_default XLA_PYTHON_CLIENT_MEM_FRACTION 0.9
     ;;
-  tpu | cpu) ;;
+  tpu) set_default JAX_PLATFORMS tpu,cpu ;;
+  cpu) ;;
   *)
     printf 'error: give a backend: gpu, tpu or cpu. See launch/xla_flags.sh --help.\n' >&2
     exit 2
     ;;
 esac
-set_default JAX_COMPILATION_CACHE_DIR "${HOME:-/tmp}/.cache/vmae_jax"
+set_default JAX_COMPILATION_CACHE_DIR "$cache"

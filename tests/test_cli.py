@@ -1,7 +1,11 @@
 """How a verb ends: one line on stderr and an exit code."""
 
+import os
+import socket
+
 import pytest
 
+from tests import started
 from vmae_jax import cli
 from vmae_jax.errors import Unavailable, UserError, is_outage
 
@@ -46,3 +50,24 @@ def test_a_bug_is_no_outage():
 )
 def test_outages(error, outage):
   assert is_outage(error) == outage
+
+
+@pytest.mark.parametrize('device', ['cuda', 'tpu'])
+def test_nothing_trains_on_the_cpu_by_accident(device, tmp_path):
+  """JAX passes over cuda in silence where it sees no GPU, and takes the CPU."""
+  if device == 'cuda' and os.path.exists('/dev/nvidiactl'):
+    pytest.skip('there is a GPU')
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{s.getsockname()[1]}'
+  env = started.environment(
+    JAX_PLATFORMS=f'{device},cpu',
+    JAX_COORDINATOR_ADDRESS=address,
+    JAX_NUM_PROCESSES=1,
+    JAX_PROCESS_ID=0,
+  )
+  child = started.start(tmp_path / 'run', env=env, flags=['--distributed'])
+  out = child.communicate()[0]
+  assert child.returncode == cli.EXIT_UNAVAILABLE, out
+  assert f'unavailable: JAX_PLATFORMS asks for {device} on ' in out
+  assert not (tmp_path / 'run').exists()

@@ -16,6 +16,7 @@ bug gives Python's stack trace and 1.
 
 import argparse
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable
@@ -82,8 +83,15 @@ def join_processes() -> None:
 
   JAX finds the others on TPU pods, under Slurm and under Open MPI. Elsewhere each process is
   told by JAX_COORDINATOR_ADDRESS (host:port of the first one), JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID.
+  JAX_PROCESS_ID. With absl's --only_check_args the verb ends here with 0, which says that its
+  flags and config can be read.
+
+  Raises:
+    Unavailable: the first device of JAX_PLATFORMS is not there. JAX itself takes the CPU where
+      cuda is asked for and no /dev/nvidia* is seen.
   """
+  if flags.FLAGS.is_parsed() and flags.FLAGS.only_check_args:
+    sys.exit()
   import jax  # Not above: entry points' worker processes need none.
 
   count, index = os.environ.get('JAX_NUM_PROCESSES'), os.environ.get('JAX_PROCESS_ID')
@@ -91,6 +99,14 @@ def join_processes() -> None:
     jax.distributed.initialize(num_processes=count and int(count), process_id=index and int(index))
   except ValueError as e:
     raise UserError(f'--distributed: {str(e).splitlines()[0]}') from e
+  asked = (jax.config.jax_platforms or 'cpu').split(',')[0]
+  reason = 'JAX sees none and would compute on the CPU'
+  try:
+    there = jax.default_backend()
+  except RuntimeError as e:
+    there, reason = 'cpu', str(e).splitlines()[0]
+  if asked != 'cpu' and there == 'cpu':
+    raise Unavailable(f'JAX_PLATFORMS asks for {asked} on {platform.node()}: {reason}.')
 
 
 def run(main: Callable[[list[str]], None], *, absl_flags: bool = True) -> None:

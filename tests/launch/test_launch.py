@@ -21,7 +21,13 @@ def test_syntax(name):
 @pytest.mark.full
 def test_shellcheck():
   done = subprocess.run(
-    [Path(sys.executable).with_name('shellcheck'), '-x', *(f'launch/{name}' for name in SCRIPTS)],
+    [
+      Path(sys.executable).with_name('shellcheck'),
+      '-x',
+      '.ci/run',
+      'tests/run.sh',
+      *(f'launch/{name}' for name in SCRIPTS),
+    ],
     cwd=started.ROOT,
     capture_output=True,
     text=True,
@@ -47,7 +53,8 @@ def test_flags_of_gpus():
   code, out, _ = bash(LAUNCH / 'xla_flags.sh', 'gpu', XLA_FLAGS='--xla_dump_to=x')
   assert code == 0
   (lines,) = [out.splitlines()]
-  flags, memory, cache = lines
+  platforms, flags, memory, cache = lines
+  assert platforms == 'export JAX_PLATFORMS=cuda\\,cpu'
   assert flags.startswith('export XLA_FLAGS=--xla_dump_to=x') and 'latency_hiding' in flags
   assert memory == 'export XLA_PYTHON_CLIENT_MEM_FRACTION=0.9'
   assert cache == 'export JAX_COMPILATION_CACHE_DIR=/home/me/.cache/vmae_jax'
@@ -61,80 +68,60 @@ def test_flags_that_are_set_stay():
     XLA_FLAGS='--xla_gpu_enable_latency_hiding_scheduler=false',
     XLA_PYTHON_CLIENT_MEM_FRACTION='0.5',
     JAX_COMPILATION_CACHE_DIR='/c',
+    JAX_PLATFORMS='cuda',
   )
   assert bash(LAUNCH / 'xla_flags.sh', 'gpu', **own) == (0, '', '')
-  assert bash(LAUNCH / 'xla_flags.sh', 'tpu')[1].count('\n') == 1
+  lines = bash(LAUNCH / 'xla_flags.sh', 'tpu', '--config=c', '--workdir=/mnt/a b')[1].splitlines()
+  assert lines == [
+    'export JAX_PLATFORMS=tpu\\,cpu',
+    'export JAX_COMPILATION_CACHE_DIR=/mnt/a\\ b/compiled',  # Where all hosts see it.
+  ]
+  assert bash(LAUNCH / 'xla_flags.sh', 'cpu')[1].count('\n') == 1
   code, _, told = bash(LAUNCH / 'xla_flags.sh')
   assert code == 2 and told.startswith('error: ') and told.count('\n') == 1
 
 
-@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
-def test_demo_step_by_step(backend, tmp_path):
+@pytest.mark.parametrize('backend', ['cpu', 'gpu', 'gpu without plugin'])
+@pytest.mark.parametrize('method', ['mme', 'mam2'])
+def test_demo_step_by_step(backend, method, tmp_path):
   """With a Python that only writes down what it is asked."""
   (tmp_path / 'configs').mkdir()
   (tmp_path / 'launch').mkdir()
   for name in ('launch/common.sh', 'launch/local.sh', 'launch/xla_flags.sh', 'requirements.txt'):
     (tmp_path / name).write_text((started.ROOT / name).read_text())
-  (tmp_path / 'configs/mme.py').touch()
+  (tmp_path / f'configs/{method}.py').touch()
   asked = tmp_path / 'asked'
   command(
     tmp_path / '.venv/bin',
     'python',
-    f'echo "$2 $JAX_COMPILATION_CACHE_DIR ${{XLA_FLAGS:-none}} $*" >> {asked}',
+    f'case "$*" in *find_spec*) exit {int("plugin" in backend)} ;; esac\n'
+    f'echo "$2 ${{JAX_PLATFORMS:-none}} ${{XLA_FLAGS:-none}} $*" >> {asked}',
   )
   command(tmp_path / 'bin', 'nvidia-smi', f'exit {int(backend == "cpu")}')
   code, out, told = bash(
-    tmp_path / 'launch/local.sh', '--method=mme', '--steps=7', cwd=tmp_path, path=tmp_path / 'bin'
+    tmp_path / 'launch/local.sh',
+    f'--method={method}',
+    '--steps=7',
+    cwd=tmp_path,
+    path=tmp_path / 'bin',
   )
   assert code == 0, told
   calls = [line.split(maxsplit=3) for line in asked.read_text().splitlines()]
   calls = [call for call in calls if call[0].startswith('vmae_jax.')]
-  assert [call[0] for call in calls] == [
-    f'vmae_jax.{verb}' for verb in ('prepare', 'check_data', 'pretrain', 'probe')
-  ]
-  assert {call[1] for call in calls} == {'/home/me/.cache/vmae_jax'}
-  flags = {'cpu': 'none', 'gpu': '--xla_gpu_enable_latency_hiding_scheduler=true'}
-  assert {call[2] for call in calls} == {flags[backend]}
-  assert '/configs/mme.py:demo ' in calls[2][3] and calls[2][3].endswith(' --config.steps=7')
+  verbs = ['prepare', 'check_data', 'pretrain', 'probe']
+  if method == 'mam2':
+    verbs.insert(2, 'train_tokenizer')
+  assert [call[0] for call in calls] == [f'vmae_jax.{verb}' for verb in verbs]
+  for verb in verbs:
+    assert list((started.ROOT / 'vmae_jax').glob(f'{verb}*')), verb
+  platform, flags = 'none', 'none'
+  if backend == 'gpu':
+    platform, flags = 'cuda,cpu', '--xla_gpu_enable_latency_hiding_scheduler=true'
+  assert {tuple(call[1:3]) for call in calls} == {(platform, flags)}
+  assert ("pip install 'jax[cuda13]'" in told) == (backend == 'gpu without plugin')
+  pretrain = calls[verbs.index('pretrain')][3]
+  assert f'/configs/{method}.py:demo ' in pretrain and ' --config.steps=7' in pretrain
   assert 'Done. In runs/demo/run:' in out
-
-
-def test_slurm_dry_run():
-  arguments = ('--dry-run', 'pretrain', '--config=c', '--workdir=a b')
-  code, out, _ = bash(LAUNCH / 'slurm.sbatch', *arguments)
-  assert code == 0
-  assert 'srun' in out and '-m vmae_jax.pretrain --distributed --config=c --workdir=a\\ b' in out
-  assert 'xla_gpu_enable_latency_hiding_scheduler=true' in out
-  header = (LAUNCH / 'slurm.sbatch').read_text()
-  for option in ('--requeue', '--signal=TERM@180', '--open-mode=append'):
-    assert f'\n#SBATCH {option}\n' in header
-
-
-@pytest.mark.parametrize('exit_code, requeued', [(0, False), (75, True), (2, False), (1, False)])
-def test_slurm_requeues_what_was_saved(exit_code, requeued, tmp_path):
-  command(tmp_path / 'bin', 'srun', f'echo "$@" > {tmp_path}/asked; exit {exit_code}')
-  command(tmp_path / 'bin', 'scontrol', f'echo "$@" > {tmp_path}/requeued')
-  code, *_ = bash(
-    LAUNCH / 'slurm.sbatch',
-    'pretrain',
-    '--config=c',
-    path=tmp_path / 'bin',
-    cwd=tmp_path,
-    SLURM_SUBMIT_DIR=str(started.ROOT),
-    SLURM_JOB_ID='17',
-  )
-  assert code == (0 if requeued else exit_code)
-  assert (tmp_path / 'requeued').exists() == requeued
-  if requeued:
-    assert (tmp_path / 'requeued').read_text() == 'requeue 17\n'
-  assert '--kill-on-bad-exit=1' in (tmp_path / 'asked').read_text()
-
-
-def test_slurm_mistakes(tmp_path):
-  code, _, told = bash(LAUNCH / 'slurm.sbatch', 'pretrain', cwd=tmp_path)
-  assert code == 2 and 'is not the repository' in told
-  code, _, told = bash(LAUNCH / 'slurm.sbatch')
-  assert code == 2 and 'give a verb' in told
 
 
 def test_kubernetes():
