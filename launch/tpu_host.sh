@@ -1,23 +1,84 @@
 #!/usr/bin/env bash
-# Installs what a host of a TPU slice needs: .venv with requirements.txt and jax[tpu]. What
-# tpu_pod.sh runs on every host; on a TPU VM of one host, call it by hand.
+# What each host of a TPU slice does; tpu_pod.sh calls it there. On a TPU VM of one host, call it by
+# hand.
 #
-#   launch/tpu_host.sh
+#   launch/tpu_host.sh                  installs .venv with requirements.txt, jax[tpu] and gcsfs
+#   launch/tpu_host.sh start VERB ...   starts it in the background, after the run before has ended
+#   launch/tpu_host.sh running          whether it runs, "yes" or "no"
+#   launch/tpu_host.sh follow           shows its log to its end, then prints the exit code or "gone"
+#   launch/tpu_host.sh last             prints its exit code and the last lines of its log
 #
-# The system of TPU VMs (Ubuntu 22.04) brings Python 3.10, which JAX no longer supports: where no
-# newer one is there, uv is installed for the user and brings it.
+# The log is run/log; those of the last 20 starts before it stay in run/logs. The system of TPU VMs
+# (Ubuntu 22.04) brings Python 3.10, which JAX no longer supports: where no newer one is there, uv
+# is installed for the user and brings it.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$root"
+
+# Its number may have gone to another process, if the host was started anew.
+alive() { grep -qs tpu_host.sh "/proc/$(cat run/pid 2>/dev/null)/cmdline"; }
+
+install() {
+  export PATH="$PATH:$HOME/.local/bin" # Where pip --user puts uv.
+  if ! [ -e "$venv/bin/python" ] && ! find_python >/dev/null && ! command -v uv >/dev/null; then
+    python3 -m pip install --quiet --user uv ||
+      die 'neither Python 3.11 or newer nor uv, which brings one, could be had: see above.'
+  fi
+  ensure_venv "$root/requirements.txt"
+  "$venv/bin/python" -m pip install --quiet 'jax[tpu]' 'gcsfs>=2025.3' ||
+    die 'pip could not install jax[tpu] and gcsfs: see above.'
+}
+
+# prune ARCHIVE: removes files that the archive before brought and this one does not.
+prune() {
+  mkdir -p run
+  tar -tzf "$1" | sort >run/files.new
+  [ ! -e run/files ] || comm -23 run/files run/files.new | xargs -rd '\n' rm -f --
+  mv run/files.new run/files
+}
+
+# A process of the run before that is still saving, and holds the chips, is waited for.
+wait_for_last() {
+  ! alive || timeout 300 tail --pid="$(cat run/pid)" -f /dev/null || kill -KILL -- "-$(cat run/pid)"
+}
+
+start() {
+  wait_for_last
+  mkdir -p run/logs
+  [ ! -e run/log ] || mv run/log "run/logs/$(date -r run/log +%Y-%m-%d_%H-%M-%S)"
+  find run/logs -type f | sort | head -n -20 | xargs -rd '\n' rm
+  rm -f run/code
+  eval "$(bash launch/xla_flags.sh tpu "$@")"
+  PYTHONUNBUFFERED=1 setsid nohup bash launch/tpu_host.sh run "$@" >/dev/null 2>&1 </dev/null &
+}
+
+run() {
+  local code=0
+  echo $$ >run/pid
+  "$venv/bin/python" -m "vmae_jax.$1" --distributed "${@:2}" >run/log 2>&1 || code=$?
+  echo "$code" >run/code
+}
+
+follow() {
+  while [ ! -e run/log ]; do sleep 1; done
+  tail -n +1 --pid="$(cat run/pid)" -f run/log >&2
+  cat run/code 2>/dev/null || echo gone
+}
+
+last() {
+  for _ in $(seq 60); do
+    if [ -e run/code ] || ! alive; then break; fi
+    sleep 1
+  done
+  printf '== %s: exit code %s\n' "$(uname -n)" "$(cat run/code 2>/dev/null || echo none)"
+  tail -n 5 run/log
+}
 
 case "${1:-}" in
-  --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" && exit ;;
+  --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" ;;
+  '') install ;;
+  running) if [ ! -e run/code ] && alive; then echo yes; else echo no; fi ;;
+  prune | wait_for_last | start | run | follow | last) "$@" ;;
+  *) die "$1 is not known. See launch/tpu_host.sh --help." ;;
 esac
-
-export PATH="$PATH:$HOME/.local/bin" # Where pip --user puts uv.
-if ! [ -e "$venv/bin/python" ] && ! find_python >/dev/null && ! command -v uv >/dev/null; then
-  python3 -m pip install --quiet --user uv ||
-    die 'neither Python 3.11 or newer nor uv, which brings one, could be had: see above.'
-fi
-ensure_venv "$root/requirements.txt"
-"$venv/bin/python" -m pip install --quiet 'jax[tpu]' || die "pip could not install jax[tpu]: see above."

@@ -1,34 +1,45 @@
 #!/usr/bin/env bash
-# Pre-training (or another verb) on a TPU slice: makes it, installs, starts on all hosts, shows the
-# log, and starts again after preemption until the run is done.
+# Pre-training (or another verb) on TPU slices: makes them, installs, starts on all hosts, shows the
+# log, and starts again until the run is done.
 #
-#   launch/tpu_pod.sh --name=vmae --zone=us-west4-a --type=v5litepod-256 \
-#     [--version=v2-alpha-tpuv5-lite] [--project=ID] [--spot] [--delete] [--dry-run] -- \
+#   launch/tpu_pod.sh --name=vmae --zone=us-west4-a --type=v5e:16x16 [OPTIONS] -- \
 #     pretrain --config=configs/videomae.py:b,k400 --workdir=/mnt/runs/b_k400 \
 #     --config.data.train=/mnt/data/k400_train.txt
 #
-#   --name=NAME      of the TPU VM; one that exists is used, else a queued resource asks for it
-#   --type=TYPE      such as v5litepod-256, v5p-512, v6e-256, v4-512
-#   --version=NAME   its system; by default what Google's pages name for the type
+#   --name=NAME      of the queued resource, which is made if it is not there
+#   --type=TYPE      by shape as estimate takes it, v5e:16x16 or v5p:4x4x8, or Google's name, such as
+#                    v5litepod-256 (v5e-256 will do), v5p-256, v6e-256, v4-256
+#   --slices=N       train as one (default: 1); 2*v5e:16x16 says it, too
+#   --version=NAME   their system; by default what Google's pages name for the type
 #   --spot           cheaper, can be taken away at any time
+#   --project=ID
+#   --create=FLAG    for gcloud's queued-resources create, such as --create=--reserved,
+#                    --create=--internal-ips, --create=--service-account=NAME; may be repeated
+#   --ssh=FLAG       for gcloud's queued-resources ssh and scp, such as --ssh=--internal-ip or
+#                    --ssh=--tunnel-through-iap; may be repeated
 #   --setup=COMMAND  run on every host before each start: mounts disks or buckets, logs in, such as
 #                    --setup='mountpoint -q /mnt || sudo mount 10.0.0.2:/share /mnt'
-#   --delete         deletes the slice once the run is done
-#   --wait=SECONDS   between questions about a slice that is being made (default: 30)
-#   --dry-run        prints the commands
+#   --delete         deletes the slices once the run is done
+#   --restarts=N     at most so many starts after failures (default: 20; MAX_RESTARTS)
+#   --wait=SECONDS   between questions about slices that are being made (default: 30)
+#   --dry-run        checks the flags, prints the commands
 #
 # Needs gcloud, logged in. --workdir and data must be seen by all hosts under the same path: a
 # Filestore share or a bucket mounted with gcsfuse (see --setup). The run lives on the hosts, not
 # in this terminal: after Ctrl-C the same command shows its log again.
+#
+# It starts again after preemption and after exit code 75 (stopped and saved) however often, after
+# other failures as often as --restarts says, and never where a host ended with 2 (a mistake in
+# flags, config or data) or 130. Then the last lines of each host are shown, and the slices stay.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
 
-name='' zone='' type='' version='' project='' setup=':' spot='' delete='' dry_run=''
-run=()         # Verb and flags.
-wait_seconds=30
+name='' zone='' type='' slices=1 version='' project='' setup=':' spot='' delete='' dry_run=''
+restarts="${MAX_RESTARTS:-20}" wait_seconds=30
+create_flags=() ssh_flags=() run=() # Verb and flags.
 
 parse_arguments() {
   while [ $# -gt 0 ]; do
@@ -37,9 +48,13 @@ parse_arguments() {
       --name=?*) name="${1#*=}" ;;
       --zone=?*) zone="${1#*=}" ;;
       --type=?*) type="${1#*=}" ;;
+      --slices=?*) slices="${1#*=}" ;;
       --version=?*) version="${1#*=}" ;;
       --project=?*) project="${1#*=}" ;;
+      --create=?*) create_flags+=("${1#*=}") ;;
+      --ssh=?*) ssh_flags+=("${1#*=}") ;;
       --setup=?*) setup="${1#*=}" ;;
+      --restarts=?*) restarts="${1#*=}" ;;
       --wait=?*) wait_seconds="${1#*=}" ;;
       --spot) spot=yes ;;
       --delete) delete=yes ;;
@@ -52,16 +67,33 @@ parse_arguments() {
   [ "${name:+1}${zone:+1}${type:+1}" = 111 ] ||
     die 'give --name, --zone and --type. See launch/tpu_pod.sh --help.'
   [ ${#run[@]} -gt 0 ] || die 'give a verb and its flags after --, such as -- pretrain --config=...'
-  if [ -z "$version" ]; then
-    case "$type" in
-      v4-*) version=tpu-ubuntu2204-base ;;
-      v5litepod-*) version=v2-alpha-tpuv5-lite ;;
-      v5p-*) version=v2-alpha-tpuv5 ;;
-      v6e-*) version=v2-alpha-tpuv6e ;;
-      *) die "--type=$type: no system is known for it; give --version." ;;
-    esac
-  fi
+  parse_type
+  for number in "$slices" "$restarts" "$wait_seconds"; do
+    case "$number" in *[!0-9]*) die "$number is no number." ;; esac
+  done
+  check_command "${run[@]}"
   [ -n "$dry_run" ] || command -v gcloud >/dev/null || die 'gcloud is not on the path: install the Google Cloud CLI.'
+}
+
+# Sets type to Google's name, and version and slices where these are not given.
+parse_type() {
+  local given="$type" side chips=1
+  case "$type" in [1-9]*'*'*) slices="${type%%\**}" type="${type#*\*}" ;; esac
+  if [[ "$type" =~ ^(v4|v5e|v5p|v6e):[1-9][0-9]*(x[1-9][0-9]*)+$ ]]; then
+    for side in $(printf '%s' "${type#*:}" | tr x ' '); do chips=$((chips * side)); done
+    case "$type" in v4* | v5p*) chips=$((chips * 2)) ;; esac # Their names count cores, two a chip.
+    type="${type%%:*}-$chips"
+    say "--type=$given: $slices of Google's $type, in its usual shape."
+  fi
+  case "$type" in v5e-*) type="v5litepod-${type#*-}" ;; esac
+  [ -z "$version" ] || return 0
+  case "$type" in
+    v4-[1-9]*) version=tpu-ubuntu2204-base ;;
+    v5litepod-[1-9]*) version=v2-alpha-tpuv5-lite ;;
+    v5p-[1-9]*) version=v2-alpha-tpuv5 ;;
+    v6e-[1-9]*) version=v2-alpha-tpuv6e ;;
+    *) die "--type=$given: no system is known for it; give --version." ;;
+  esac
 }
 
 # tpus GROUP VERB ARGUMENTS...: gcloud for TPUs in the zone.
@@ -74,127 +106,165 @@ tpus() {
   fi
 }
 
-# state: that of the slice, or NONE.
-state() { tpus tpu-vm describe "$name" --format='value(state)' 2>/dev/null || printf 'NONE\n'; }
-
-on_all() { tpus tpu-vm ssh "$name" --worker=all --batch-size=all --command="$1"; }
-
-on_first() { tpus tpu-vm ssh "$name" --worker=0 --command="$1"; }
-
-make_slice() {
-  say "== asking for $name, $type"
-  tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" \
-    --runtime-version="$version" ${spot:+--spot}
-  wait_for_slice
+# describe GROUP NAME FIELD: prints it, or NONE; fails if gcloud cannot tell (network, login).
+describe() {
+  local told="$temporary/told"
+  tpus "$1" describe "$2" --format="value($3)" 2>"$told" && return
+  if grep -q NOT_FOUND "$told"; then echo NONE; else cat "$told" >&2 && return 1; fi
 }
 
-wait_for_slice() {
-  [ -z "$dry_run" ] || return 0
-  local now
-  until now="$(state)" && [ "$now" = READY ]; do
-    case "$(tpus queued-resources describe "$name" --format='value(state.state)' 2>/dev/null)" in
-      FAILED | SUSPENDED)
-        die "the queued resource $name failed: see gcloud compute tpus queued-resources describe $name."
-        ;;
-    esac
-    say "$name is not there yet ($now)"
-    sleep "$wait_seconds"
-  done
+# Prints READY if all slices are; else Google's word for the state of the queued resource or of a
+# slice, LOST for one that is not there, or NONE.
+state() {
+  local now node slice
+  now="$(describe queued-resources "$name" state.state)" || return
+  if [ "$now" = ACTIVE ]; then
+    now=READY
+    for ((node = 0; node < slices; node++)); do
+      slice="$name"
+      if [ "$slices" -gt 1 ]; then slice="$name-$node"; fi
+      slice="$(describe tpu-vm "$slice" state)" || return
+      case "$slice" in READY) ;; NONE) now=LOST ;; *) now="$slice" ;; esac
+    done
+  fi
+  echo "$now"
 }
 
-drop_slice() {
+on() {
+  tpus queued-resources ssh "$name" --node="$1" --worker="$1" --batch-size=all \
+    ${ssh_flags[@]+"${ssh_flags[@]}"} --command="$2"
+}
+
+# host NODES COMMAND: of tpu_host.sh.
+host() { on "$1" "bash vmae_jax/launch/tpu_host.sh $2"; }
+
+# yes or no; nothing if the host cannot be asked.
+running() {
+  on 0 '[ -e vmae_jax/launch/tpu_host.sh ] || { echo no && exit; }; bash vmae_jax/launch/tpu_host.sh running' |
+    tail -n 1
+}
+
+make_slices() {
+  local nodes=(--node-id="$name")
+  if [ "$slices" -gt 1 ]; then nodes=(--node-count="$slices" --node-prefix="$name"); fi
+  say "== asking for $name, $slices of $type"
+  tpus queued-resources create "$name" "${nodes[@]}" --accelerator-type="$type" \
+    --runtime-version="$version" ${spot:+--spot} ${create_flags[@]+"${create_flags[@]}"}
+}
+
+drop_slices() {
   say "== deleting $name"
-  tpus queued-resources delete "$name" --force --quiet ||
-    tpus tpu-vm delete "$name" --quiet # One that no queued resource asked for.
+  tpus queued-resources delete "$name" --force --quiet
 }
 
 # Copies the code as it is now (what git does not ignore), so that it is the same on all hosts.
 install() {
-  local archive status=0
-  archive="$(mktemp -d)/vmae_jax.tgz"
   say '== installing on all hosts'
-  { [ -n "$dry_run" ] || pack "$archive"; } &&
-    tpus tpu-vm scp "$archive" "$name:vmae_jax.tgz" --worker=all --batch-size=all &&
-    on_all "mkdir -p vmae_jax && tar -xzf vmae_jax.tgz -C vmae_jax && cd vmae_jax && \
-bash launch/tpu_host.sh && bash -c $(printf '%q' "$setup")" || status=$?
-  rm -r "$(dirname "$archive")"
-  return "$status"
+  { [ -n "$dry_run" ] || pack "$temporary/vmae_jax.tgz"; } &&
+    tpus queued-resources scp "$temporary/vmae_jax.tgz" "$name:vmae_jax.tgz" --node=all --worker=all \
+      --batch-size=all ${ssh_flags[@]+"${ssh_flags[@]}"} &&
+    on all "mkdir -p vmae_jax && cd vmae_jax && \
+{ [ ! -e launch/tpu_host.sh ] || bash launch/tpu_host.sh wait_for_last; } && \
+tar -xzf ../vmae_jax.tgz && bash launch/tpu_host.sh prune ../vmae_jax.tgz && \
+bash launch/tpu_host.sh && bash -c $(printf '%q' "$setup")"
 }
 
+# Files that git knows and that are not there are left out. The tar of macOS would add what it
+# keeps beside files.
 pack() {
   git -C "$root" ls-files -co --exclude-standard -z |
-    tar -C "$root" --null --ignore-failed-read -czf "$1" -T -
+    while IFS= read -r -d '' file; do
+      [ ! -e "$root/$file" ] || printf '%s\0' "$file"
+    done | COPYFILE_DISABLE=1 tar -C "$root" --null -czf "$1" -T -
 }
 
-# On a host: whether the run that was started last is still there. Its number may since have gone to
-# another process, if the host was started anew.
-# shellcheck disable=SC2016 # Expanded there.
-alive='grep -qs vmae_jax "/proc/$(cat run.pid 2>/dev/null)/cmdline"'
-
-# Starts the run on all hosts, outside of the ssh sessions, which may break. A process of the run
-# before that is still saving, and holds the chips, is waited for.
 start() {
-  local command ended
-  command="$(printf '%q ' .venv/bin/python -m "vmae_jax.${run[0]}" --distributed "${run[@]:1}")"
-  say "== starting: $command"
-  command="echo \$\$ >run.pid; $command >run.log 2>&1; echo \$? >run.code"
-  # shellcheck disable=SC2016
-  ended="! $alive"' || timeout 300 tail --pid="$(cat run.pid)" -f /dev/null || kill -KILL -- "-$(cat run.pid)"'
-  on_all "cd vmae_jax && { $ended; } && rm -f run.code run.log && \
-eval \"\$(bash launch/xla_flags.sh tpu)\" && \
-{ PYTHONUNBUFFERED=1 setsid nohup bash -c $(printf '%q' "$command") >/dev/null 2>&1 </dev/null & }"
+  local command
+  command="$(printf ' %q' "${run[@]}")"
+  say "== starting:$command"
+  host all "start$command"
 }
 
-# Shows the first host's log until its process has ended; prints its exit code.
-follow() {
-  # shellcheck disable=SC2016
-  on_first 'cd vmae_jax && while [ ! -e run.log ]; do sleep 1; done && \
-tail -n +1 --pid="$(cat run.pid)" -f run.log >&2; cat run.code'
-}
-
-running() { on_first "cd vmae_jax && [ ! -e run.code ] && $alive" >/dev/null 2>&1; }
-
-main() {
-  local code now failures=0
-  if [ -n "$dry_run" ]; then
-    make_slice && install && start && follow
-    if [ -n "$delete" ]; then drop_slice; fi
+# ended CODE: what comes after an exit code of the first host that is not 0. Returns to start again.
+ended() {
+  local told code="$1"
+  if [ "$code" = 75 ]; then
+    say '== saved and stopped; starting again'
     return
   fi
+  told="$(host all last)" || true
+  say "$told"
+  told="$(printf '%s\n' "$told" | grep -oE '^== .*: exit code (2|130)$' | head -n 1)" || true
+  if [ -n "$told" ]; then give_up "${told##* }" "a host ended with exit code ${told##* }"; fi
+  sleep "$((2 * wait_seconds))" # Google tells a preemption later than the hosts feel it.
+  if [ "$(state)" != READY ]; then return; fi
+  failures=$((failures + 1))
+  [ "$code" != gone ] || code=1
+  if [ "$failures" -gt "$restarts" ]; then give_up "$code" "failure $failures, --restarts=$restarts"; fi
+  say "== failure $failures; starting again"
+}
+
+give_up() {
+  say "error: $2, see above; once that is mended, the same command goes on. $name is still there, and costs."
+  exit "$1"
+}
+
+main() {
+  local now before='' code made='' started='' unable=0 failures=0
+  if [ -n "$dry_run" ]; then
+    make_slices && install && start && host 0 follow
+    if [ -n "$delete" ]; then drop_slices; fi
+    return
+  fi
+  now="$(state)" || die 'gcloud could not be asked: see above.'
   while true; do
-    now="$(state)"
     case "$now" in
-      READY) ;;
-      NONE) make_slice ;;
-      PREEMPTED | TERMINATED | STOPPED) drop_slice && make_slice ;;
-      *) wait_for_slice ;;
-    esac
-    code=''
-    if running || { install && start; }; then
-      failures=0
-      code="$(follow | tail -n 1)" || code=''
-    elif [ "$(state)" = READY ]; then
-      failures=$((failures + 1))
-      [ "$failures" -lt 3 ] ||
-        die "$name could not be set up, three times in a row: see above. Once that is mended, the" \
-          'same command goes on with it.'
-    fi
-    case "$code" in
-      0) break ;;
-      75) say '== saved and stopped; starting again' ;;
-      '' | *[!0-9]*)
-        say '== the connection is lost; looking whether the slice is still there'
+      READY)
+        made=yes
+        if [ -z "$started" ]; then
+          case "$(running)" in
+            yes) started=yes ;;
+            no) if install && start; then started=yes; fi ;;
+          esac
+        fi
+        if [ -n "$started" ]; then
+          unable=0
+          code="$(host 0 follow | tail -n 1)" || code=''
+          case "$code" in
+            0) break ;;
+            '') say '== the connection is lost' && sleep "$wait_seconds" ;;
+            *) started='' && ended "$code" ;;
+          esac
+        elif unable=$((unable + 1)) && [ "$unable" -ge 5 ]; then
+          give_up 2 "$name could not be set up, five times in a row"
+        else
+          sleep "$wait_seconds"
+        fi
+        ;;
+      NONE | LOST | SUSPENDED | PREEMPTED | TERMINATED | STOPPED)
+        started=''
+        if { [ "$now" = NONE ] || drop_slices; } && make_slices; then
+          made=yes
+        elif [ -z "$made" ]; then
+          die "$name could not be made: see above."
+        else
+          sleep "$wait_seconds"
+        fi
+        ;;
+      FAILED) die "the queued resource $name failed; gcloud compute tpus queued-resources describe $name says why." ;;
+      *)
+        [ "$now" = "$before" ] || say "$name is not there yet ($now)"
         sleep "$wait_seconds"
         ;;
-      *)
-        die "the run ended with exit code $code, see its log above; once that is mended, the same" \
-          'command goes on with it.'
-        ;;
     esac
+    before="$now"
+    now="$(state)" || now='gcloud cannot tell'
   done
   say '== done'
-  if [ -n "$delete" ]; then drop_slice; fi
+  if [ -n "$delete" ]; then drop_slices; fi
 }
 
 parse_arguments "$@"
+temporary="$(mktemp -d)"
+trap 'rm -r "$temporary"' EXIT
 main

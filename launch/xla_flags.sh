@@ -38,7 +38,7 @@ add_flag() {
 }
 
 backend="${1:-}" cache="${HOME:-/tmp}/.cache/vmae_jax"
-for argument in "${@:2}"; do
+for argument in "$@"; do
   case "$argument" in --workdir=?*) cache="${argument#*=}/compiled" ;; esac
 done
 case "$backend" in

@@ -1,6 +1,7 @@
 """Launch files run as a user runs them, among commands that are made up."""
 
 import os
+import shutil
 import subprocess
 
 from tests import started
@@ -23,3 +24,18 @@ def command(folder, name, script):
   folder.mkdir(exist_ok=True, parents=True)
   (folder / name).write_text(f'#!/usr/bin/env bash\n{script}\n')
   (folder / name).chmod(0o755)
+
+
+def repository(folder):
+  """launch/ in what the scripts need of the repository, where they may write; has no .venv."""
+  shutil.copytree(LAUNCH, folder / 'launch')
+  for name in (
+    'requirements.txt',
+    'vmae_jax/cli.py',
+    'vmae_jax/pretrain.py',
+    'configs/videomae.py',
+  ):
+    (folder / name).parent.mkdir(exist_ok=True)
+    shutil.copy(started.ROOT / name, folder / name)
+  subprocess.run(['git', 'init', '-q', folder], check=True)
+  return folder / 'launch'

@@ -2,18 +2,9 @@
 
 import pytest
 
-from tests import started
-from tests.launch.shell import LAUNCH, bash, command
+from tests.launch.shell import LAUNCH, bash, command, repository
 
 RUN = ('pretrain', '--config=configs/videomae.py:b,k400', '--workdir=a b')
-
-
-def repository(folder):
-  """What the script needs of one, where it may write."""
-  for name in ('launch/slurm.sbatch', 'launch/common.sh', 'launch/xla_flags.sh', 'vmae_jax/cli.py'):
-    (folder / name).parent.mkdir(exist_ok=True, parents=True)
-    (folder / name).write_text((started.ROOT / name).read_text())
-  return folder
 
 
 def test_dry_run(tmp_path):
@@ -31,6 +22,9 @@ def test_dry_run(tmp_path):
 
 
 def job(tmp_path, srun, **env):
+  submitted = tmp_path / 'submitted'
+  if not submitted.exists():
+    repository(submitted)
   command(tmp_path / 'bin', 'srun', f'echo "$@" > {tmp_path}/asked\n{srun}')
   command(tmp_path / 'bin', 'scontrol', f'echo "$@" >> {tmp_path}/requeued')
   code, out, told = bash(
@@ -38,7 +32,7 @@ def job(tmp_path, srun, **env):
     *RUN,
     path=tmp_path / 'bin',
     cwd=tmp_path,
-    SLURM_SUBMIT_DIR=str(repository(tmp_path / 'submitted')),
+    SLURM_SUBMIT_DIR=str(submitted),
     SLURM_JOB_ID='17',
     **env,
   )
