@@ -1,11 +1,10 @@
-"""The launch files: syntax, dry runs, and the ways of a run on a made-up cluster."""
+"""The launch files: syntax, dry runs, and the demo, step by step."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests import started
 from tests.launch.shell import LAUNCH, bash, command
@@ -122,32 +121,3 @@ def test_demo_step_by_step(backend, method, tmp_path):
   pretrain = calls[verbs.index('pretrain')][3]
   assert f'/configs/{method}.py:demo ' in pretrain and ' --config.steps=7' in pretrain
   assert 'Done. In runs/demo/run:' in out
-
-
-def test_kubernetes():
-  text = (LAUNCH / 'gke.yaml').read_text()
-  text = text.replace('${IMAGE}', 'here/vmae').replace('${BUCKET}', 'bucket')
-  assert '${' not in text
-  assert 'WORKDIR /vmae_jax' in (LAUNCH / 'Dockerfile').read_text()
-  tpu, gpu = yaml.safe_load_all(text)
-  for one, resource in ((tpu, 'google.com/tpu'), (gpu, 'nvidia.com/gpu')):
-    assert one['kind'] == 'JobSet' and one['spec']['failurePolicy']['maxRestarts'] > 10
-    (job,) = one['spec']['replicatedJobs']
-    job = job['template']['spec']
-    assert job['parallelism'] == job['completions'] and job['backoffLimit'] == 0
-    (rule,) = job['podFailurePolicy']['rules']
-    pod = job['template']['spec']
-    (container,) = pod['containers']
-    assert rule['onExitCodes']['containerName'] == container['name']
-    assert rule['onExitCodes']['values'] == [2]  # 75, saved and stopped, starts again.
-    assert pod['terminationGracePeriodSeconds'] >= 120 and pod['restartPolicy'] == 'Never'
-    assert resource in container['resources']['limits'] and container['workingDir'] == '/vmae_jax'
-    (script,) = container['args']
-    assert bash('-n', '-c', script) == (0, '', '') and '--distributed' in script
-    mounts = {mount['name'] for mount in container['volumeMounts']}
-    assert mounts == {volume['name'] for volume in pod['volumes']}
-  env = {x['name']: x.get('value') for x in container['env']}
-  assert env['JAX_NUM_PROCESSES'] == str(job['parallelism'])
-  name = gpu['spec']['replicatedJobs'][0]['name']
-  set_ = gpu['metadata']['name']
-  assert env['JAX_COORDINATOR_ADDRESS'].startswith(f'{set_}-{name}-0-0.{set_}:')
