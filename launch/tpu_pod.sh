@@ -77,9 +77,9 @@ parse_arguments() {
 
 # Sets type to Google's name, and version and slices where these are not given.
 parse_type() {
-  local given="$type" side chips=1
+  local given="$type" side chips=1 shape='^(v4|v5e|v5p|v6e):[1-9][0-9]*(x[1-9][0-9]*)+$'
   case "$type" in [1-9]*'*'*) slices="${type%%\**}" type="${type#*\*}" ;; esac
-  if [[ "$type" =~ ^(v4|v5e|v5p|v6e):[1-9][0-9]*(x[1-9][0-9]*)+$ ]]; then
+  if [[ "$type" =~ $shape ]]; then
     for side in $(printf '%s' "${type#*:}" | tr x ' '); do chips=$((chips * side)); done
     case "$type" in v4* | v5p*) chips=$((chips * 2)) ;; esac # Their names count cores, two a chip.
     type="${type%%:*}-$chips"

@@ -1,5 +1,6 @@
 """The launch files: syntax, dry runs, and the demo, step by step."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,23 @@ SCRIPTS = ['common.sh', 'local.sh', 'slurm.sbatch', 'tpu_host.sh', 'tpu_pod.sh',
 @pytest.mark.parametrize('name', SCRIPTS)
 def test_syntax(name):
   assert bash('-n', LAUNCH / name) == (0, '', '')
+
+
+@pytest.mark.parametrize('name', ['common.sh', 'local.sh', 'tpu_pod.sh', 'xla_flags.sh'])
+def test_runs_on_macos(name):
+  """Whose bash is 3.2, and whose tar, sed, xargs and date are not GNU's."""
+  code = [line for line in (LAUNCH / name).read_text().splitlines() if line.lstrip()[:1] != '#']
+  newer = (
+    r'mapfile|readarray|declare -[An]|local -[An]|wait -n|&>>|\|&|\$\{\w+(,,|\^\^|@)|\[-\d+\]'
+    r'|=~ [^"$]|\$\{\w+\[@\]:|ignore-failed-read|xargs -\w*[rd]|sed -\w*i|date -[dr]'
+    r'|readlink -f|tail --pid'
+  )
+  assert [line for line in code if re.search(newer, line)] == []
+  # Arrays that may be empty: with set -u they are unset there.
+  empty = set(re.findall(r'\b(\w+)=\(\)', '\n'.join(code))) - {'run'}
+  for array in empty:
+    bare = re.findall(rf'.*(?<!\+)"\$\{{{array}\[@\]\}}".*', '\n'.join(code))
+    assert bare == []
 
 
 @pytest.mark.full
