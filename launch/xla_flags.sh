@@ -7,7 +7,7 @@
 # one model on one machine are to be measured there.
 #
 # JAX_COMPILATION_CACHE_DIR  Where compiled programs are kept, so that a second start of the same
-#   command does not compile: DIR/compiled where --workdir=DIR is among the verb's flags, else
+#   command does not compile: DIR/.compiled where --workdir=DIR is among the verb's flags, else
 #   ~/.cache/vmae_jax. JAX writes it in process 0 only, hence all hosts must see the folder.
 #   https://docs.jax.dev/en/latest/persistent_compilation_cache.html
 # gpu:
@@ -39,7 +39,7 @@ add_flag() {
 
 backend="${1:-}" cache="${HOME:-/tmp}/.cache/vmae_jax"
 for argument in "$@"; do
-  case "$argument" in --workdir=?*) cache="${argument#*=}/compiled" ;; esac
+  case "$argument" in --workdir=?*) cache="${argument#*=}/.compiled" ;; esac
 done
 case "$backend" in
   --help | -h) usage && exit 0 ;;

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ml_collections
 import pytest
 
 from tests import started
 from tests.launch.shell import LAUNCH, bash, command
+from vmae_jax.runs.run_dir import prepare_run_dir
 
 SCRIPTS = ['common.sh', 'local.sh', 'slurm.sbatch', 'tpu_host.sh', 'tpu_pod.sh', 'xla_flags.sh']
 
@@ -91,11 +93,21 @@ def test_flags_that_are_set_stay():
   lines = bash(LAUNCH / 'xla_flags.sh', 'tpu', '--config=c', '--workdir=/mnt/a b')[1].splitlines()
   assert lines == [
     'export JAX_PLATFORMS=tpu\\,cpu',
-    'export JAX_COMPILATION_CACHE_DIR=/mnt/a\\ b/compiled',  # Where all hosts see it.
+    'export JAX_COMPILATION_CACHE_DIR=/mnt/a\\ b/.compiled',  # Where all hosts see it.
   ]
   assert bash(LAUNCH / 'xla_flags.sh', 'cpu')[1].count('\n') == 1
   code, _, told = bash(LAUNCH / 'xla_flags.sh')
   assert code == 2 and told.startswith('error: ') and told.count('\n') == 1
+
+
+def test_a_folder_with_compiled_programs_alone_is_still_free(tmp_path):
+  """JAX makes it before the run's first file may be there."""
+  lines = bash(LAUNCH / 'xla_flags.sh', 'cpu', f'--workdir={tmp_path}')[1]
+  Path(lines.strip().split('=')[1]).mkdir()
+  assert len(list(tmp_path.iterdir())) == 1
+  config = ml_collections.ConfigDict({'batch_size': 8})
+  for _ in range(2):
+    prepare_run_dir(tmp_path, config)
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu', 'gpu without plugin'])

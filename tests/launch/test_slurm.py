@@ -15,7 +15,7 @@ def test_dry_run(tmp_path):
   assert code == 0, told
   assert 'srun' in out and '-m vmae_jax.pretrain --distributed ' in out and '=a\\ b' in out
   assert 'xla_gpu_enable_latency_hiding_scheduler=true' in out and 'JAX_PLATFORMS=cuda' in out
-  assert 'JAX_COMPILATION_CACHE_DIR=a\\ b/compiled' in out
+  assert 'JAX_COMPILATION_CACHE_DIR=a\\ b/.compiled' in out
   header = (LAUNCH / 'slurm.sbatch').read_text()
   for option in ('--requeue', '--signal=TERM@180', '--open-mode=append'):
     assert f'\n#SBATCH {option}\n' in header

@@ -198,7 +198,7 @@ PYTHON = """
 case "$*" in *' pip '*) exit ;; esac
 case "$*" in *ml_collections*) exit 1 ;; esac
 printf '<%s>' "$@"
-[ "$JAX_PLATFORMS ${JAX_COMPILATION_CACHE_DIR##*/}" = 'tpu,cpu compiled' ] || exit 0
+[ "$JAX_PLATFORMS ${JAX_COMPILATION_CACHE_DIR##*/}" = 'tpu,cpu .compiled' ] || exit 0
 echo " step 1 of 1" && sleep 0.5
 """
 
