@@ -30,7 +30,7 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from vmae_jax import chips, cli, config_finetuning, sharding
+from vmae_jax import chips, cli, config_finetuning, peers, sharding
 from vmae_jax import config as config_lib
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
@@ -267,7 +267,7 @@ def main(argv):
   if out and (out.is_dir() or not os.access(out.parent, os.W_OK)):
     raise UserError(f'--out={out}: give the name of a file, in a folder that can be written to.')
   if _DISTRIBUTED.value:
-    cli.join_processes()
+    peers.join()
   config = _CONFIG.value
   if _BATCH.value is not None:
     config.batch_size = _BATCH.value

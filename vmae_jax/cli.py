@@ -9,28 +9,32 @@
       cli.run(main)
 
 Exit codes: 0 done, 2 a mistake of the user's (one line on stderr), 74 something that may come
-back is unavailable, such as a store or room on a disk (one line; start the same command again),
-75 preempted after saving (start the same command again to go on), 130 interrupted with Ctrl-C; a
-bug gives Python's stack trace and 1.
+back is unavailable, such as a store, room on a disk or another process of the run (one line; start
+the same command again), 75 asked to stop, and saved what there was to save (start the same command
+again to go on), 130 interrupted with Ctrl-C; a bug gives Python's stack trace and 1.
 """
 
 import argparse
-import os
-import platform
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 
+from vmae_jax import peers
 from vmae_jax.config_file import load_config, look_up
-from vmae_jax.errors import Unavailable, UserError, is_outage, suggest
-
-EXIT_USER_ERROR = 2
-EXIT_UNAVAILABLE = 74  # EX_IOERR.
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL: job managers may requeue on it.
-EXIT_INTERRUPTED = 130
+from vmae_jax.errors import (
+  EXIT_INTERRUPTED,
+  EXIT_PREEMPTED,
+  EXIT_UNAVAILABLE,
+  EXIT_USER_ERROR,
+  Unavailable,
+  UserError,
+  is_outage,
+  suggest,
+)
+from vmae_jax.runs import stop
 
 
 class Preempted(Exception):
@@ -78,62 +82,39 @@ def refuse_arguments(argv: list[str]) -> None:
     raise UserError(f'{argv[1]!r} is no flag: values are given as --NAME=VALUE.')
 
 
-def join_processes() -> None:
-  """Joins the processes of one run; call it before anything touches a device.
-
-  JAX finds the others on TPU pods, under Slurm and under Open MPI. Elsewhere each process is
-  told by JAX_COORDINATOR_ADDRESS (host:port of the first one), JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID. With absl's --only_check_args the verb ends here with 0, which says that its
-  flags and config can be read.
-
-  Raises:
-    Unavailable: the first device of JAX_PLATFORMS is not there. JAX itself takes the CPU where
-      cuda is asked for and no /dev/nvidia* is seen.
-  """
-  if flags.FLAGS.is_parsed() and flags.FLAGS.only_check_args:
-    sys.exit()
-  import jax  # Not above: entry points' worker processes need none.
-
-  count, index = os.environ.get('JAX_NUM_PROCESSES'), os.environ.get('JAX_PROCESS_ID')
-  try:
-    jax.distributed.initialize(num_processes=count and int(count), process_id=index and int(index))
-  except ValueError as e:
-    raise UserError(f'--distributed: {str(e).splitlines()[0]}') from e
-  asked = (jax.config.jax_platforms or 'cpu').split(',')[0]
-  reason = 'JAX sees none and would compute on the CPU'
-  try:
-    there = jax.default_backend()
-  except RuntimeError as e:
-    there, reason = 'cpu', str(e).splitlines()[0]
-  if asked != 'cpu' and there == 'cpu':
-    raise Unavailable(f'JAX_PLATFORMS asks for {asked} on {platform.node()}: {reason}.')
-
-
-def run(main: Callable[[list[str]], None], *, absl_flags: bool = True) -> None:
+def run(
+  main: Callable[[list[str]], None], *, absl_flags: bool = True, trains: bool = False
+) -> None:
   """Runs `main(argv)` and exits with the code above.
 
   Args:
     main: Gets the program's name and what is no flag.
     absl_flags: False leaves flags to `main`, which gets them all.
+    trains: Whether the verb can go on where it was stopped: then SIGTERM means so from here on.
   """
+  if trains:
+    stop.heed()
   try:
     if absl_flags:
       app.define_help_flags()
     main(_parse(sys.argv) if absl_flags else sys.argv)
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
-    sys.exit(EXIT_USER_ERROR)
-  except Unavailable as e:
-    print(f'unavailable: {e}', file=sys.stderr)
-    sys.exit(EXIT_UNAVAILABLE)
-  except Preempted as e:
+  except Preempted as e:  # All processes of a run, after the same step.
     print(f'stopped: {e}', file=sys.stderr)
     sys.exit(EXIT_PREEMPTED)
-  except OSError as e:
-    if not is_outage(e):
-      raise
-    print(f'unavailable: {e}', file=sys.stderr)
-    sys.exit(EXIT_UNAVAILABLE)
   except KeyboardInterrupt:
-    print('stopped: interrupted', file=sys.stderr)
-    sys.exit(EXIT_INTERRUPTED)
+    _fail(EXIT_INTERRUPTED, 'stopped: interrupted')
+  except UserError as e:
+    _fail(EXIT_USER_ERROR, f'error: {e}')
+  except Exception as e:
+    if isinstance(e, Unavailable) or (isinstance(e, OSError) and is_outage(e)):
+      _fail(EXIT_UNAVAILABLE, f'unavailable: {e}')
+    if peers.joined():
+      peers.fail(e)
+    raise
+
+
+def _fail(code: int, line: str) -> NoReturn:
+  if peers.joined():
+    peers.leave(code, line)
+  print(line, file=sys.stderr)
+  sys.exit(code)

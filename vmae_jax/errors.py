@@ -7,6 +7,13 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
+# Exit codes of the entry points, see `vmae_jax.cli`.
+EXIT_BUG = 1
+EXIT_USER_ERROR = 2
+EXIT_UNAVAILABLE = 74  # EX_IOERR.
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: job managers may requeue on it.
+EXIT_INTERRUPTED = 130
+
 
 class UserError(Exception):
   """A mistake of the user's: wrong config, path, shape, checkpoint or video.

@@ -18,7 +18,7 @@ import pathlib
 
 from absl import flags
 
-from vmae_jax import cli
+from vmae_jax import cli, peers
 from vmae_jax.cores import usable_cores
 from vmae_jax.errors import UserError
 
@@ -64,7 +64,7 @@ def main(argv):
     if not flag.value:
       raise UserError(f'give --{flag.name}: {flags.FLAGS[flag.name].help}')
   if _DISTRIBUTED.value:
-    cli.join_processes()
+    peers.join()
   import jax
 
   from vmae_jax.data.sources import open_source

@@ -14,7 +14,7 @@ with --distributed.
 from absl import flags
 from ml_collections import config_flags
 
-from vmae_jax import cli
+from vmae_jax import cli, peers
 from vmae_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -41,11 +41,11 @@ def main(argv):
   if not _WORKDIR.value:
     raise UserError('give --workdir=DIR, a folder for checkpoints, logs and results.')
   if _DISTRIBUTED.value:
-    cli.join_processes()
+    peers.join()
   from vmae_jax.training.finetuning import finetune  # After `initialize`: it may touch devices.
 
   finetune(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, trains=True)

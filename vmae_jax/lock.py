@@ -27,6 +27,8 @@ PAUSE = 1.0  # After taking a dead lock: two may take it at once, and the later 
 EXIT_LOST = 74  # To be started again, as for what is unavailable.
 UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
+_held: dict[Path, str] = {}
+
 
 @contextmanager
 def held(folder: str | os.PathLike) -> Iterator[None]:
@@ -47,16 +49,27 @@ def held(folder: str | os.PathLike) -> Iterator[None]:
   if not _take(path, text):
     yield
     return
-  ended = threading.Event()
+  ended, _held[path] = threading.Event(), text
   threading.Thread(target=_renew, args=(path, text, ended), name='lock', daemon=True).start()
   try:
     yield
   finally:
     if os.getpid() == pid:
       ended.set()
-      with suppress(OSError):
-        if path.read_text(encoding='utf-8') == text:
-          path.unlink()
+      _free(path)
+
+
+def free_all() -> None:
+  """Frees what this process holds, which is about to end."""
+  for path in list(_held):
+    _free(path)
+
+
+def _free(path: Path) -> None:
+  text = _held.pop(path, None)
+  with suppress(OSError):
+    if path.read_text(encoding='utf-8') == text:
+      path.unlink()
 
 
 def _take(path: Path, text: str) -> bool:

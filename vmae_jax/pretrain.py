@@ -10,7 +10,7 @@ earlier one stopped. On several hosts start it on each with --distributed.
 from absl import flags
 from ml_collections import config_flags
 
-from vmae_jax import cli
+from vmae_jax import cli, peers
 from vmae_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -37,11 +37,11 @@ def main(argv):
   if not _WORKDIR.value:
     raise UserError('give --workdir=DIR, a folder for checkpoints, logs and pictures.')
   if _DISTRIBUTED.value:
-    cli.join_processes()
+    peers.join()
   from vmae_jax.training.pretraining import train  # After `initialize`: it may touch devices.
 
   train(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, trains=True)

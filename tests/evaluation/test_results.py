@@ -61,11 +61,11 @@ def test_a_folder_of_other_settings(tmp_path):
 # The second process sees no folder: it must not wait for a first one that has ended.
 CLAIMING = """
 import pathlib, sys
-from vmae_jax import cli
+from vmae_jax import cli, peers
 from vmae_jax.evaluation.results import claim
 
 def main(argv):
-  cli.join_processes()
+  peers.join()
   claim(pathlib.Path(argv[1]), {'topk': int(argv[2])})
   print('claimed')
 

@@ -102,11 +102,11 @@ def test_the_code_is_compared(monkeypatch, tmp_path):
 
 PROGRAM = """
 import sys
-from vmae_jax import cli
+from vmae_jax import cli, peers
 from vmae_jax.config_file import load_config
 
 def main(argv):
-  cli.join_processes()
+  peers.join()
   from vmae_jax.data.sources import open_source
   from vmae_jax.runs.agreement import check_agreement
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 import shutil
 import signal
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests import kills, started
+from vmae_jax import lock
 
 STEPS, EVERY = 6, 3
 
@@ -97,6 +99,33 @@ def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cach
   started.run(broken, *LONG, env=env)
   started.assert_same_state(long, broken, 40)
   assert started.metrics(long) == started.metrics(broken)
+
+
+def test_a_second_run_in_a_workdir_is_refused(unbroken, cache):
+  with lock.held(unbroken):
+    output = started.run(unbroken, env=started.environment(cache=cache), code=2)
+  assert f'{unbroken} is in use by process {os.getpid()} on' in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_killed_process_ends_the_other_and_both_go_on(victim, tmp_path, cache):
+  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+  kwargs = dict(cache=cache, count=2, devices=1)
+  started.run_processes(whole, *LONG, **kwargs)
+  processes = started.start_processes(broken, *LONG, **kwargs)
+  deadline = time.monotonic() + 300
+  while not (broken / 'checkpoints' / '10').is_dir():
+    assert all(p.poll() is None for p in processes) and time.monotonic() < deadline
+    time.sleep(0.01)
+  processes[victim].kill()
+  output, _ = processes[1 - victim].communicate(timeout=120)
+  assert processes[1 - victim].returncode == 74, output
+  assert 'unavailable: a process of this run is gone' in output and 'Traceback' not in output
+  processes[victim].communicate()
+  started.run_processes(broken, *LONG, **kwargs)
+  started.assert_same_state(whole, broken, 40)
+  assert started.metrics(whole) == started.metrics(broken)
 
 
 @pytest.mark.parametrize(

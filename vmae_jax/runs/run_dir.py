@@ -1,5 +1,6 @@
 """The folder of a run: what was asked for, where it ran, and what came of it."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -60,23 +61,29 @@ def prepare_run_dir(
       be written to.
     Unavailable: it can't for now, such as on a full disk.
   """
+  with make_run_dir(workdir):
+    past = {} if implied is None else dict(leaves(json.loads(implied.to_json())))
+    _claim(Path(workdir), json.loads(config.to_json()), ignore, past)
+  return Path(workdir)
+
+
+@contextlib.contextmanager
+def make_run_dir(workdir: str | os.PathLike) -> Iterator[None]:
+  """Makes a run's folder, and tells in one line what fails in writing to it."""
   if '://' in str(workdir):
     raise UserError(
       f'--workdir={workdir}: a run needs a folder; mount the bucket (such as with gcsfuse) and '
       'give the path of a folder in it.'
     )
-  workdir = Path(workdir)
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    past = {} if implied is None else dict(leaves(json.loads(implied.to_json())))
-    _claim(workdir, json.loads(config.to_json()), ignore, past)
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    yield
   except OSError as e:
     if is_outage(e):
       raise Unavailable(f'--workdir={workdir}: {e.strerror}.') from e
     raise UserError(
       f'--workdir={workdir}: {e.strerror}; choose a folder that can be written to.'
     ) from e
-  return workdir
 
 
 def go_on_as_before(

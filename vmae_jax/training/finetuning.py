@@ -22,6 +22,7 @@ from vmae_jax.evaluation.results import SHARES, write_results
 from vmae_jax.method.mixing import pair
 from vmae_jax.method.supervised import Supervised, build_supervised
 from vmae_jax.models.patches import token_grid
+from vmae_jax.runs.claim import claimed
 from vmae_jax.runs.run_dir import (
   CLASSES_FILE,
   go_on_as_before,
@@ -242,19 +243,19 @@ class Evaluation:
       raise UserError('epochs=0 and steps=0 is a test alone: give --config.init_from, too.')
     config = self._config
     implied = config_finetuning.implied()
-    prepare_run_dir(self._workdir, config, ignore=config_lib.RUN_KEYS, implied=implied)
-    shapes = jax.eval_shape(self._supervised.init, jax.random.key(0))
-    like = jax.tree.map(
-      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-      shapes,
-      sharding.tree_shardings(shapes, self._mesh),
-    )
-    with jax.set_mesh(self._mesh):
+    with claimed(self._workdir), jax.set_mesh(self._mesh):
+      prepare_run_dir(self._workdir, config, ignore=config_lib.RUN_KEYS, implied=implied)
+      shapes = jax.eval_shape(self._supervised.init, jax.random.key(0))
+      like = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        shapes,
+        sharding.tree_shardings(shapes, self._mesh),
+      )
       result = self._test(start(like), 0, config.init_from, lambda: False)
-    if jax.process_index() == 0:
-      about = {'method': config.method, 'init_from': config.init_from}
-      write_summary(self._workdir, about | result)
-      print(_line('test', result))
+      if jax.process_index() == 0:
+        about = {'method': config.method, 'init_from': config.init_from}
+        write_summary(self._workdir, about | result)
+        print(_line('test', result))
 
   def _test(self, params, step: int, weights: str, stopping) -> dict[str, int | float] | None:
     """The last test, and its files."""

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from vmae_jax import config as config_lib
-from vmae_jax import sharding
+from vmae_jax import peers, sharding
 from vmae_jax.cli import Preempted
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
@@ -19,6 +19,7 @@ from vmae_jax.errors import UserError
 from vmae_jax.method.state import TrainState, init_state
 from vmae_jax.runs.agreement import check_agreement, check_same_data, describe_data
 from vmae_jax.runs.checkpointer import Checkpointer, Restored
+from vmae_jax.runs.claim import claimed
 from vmae_jax.runs.profiling import StepProfile
 from vmae_jax.runs.run_dir import prepare_run_dir
 from vmae_jax.runs.run_log import RunLog
@@ -76,17 +77,17 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     The last state.
 
   Raises:
-    UserError: the folder is wrong, the data are not those of the checkpoint, too many videos
-      are broken, or the loss is no number too many times in a row.
+    UserError: the folder is wrong or in use by another run, the data are not those of the
+      checkpoint, too many videos are broken, or the loss is no number too many times in a row.
     Unavailable: the last checkpoint, or three in a row, cannot be saved.
     Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
   """
   check_agreement(config, task.source)
-  ignore = config_lib.RUN_KEYS + ('data.train',) * config.data.changed
-  prepare_run_dir(workdir, config, ignore=ignore, implied=task.implied)
   data = describe_data(task.source)
   steps = task.steps
-  with jax.set_mesh(mesh), Stop() as stop:
+  with claimed(workdir), jax.set_mesh(mesh), Stop() as stop:
+    ignore = config_lib.RUN_KEYS + ('data.train',) * config.data.changed
+    prepare_run_dir(workdir, config, ignore=ignore, implied=task.implied)
     checkpointer = Checkpointer(
       workdir,
       keep=config.checkpoint.keep,
@@ -157,6 +158,9 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
         results = evaluate(step, stopping) or results
       checkpointer.save_last(steps, state, extra_of_now())
       log.finish(state, results)
+    except Exception as e:
+      peers.check(e)  # What follows would wait for the others.
+      raise
     finally:
       loader.close()
       log.close()

@@ -1,0 +1,67 @@
+"""A run's folder: one run in it at a time, and the same folder in all processes of that run."""
+
+import contextlib
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from vmae_jax import lock
+from vmae_jax.errors import Unavailable, UserError
+from vmae_jax.runs.agreement import gather
+from vmae_jax.runs.run_dir import make_run_dir
+
+PATIENCE = 10.0  # Seconds that a network disk may take to show a new file.
+
+
+@contextlib.contextmanager
+def claimed(workdir: str | os.PathLike) -> Iterator[None]:
+  """Makes the folder of a run and keeps other runs out of it.
+
+  All processes of the run call it; one that finds something wrong ends all.
+
+  Raises:
+    UserError: another run is at work there (says which, and since when), it cannot be written
+      to, or not all processes see the same folder.
+    Unavailable: it cannot be written to for now, such as on a full disk.
+  """
+  with contextlib.ExitStack() as stack:
+    failure = None
+    if jax.process_index() == 0:
+      try:
+        with make_run_dir(workdir):
+          stack.enter_context(lock.held(workdir))
+      except (UserError, Unavailable) as e:
+        failure = e
+    if told := gather(failure and (isinstance(failure, UserError), str(failure)))[0]:
+      raise failure or (UserError if told[0] else Unavailable)(told[1])
+    if jax.process_count() > 1:
+      _check_same_folder(Path(workdir))
+    yield
+
+
+def _check_same_folder(workdir: Path) -> None:
+  """Raises a UserError if not all processes see what the first one writes there."""
+  # A new name: of one that was looked for before, a network disk may remember that it is missing.
+  (key, *_) = gather(uuid.uuid4().hex)
+  file = workdir / f'.seen-{key}'
+  if jax.process_index() == 0:
+    file.touch()
+  gather(None)
+  end = time.monotonic() + PATIENCE
+  while not (seen := file.exists()) and time.monotonic() < end:
+    time.sleep(0.5)
+  answers = gather([socket.gethostname(), seen])
+  blind = [f'{i} ({host})' for i, (host, seen) in enumerate(answers) if not seen]
+  if jax.process_index() == 0:
+    file.unlink()
+  if blind:
+    raise UserError(
+      f'--workdir={workdir} is not the same folder in all processes of this run: '
+      f'{", ".join(blind)} cannot see what process 0 writes there. Give one on a disk '
+      'that all hosts share.'
+    )
