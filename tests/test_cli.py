@@ -7,7 +7,7 @@ import pytest
 
 from tests import started
 from vmae_jax import cli
-from vmae_jax.errors import Unavailable, UserError, is_outage
+from vmae_jax.errors import Preempted, Unavailable, UserError, is_outage
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from vmae_jax.errors import Unavailable, UserError, is_outage
     (UserError('wrong'), 2, 'error: wrong\n'),
     (Unavailable('no room'), 74, 'unavailable: no room\n'),
     (OSError(28, 'No space', 'a/b'), 74, "unavailable: [Errno 28] No space: 'a/b'\n"),
-    (cli.Preempted('saved'), 75, 'stopped: saved\n'),
+    (Preempted('saved'), 75, 'stopped: saved\n'),
     (KeyboardInterrupt(), 130, 'stopped: interrupted\n'),
   ],
 )

@@ -19,8 +19,7 @@ from vmae_jax.data.loader import Loader
 from vmae_jax.data.range_records import BLOCK, RangeRecords
 from vmae_jax.data.shards import WRITER_OPTIONS, ShardSource
 from vmae_jax.data.sources import check_paths, open_source
-from vmae_jax.data.video import VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.prepare.examine import examine
 from vmae_jax.prepare.layouts import Tree, folder
 

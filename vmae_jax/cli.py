@@ -29,16 +29,13 @@ from vmae_jax.errors import (
   EXIT_PREEMPTED,
   EXIT_UNAVAILABLE,
   EXIT_USER_ERROR,
+  Preempted,
   Unavailable,
   UserError,
   is_outage,
   suggest,
 )
 from vmae_jax.runs import stop
-
-
-class Preempted(Exception):
-  """The run was told to stop, has saved its state and can be started again."""
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -45,6 +45,14 @@ def is_outage(e: BaseException) -> bool:
   return number in OUTAGES or bool(re.match(_CODES, str(e)))
 
 
+class Preempted(Exception):
+  """The run was told to stop, has saved its state and can be started again."""
+
+
+class VideoError(Exception):
+  """A video that cannot be read; the message is the reason, in one line, without the path."""
+
+
 def suggest(name: str, names: Collection[str]) -> str:
   """What to say after an unknown name: the nearest one and all that exist."""
   if not names:

@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
-from vmae_jax.data.video import VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, VideoError
 
 TICK = 0.5  # Seconds. A process that is stopped for minutes (SIGSTOP) has waited for one tick.
 MOST_STUCK = 16  # More calls that are stuck at a time, in one process, stop the run.

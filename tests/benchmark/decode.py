@@ -14,8 +14,8 @@ import av
 import numpy as np
 
 from vmae_jax.data.sampling import dense_indices
-from vmae_jax.data.video import Video, VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.data.video import Video
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.types import Int, UInt8
 
 FRAMES, STRIDE = 16, 4

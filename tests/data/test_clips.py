@@ -8,12 +8,11 @@ import pytest
 
 from tests.data.clips_on_disk import write_video
 from vmae_jax.data.augment import RandAugment
-from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.clips import ClipSampler, ViewSampler
 from vmae_jax.data.crop import centre_box, crop_resize
 from vmae_jax.data.sources import Entry, FileSource
-from vmae_jax.data.video import Clip, VideoError
-from vmae_jax.data.views import ViewSampler
-from vmae_jax.errors import Unavailable, UserError
+from vmae_jax.data.video import Clip
+from vmae_jax.errors import Unavailable, UserError, VideoError
 from vmae_jax.patience import Closed
 
 SAMPLER = ClipSampler(frames=4, size=16, stride=2, flip=True, repeats=3, seed=5)

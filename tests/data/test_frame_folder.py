@@ -8,8 +8,8 @@ from PIL import Image
 
 from vmae_jax.data.frame_folder import FrameFolder, order_frames
 from vmae_jax.data.sources import check_paths, open_source
-from vmae_jax.data.video import Video, VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.data.video import Video
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.prepare.encoding import Encoding, encode_video
 from vmae_jax.prepare.examine import examine
 

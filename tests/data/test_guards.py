@@ -16,7 +16,7 @@ from tests import started
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.synthetic import SyntheticSource
-from vmae_jax.data.video import VideoError
+from vmae_jax.errors import VideoError
 
 REASON = 'the process that decodes it dies'
 

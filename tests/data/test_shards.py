@@ -25,8 +25,8 @@ from vmae_jax.data.shards import (
   write_index,
 )
 from vmae_jax.data.sources import open_source
-from vmae_jax.data.video import Video, VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.data.video import Video
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.prepare import prepare_shards, synthetic_set
 from vmae_jax.prepare.encoding import Encoding, encode_video, scaled_size
 from vmae_jax.prepare.examine import examine_record

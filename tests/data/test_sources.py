@@ -10,8 +10,7 @@ from tests.prepare.test_prepare import main as prepare
 from vmae_jax import storage
 from vmae_jax.check_data import check
 from vmae_jax.data.sources import open_source
-from vmae_jax.data.video import VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.prepare.layouts import Tree
 
 

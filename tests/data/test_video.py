@@ -14,7 +14,8 @@ from PIL import Image
 from tests.data.clips_on_disk import decode_all, write_video
 from vmae_jax.data import video as module
 from vmae_jax.data.frame_folder import FrameFolder
-from vmae_jax.data.video import Video, VideoError
+from vmae_jax.data.video import Video
+from vmae_jax.errors import VideoError
 from vmae_jax.prepare.encoding import Encoding, encode_video
 
 OPEN_GOP = {'x264-params': 'open-gop=1:keyint=8:min-keyint=8:scenecut=0:bframes=3'}

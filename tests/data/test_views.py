@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from tests.data.clips_on_disk import decode_all, write_video
-from vmae_jax.data.crop import crop_resize
+from vmae_jax.data.clips import ViewSampler
+from vmae_jax.data.crop import crop_resize, view_boxes
+from vmae_jax.data.sampling import dense_views, segment_views
 from vmae_jax.data.sources import Entry, FileSource
-from vmae_jax.data.views import ViewSampler, dense_views, segment_views, view_boxes
 from vmae_jax.errors import UserError
 
 

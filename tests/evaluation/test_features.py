@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.clips_on_disk import shrunk
-from vmae_jax.data.video import VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.evaluation import features
 from vmae_jax.evaluation.features import TokenSet, extract
 

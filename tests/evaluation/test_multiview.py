@@ -13,8 +13,8 @@ import pytest
 from tests import started
 from tests.data.clips_on_disk import shrunk
 from vmae_jax import sharding
-from vmae_jax.data.video import VideoError
-from vmae_jax.data.views import ViewSampler
+from vmae_jax.data.clips import ViewSampler
+from vmae_jax.errors import VideoError
 from vmae_jax.evaluation.multiview import classify, confusion, score
 from vmae_jax.evaluation.results import write_results
 

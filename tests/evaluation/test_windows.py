@@ -9,8 +9,7 @@ import pytest
 from tests.data.clips_on_disk import decode_all, shrunk, write_video
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import Entry, FileSource
-from vmae_jax.data.video import VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.evaluation import windows as module
 from vmae_jax.evaluation.windows import Windows, read_windows
 

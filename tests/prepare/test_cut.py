@@ -11,7 +11,7 @@ import pytest
 from tests.data.clips_on_disk import decode_all, write_video
 from tests.data.shards_on_disk import at_once
 from vmae_jax.data.shards import ShardSource
-from vmae_jax.data.video import VideoError
+from vmae_jax.errors import VideoError
 from vmae_jax.prepare import prepare_shards, staging
 from vmae_jax.prepare.encoding import Encoding, cut_film, encode_video
 from vmae_jax.prepare.layouts import Listed

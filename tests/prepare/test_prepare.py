@@ -19,8 +19,7 @@ from tests.prepare.test_layouts import hmdb51_tree, kinetics_tree, ssv2_tree, uc
 from vmae_jax import lock
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import open_source
-from vmae_jax.data.video import VideoError
-from vmae_jax.errors import Unavailable, UserError
+from vmae_jax.errors import Unavailable, UserError, VideoError
 from vmae_jax.prepare import __main__ as prepare
 from vmae_jax.prepare import prepare_shards, staging
 from vmae_jax.prepare.encoding import Encoding

@@ -17,8 +17,8 @@ from tests.data.clips_on_disk import write_video
 from tests.fresh_run import save_fresh_run
 from vmae_jax import cli, sharding
 from vmae_jax.config_file import load_config
+from vmae_jax.data.clips import ViewSampler
 from vmae_jax.data.sources import open_source
-from vmae_jax.data.views import ViewSampler
 from vmae_jax.evaluation import multiview
 from vmae_jax.method.supervised import build_supervised
 from vmae_jax.runs.metrics import read_metrics

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vmae_jax.training.optimizer import decays, make_optimizer, warmup_cosine
+from vmae_jax.models.blocks import decays
+from vmae_jax.training.optimizer import make_optimizer, warmup_cosine
 
 
 def test_schedule_is_the_papers():

@@ -12,10 +12,9 @@ import numpy as np
 
 from vmae_jax.data import crop as crops
 from vmae_jax.data.augment import RandAugment, apply
-from vmae_jax.data.sampling import SAMPLINGS, clip_indices
+from vmae_jax.data.sampling import SAMPLINGS, clip_indices, dense_views, segment_views
 from vmae_jax.data.sources import Frames, Source
-from vmae_jax.data.video import VideoError
-from vmae_jax.errors import Unavailable, UserError, check_name
+from vmae_jax.errors import Unavailable, UserError, VideoError, check_name
 from vmae_jax.patience import Closed
 from vmae_jax.types import UInt8
 
@@ -188,3 +187,71 @@ def reason(error: Exception) -> str:
   """Why a video could not be read, in one line."""
   text = ' '.join(str(error).split())
   return text if isinstance(error, VideoError) else f'{type(error).__name__}: {text}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSampler(ClipSampler):
+  """Cuts all views of a video, segment by segment; nothing is random.
+
+  Attributes:
+    segments: Clips over the time of a video.
+    crops: Crops of each of them.
+    repeats: segments * crops.
+  """
+
+  segments: int = 1
+  crops: int = 1
+  train: bool = False
+
+  def __post_init__(self):
+    for name in ('segments', 'crops'):
+      if getattr(self, name) < 1:
+        raise UserError(f'test.{name} is {getattr(self, name)}: it must be at least 1.')
+    super().__post_init__()
+    if self.repeats != self.segments * self.crops:
+      raise ValueError(f'{self.repeats} repeats for {self.segments} x {self.crops} views')
+
+  def __call__(self, source: Source, epoch: int, sample: int) -> dict[str, Any]:
+    """All views of one video, as `ClipSampler` gives its clips.
+
+    A video that cannot be read is not replaced by another one: it is black and marked.
+    """
+    failures = []
+    try:
+      video = self._views(source, sample)
+    except NOT_ITS_FAULT:
+      raise
+    except Exception as e:
+      video = np.zeros((self.repeats, self.frames, self.size, self.size, 3), np.uint8)
+      failures.append((source.name(sample), reason(e)))
+    label = source.label(sample)
+    return dict(video=video, label=label, replaced=bool(failures), failures=failures)
+
+  def _views(self, source: Source, sample: int) -> UInt8[np.ndarray, 'r T S S 3']:
+    with source.open(sample) as video:
+      if video.num_frames < 1:
+        raise VideoError('no frames')
+      if self.sampling == 'segment':
+        indices = segment_views(video.num_frames, frames=self.frames, segments=self.segments)
+      else:
+        indices = dense_views(
+          video.num_frames, frames=self.frames, stride=self.stride, segments=self.segments
+        )
+      # Windows overlap in short videos: each frame is decoded once.
+      wanted, place = np.unique(indices, return_inverse=True)
+      cut = read_squares(video, wanted, self._squares)
+    place = place.reshape(indices.shape)
+    return np.concatenate([cut[:, place[k]] for k in range(self.segments)])
+
+  def _squares(self, frame: Frame) -> list[Square]:
+    """The crops of a frame.
+
+    Resampling 'bilinear' makes the whole frame smaller first and cuts then, as VideoMAE's test.
+    """
+    if self.resampling == 'bilinear':
+      height, width = frame.shape[:2]
+      shorter = min(height, width)
+      size = self.size * height // shorter, self.size * width // shorter
+      frame = crops.resize(frame, size, resampling='bilinear')
+    boxes = crops.view_boxes(*frame.shape[:2], crops=self.crops)
+    return [crops.crop_resize(frame, box, self.size) for box in boxes]

@@ -130,3 +130,10 @@ def _neighbours(there: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.nda
   at = np.clip((np.arange(wanted) + 0.5) * (there / wanted) - 0.5, 0, there - 1)
   first = at.astype(int)
   return first, np.minimum(first + 1, there - 1), (at - first).astype(np.float32)
+
+
+def view_boxes(height: int, width: int, *, crops: int) -> list[Box]:
+  """Squares as high as the shorter side, evenly along the longer one; one is in the middle."""
+  side, rest = min(height, width), abs(height - width)
+  offsets = [round(rest / 2)] if crops == 1 else [i * rest // (crops - 1) for i in range(crops)]
+  return [(x, 0, side, side) if width > height else (0, x, side, side) for x in offsets]

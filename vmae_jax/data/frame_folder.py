@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from vmae_jax import storage
-from vmae_jax.data.frames import Clip, Shrink, VideoError
+from vmae_jax.data.frames import Clip, Shrink
 from vmae_jax.data.video import Video
+from vmae_jax.errors import VideoError
 from vmae_jax.types import Int, UInt8
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')

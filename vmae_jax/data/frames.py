@@ -14,6 +14,7 @@ from av.sidedata.sidedata import Type
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
+from vmae_jax.errors import VideoError
 from vmae_jax.types import Int, UInt8
 
 # Files of these formats are opened. The other 300 that libav knows are texts that play other
@@ -29,10 +30,6 @@ if int(av.__version__.partition('.')[0]) < 19:
   _OPTIONS['metadata_errors'] = 'ignore'
 # What becomes of a frame before it is kept, such as a part of it at another size.
 Shrink = Callable[[UInt8[np.ndarray, 'H W 3']], UInt8[np.ndarray, 'h w 3']]
-
-
-class VideoError(Exception):
-  """A video that cannot be read; the message is the reason, in one line, without the path."""
 
 
 @contextmanager

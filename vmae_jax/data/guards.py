@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.sources import Frames, Source
-from vmae_jax.data.video import Shrink, VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.data.video import Shrink
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.patience import Closed, NoAnswer, Patience
 from vmae_jax.types import Int, UInt8
 

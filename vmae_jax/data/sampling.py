@@ -104,3 +104,32 @@ def segment_indices(
   edges = np.arange(frames + 1) * num_frames // frames
   first, last = edges[:-1], np.maximum(edges[1:] - 1, edges[:-1])
   return (first + last) // 2 if rng is None else rng.integers(first, last + 1)
+
+
+def dense_views(
+  num_frames: int, *, frames: int, stride: int, segments: int
+) -> Int[np.ndarray, 'segments T']:
+  """Windows of `frames` frames, spread evenly over every `stride`-th frame of the video.
+
+  A video that is too short for one window repeats its last frame of those. One segment is the
+  middle window.
+
+  Source: VideoMAE's test protocol for Kinetics: window i starts at i * (rest) / (segments - 1).
+  """
+  thinned = np.arange(0, num_frames, stride)
+  rest = max(0, len(thinned) - frames)
+  if segments == 1:
+    starts = np.array([rest // 2])
+  else:
+    starts = np.arange(segments) * rest // (segments - 1)
+  return thinned[np.minimum(starts[:, None] + np.arange(frames), len(thinned) - 1)]
+
+
+def segment_views(num_frames: int, *, frames: int, segments: int) -> Int[np.ndarray, 'segments T']:
+  """Frames over the whole video; clip i lies i / segments of a step later. One takes the middles.
+
+  Source: VideoMAE's test protocol for Something-Something V2, where `segments` is 2.
+  """
+  shift = (np.arange(segments) if segments > 1 else np.array([0.5]))[:, None] / segments
+  at = (np.arange(frames) + shift) * num_frames / frames
+  return np.minimum(at.astype(int), num_frames - 1)

@@ -20,8 +20,8 @@ from typing import Any
 
 from vmae_jax import storage
 from vmae_jax.data.range_records import RangeRecords
-from vmae_jax.data.video import Video, VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.data.video import Video
+from vmae_jax.errors import UserError, VideoError
 
 VERSION = 1
 MANIFEST, INDEX, PARTS = 'manifest.json', 'index.csv', '.parts'

@@ -26,8 +26,8 @@ from vmae_jax import storage
 from vmae_jax.data.frame_folder import FrameFolder, open_video
 from vmae_jax.data.lists import VIDEO_SUFFIXES, Entry, check_name, read_list
 from vmae_jax.data.shards import MANIFEST, ShardSource, holds_shards
-from vmae_jax.data.video import Shrink, Video, VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.data.video import Shrink, Video
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.patience import NoAnswer, ask_all
 from vmae_jax.types import Int, UInt8
 

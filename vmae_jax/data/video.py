@@ -26,16 +26,8 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import ColorTrc, VideoReformatter
 
-from vmae_jax.data.frames import (
-  Clip,
-  Shrink,
-  VideoError,
-  digest,
-  libav_errors,
-  libav_says,
-  open_stream,
-  orient,
-)
+from vmae_jax.data.frames import Clip, Shrink, digest, libav_errors, libav_says, open_stream, orient
+from vmae_jax.errors import VideoError
 from vmae_jax.types import Int, UInt8
 
 # Bytes of packets. A hundred threads that hold so much each fit into the memory of a training host.

@@ -17,8 +17,7 @@ import optax
 
 from vmae_jax.evaluation.results import accuracy
 from vmae_jax.models.attention import attention
-from vmae_jax.models.blocks import Mlp, layer_norm
-from vmae_jax.training.optimizer import decays
+from vmae_jax.models.blocks import Mlp, decays, layer_norm
 from vmae_jax.types import Array, Float, Int
 
 RATES = (5e-3, 1e-3, 3e-4, 1e-4)

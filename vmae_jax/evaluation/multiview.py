@@ -19,9 +19,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from vmae_jax.data.clips import ViewSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Frames, Source
-from vmae_jax.data.views import ViewSampler
 from vmae_jax.types import Array, Float, UInt8
 
 Record = dict[str, Any]

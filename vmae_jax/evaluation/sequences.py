@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vmae_jax.data.frame_folder import FrameFolder
-from vmae_jax.data.video import Video, VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.data.video import Video
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.evaluation.segmentation_scores import VOID
 from vmae_jax.types import UInt8
 from vmae_jax.visualize.masks import MAX_OBJECTS, palette

@@ -15,8 +15,7 @@ import numpy as np
 from vmae_jax.data.crop import centre_box, crop_resize, resize
 from vmae_jax.data.sampling import clip_indices
 from vmae_jax.data.sources import Source
-from vmae_jax.data.video import VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.types import Int, UInt8
 
 AHEAD = 4  # Clips of each open video that lie ready.

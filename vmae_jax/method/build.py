@@ -51,16 +51,22 @@ def build_method(config) -> Method:
   if raft is not None:
     frozen['raft'] = raft[1]
 
+  def mask(keys, clip, frozen):
+    hidden = hide(keys, clip, flow(clip, frozen))
+    return decode(keys, hidden) if decode else hidden
+
   def targets(clip, window, frozen):
     followed = follow(clip, window, flow(clip, frozen), frozen)
     return {name: head.target(clip, followed, frozen) for name, head in heads.items()}
 
   frame = (data.size, data.size, 3)
   clip = jax.ShapeDtypeStruct((1, data.frames, *frame), jnp.float32)
+  keys = jax.random.split(jax.random.key(0), 1)
+  _check_counts(jax.eval_shape(mask, keys, clip, frozen), config, grid)
   between = window(config)
   frames = jax.ShapeDtypeStruct((1, grid[0], between, *frame), jnp.float32) if between else None
   outputs = _outputs(config, jax.eval_shape(targets, clip, frames, frozen), tokenizer)
-  method = Method(
+  return Method(
     model=build_model(config, heads=outputs),
     look=build_augmentation(config.augment),
     flow=flow,
@@ -77,8 +83,6 @@ def build_method(config) -> Method:
     patch=patch,
     seed=config.seed,
   )
-  _check_counts(method, config)
-  return method
 
 
 def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | RegressedAutoencoder:
@@ -187,9 +191,9 @@ def _masks(
   return jax.vmap(hide), jax.vmap(functools.partial(decode, grid=grid, ratio=decoding.ratio))
 
 
-def _check_counts(method: Method, config) -> None:
+def _check_counts(mask: Mask, config, grid: tuple[int, int, int]) -> None:
   """Raises a UserError where nothing is visible or nothing is to be predicted."""
-  mask, (t, h, w) = method.mask_shape(), method.grid
+  t, h, w = grid
   if not mask.visible.size or not mask.masked.size:
     raise UserError(
       f'masking {config.masking.name} with ratio {config.masking.ratio} leaves '

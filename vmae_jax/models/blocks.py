@@ -89,6 +89,11 @@ class LayerScale(nn.Module):
     return x * scale.astype(x.dtype)
 
 
+def decays(params: Any) -> Any:
+  """A tree that is True for what weight decay acts on: kernels; not biases, norms, mask tokens."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
+
+
 def drop_path(keys: Key[Array, ' b'], *, rate: float, depth: int) -> Float[Array, 'depth 2 b']:
   """Factors of the two branches of each block for each clip: 0, or 1 / (the chance to be kept).
 

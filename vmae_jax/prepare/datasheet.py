@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from vmae_jax.data.sources import Source
-from vmae_jax.data.video import VideoError
+from vmae_jax.errors import VideoError
 from vmae_jax.prepare.examine import Finding
 from vmae_jax.types import UInt8
 from vmae_jax.visualize.images import labelled_rows

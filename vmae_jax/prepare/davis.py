@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from vmae_jax import storage
 from vmae_jax.data.frame_folder import FrameFolder
-from vmae_jax.data.video import VideoError
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.prepare.layouts import Layout, Listed, Split, Tree
 
 SPLITS = ('train', 'val', 'test-dev', 'test-challenge')

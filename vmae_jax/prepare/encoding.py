@@ -22,7 +22,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from vmae_jax import storage
 from vmae_jax.data.frame_folder import FrameFolder, open_video
 from vmae_jax.data.frames import display_matrix, libav_errors, open_stream
-from vmae_jax.data.video import Video, VideoError
+from vmae_jax.data.video import Video
+from vmae_jax.errors import VideoError
 
 B_FRAMES = 3
 

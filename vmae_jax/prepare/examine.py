@@ -12,7 +12,8 @@ from vmae_jax import storage
 from vmae_jax.data.frame_folder import FrameFolder
 from vmae_jax.data.shards import ShardSource, check
 from vmae_jax.data.sources import FileSource
-from vmae_jax.data.video import Video, VideoError
+from vmae_jax.data.video import Video
+from vmae_jax.errors import VideoError
 from vmae_jax.prepare.pool import Lost, run_all
 
 

@@ -22,8 +22,7 @@ from vmae_jax import storage
 from vmae_jax.data import shards
 from vmae_jax.data.shards import WRITER_OPTIONS, Header
 from vmae_jax.data.sources import VIDEO_SUFFIXES
-from vmae_jax.data.video import VideoError
-from vmae_jax.errors import Unavailable
+from vmae_jax.errors import Unavailable, VideoError
 from vmae_jax.prepare.encoding import Encoded, Encoding, cut_film, encode_video
 from vmae_jax.prepare.layouts import Listed
 from vmae_jax.prepare.pool import Lost, renew

@@ -13,9 +13,8 @@ from jax.sharding import Mesh
 from vmae_jax import config as config_lib
 from vmae_jax import config_finetuning, sharding
 from vmae_jax.data.augment import RandAugment
-from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.clips import ClipSampler, ViewSampler
 from vmae_jax.data.sources import Source, check_paths, open_source
-from vmae_jax.data.views import ViewSampler
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.multiview import classify, score
 from vmae_jax.evaluation.results import SHARES, write_results

@@ -11,11 +11,10 @@ from jax.sharding import Mesh
 
 from vmae_jax import config as config_lib
 from vmae_jax import peers, sharding
-from vmae_jax.cli import Preempted
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import DataSet
-from vmae_jax.errors import UserError
+from vmae_jax.errors import Preempted, UserError
 from vmae_jax.method.state import TrainState, init_state
 from vmae_jax.runs.agreement import check_agreement, check_same_data, describe_data
 from vmae_jax.runs.checkpointer import Checkpointer, Restored

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy
 import optax
 
+from vmae_jax.models.blocks import decays
+
 
 def warmup_cosine(*, peak: float, end: float, warmup_steps: int, steps: int) -> optax.Schedule:
   """Linear from 0 to the peak, which the last warm-up step reaches, then half a cosine.
@@ -23,11 +25,6 @@ def warmup_cosine(*, peak: float, end: float, warmup_steps: int, steps: int) -> 
     return np.where(step < warmup_steps, rise, fall)
 
   return schedule
-
-
-def decays(params):
-  """True for what weight decay acts on: kernels; not biases, norms, mask tokens."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
 def make_optimizer(
