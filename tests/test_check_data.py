@@ -100,7 +100,7 @@ def test_an_unfinished_check_goes_on(tmp_path, memory, examined, there, capsys):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(examine, 'run_all', killed)
-    patch.setattr(check_data, 'MINUTE', 0)
+    patch.setattr(check_data, 'PART_SECONDS', 0)
     for _ in range(2):
       with pytest.raises(Killed):
         check(data, out)

@@ -48,7 +48,7 @@ WORKERS = flags.DEFINE_integer('workers', 0, 'Processes; 0 means one a core.', l
 SECONDS = flags.DEFINE_float('seconds', 120.0, 'Time limit for one file.', lower_bound=0.1)
 
 JOURNAL = 'findings-'
-MINUTE = 60.0  # Seconds from one part of the journal to the next, in a bucket.
+PART_SECONDS = 60.0  # Seconds from one part of the journal to the next, in a bucket.
 COLUMNS = (
   *('path', 'status', 'reason', 'frames', 'rate', 'width', 'height', 'seconds', 'codec', 'hash'),
 )
@@ -128,7 +128,7 @@ class _Journal:
     if storage.is_remote(self._out):
       storage.write_text(self.files[-1], text)
       self._next_file()
-      self._due = time.monotonic() + MINUTE
+      self._due = time.monotonic() + PART_SECONDS
     else:
       with open(self.files[-1], 'a', encoding='utf-8') as f:
         f.write(text)

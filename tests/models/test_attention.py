@@ -13,7 +13,7 @@ import pytest
 from tests import started
 from vmae_jax import sharding
 from vmae_jax.models import attention as attention_lib
-from vmae_jax.models.attention import MANY, attention, choose
+from vmae_jax.models.attention import RECOMPUTE_FROM_TOKENS, attention, choose
 from vmae_jax.models.blocks import Blocks
 
 
@@ -61,9 +61,11 @@ def test_half_precision(at_once):
 
 @pytest.mark.parametrize('implementation', ['xla', 'mapped'])
 def test_keeps_no_scores_of_many_tokens(implementation, at_once):
-  x = jnp.ones((1, MANY, 1, 4))
+  x = jnp.ones((1, RECOMPUTE_FROM_TOKENS, 1, 4))
   _, back = jax.vjp(lambda *x: attention(*x, implementation=implementation), x, x, x)
-  assert max(kept.size for kept in jax.tree.leaves(back)) <= 4 * MANY  # And not MANY * MANY.
+  assert (
+    max(kept.size for kept in jax.tree.leaves(back)) <= 4 * RECOMPUTE_FROM_TOKENS
+  )  # And not RECOMPUTE_FROM_TOKENS * RECOMPUTE_FROM_TOKENS.
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from vmae_jax.evaluation.attentive import Batch
 from vmae_jax.types import Array, Bool, Float, Int, UInt8
 
 # Of tokens: some encoders without a last LayerNorm have values above float16's 65,504.
-KEPT = jnp.bfloat16
+TOKENS_DTYPE = jnp.bfloat16
 
 
 def extract(
@@ -86,7 +86,7 @@ class TokenSet:
       batch_size: Clips in a batch.
       cache_bytes: Tokens are kept if they need no more.
     """
-    self._encode = jax.jit(lambda x: encode(x).astype(KEPT).reshape(len(x), -1, self.width))
+    self._encode = jax.jit(lambda x: encode(x).astype(TOKENS_DTYPE).reshape(len(x), -1, self.width))
     self._source, self._batch_size = source, batch_size
     self._sampler = ClipSampler(
       frames=data.frames, size=data.size, stride=data.stride, sampling=data.sampling, train=False
@@ -128,7 +128,7 @@ class TokenSet:
 
   def _fill(self) -> None:
     n = len(self._source)
-    tokens = np.zeros((n, *self._shape), KEPT)
+    tokens = np.zeros((n, *self._shape), TOKENS_DTYPE)
     labels, valid = np.zeros(n, np.int32), np.zeros(n, bool)
     for some, label, sample, good in self._read(None):
       there = sample >= 0

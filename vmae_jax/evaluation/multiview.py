@@ -25,7 +25,7 @@ from vmae_jax.data.sources import Frames, Source
 from vmae_jax.types import Array, Float, UInt8
 
 Record = dict[str, Any]
-BEST = 5  # Classes kept of each video.
+TOP_CLASSES = 5  # Classes kept of each video.
 
 
 class Rest:
@@ -164,7 +164,7 @@ def _records(batch, source: Source, first: int, failures: dict[str, str]) -> Ite
       continue
     record = {'label': int(label)}
     if valid:
-      best = np.argsort(-p, kind='stable')[:BEST]
+      best = np.argsort(-p, kind='stable')[:TOP_CLASSES]
       record |= {'best': best.tolist(), 'probability': [round(float(x), 6) for x in p[best]]}
     else:  # Which of the other processes' videos failed is known, but not why.
       record['failed'] = failures.get(source.name(number), 'could not be read')
@@ -186,7 +186,7 @@ def score(records: list[Record], *, classes: int) -> dict[str, int | float]:
   if not read:
     return result | {'top1': math.nan, 'mean_class': math.nan}
   result['top1'] = float(hits.mean())
-  if classes > BEST:
+  if classes > TOP_CLASSES:
     result['top5'] = float(np.mean([record['label'] in record['best'] for record in read]))
   own = [hits[labels == label].mean() for label in np.unique(labels)]
   return result | {'mean_class': float(np.mean(own))}

@@ -12,13 +12,13 @@ from vmae_jax.types import Array, Float
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'mapped')
 # Tokens from which on a head's scores outweigh its queries, keys and values several times.
-MANY = 512
+RECOMPUTE_FROM_TOKENS = 512
 # Tokens from which on `mapped` pays: on CPU as measured, on TPU by the compiler's count of cycles
 # (tests/benchmark: README.md, NOTES.md).
-MAPPED = {'cpu': 384, 'tpu': MANY}
+MAPPED_FROM_TOKENS = {'cpu': 384, 'tpu': RECOMPUTE_FROM_TOKENS}
 # Bytes of scores that `mapped` computes at once, but at least those of one head.
-ROOM = {'tpu': 40e6}
-KEPT = 'attention'  # Name of what `mapped` needs in the backward pass, for policies of remat.
+SCORES_BYTES = {'tpu': 40e6}
+SAVED_NAME = 'attention'  # Name of what `mapped` needs in the backward pass, for policies of remat.
 
 
 def attention(
@@ -44,7 +44,7 @@ def attention(
   if implementation == 'mapped':
     return _on_each_device(_mapped, q, k, v)
   kernel = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
-  if implementation == 'xla' and _scores(q, k) >= MANY**2:
+  if implementation == 'xla' and _scores(q, k) >= RECOMPUTE_FROM_TOKENS**2:
     kernel = jax.checkpoint(kernel)
   return kernel(q, k, v)
 
@@ -55,7 +55,11 @@ def choose(q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e']) -> str:
   if platform == 'gpu' and q.dtype in (jnp.bfloat16, jnp.float16):
     if q.shape[-1] % 8 == 0 and q.shape[-1] <= 128:
       return 'cudnn'
-  return 'mapped' if platform in MAPPED and _scores(q, k) >= MAPPED[platform] ** 2 else 'xla'
+  return (
+    'mapped'
+    if platform in MAPPED_FROM_TOKENS and _scores(q, k) >= MAPPED_FROM_TOKENS[platform] ** 2
+    else 'xla'
+  )
 
 
 def _scores(q: Array, k: Array) -> int:
@@ -100,7 +104,7 @@ def _mapped_forward(q, k, v):
 
   at_once = _heads_at_once(q, k)
   qkv = [_in_groups(x, at_once) for x in (q, k, v)]
-  out, logsumexp = (checkpoint_name(x, KEPT) for x in jax.lax.map(heads, qkv))
+  out, logsumexp = (checkpoint_name(x, SAVED_NAME) for x in jax.lax.map(heads, qkv))
   return _together(out, len(q)), (*qkv, out, logsumexp)
 
 
@@ -130,8 +134,8 @@ def _dot(equation: str, a: Array, b: Array) -> Array:
 
 
 def _heads_at_once(q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e']) -> int:
-  """The most heads, of those that divide all, whose scores `ROOM` holds."""
-  room = ROOM.get(sharding.platform(), 0) / (_scores(q, k) * q.dtype.itemsize)
+  """The most heads, of those that divide all, whose scores `SCORES_BYTES` holds."""
+  room = SCORES_BYTES.get(sharding.platform(), 0) / (_scores(q, k) * q.dtype.itemsize)
   return max((h for h in range(1, q.shape[2] + 1) if q.shape[2] % h == 0 and h <= room), default=1)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vmae_jax.errors import lookup
-from vmae_jax.models.attention import KEPT, attention
+from vmae_jax.models.attention import SAVED_NAME, attention
 from vmae_jax.sharding import constrain_batch
 from vmae_jax.types import Array, Float, Key
 
@@ -19,7 +19,7 @@ REMAT = {
   'none': None,
   'dots': jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(KEPT),
+    jax.checkpoint_policies.save_only_these_names(SAVED_NAME),
   ),
   'full': jax.checkpoint_policies.nothing_saveable,
 }

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from vmae_jax.types import Array, Float
 
-PANNING, SHARPENING = 8, (16, 8, 4, 2, 1, 1)  # Rounds; what is far off, in units of the noise.
-HOLD = 0.3  # By how much slopes are held back while panning, see below.
+PAN_ROUNDS = 8
+OUTLIER_SCALES = (16, 8, 4, 2, 1, 1)  # Of each later round, in units of the noise.
+SLOPE_PENALTY = 0.3  # On all but the pan, in the rounds of panning; see below.
 
 
 def camera_motion(
@@ -32,21 +33,23 @@ def camera_motion(
   basis = jnp.stack([jnp.ones_like(x), x, y], axis=-1)
   einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
-  def fit(weights, hold):
+  def fit(weights, slope_penalty):
     weights /= weights.sum(axis=(-2, -1), keepdims=True)
     normal = einsum('...hw,hwi,hwj->...ij', weights, basis, basis)
     right = einsum('...hw,hwi,...hwc->...ic', weights, basis, flow)
-    motion = jnp.linalg.solve(normal + jnp.diag(jnp.array([0, hold, hold])), right)
+    motion = jnp.linalg.solve(
+      normal + jnp.diag(jnp.array([0, slope_penalty, slope_penalty])), right
+    )
     return einsum('hwi,...ic->...hwc', basis, motion)
 
   def pan(field, _):
     off = jnp.square(flow - field).sum(axis=-1)
-    return fit(1 / jnp.sqrt(off + noise**2), HOLD), None
+    return fit(1 / jnp.sqrt(off + noise**2), SLOPE_PENALTY), None
 
-  def sharpen(field, far):
+  def refine(field, scale):
     off = jnp.square(flow - field).sum(axis=-1)
     # The small constant decides where the values that agree leave the motion open.
-    return fit(jnp.square(far**2 / (far**2 + off)), 1e-6), None
+    return fit(jnp.square(scale**2 / (scale**2 + off)), 1e-6), None
 
-  field, _ = jax.lax.scan(pan, jnp.zeros_like(flow), length=PANNING)
-  return jax.lax.scan(sharpen, field, noise * jnp.array(SHARPENING, jnp.float32))[0]
+  field, _ = jax.lax.scan(pan, jnp.zeros_like(flow), length=PAN_ROUNDS)
+  return jax.lax.scan(refine, field, noise * jnp.array(OUTLIER_SCALES, jnp.float32))[0]
