@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,35 @@ def test_as_many_heads_as_fast_memory_holds(name, dtype, n, g, expected, monkeyp
   monkeypatch.setattr(sharding, 'platform', lambda: name)
   x = jnp.zeros((1, n, g, 1), dtype)
   assert attention_lib._heads_at_once(x, x) == expected
+
+
+def test_remat_of_dots_computes_cudnns_attention_once(monkeypatch):
+  from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+  # It is traced only: no GPU is asked for.
+  monkeypatch.setattr(cudnn, 'check_cudnn_version', lambda: 91000)
+  x = jnp.ones((1, 64, 64), jnp.bfloat16)
+
+  def forward_passes(remat):
+    blocks = Blocks(1, 1, 64, scan=True, dtype=x.dtype, implementation='cudnn', remat=remat)
+    plain = Blocks(1, 1, 64, scan=True, dtype=x.dtype, implementation='xla')
+    params = jax.eval_shape(plain.init, jax.random.key(0), x)
+    gradient = jax.grad(lambda p: blocks.apply(p, x).astype(jnp.float32).sum())
+    return str(jax.make_jaxpr(gradient)(params)).count('dot_product_attention_fwd_wrapper')
+
+  assert [forward_passes(remat) for remat in ('none', 'dots', 'full')] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+  'capability, chosen', [('7.5', 'xla'), ('8.0', 'cudnn'), ('10.0', 'cudnn'), ('gfx90a', 'xla')]
+)
+def test_cudnn_is_chosen_where_it_has_kernels(capability, chosen, monkeypatch):
+  device = SimpleNamespace(compute_capability=capability)
+  monkeypatch.setattr(sharding, 'platform', lambda: 'gpu')
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  monkeypatch.setattr(jax, 'local_devices', lambda: [device])
+  x = jnp.zeros((1, 8, 2, 64), jnp.bfloat16)
+  assert choose(x, x) == chosen
 
 
 def test_remat_of_dots_computes_attention_once():

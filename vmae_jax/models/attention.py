@@ -1,6 +1,7 @@
 """Attention through one function, whichever kernel computes it."""
 
 import functools
+import re
 
 import einops
 import jax
@@ -52,7 +53,7 @@ def attention(
 def choose(q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e']) -> str:
   """The implementation that `auto` takes where this is compiled for."""
   platform = sharding.platform()
-  if platform == 'gpu' and q.dtype in (jnp.bfloat16, jnp.float16):
+  if platform == 'gpu' and q.dtype in (jnp.bfloat16, jnp.float16) and _gpu_has_cudnn_kernels():
     if q.shape[-1] % 8 == 0 and q.shape[-1] <= 128:
       return 'cudnn'
   return (
@@ -60,6 +61,18 @@ def choose(q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e']) -> str:
     if platform in MAPPED_FROM_TOKENS and _scores(q, k) >= MAPPED_FROM_TOKENS[platform] ** 2
     else 'xla'
   )
+
+
+def _gpu_has_cudnn_kernels() -> bool:
+  """Whether cuDNN attends on this process's GPU: NVIDIA's from Ampere (8.0) on.
+
+  Of GPUs that are not here it is taken for granted.
+  """
+  if jax.default_backend() != 'gpu':
+    return True
+  # AMD's say gfx90a or the like.
+  generation = re.match(r'(\d+)\.', str(jax.local_devices()[0].compute_capability))
+  return generation is not None and int(generation[1]) >= 8
 
 
 def _scores(q: Array, k: Array) -> int:

@@ -13,14 +13,22 @@ from vmae_jax.types import Array, Float, Key
 
 xavier = nn.initializers.xavier_uniform()
 
-# What the backward pass keeps instead of computing it again. `dots`: what layers made, and the
-# output of attention, which is a tenth of that and costs more to compute than its size tells.
+
+def _save_dots(primitive, *args, **params) -> bool:
+  """Keeps what layers made, and the output of attention, whichever kernel computes it: it is a
+  tenth of that and costs more to compute than its size tells."""
+  policies = jax.checkpoint_policies
+  return (
+    policies.dots_with_no_batch_dims_saveable(primitive, *args, **params)
+    or policies.save_only_these_names(SAVED_NAME)(primitive, *args, **params)
+    or 'dot_product_attention_fwd' in primitive.name  # cuDNN's.
+  )
+
+
+# What the backward pass keeps instead of computing it again.
 REMAT = {
   'none': None,
-  'dots': jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(SAVED_NAME),
-  ),
+  'dots': _save_dots,
   'full': jax.checkpoint_policies.nothing_saveable,
 }
 
