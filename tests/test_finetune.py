@@ -147,7 +147,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
   """In one process, one after the other: each start of Python costs seconds."""
   (tmp_path / 'a.mp4').touch()
   (tmp_path / 'train.txt').write_text('a.mp4 0\na.mp4 0\n')
-  (tmp_path / 'val.txt').write_text('a.mp4 1\na.mp4 40\n')
+  (tmp_path / 'val.txt').write_text('a.mp4 0\na.mp4 40\n')
   program = f"""
 import sys
 from absl import flags

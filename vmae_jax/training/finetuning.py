@@ -54,7 +54,8 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   data = config.data
   if not data.val:
     raise UserError('no held-out videos are named: give --config.data.val=LIST.')
-  sources = {spec: _open(spec, data) for spec in (data.train, data.val, data.test or data.val)}
+  specs = dict.fromkeys((data.train, data.val, data.test or data.val))  # Each is opened once.
+  sources = {spec: _open(spec, data) for spec in specs}
   classes = count_classes(sources, train=data.train, classes=data.classes)
   supervised = build_supervised(config, classes=classes.count)
   evaluation = Evaluation(config, workdir, supervised, sources, classes, mesh)
