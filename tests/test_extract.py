@@ -105,7 +105,8 @@ def test_mistakes(place, whole):
     (('--pool=mean',), ['other settings: pool was slots, is mean', 'another --out']),
     (('--frames=7',), ['frames 7 is no multiple of the patch, 2']),
   ]:
-    line = finish(start(place, 'whole', *arguments), code=2)
-    assert line.startswith('error: ') and line.count('\n') == 1, line
+    *notes, line = finish(start(place, 'whole', *arguments), code=2).splitlines()
+    assert line.startswith('error: '), line
+    assert all('older than digests' in note for note in notes), notes
     assert [part for part in parts if part not in line] == [], line
   assert features(place / 'whole').keys() == whole.keys()

@@ -57,7 +57,7 @@ def test_codes_and_pictures(params):
 
 def test_mistakes(tmp_path, params):
   for path in ('', tmp_path / 'nothing'):
-    with pytest.raises(UserError, match='tokenizers.train --videos.*vmae_jax.convert'):
+    with pytest.raises(UserError, match='train_tokenizer --videos.*vmae_jax.convert'):
       load_tokenizer(path)
   path = tmp_path / 't.safetensors'
   save_params(path, params, kind='vqgan', config=TINY.config() | {'codes': 7})

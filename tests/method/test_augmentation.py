@@ -58,7 +58,7 @@ def draws(key):
 
 @jit
 def _draws(key):
-  return jax.random.uniform(jax.random.fold_in(key, 10**6), (9,))
+  return jax.random.uniform(key, (9,))
 
 
 def only(**options):
@@ -234,7 +234,7 @@ def batch_for(config, window=0, b=2):
 
 
 def test_nothing_is_computed_by_default():
-  images = {'video': np.zeros((1, 2, 8, 8, 3))}
+  images = {'video': jnp.zeros((1, 2, 8, 8, 3))}
   for default in (config_lib.default(), config_finetuning.default()):
     assert build_augmentation(default.augment)(None, images) is images
     assert not any(default.augment[name] for name in augmentation.CHANCES)
