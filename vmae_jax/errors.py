@@ -45,6 +45,15 @@ def is_outage(e: BaseException) -> bool:
   return number in OUTAGES or bool(re.match(_CODES, str(e)))
 
 
+def may_pass(e: BaseException | None) -> bool:
+  """Whether a failed read, or what caused it, is an outage; a second try may mend it."""
+  if e is None:
+    return False
+  # libav also says EIO of damaged files.
+  damaged = type(e).__module__.startswith('av.') and getattr(e, 'errno', None) == errno.EIO
+  return (is_outage(e) and not damaged) or may_pass(e.__cause__)
+
+
 class Preempted(Exception):
   """The run was told to stop, has saved its state and can be started again."""
 

@@ -4,13 +4,14 @@ A thread that is stuck in the system cannot be ended. It is left alone, others t
 it joins them again should it come back after all. What is stuck is asked for no second time.
 """
 
+import errno
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
-from vmae_jax.errors import UserError, VideoError
+from vmae_jax.errors import Unavailable, VideoError
 
 TICK = 0.5  # Seconds. A process that is stopped for minutes (SIGSTOP) has waited for one tick.
 MOST_STUCK = 16  # More calls that are stuck at a time, in one process, stop the run.
@@ -18,6 +19,8 @@ MOST_STUCK = 16  # More calls that are stuck at a time, in one process, stop the
 
 class NoAnswer(VideoError):
   """A call took too long."""
+
+  errno = errno.ETIMEDOUT
 
 
 class Closed(Exception):
@@ -64,7 +67,7 @@ class Patience:
 
     Raises:
       NoAnswer: there was none in time, or an earlier call for `i` is still stuck.
-      UserError: too many calls are stuck.
+      Unavailable: too many calls are stuck.
       Closed: `close` was called meanwhile.
     """
     call = _Call(function)
@@ -84,7 +87,7 @@ class Patience:
       if not call.ended.is_set():
         self._stuck[i] = call
         if len(self._stuck) > MOST_STUCK:
-          raise UserError(
+          raise Unavailable(
             f'more than {MOST_STUCK} videos give no answer in {self.seconds:g} s, such as {name}: '
             'is the disk or network mount that they lie on alive? data.seconds sets the limit.'
           )
@@ -138,7 +141,7 @@ def ask_all(function: Callable[[str], Any], names: Iterable[str], *, seconds: fl
     The answers, in this order; in place of one that did not come the NoAnswer.
 
   Raises:
-    UserError: more than MOST_STUCK did not come.
+    Unavailable: more than MOST_STUCK did not come.
   """
   patience = Patience(seconds)
 

@@ -9,12 +9,13 @@ import errno
 import io
 import os
 import posixpath
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, is_outage
 from vmae_jax.patience import NoAnswer, ask_all
 
 ATTEMPTS = 4
@@ -76,9 +77,22 @@ def _attempt(path: str, function: Callable[[Any], Any]) -> Any:
       if 'redential' in type(e).__name__:
         raise OSError(None, f'{_line(e)}; {LOG_IN}', path) from e
       if attempt == ATTEMPTS:
-        raise OSError(None, f'{_line(e)}, asked {ATTEMPTS} times', path) from e
-    time.sleep(pause)
+        number = errno.ETIMEDOUT if _may_pass(e) else None
+        raise OSError(number, f'{_line(e)}, asked {ATTEMPTS} times', path) from e
+    time.sleep(pause * random.uniform(0.5, 1.5))  # Lest a thousand hosts ask at once.
     pause *= 2
+
+
+def _may_pass(e: Exception) -> bool:
+  """Whether a store was away or busy: it gave no answer, or one of 408, 429 and 5xx."""
+  answer = getattr(e, 'response', None)  # Of botocore.
+  answer = answer.get('ResponseMetadata', {}) if isinstance(answer, dict) else {}
+  codes = (getattr(e, name, None) for name in ('code', 'status'))
+  code = answer.get('HTTPStatusCode') or next(filter(None, codes), None)
+  if str(code).isdecimal():
+    return int(code) in (408, 429) or int(code) >= 500
+  silent = type(e).__module__.partition('.')[0] in ('aiohttp', 'botocore', 'requests', 'urllib3')
+  return silent or is_outage(e) or getattr(e, 'errno', None) == errno.EBUSY  # s3fs: slow down.
 
 
 def _line(e: Exception) -> str:
@@ -192,7 +206,7 @@ def missing(paths: Sequence[str], *, seconds: float) -> tuple[list[str], list[st
     The paths where nothing is, and those of which nothing was heard.
 
   Raises:
-    UserError: of too many nothing was heard.
+    Unavailable: of too many nothing was heard.
   """
 
   def there(path: str) -> bool:

@@ -1,18 +1,22 @@
 """Clips are a function of (seed, epoch, sample, repeat); bad videos are replaced."""
 
 import dataclasses
+import errno
 import tracemalloc
 
+import av
 import numpy as np
 import pytest
 
 from tests.data.clips_on_disk import write_video
+from vmae_jax.data import clips as clips_lib
 from vmae_jax.data.augment import RandAugment
 from vmae_jax.data.clips import ClipSampler, ViewSampler
 from vmae_jax.data.crop import centre_box, crop_resize
 from vmae_jax.data.sources import Entry, FileSource
+from vmae_jax.data.synthetic import SyntheticSource
 from vmae_jax.data.video import Clip
-from vmae_jax.errors import Unavailable, UserError, VideoError
+from vmae_jax.errors import Unavailable, UserError, VideoError, may_pass
 from vmae_jax.patience import Closed
 
 SAMPLER = ClipSampler(frames=4, size=16, stride=2, flip=True, repeats=3, seed=5)
@@ -219,3 +223,71 @@ def test_frames_are_never_held_together(kind):
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
   assert peak < 5 * 6e6  # A frame takes 6 MB, the 16 of a clip 96 MB.
+
+
+class Failing:
+  """A source where some videos cannot be read for the first `times`."""
+
+  class_names = ()
+  try_for = 5.0
+
+  def __init__(self, source, videos, times, error):
+    self._source, self.videos, self.times, self.error = source, videos, times, error
+    self.asked = 0
+
+  def __len__(self):
+    return len(self._source)
+
+  def name(self, i):
+    return str(i)
+
+  def label(self, i):
+    return self._source.label(i)
+
+  def open(self, i):
+    if i in self.videos:
+      self.asked += 1
+      if self.asked <= self.times:
+        raise VideoError('cannot be read') from self.error
+    return self._source.open(i)
+
+
+AWAY = OSError(errno.ESTALE, 'stale')
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch):
+  monkeypatch.setattr(clips_lib, 'FIRST_PAUSE', 0.001)
+  monkeypatch.setattr(clips_lib, 'LAST_PAUSE', 0.01)
+
+
+def test_what_a_second_try_mends_is_not_replaced(in_a_hurry):
+  source, sampler = SyntheticSource('train'), ClipSampler(size=16)
+  expected = sampler(source, 0, 3)
+  clips = sampler(Failing(source, [3], 20, AWAY), 0, 3)
+  assert not clips['replaced'] and clips['failures'] == []
+  np.testing.assert_array_equal(clips['video'], expected['video'])
+
+
+@pytest.mark.parametrize('error', [None, OSError(errno.ENOENT, 'none'), ValueError('damaged')])
+def test_what_no_second_try_mends_is_replaced_at_once(error, in_a_hurry):
+  failing = Failing(SyntheticSource('train'), [3], 10**9, error)
+  clips = ClipSampler(size=16)(failing, 0, 3)
+  assert clips['replaced'] and clips['failures'] == [('3', 'cannot be read')]
+  assert failing.asked == 1
+
+
+def test_one_video_that_stays_away_is_replaced_and_two_end_the_run(in_a_hurry):
+  source, sampler = SyntheticSource('train'), ClipSampler(size=16)
+  failing = Failing(source, [3], 10**9, AWAY)
+  failing.try_for = 0.1
+  clips = sampler(failing, 0, 3)
+  assert clips['replaced'] and clips['failures'] == [('3', 'cannot be read')] and failing.asked > 2
+  failing.videos = range(len(source))
+  with pytest.raises(Unavailable, match='two videos in a row cannot be read, last '):
+    sampler(failing, 0, 3)
+
+
+def test_an_input_error_of_libav_may_be_damage():
+  assert not may_pass(av.error.OSError(errno.EIO, 'Input/output error', 'a.mp4'))
+  assert may_pass(OSError(errno.EIO, 'Input/output error', 'a.mp4'))

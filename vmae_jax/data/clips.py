@@ -4,17 +4,20 @@ Everything random is a function of (seed, epoch, sample, repeat), never of the p
 thread or what was drawn before.
 """
 
+import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from vmae_jax.data import crop as crops
 from vmae_jax.data.augment import RandAugment, apply
 from vmae_jax.data.sampling import SAMPLINGS, clip_indices, dense_views, segment_views
 from vmae_jax.data.sources import Frames, Source
-from vmae_jax.errors import Unavailable, UserError, VideoError, check_name
+from vmae_jax.errors import Unavailable, UserError, VideoError, check_name, may_pass
 from vmae_jax.patience import Closed
 from vmae_jax.types import UInt8
 
@@ -23,6 +26,7 @@ NOT_ITS_FAULT = (UserError, Unavailable, Closed)
 CROPS = ('multi_scale', 'resized', 'centre')
 
 MAX_ATTEMPTS = 16
+FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0  # Seconds from one try to the next.
 # Keeps the draws for replacements apart from those for repeats, whose last word is 1 + repeat.
 _REPLACEMENTS = 10**6
 
@@ -93,22 +97,30 @@ class ClipSampler:
       failures: a list of (name, reason).
 
     Raises:
+      Unavailable: two videos in a row cannot be read although a second try might mend each.
       UserError: MAX_ATTEMPTS videos in a row cannot be read. Was something else than a
         VideoError among the reasons, that is raised.
     """
-    failures, bug = [], None
+    failures, bug, away = [], None, set()
     for attempt in range(MAX_ATTEMPTS):
       i = sample
       if attempt:
         rng = np.random.default_rng([self.seed, epoch, sample, _REPLACEMENTS + attempt])
         i = int(rng.integers(len(source)))
       try:
-        clips = self._read(source, i, epoch, sample)
+        clips = ask_again(source, i, lambda i=i: self._read(source, i, epoch, sample))
       except NOT_ITS_FAULT:
         raise
       except Exception as e:  # Whatever one video causes must not end a run at every restart.
         failures.append((source.name(i), reason(e)))
         bug = bug if isinstance(e, VideoError) else e
+        if may_pass(e):
+          away.add(i)
+        if len(away) > 1:  # One file may lie where the disk is damaged.
+          raise Unavailable(
+            f'two videos in a row cannot be read, last {source.name(i)} ({reason(e)}): is the '
+            'disk, mount or store that they lie on alive?'
+          ) from None  # Grain would add lines of its own.
         continue
       return dict(clips, label=source.label(i), replaced=attempt > 0, failures=failures)
     if bug is not None:  # Then it is hardly the videos' fault.
@@ -183,6 +195,34 @@ def read_squares(
   return stacked.reshape(count, height // width, width, width, 3).swapaxes(0, 1)
 
 
+def ask_again(source: Source, i: int, read: Callable[[], Any]) -> Any:
+  """What `read()` returns; it is called again for a while if a second try may mend what failed.
+
+  Args:
+    source: Its `try_for`, where it has one, is how many seconds that may take; its `given_up`
+      are the videos that it took in vain.
+    i: Which video, for the message.
+    read: Reads it.
+  """
+  given_up = getattr(source, 'given_up', set())
+  end = time.monotonic() + (0.0 if i in given_up else getattr(source, 'try_for', 0.0))
+  pause = FIRST_PAUSE
+  while True:
+    try:
+      return read()
+    except NOT_ITS_FAULT:
+      raise
+    except Exception as e:
+      if not may_pass(e):
+        raise
+      if time.monotonic() + pause > end:
+        given_up.add(i)
+        raise
+      logging.warning('%s: %s; trying again.', source.name(i), reason(e))
+    time.sleep(pause * random.uniform(0.5, 1.5))  # Lest all ask at once.
+    pause = min(2 * pause, LAST_PAUSE)
+
+
 def reason(error: Exception) -> str:
   """Why a video could not be read, in one line."""
   text = ' '.join(str(error).split())
@@ -218,7 +258,7 @@ class ViewSampler(ClipSampler):
     """
     failures = []
     try:
-      video = self._views(source, sample)
+      video = ask_again(source, sample, lambda: self._views(source, sample))
     except NOT_ITS_FAULT:
       raise
     except Exception as e:

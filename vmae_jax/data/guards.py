@@ -20,9 +20,11 @@ import numpy as np
 
 from vmae_jax.data.sources import Frames, Source
 from vmae_jax.data.video import Shrink
-from vmae_jax.errors import UserError, VideoError
+from vmae_jax.errors import Unavailable, VideoError
 from vmae_jax.patience import Closed, NoAnswer, Patience
 from vmae_jax.types import Int, UInt8
+
+TRY_FOR = 4.0  # Times the limit of one answer.
 
 _one_suspect = threading.Lock()
 _watching = threading.Lock()  # Taken for good by the thread that waits for the parent's end.
@@ -33,6 +35,8 @@ class PatientSource:
 
   def __init__(self, source: Source, patience: Patience):
     self.class_names = source.class_names
+    self.try_for = TRY_FOR * patience.seconds  # How long to ask again for what is away.
+    self.given_up: set[int] = set()  # What was asked for so long.
     self._source, self._patience = source, patience
 
   def __len__(self) -> int:
@@ -77,7 +81,7 @@ class PatientFrames:
   def _ask(self, function: Callable[[], Any]) -> Any:
     try:
       return self._patiently(function)
-    except (NoAnswer, Closed, UserError):
+    except (NoAnswer, Closed, Unavailable):
       self._in_use = True
       raise
 
@@ -152,6 +156,8 @@ class _Watched:
     self._note = notes.folder / f'{os.getpid()}-{threading.get_ident()}'
     self._alone = False
     self.class_names = source.class_names
+    self.try_for = getattr(source, 'try_for', 0.0)
+    self.given_up = getattr(source, 'given_up', set())
 
   def __len__(self) -> int:
     return len(self._source)

@@ -27,7 +27,7 @@ from vmae_jax.data.frame_folder import FrameFolder, open_video
 from vmae_jax.data.lists import VIDEO_SUFFIXES, Entry, check_name, read_list
 from vmae_jax.data.shards import MANIFEST, ShardSource, holds_shards
 from vmae_jax.data.video import Shrink, Video
-from vmae_jax.errors import UserError, VideoError
+from vmae_jax.errors import Unavailable, UserError, VideoError, may_pass
 from vmae_jax.patience import NoAnswer, ask_all
 from vmae_jax.types import Int, UInt8
 
@@ -203,7 +203,8 @@ def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> DataSet:
     seconds: That a disk or network mount may take to say what lies there.
 
   Raises:
-    UserError: there is no such thing, nothing is in it, or there is no answer.
+    UserError: there is no such thing, or nothing is in it.
+    Unavailable: there is no answer, or the disk, mount or store is away.
   """
   if not spec:
     raise UserError('no data is named: give --config.data.train=LIST, a list or folder of videos.')
@@ -225,7 +226,7 @@ def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> DataSet:
   try:
     (folder,) = ask_all(storage.is_folder, [spec], seconds=seconds)
     if isinstance(folder, NoAnswer):
-      raise UserError(f'{spec}: {folder}; is the disk or network mount that it lies on alive?')
+      raise Unavailable(f'{spec}: {folder}; is the disk or network mount that it lies on alive?')
     if folder:
       return ShardSource(spec) if holds_shards(spec) else read_folder(spec)
     if storage.is_file(spec):
@@ -233,12 +234,16 @@ def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> DataSet:
         return FileSource((Entry(spec),))
       return FileSource(*read_list(spec, root=root))
   except OSError as e:
-    raise UserError(f'cannot read {e.filename or spec}: {e.strerror or e}') from e
+    raise _kind(e)(f'cannot read {e.filename or spec}: {e.strerror or e}') from e
   looked = '' if storage.is_remote(spec) else f' (looked in {os.getcwd()})'
   raise UserError(
     f'there is no list or folder {spec!r}{looked}; '
     'data is a list, a folder of videos or shards, tfds:NAME:SPLIT or synthetic:train.'
   )
+
+
+def _kind(e: OSError) -> type[Exception]:
+  return Unavailable if may_pass(e) else UserError
 
 
 def check_paths(source: Source, max_bad_share: float, *, seconds: float = 60.0) -> None:
@@ -254,6 +259,7 @@ def check_paths(source: Source, max_bad_share: float, *, seconds: float = 60.0) 
 
   Raises:
     UserError: more are missing, or all.
+    Unavailable: more give no answer, or the disk, mount or store is away.
   """
   if not isinstance(source, FileSource):
     return
@@ -266,7 +272,7 @@ def check_paths(source: Source, max_bad_share: float, *, seconds: float = 60.0) 
     if missing and storage.is_folder(missing[0]):
       hint = 'That is a folder: one of frames, one picture each, ends in / in lists.'
   except OSError as e:
-    raise UserError(f'cannot look for {e.filename}: {e.strerror or e}') from e
+    raise _kind(e)(f'cannot look for {e.filename}: {e.strerror or e}') from e
 
   def too_many(number: int) -> bool:
     return number > max_bad_share * len(paths) or number == len(paths)
@@ -276,7 +282,7 @@ def check_paths(source: Source, max_bad_share: float, *, seconds: float = 60.0) 
   if too_many(len(missing)):
     raise UserError(f'{told}, at most {max_bad_share:.1%} may be missing: {such}. {hint}')
   if too_many(len(missing) + len(silent)):
-    raise UserError(
+    raise Unavailable(
       f'{len(silent)} of {len(paths)} {files} give no answer in {seconds:g} s, such as '
       f'{silent[0]}: is the disk or network mount that they lie on alive? data.seconds sets the '
       'limit.'
