@@ -51,7 +51,7 @@ def claim(index):
     print('claimed', flush=True)
 
 def main(argv):
-  peers.HEARTBEAT = 10
+  peers.HEARTBEAT, peers.WAIT = 10, int(os.environ.get('WAIT', 300))
   peers.join()
   from vmae_jax.runs.agreement import gather
   gather(None)
@@ -62,12 +62,12 @@ cli.run(main, absl_flags=False, trains=True)
 """
 
 
-def start(*args):
+def start(*args, count=2):
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{s.getsockname()[1]}'
   processes = []
-  for i in range(2):
+  for i in range(count):
     env = started.environment(
       JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=i
     )
@@ -81,6 +81,13 @@ def ends(processes):
   """Exit codes and what was said on stderr, without the lines of JAX's own log."""
   errors = [process.communicate(timeout=120)[1] for process in processes]
   return [process.returncode for process in processes], errors
+
+
+def test_processes_that_do_not_come_are_told(monkeypatch):
+  monkeypatch.setenv('WAIT', '5')
+  codes, (error,) = ends(start('together', count=1))
+  assert codes == [74], error
+  assert 'unavailable: not all processes of this run have come within 5 s' in error
 
 
 @pytest.mark.parametrize('victim', [0, 1])

@@ -18,6 +18,7 @@ from absl import flags
 from vmae_jax import lock
 from vmae_jax.errors import EXIT_BUG, EXIT_UNAVAILABLE, Unavailable, UserError
 
+WAIT = 300  # Seconds until all processes have come.
 HEARTBEAT = 60  # Seconds without a sign of life after which a process counts as gone.
 ASK = 2.0  # Seconds from one question to the next whether another process has ended.
 _ENDED = 'vmae_jax/ended'  # Where the first process that ends says why.
@@ -27,6 +28,7 @@ _LOST = re.compile(
   r'Gloo \w+ failed|NCCL|coordination service|heartbeat|Socket closed|by peer', re.I
 )
 
+_came = threading.Event()  # Set once all processes have.
 _leaving = threading.Lock()  # Taken for good by the first thread that ends the process.
 _handlers: list[Any] = []  # ctypes frees what nobody holds.
 
@@ -48,17 +50,19 @@ def join() -> None:
     sys.exit()
   import jax  # Not above: entry points' worker processes need none.
 
+  _leave_instead_of_aborting()
   count, index = os.environ.get('JAX_NUM_PROCESSES'), os.environ.get('JAX_PROCESS_ID')
   try:
     jax.distributed.initialize(
       num_processes=count and int(count),
       process_id=index and int(index),
+      initialization_timeout=WAIT,
       heartbeat_timeout_seconds=HEARTBEAT,
     )
   except ValueError as e:
     raise UserError(f'--distributed: {str(e).splitlines()[0]}') from e
+  _came.set()
   if joined():
-    _leave_instead_of_aborting()
     over = threading.Event()
     atexit.register(over.set)  # Runs before JAX leaves the others.
     threading.Thread(target=_watch, args=(over,), name='peers', daemon=True).start()
@@ -141,7 +145,8 @@ def _leave_instead_of_aborting() -> None:
     answers = threading.Event()
     threading.Thread(target=_ask, args=(answers,), daemon=True).start()
     if not answers.wait(5):
-      leave(EXIT_UNAVAILABLE, f'unavailable: {_GONE}')
+      missing = f'not all processes of this run have come within {WAIT} s'
+      leave(EXIT_UNAVAILABLE, f'unavailable: {_GONE if _came.is_set() else missing}')
     # The abort has another reason. Once this returns, it goes its way.
 
   _handlers.append(on_abort)

@@ -191,6 +191,14 @@ def test_none_can_be_read(copied):
   assert (copied / 'checkpoints' / '2').is_dir()  # Where it was.
 
 
+@pytest.mark.parametrize(('away', 'kind'), [(True, Unavailable), (False, UserError)])
+def test_what_another_process_cannot_read_is_left(away, kind, copied, monkeypatch):
+  other = ('OSError: of process 1', away)
+  monkeypatch.setattr(checkpointer, 'gather', lambda about: [about, None if about else other])
+  with pytest.raises(kind, match=r'none of the checkpoints in .*: 2 .*process 1.*; 1 .*process 1'):
+    restore(copied)
+
+
 def test_another_model_is_no_damage(copied):
   with pytest.raises(UserError, match='a checkpoint of another model: .* of another shape'):
     restore(copied, like(make_state(0, width=8)))

@@ -187,12 +187,15 @@ class Checkpointer:
         restored = self._read(step, like)
       except Exception as e:  # Damaged bytes make exceptions of all types.
         failure = e
-      told = next(filter(None, gather(failure and one_line(failure))), None)
+      told, away = next(
+        filter(None, gather(failure and (one_line(failure), is_outage(failure)))), (None, False)
+      )
       if told is None:
         told = damage(restored.extra.pop('digests', None), restored.state)
       if told is None:
         break
-      failures[step] = failure or ValueError(told)
+      # Of another process only this much is known.
+      failures[step] = failure or (ConnectionError if away else ValueError)(told)
       logging.warning('the checkpoint of step %s cannot be used: %s.', step, told)
     else:
       if failures:
