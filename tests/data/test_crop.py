@@ -94,7 +94,8 @@ def test_bilinear_is_pillows_transform(box):
 @pytest.mark.full
 @pytest.mark.parametrize('box', [(3, 5, 80, 60), (0, 0, 96, 72), (8, 8, 24, 20), (1, 2, 7, 1)])
 def test_bilinear_is_torchs_interpolate(box):
-  torch = pytest.importorskip('torch')
+  import torch
+
   frame, (x, y, w, h) = _frame(72, 96), box
   cut = torch.from_numpy(frame[y : y + h, x : x + w].astype(np.float32)).permute(2, 0, 1)[None]
   want = torch.nn.functional.interpolate(cut, (24, 24), mode='bilinear', align_corners=False)
@@ -105,7 +106,8 @@ def test_bilinear_is_torchs_interpolate(box):
 @pytest.mark.full
 @pytest.mark.parametrize('size', [(24, 32), (48, 20), (100, 130), (36, 48), (72, 96)])
 def test_bilinear_is_opencvs_resize(size):
-  cv2 = pytest.importorskip('cv2')
+  import cv2
+
   frame = _frame(72, 96)
   want = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
   got = crop.resize(frame, size, resampling='bilinear')
