@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -71,3 +73,16 @@ def test_nothing_trains_on_the_cpu_by_accident(device, tmp_path):
   assert child.returncode == cli.EXIT_UNAVAILABLE, out
   assert f'unavailable: JAX_PLATFORMS asks for {device} on ' in out
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_config_is_read_without_the_loaders_libraries():
+  """They take seconds to import, and define flags that a mistake would list."""
+  program = 'import sys, vmae_jax.config; print({"grain", "orbax", "flax"} & set(sys.modules))'
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    env=started.environment(),
+    cwd=started.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout == 'set()\n', done.stderr

@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 from tqdm import tqdm
 
 from vmae_jax import chips, cli, config_finetuning, peers, sharding
@@ -46,14 +45,7 @@ from vmae_jax.training.step import jit_step
 WARM_UP = 3  # Steps and batches that do not count: compiling, and what was read ahead.
 CLASSES = 400  # Of fine-tuning where data.classes is 0.
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'FILE:ARGUMENT, such as configs/videomae.py:b,k400',
-  # `cli` and the config's defaults refuse unknown keys; blocks called options are open.
-  lock_config=False,
-  accept_new_attributes=True,
-)
+_CONFIG = cli.define_config()
 _BATCH = flags.DEFINE_integer('batch', None, 'Clips in a step; by default as the config says.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps and batches that are timed.', lower_bound=1)
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for all numbers.')
@@ -261,14 +253,12 @@ def table(result: dict[str, Any]) -> str:
 
 def main(argv):
   cli.refuse_arguments(argv)
-  if _CONFIG.value is None:
-    raise UserError('give --config=FILE:ARGUMENT, such as --config=configs/videomae.py:b,k400.')
   out = _OUT.value and Path(_OUT.value)
   if out and (out.is_dir() or not os.access(out.parent, os.W_OK)):
     raise UserError(f'--out={out}: give the name of a file, in a folder that can be written to.')
   if _DISTRIBUTED.value:
     peers.join()
-  config = _CONFIG.value
+  config = _CONFIG()
   if _BATCH.value is not None:
     config.batch_size = _BATCH.value
   result = benchmark(config, steps=_STEPS.value)

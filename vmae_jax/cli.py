@@ -1,7 +1,7 @@
 """What the entry points share: absl flags, one-line errors, exit codes.
 
     from vmae_jax import cli
-    CONFIG = config_flags.DEFINE_config_file('config', None, '...')
+    RUN = cli.define_run('configs/videomae.py')
 
     def main(argv): ...
 
@@ -20,7 +20,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import ml_collections
 from absl import app, flags
+from ml_collections import config_flags
 
 from vmae_jax import peers
 from vmae_jax.config_file import load_config, look_up
@@ -36,6 +38,8 @@ from vmae_jax.errors import (
   suggest,
 )
 from vmae_jax.runs import stop
+
+flags.disclaim_key_flags()  # Those that are defined here belong to the verb that asks for them.
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -77,6 +81,58 @@ def refuse_arguments(argv: list[str]) -> None:
   """Raises a UserError for what is no flag, lest a forgotten -- change nothing silently."""
   if argv[1:]:
     raise UserError(f'{argv[1]!r} is no flag: values are given as --NAME=VALUE.')
+
+
+def define_config(file: str = 'configs/videomae.py') -> Callable[[], ml_collections.ConfigDict]:
+  """Defines --config; returns what gives its value or says that it is missing.
+
+  Args:
+    file: An example.
+  """
+  config = config_flags.DEFINE_config_file(
+    'config',
+    None,
+    f'FILE:ARGUMENT, such as {file}:b,k400',
+    # `_parse` and the config's defaults refuse unknown keys; blocks called options are open.
+    lock_config=False,
+    accept_new_attributes=True,
+  )
+
+  def value() -> ml_collections.ConfigDict:
+    if config.value is None:
+      raise UserError(f'give --config=FILE:ARGUMENT, such as --config={file}:demo.')
+    return config.value
+
+  return value
+
+
+def define_run(file: str) -> Callable[[list[str]], tuple[ml_collections.ConfigDict, str]]:
+  """Defines --config, --workdir and --distributed; returns what gives config and workdir.
+
+  That also joins the processes of the run, so it comes before anything touches a device.
+
+  Args:
+    file: An example of a config's file.
+  """
+  config = define_config(file)
+  workdir = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, results.')
+  distributed = flags.DEFINE_bool(
+    'distributed',
+    False,
+    'Joins the processes of a TPU pod, a Slurm job or a Kubernetes job, or those that '
+    'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name, into one run.',
+  )
+
+  def values(argv: list[str]) -> tuple[ml_collections.ConfigDict, str]:
+    refuse_arguments(argv)
+    found = config()
+    if not workdir.value:
+      raise UserError('give --workdir=DIR, a folder for checkpoints, logs and results.')
+    if distributed.value:
+      peers.join()
+    return found, workdir.value
+
+  return values
 
 
 def run(

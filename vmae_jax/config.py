@@ -12,8 +12,7 @@ import ml_collections
 from ml_collections.config_dict import placeholder
 
 from vmae_jax.data.clips import CROPS
-from vmae_jax.data.loader import ORDERS
-from vmae_jax.data.sampling import SAMPLINGS
+from vmae_jax.data.sampling import ORDERS, SAMPLINGS
 from vmae_jax.errors import UserError, check_name
 from vmae_jax.models.sizes import SIZES
 

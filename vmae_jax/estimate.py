@@ -15,18 +15,11 @@ import os
 import pathlib
 
 from absl import flags
-from ml_collections import config_flags
 
 from vmae_jax import cli
 from vmae_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'FILE:ARGUMENT of a pre-training config, such as configs/videomae.py:b,k400',
-  lock_config=False,
-  accept_new_attributes=True,
-)
+_CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string(
   'topology', None, "A TPU slice such as v5e:16x16, several such as '2*v5e:16x16', or local."
 )
@@ -71,7 +64,7 @@ def main(argv):
     jax.config.update('jax_platforms', 'cpu')
   from vmae_jax.planning import estimate, search
 
-  config = _CONFIG.value
+  config = _CONFIG()
   if _BATCH.value:
     config.batch_size = _BATCH.value
   result, step = estimate.estimate(
@@ -99,8 +92,7 @@ def _write(result: dict) -> None:
 
 def _check_flags() -> None:
   """Before minutes of compiling: what would fail after them."""
-  if _CONFIG.value is None:
-    raise UserError('give --config=FILE:ARGUMENT, such as --config=configs/videomae.py:b,k400.')
+  _CONFIG()
   if not _TOPOLOGY.value:
     raise UserError('give --topology: a TPU slice such as v5e:16x16, or local.')
   if _MFU.value is not None and not 0 < _MFU.value <= 1:

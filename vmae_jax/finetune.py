@@ -11,40 +11,16 @@ goes on where an earlier one stopped, also within the test. On several hosts sta
 with --distributed.
 """
 
-from absl import flags
-from ml_collections import config_flags
+from vmae_jax import cli
 
-from vmae_jax import cli, peers
-from vmae_jax.errors import UserError
-
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'FILE:ARGUMENT, such as configs/finetune.py:b,k400',
-  # `cli` and the config's defaults refuse unknown keys.
-  lock_config=False,
-  accept_new_attributes=True,
-)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, results.')
-_DISTRIBUTED = flags.DEFINE_bool(
-  'distributed',
-  False,
-  'Joins the processes of a TPU pod, a Slurm job or a Kubernetes job, or those that '
-  'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name, into one run.',
-)
+RUN = cli.define_run('configs/finetune.py')
 
 
 def main(argv):
-  cli.refuse_arguments(argv)
-  if _CONFIG.value is None:
-    raise UserError('give --config=FILE:ARGUMENT, such as --config=configs/finetune.py:demo.')
-  if not _WORKDIR.value:
-    raise UserError('give --workdir=DIR, a folder for checkpoints, logs and results.')
-  if _DISTRIBUTED.value:
-    peers.join()
-  from vmae_jax.training.finetuning import finetune  # After `initialize`: it may touch devices.
+  config, workdir = RUN(argv)
+  from vmae_jax.training.finetuning import finetune  # Not before: importing it may touch devices.
 
-  finetune(_CONFIG.value, _WORKDIR.value)
+  finetune(config, workdir)
 
 
 if __name__ == '__main__':

@@ -7,40 +7,16 @@ Any value of the config can be set with --config.KEY=VALUE. The same command goe
 earlier one stopped. On several hosts start it on each with --distributed.
 """
 
-from absl import flags
-from ml_collections import config_flags
+from vmae_jax import cli
 
-from vmae_jax import cli, peers
-from vmae_jax.errors import UserError
-
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'FILE:ARGUMENT, such as configs/videomae.py:b,k400',
-  # `cli` and the config's defaults refuse unknown keys; blocks called options are open.
-  lock_config=False,
-  accept_new_attributes=True,
-)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, pictures.')
-_DISTRIBUTED = flags.DEFINE_bool(
-  'distributed',
-  False,
-  'Joins the processes of a TPU pod, a Slurm job or a Kubernetes job, or those that '
-  'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name, into one run.',
-)
+RUN = cli.define_run('configs/videomae.py')
 
 
 def main(argv):
-  cli.refuse_arguments(argv)
-  if _CONFIG.value is None:
-    raise UserError('give --config=FILE:ARGUMENT, such as --config=configs/videomae.py:demo.')
-  if not _WORKDIR.value:
-    raise UserError('give --workdir=DIR, a folder for checkpoints, logs and pictures.')
-  if _DISTRIBUTED.value:
-    peers.join()
-  from vmae_jax.training.pretraining import train  # After `initialize`: it may touch devices.
+  config, workdir = RUN(argv)
+  from vmae_jax.training.pretraining import train  # Not before: importing it may touch devices.
 
-  train(_CONFIG.value, _WORKDIR.value)
+  train(config, workdir)
 
 
 if __name__ == '__main__':

@@ -40,8 +40,6 @@ from vmae_jax.patience import Patience
 from vmae_jax.sharding import batch_sharding
 from vmae_jax.types import Array
 
-ORDERS = ('hashed', 'added')
-
 DIED = 'process was terminated unexpectedly'  # In what grain says of a worker.
 MOST_DEATHS = 3  # Of decoding processes, each less than NEAR visits after another.
 NEAR = 1000

@@ -4,6 +4,7 @@ import numpy as np
 
 from vmae_jax.types import Int
 
+ORDERS = ('hashed', 'added')  # Of samples, by how an epoch's order follows from the seed.
 SAMPLINGS = ('dense', 'linspace', 'segment')
 
 
