@@ -25,7 +25,7 @@ _ENDED = 'vmae_jax/ended'  # Where the first process that ends says why.
 _GONE = 'a process of this run is gone; start the same command again on all of them'
 # What Gloo, NCCL and JAX's coordination service say of a lost connection.
 _LOST = re.compile(
-  r'Gloo [\w ]+ failed|NCCL|coordination service|heartbeat|Socket closed|by peer', re.I
+  r'Gloo [\w -]+ failed|NCCL|coordination service|heartbeat|Socket closed|by peer', re.I
 )
 
 _came = threading.Event()  # Set once all processes have.
