@@ -14,7 +14,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from absl import logging
 
-from vmae_jax.errors import UserError, check_name
+from vmae_jax.errors import Unavailable, UserError, check_name, is_outage
 from vmae_jax.runs.digests import digests, named
 
 WEIGHTS = {'params': 'last', 'ema': 'averaged'}  # Those that a run may hold, and what they are.
@@ -109,15 +109,36 @@ def find_checkpoint(path: str) -> pathlib.Path:
   )
 
 
+def unreadable(folder: pathlib.Path, e: Exception) -> Exception:
+  """What is said of a checkpoint's folder that could not be read."""
+  if is_outage(e):
+    return Unavailable(f'{folder} cannot be read now: {one_line(e)}.')
+  return UserError(f'{folder} is damaged: {one_line(e)}. Take an earlier checkpoint.')
+
+
+def arrays_of(folder: pathlib.Path) -> dict[str, Any]:
+  """`stored_arrays` of the state in a checkpoint's folder.
+
+  Raises:
+    UserError: it is damaged.
+    Unavailable: it cannot be read for now.
+  """
+  try:
+    return stored_arrays(folder / 'state')
+  except Exception as e:  # Damaged bytes make exceptions of all types.
+    raise unreadable(folder, e) from e
+
+
 def check_params(path: str, like: Any) -> pathlib.Path:
   """The state of the checkpoint that `path` names, if its parameters have the shapes of `like`.
 
   Raises:
     UserError: there is no checkpoint, or its parameters differ.
   """
-  item = find_checkpoint(path) / 'state'
+  folder = find_checkpoint(path)
+  item = folder / 'state'
   tops = tuple(f'params/{name}/' for name in like)
-  stored = stored_arrays(item)
+  stored = arrays_of(folder)
   found = {k.removeprefix('params/'): x for k, x in stored.items() if k.startswith(tops)}
   check_same(like, found, where=str(item))
   return item
@@ -136,7 +157,7 @@ def choose_weights(path: str, weights: str = '') -> str:
   """
   check_name(weights or 'params', WEIGHTS, '--weights')
   folder = find_checkpoint(path)
-  average = any(name.startswith('ema/') for name in stored_arrays(folder / 'state'))
+  average = any(name.startswith('ema/') for name in arrays_of(folder))
   if weights == 'ema' and not average:
     raise UserError(
       f'{folder} holds no moving average (optimizer.ema was 0), which weights=ema asks for.'
@@ -179,7 +200,7 @@ def load_part(folder: pathlib.Path, like: Any) -> Any:
       loaded = reader.restore(folder / 'state', args=args)
     told = damage(saved, loaded)
   except Exception as e:  # Damaged bytes make exceptions of all types.
-    told = one_line(e)
+    raise unreadable(folder, e) from e
   if told:
     raise UserError(f'{folder} is damaged: {told}. Take an earlier checkpoint.')
   return loaded
@@ -187,7 +208,7 @@ def load_part(folder: pathlib.Path, like: Any) -> Any:
 
 def stored_params(path: str) -> dict[str, Any]:
   """Name -> something with a shape, for every parameter of a checkpoint, without reading it."""
-  found = stored_arrays(find_checkpoint(path) / 'state')
+  found = arrays_of(find_checkpoint(path))
   names = (name for name in found if name.startswith('params/'))
   return {name.removeprefix('params/'): found[name] for name in names}
 
@@ -210,4 +231,4 @@ def _facts(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, config
       return without_checksum(reader.restore(folder / 'data'), config), config
   except (OSError, ValueError, KeyError, TypeError) as e:
-    raise UserError(f'{folder} is damaged: {one_line(e)}. Take an earlier checkpoint.') from e
+    raise unreadable(folder, e) from e
