@@ -10,6 +10,7 @@ import pytest
 
 from tests.stored import assert_close
 from vmae_jax.errors import UserError
+from vmae_jax.motion.follow import Followed
 from vmae_jax.motion.tracking import track
 from vmae_jax.targets.hog import (
   IMAGENET_STD,
@@ -42,7 +43,8 @@ def target(clip, *, patch=PATCH, **options):
 
 
 def aligned(window, tracks, **options):
-  return np.asarray(compiled(aligned_hog, patch=PATCH, **options)(window, tracks))
+  function = compiled(aligned_hog, patch=PATCH, **options)
+  return np.asarray(function(window[:, :, 0], Followed(window, tracks)).values)
 
 
 def noise(*shape, seed=0):
@@ -302,7 +304,7 @@ def test_the_cell_is_the_one_that_a_point_is_in():
 
 
 def test_step_weights_are_those_of_the_target():
-  weights = step_weights(4)
+  weights = step_weights(4, later=0.1)
   assert weights.shape == (108 * 4,)
   shaped = weights.reshape(27, 4, 4)
   np.testing.assert_allclose(shaped, np.tile([[0.25], [0.025], [0.025], [0.025]], (27, 1, 4)))

@@ -10,8 +10,9 @@ import pytest
 
 from tests.stored import assert_close
 from vmae_jax.errors import UserError
+from vmae_jax.motion.follow import Followed
 from vmae_jax.motion.tracking import Tracks, track
-from vmae_jax.targets.trajectory import trajectory, trajectory_validity
+from vmae_jax.targets.trajectory import trajectory
 
 pytestmark = pytest.mark.optimised
 
@@ -19,12 +20,22 @@ FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures' / 'mme_targets.npz'
 
 
 @functools.lru_cache
-def compiled(**options):
-  return jax.jit(functools.partial(trajectory, **options))
+def compiled(grid, **options):
+  t, h, w = grid
+
+  def function(tracks):
+    frames = jnp.zeros((len(tracks.valid) // t, t, 1, h, w, 3))
+    return trajectory(frames[:, :, 0], Followed(frames, tracks), patch=(1, 1, 1), **options)
+
+  return jax.jit(function)
 
 
-def target(tracks, **options):
-  return np.asarray(compiled(**options)(tracks))
+def target(tracks, *, grid, **options):
+  return np.asarray(compiled(grid, **options)(tracks).values)
+
+
+def validity(tracks, *, grid):
+  return compiled(grid)(tracks).weights[..., 0]
 
 
 def tracks_of(displacements, valid=None):
@@ -178,13 +189,13 @@ def test_a_still_clip_has_no_motion():
   tracks = followed(np.zeros((1, 6, 16, 16, 2), np.float32), size=(64, 64))
   for normalise in ('none', 'patch_std', 'total_length'):
     assert not target(tracks, grid=(1, 4, 4), normalise=normalise, mean=True).any()
-  assert (trajectory_validity(tracks, grid=(1, 4, 4)) == 1).all()
+  assert (validity(tracks, grid=(1, 4, 4)) == 1).all()
 
 
 def test_a_token_is_valid_if_one_of_its_points_is():
   valid = np.zeros((6, 4, 6), bool)
   valid[4, 3, 1] = True
-  found = trajectory_validity(tracks_of(noisy(), valid), grid=(3, 2, 3))
+  found = validity(tracks_of(noisy(), valid), grid=(3, 2, 3))
   expected = np.zeros((2, 3, 2, 3))
   expected[1, 1, 1, 0] = 1
   np.testing.assert_array_equal(found, expected.reshape(2, 18))
@@ -192,4 +203,4 @@ def test_a_token_is_valid_if_one_of_its_points_is():
 
 def test_unknown_normalisations_are_named():
   with pytest.raises(UserError, match="'patch'.*none, patch_std, total_length"):
-    trajectory(tracks_of(noisy()), grid=(3, 2, 3), normalise='patch')
+    target(tracks_of(noisy()), grid=(3, 2, 3), normalise='patch')

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vmae_jax.motion.follow import Followed
 from vmae_jax.motion.tracking import Tracks
 from vmae_jax.targets.trajectory import trajectory
 from vmae_jax.visualize.trajectories import (
@@ -30,7 +31,9 @@ def steps_of(seed=0):
 def targets(steps, **options):
   steps = jnp.asarray(steps)
   tracks = Tracks(steps, jnp.zeros((2, STEPS + 1, 6, 8, 2)), jnp.ones((2, 6, 8), bool))
-  return np.array(jax.jit(functools.partial(trajectory, grid=GRID, **options))(tracks)[0])
+  frames = jnp.zeros((1, 2, 1, 3, 4, 3))
+  function = jax.jit(functools.partial(trajectory, patch=(1, 1, 1), **options))
+  return np.array(function(frames[:, :, 0], Followed(frames, tracks)).values[0])
 
 
 def pixels(picture, colour):

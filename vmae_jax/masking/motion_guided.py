@@ -1,9 +1,9 @@
 """MGMAE's masking: what is visible in one frame is followed along the optical flow.
 
-A map of one base frame says which places are seen. It is carried to all other frames, from
-neighbour to neighbour, along the flow; in each time slot the tokens under its highest values
-are visible. So an object that moves is seen, or hidden, in all slots alike, and a hidden token
-cannot be copied from the same content seen at another time.
+A map of one base frame says which places are visible. It is warped to all other frames, from
+neighbour to neighbour, along the flow; in each time slot the tokens with its highest values are
+visible. So a moving object is visible, or hidden, in all slots alike, and a hidden token cannot
+be copied from the same content at another time.
 
 Source: MGMAE (Huang et al., 2023), section 3, and its released code. Where that code errs, the
 default is what the paper means, and an option named `released_...` is what the code does.
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from vmae_jax.errors import UserError, check_name, lookup
 from vmae_jax.masking.base_maps import BASE_MAPS
-from vmae_jax.masking.mask import Mask, count, split
+from vmae_jax.masking.mask import Grid, Mask, count, needs_flow, split
 from vmae_jax.motion.flow import Flow, Pair
 from vmae_jax.motion.warp import HOLE_FILLINGS, chain, splat_forward, warp_backward
 from vmae_jax.types import Array, Bool, Float, Int, Key
@@ -27,12 +27,47 @@ WARPS = {'backward': warp_backward, 'forward': splat_forward}
 TOP = ('slot', 'clip')
 
 
+def flow_pairs(
+  frames: int,
+  *,
+  base_frame: str = 'middle',
+  warp: str = 'backward',
+  released_left_flow: bool = False,
+  **_,
+) -> tuple[Pair, ...]:
+  """The pairs of frames between which `motion_guided` needs the flow, with the same options.
+
+  Raises:
+    UserError: an unknown name.
+  """
+  below, above = _steps(frames, base_frame, warp, released_left_flow)
+  return tuple(sorted({*below, *above}))
+
+
+def _steps(
+  frames: int, base_frame: str, warp: str, released_left_flow: bool
+) -> tuple[list[Pair], list[Pair]]:
+  """Pairs of frames in the order of the steps: down from the base frame, and up from it."""
+  check_name(warp, WARPS, 'masking motion_guided, warp')
+  choose = lookup(BASE_FRAMES, base_frame, 'masking motion_guided, base_frame')
+  # A random base frame may lie anywhere: all steps are there, and some are not taken.
+  low, high = (choose(frames),) * 2 if choose else (frames - 1, 0)
+  below = [(i, i + 1) for i in range(low - 1, -1, -1)]
+  above = [(i, i - 1) for i in range(high + 1, frames)]
+  if (warp == 'forward') != released_left_flow:
+    below = [(j, i) for i, j in below]
+  if warp == 'forward':
+    above = [(j, i) for i, j in above]
+  return below, above
+
+
+@needs_flow(flow_pairs)
 def motion_guided(
   key: Key[Array, ''],
   clip: Float[Array, 'T H W C'],
   flow: Flow,
   *,
-  grid: tuple[int, int, int],
+  grid: Grid,
   ratio: float,
   base_map: str = 'gaussian_max',
   base_frame: str = 'middle',
@@ -57,7 +92,7 @@ def motion_guided(
       draws one for a whole batch).
     warp: `backward` looks the neighbour's map up along the flow towards it; `forward` sends
       the neighbour's map along its own flow, the paper's alternative.
-    holes: What a place gets that no content of the neighbouring frame reaches: `consistent`
+    holes: Value of a place that no content of the neighbouring frame reaches: `consistent`
       the base map's value there, `previous` the neighbouring map's, `none` zero.
     top: Tokens with the highest scores are visible in each `slot`, or over the whole `clip`.
     exposure: Chance that normal noise is added to the scores of one random slot.
@@ -98,7 +133,7 @@ def warped_maps(
   clip: Float[Array, 'T H W C'],
   flow: Flow,
   *,
-  grid: tuple[int, int, int],
+  grid: Grid,
   ratio: float,
   base_map: str = 'gaussian_max',
   base_frame: str = 'middle',
@@ -108,10 +143,9 @@ def warped_maps(
   released_left_flow: bool = False,
   **_,
 ) -> Float[Array, 'T H2 W2']:
-  """The base map carried to every frame, on the flow's grid.
+  """The base map warped to every frame, on the flow's grid.
 
-  Takes all options of `motion_guided`, for which see there; those of the choice of tokens change
-  nothing here.
+  Takes all options of `motion_guided`; those of the choice of tokens change nothing here.
 
   Raises:
     UserError: an unknown name, or the flow's grid does not divide into tokens.
@@ -132,59 +166,23 @@ def warped_maps(
   below, above = _steps(frames, base_frame, warp, released_left_flow)
   choose = BASE_FRAMES[base_frame]
   middle = choose(frames) if choose else jax.random.randint(frame_key, (), 0, frames)
-  carry = functools.partial(
+  warp_along = functools.partial(
     chain,
     base,
     warp=functools.partial(WARPS[warp], released_scale=released_scale),
     fill=lookup(HOLE_FILLINGS, holes, 'masking motion_guided, holes'),
   )
-  down = carry(flow.take(below), jnp.arange(len(below))[::-1] < middle)[::-1]
-  up = carry(flow.take(above), jnp.arange(frames - len(above), frames) > middle)
+  down = warp_along(flow.take(below), jnp.arange(len(below))[::-1] < middle)[::-1]
+  up = warp_along(flow.take(above), jnp.arange(frames - len(above), frames) > middle)
 
-  def rest(maps):
+  def repeated(maps):  # The base map, for the frames that these maps lack.
     return jnp.broadcast_to(base, (frames - len(maps), *base.shape))
 
-  down, up = jnp.concatenate([down, rest(down)]), jnp.concatenate([rest(up), up])
+  down, up = jnp.concatenate([down, repeated(down)]), jnp.concatenate([repeated(up), up])
   return jnp.where((jnp.arange(frames) < middle)[:, None, None], down, up)
 
 
-def flow_pairs(
-  frames: int,
-  *,
-  base_frame: str = 'middle',
-  warp: str = 'backward',
-  released_left_flow: bool = False,
-  **_,
-) -> tuple[Pair, ...]:
-  """The pairs of frames whose flow `motion_guided` needs with the same options.
-
-  Raises:
-    UserError: an unknown name.
-  """
-  below, above = _steps(frames, base_frame, warp, released_left_flow)
-  return tuple(sorted({*below, *above}))
-
-
-def _steps(
-  frames: int, base_frame: str, warp: str, released_left_flow: bool
-) -> tuple[list[Pair], list[Pair]]:
-  """Pairs of frames in the order of the steps: down from the base frame, and up from it."""
-  check_name(warp, WARPS, 'masking motion_guided, warp')
-  choose = lookup(BASE_FRAMES, base_frame, 'masking motion_guided, base_frame')
-  # A random base frame may lie anywhere: all steps are there, and some are not taken.
-  low, high = (choose(frames),) * 2 if choose else (frames - 1, 0)
-  below = [(i, i + 1) for i in range(low - 1, -1, -1)]
-  above = [(i, i - 1) for i in range(high + 1, frames)]
-  if (warp == 'forward') != released_left_flow:
-    below = [(j, i) for i, j in below]
-  if warp == 'forward':
-    above = [(j, i) for i, j in above]
-  return below, above
-
-
-def token_scores(
-  maps: Float[Array, 'T H W'], *, grid: tuple[int, int, int], pixels: int
-) -> Float[Array, 't h w']:
+def token_scores(maps: Float[Array, 'T H W'], *, grid: Grid, pixels: int) -> Float[Array, 't h w']:
   """The sum of the maps over each token, as if they had `pixels` pixels in all."""
   t, h, w = grid
   frames, rows, columns = maps.shape

@@ -11,7 +11,7 @@ from vmae_jax.errors import UserError, check_name, check_options, lookup
 from vmae_jax.frozen import untrained
 from vmae_jax.frozen.raft import load_raft
 from vmae_jax.frozen.tokenizer import Tokenizer, load_tokenizer
-from vmae_jax.masking import DECODER_MASKINGS, FLOW_PAIRS, MASKINGS, Mask
+from vmae_jax.masking import DECODER_MASKINGS, MASKINGS, Mask
 from vmae_jax.method.augmentation import build_augmentation
 from vmae_jax.method.forward import Head, Method, normalise
 from vmae_jax.method.losses import LOSSES
@@ -24,7 +24,7 @@ from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
 from vmae_jax.models.sizes import SIZES
 from vmae_jax.motion.flow import ESTIMATORS, Flow, estimate
 from vmae_jax.motion.follow import RATES, Followed, clip_pairs, follow_clip, follow_window
-from vmae_jax.targets import TARGETS, TRACKED
+from vmae_jax.targets import TARGETS
 from vmae_jax.targets.hog import cell_of
 from vmae_jax.targets.target import Target
 
@@ -151,7 +151,8 @@ def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | N
   loss = lookup(LOSSES, head.loss, f'heads.{name}.loss')
   given = ('clip', 'followed', 'patch', 'encode', 'factor')
   check_options(function, head.options.keys(), f'heads.{name}.options', given)
-  if (head.target == 'codes') != (head.loss == 'cross_entropy'):
+  codes = _needs(head, 'tokenizer')
+  if codes != (head.loss == 'cross_entropy'):
     raise UserError(
       f'heads.{name}: the target codes goes with the loss cross_entropy, and no other does; '
       f'it has target {head.target} and loss {head.loss}.'
@@ -159,7 +160,7 @@ def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | N
   function = functools.partial(function, patch=patch, **head.options)
 
   def target(clip, followed, frozen):
-    if head.target != 'codes':
+    if not codes:
       values = function(clip, followed)
       return values if isinstance(values, Target) else Target(values)
 
@@ -240,16 +241,21 @@ def window(config) -> int:
   return tracking.steps + 1 if _tracked(config) and tracking.rate == 'video' else 0
 
 
+def _needs(head, name: str) -> bool:
+  """Whether the target of a head needs `points` or the `tokenizer`."""
+  return name in getattr(TARGETS.get(head.target), 'needs', ())
+
+
 def _tracked(config) -> bool:
-  """Whether a target follows points."""
-  return any(head.target in TRACKED for head in config.heads.values())
+  return any(_needs(head, 'points') for head in config.heads.values())
 
 
 def _flow_pairs(config) -> list[tuple[int, int]]:
+  """All pairs of the clip's frames between which maskings or targets need the flow."""
   masking, frames = config.masking, config.data.frames
   pairs = set(clip_pairs(frames) if _tracked(config) and not window(config) else ())
-  if masking.name in FLOW_PAIRS:
-    asked = FLOW_PAIRS[masking.name](frames, **masking.options)
+  if pairs_of := getattr(MASKINGS.get(masking.name), 'flow_pairs', None):
+    asked = pairs_of(frames, **masking.options)
     if not asked:
       raise UserError(
         f'masking {masking.name} follows motion from frame to frame, and data.frames is {frames}: '
@@ -260,8 +266,8 @@ def _flow_pairs(config) -> list[tuple[int, int]]:
 
 
 def _load_tokenizer(config) -> Tokenizer | None:
-  """The frozen tokenizer, if a head's target is its codes."""
-  if all(head.target != 'codes' for head in config.heads.values()):
+  """The frozen tokenizer, if a target needs it."""
+  if not any(_needs(head, 'tokenizer') for head in config.heads.values()):
     return None
   path = config.tokenizer.path
   return untrained.untrained_tokenizer() if path == untrained.NAME else load_tokenizer(path)

@@ -7,12 +7,14 @@ import jax
 
 from vmae_jax.errors import lookup
 from vmae_jax.motion.follow import Followed
+from vmae_jax.targets.target import needs
 from vmae_jax.types import Array, Float, Int
 
 # Which frames of a time slot are tokenised -> their places in it.
 FRAMES = {'first': slice(0, 1), 'last': slice(-1, None), 'both': slice(None)}
 
 
+@needs('tokenizer')
 def codes(
   clip: Float[Array, 'b T H W C'],
   followed: Followed | None,
@@ -35,7 +37,7 @@ def codes(
     encode: The tokenizer: frames 'q H W C' in [0, 1] -> codes Int 'q h w'.
     factor: How many times smaller its codes are than its frames, each way.
     frames: `first`, `last` or `both` of a slot (`both` means all, if it has more than two). Our
-      choice: together with frame differences the first frame tells the whole slot.
+      choice: the first frame and frame differences together determine the whole slot.
 
   Source: MAM2 says that codes of a VQGAN are predicted; which frames and size is not known.
   """

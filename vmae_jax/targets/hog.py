@@ -18,7 +18,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 from vmae_jax.errors import UserError, check_name, lookup
 from vmae_jax.motion.follow import Followed
 from vmae_jax.motion.tracking import Tracks
-from vmae_jax.targets.target import Target
+from vmae_jax.targets.target import Target, needs
 from vmae_jax.types import Array, Float
 
 BINS = 9  # Of 20 degrees each: a gradient and its opposite are the same.
@@ -27,7 +27,7 @@ EPS = 1e-10
 
 
 def _linear(phase: Float[Array, '*b'], k: int) -> Float[Array, '*b']:
-  """The share of bin k, whose middle is at k: a hat function on the circle."""
+  """The share of bin k, whose centre is at k: a hat function on the circle."""
   if k == 0:
     return jnp.maximum(0, jnp.maximum(1 - phase, phase - (BINS - 1)))
   return jnp.maximum(0, 1 - jnp.abs(phase - k))
@@ -40,7 +40,7 @@ def _hard(phase: Float[Array, '*b'], k: int) -> Float[Array, '*b']:
 
 
 class Variant(NamedTuple):
-  """In what the two methods differ.
+  """Where the two methods differ.
 
   Attributes:
     pad: Of frames, by one pixel: a mode of `jnp.pad`.
@@ -72,7 +72,7 @@ def hog(
   std: tuple[float, ...] = IMAGENET_STD,
   gaussian: int = 0,
 ) -> Float[Array, '*b Hc Wc C 9']:
-  """How strong the gradients of each direction are in each cell and channel.
+  """The strength of gradients of each direction, in each cell and channel.
 
   Args:
     frames: In [0, 1].
@@ -209,44 +209,8 @@ def hog_target(
   return einops.rearrange(cells, 'b t (h h2) (w w2) C k -> b (t h w) (C k h2 w2)', h2=2, w2=2)
 
 
+@needs('points')
 def aligned_hog(
-  window: Float[Array, 'b t q H W C'],
-  tracks: Tracks,
-  *,
-  patch: tuple[int, int, int],
-  variant: str = 'mme',
-  norm: str = 'l2',
-  std: tuple[float, ...] = IMAGENET_STD,
-) -> Float[Array, 'b n f']:
-  """The histograms that a token's points meet on their way: the paper's shape features.
-
-  Args:
-    window: The frames from which the L steps of each time slot start, in [0, 1]; more of them,
-      such as the one where the last step ends, are not looked at.
-    tracks: With a batch axis (b t), on the same cells. (The released code looks histograms up
-      where the points start.)
-    patch: Size of a patch in frames, rows and columns.
-    variant: See `hog`, as for all that follows.
-    norm: See `hog`.
-    std: See `hog`.
-
-  Returns:
-    In the order (channel, bin, step, row and column of the cell in its token): 108 L for RGB.
-  """
-  b, t = window.shape[:2]
-  cell = cell_of(patch)
-  steps = tracks.displacements.shape[1]
-  plain = functools.partial(hog, cell=cell, variant=variant, norm=norm, std=std)
-  # Slot by slot, to save memory: the frames of all slots are several times the clip.
-  cells = jax.lax.map(lambda slot: plain(window[:, slot, :steps]), jnp.arange(t))
-  cells = einops.rearrange(cells, 't b L y x C k -> (b t) L y x (C k)')
-  met = along(cells, tracks, cell=cell)
-  return einops.rearrange(
-    met, '(b t) L (h h2) (w w2) f -> b (t h w) (f L h2 w2)', b=b, t=t, h2=2, w2=2
-  )
-
-
-def aligned_hog_target(
   clip: Float[Array, 'b T H W C'],
   followed: Followed,
   *,
@@ -256,21 +220,37 @@ def aligned_hog_target(
   norm: str = 'l2',
   std: tuple[float, ...] = IMAGENET_STD,
 ) -> Target:
-  """`aligned_hog` of the points that are followed; each value counts by its step.
+  """The histograms along the paths of a token's points: the paper's shape features.
 
   Args:
     clip: Not used: histograms are those of the frames that points are followed in.
-    followed: Frames and tracks.
+    followed: Frames in which the L steps of each time slot start (more of them, such as the one
+      where the last step ends, are not used), and tracks on the same cells. (The released code
+      looks histograms up where the points start.)
     patch: Size of a patch in frames, rows and columns.
-    later: What steps after the first count; 0.1 in the released code.
+    later: Weight in the loss of steps after the first; 0.1 in the released code.
     variant: See `hog`, as for all that follows.
     norm: See `hog`.
     std: See `hog`.
+
+  Returns:
+    In the order (channel, bin, step, row and column of the cell in its token): 108 L for RGB.
   """
-  values = aligned_hog(
-    followed.frames, followed.tracks, patch=patch, variant=variant, norm=norm, std=std
-  )
+  b, t = followed.frames.shape[:2]
+  cell = cell_of(patch)
   steps = followed.tracks.displacements.shape[1]
+  plain = functools.partial(hog, cell=cell, variant=variant, norm=norm, std=std)
+  # Slot by slot, to save memory: the frames of all slots are several times the clip.
+  cells = jax.lax.map(lambda slot: plain(followed.frames[:, slot, :steps]), jnp.arange(t))
+  cells = einops.rearrange(cells, 't b L y x C k -> (b t) L y x (C k)')
+  values = einops.rearrange(
+    along(cells, followed.tracks, cell=cell),
+    '(b t) L (h h2) (w w2) f -> b (t h w) (f L h2 w2)',
+    b=b,
+    t=t,
+    h2=2,
+    w2=2,
+  )
   # Weights are made for a sum over values and a mean over steps; losses take the mean of all.
   weights = steps * step_weights(steps, later=later, values=clip.shape[-1] * BINS)
   return Target(values, jnp.broadcast_to(jnp.asarray(weights), values.shape))
@@ -279,27 +259,24 @@ def aligned_hog_target(
 def along(
   cells: Float[Array, 'b L Hc Wc f'], tracks: Tracks, *, cell: int
 ) -> Float[Array, 'b L Hc Wc f']:
-  """The values of the cells that points are in at each of L steps."""
+  """The values of the cells in which points are at each of L steps."""
   end = jnp.array([cells.shape[3] - 1, cells.shape[2] - 1])
   places = jnp.clip(tracks.positions[:, : cells.shape[1]] // cell, 0, end).astype(int)
   return jax.vmap(jax.vmap(lambda values, at: values[at[..., 1], at[..., 0]]))(cells, places)
 
 
-def step_weights(
-  steps: int, *, later: float = 0.1, values: int = 3 * BINS, points: int = 4
-) -> Float[np.ndarray, ' f']:
-  """What the squared error of each value of `aligned_hog` counts, to be summed.
+def step_weights(steps: int, *, later: float, values: int = 3 * BINS) -> Float[np.ndarray, ' f']:
+  """The weight of each value of `aligned_hog` in a sum of squared errors.
 
   The mean over steps of 1 for the first and `later` for the others (the released alpha).
 
   Args:
     steps: L.
     later: Weight of all steps but the first.
-    values: Of a cell.
-    points: In a token.
+    values: Of each of a token's 4 cells.
   """
   alpha = np.array([1.0] + [later] * (steps - 1), np.float32) / steps
-  return np.tile(alpha.repeat(points), values)
+  return np.tile(alpha.repeat(4), values)
 
 
 def cell_of(patch: tuple[int, int, int]) -> int:

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from vmae_jax.errors import lookup
 from vmae_jax.models.patches import token_grid
 from vmae_jax.motion.follow import Followed
-from vmae_jax.motion.tracking import Tracks
-from vmae_jax.targets.target import Target
+from vmae_jax.targets.target import Target, needs
 from vmae_jax.types import Array, Float
 
 
@@ -38,64 +37,8 @@ NORMALISATIONS = {
 }
 
 
+@needs('points')
 def trajectory(
-  tracks: Tracks,
-  *,
-  grid: tuple[int, int, int],
-  normalise: str = 'patch_std',
-  scale: float = 20.0,
-  eps: float = 0.01,
-  mean: bool = False,
-) -> Float[Array, 'b n f']:
-  """The steps of a token's points, in pixels of the clip over `scale`.
-
-  Args:
-    tracks: With a batch axis (b t): those of a clip start in its time slots one after another.
-    grid: Tokens (t, h, w); each has the same number q of points, 4 where cells are half as
-      wide as patches.
-    normalise: `patch_std`, the deviations between a token's points (as released): no more than
-      1.5 in size for 4 points, and zero where the token moves as one. `total_length`: over the
-      length of the path, as dense trajectories are. `none`.
-    scale: In pixels; 20 as released. Steps of that length are 1.
-    eps: Added to the deviation or the length, in units of `scale`. The released 1e-6 makes as
-      much of noise as of motion; ours is a fifth of a pixel.
-    mean: Appends the token's mean steps over `scale`, which no normalisation touches.
-
-  Returns:
-    Values in the order (component, step, row and column of the point in its token), 2 L q of
-    them, and with `mean` those of (component, step), 2 L.
-
-  Source: MME (Sun et al., 2023), equation 3; order and scale of the released `engine.py`.
-  """
-  function = lookup(NORMALISATIONS, normalise, 'target trajectory, normalise')
-  t, h, w = grid
-  steps = einops.rearrange(
-    tracks.displacements,
-    '(b t) L (h h2) (w w2) c -> b (t h w) c L (h2 w2)',
-    t=t,
-    h=h,
-    w=w,
-  )
-  values = einops.rearrange(function(steps, scale=scale, eps=eps), 'b n c L q -> b n (c L q)')
-  if not mean:
-    return values
-  means = einops.rearrange(steps.mean(axis=-1), 'b n c L -> b n (c L)')
-  return jnp.concatenate([values, means / scale], axis=-1)
-
-
-def trajectory_validity(tracks: Tracks, *, grid: tuple[int, int, int]) -> Float[Array, 'b n']:
-  """1 for tokens of which a point stayed in the frame, as released, 0 for others.
-
-  Args:
-    tracks: With a batch axis (b t), see `trajectory`.
-    grid: Tokens (t, h, w).
-  """
-  t, h, w = grid
-  cells = einops.rearrange(tracks.valid, '(b t) (h h2) (w w2) -> b (t h w) (h2 w2)', t=t, h=h, w=w)
-  return cells.any(axis=-1).astype(jnp.float32)
-
-
-def trajectory_target(
   clip: Float[Array, 'b T H W C'],
   followed: Followed,
   *,
@@ -105,19 +48,42 @@ def trajectory_target(
   eps: float = 0.01,
   mean: bool = False,
 ) -> Target:
-  """`trajectory` of the points that are followed; tokens whose points all left do not count.
+  """The steps of a token's points, in pixels of the clip over `scale`.
 
   Args:
     clip: Only its shape is used.
-    followed: Tracks.
+    followed: Tracks, with the same number q of points in each token: 4 where cells are half as
+      wide as patches.
     patch: Size of a patch in frames, rows and columns.
-    normalise: See `trajectory`, as for all that follows.
-    scale: See `trajectory`.
-    eps: See `trajectory`.
-    mean: See `trajectory`.
+    normalise: `patch_std`, the deviations between a token's points (as released): no more than
+      1.5 in size for 4 points, and zero where the token moves as one. `total_length`: over the
+      length of the path, as dense trajectories are. `none`.
+    scale: In pixels; 20 as released. Steps of that length are 1.
+    eps: Added to the deviation or the length, in units of `scale`. The released 1e-6 makes as
+      much of noise as of motion; ours is a fifth of a pixel.
+    mean: Appends the token's mean steps over `scale`, which no normalisation changes.
+
+  Returns:
+    Values in the order (component, step, row and column of the point in its token), 2 L q of
+    them, and with `mean` those of (component, step), 2 L. The weight of a token is 1 if at least
+    one of its points stayed in the frame, as released, else 0.
+
+  Source: MME (Sun et al., 2023), equation 3; order and scale of the released `engine.py`.
   """
-  grid = token_grid(clip.shape[1:4], patch)
-  values = trajectory(
-    followed.tracks, grid=grid, normalise=normalise, scale=scale, eps=eps, mean=mean
+  function = lookup(NORMALISATIONS, normalise, 'target trajectory, normalise')
+  t, h, w = token_grid(clip.shape[1:4], patch)
+  steps = einops.rearrange(
+    followed.tracks.displacements,
+    '(b t) L (h h2) (w w2) c -> b (t h w) c L (h2 w2)',
+    t=t,
+    h=h,
+    w=w,
   )
-  return Target(values, trajectory_validity(followed.tracks, grid=grid)[..., None])
+  values = einops.rearrange(function(steps, scale=scale, eps=eps), 'b n c L q -> b n (c L q)')
+  if mean:
+    means = einops.rearrange(steps.mean(axis=-1), 'b n c L -> b n (c L)')
+    values = jnp.concatenate([values, means / scale], axis=-1)
+  valid = einops.reduce(
+    followed.tracks.valid, '(b t) (h h2) (w w2) -> b (t h w) 1', 'any', t=t, h=h, w=w
+  )
+  return Target(values, valid.astype(jnp.float32))

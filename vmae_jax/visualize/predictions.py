@@ -19,7 +19,7 @@ from vmae_jax.method.forward import Forward, Method
 from vmae_jax.method.keys import clip_keys
 from vmae_jax.method.losses import code_logits
 from vmae_jax.targets.codes import FRAMES
-from vmae_jax.targets.trajectory import trajectory_target
+from vmae_jax.targets.trajectory import trajectory
 from vmae_jax.types import UInt8
 from vmae_jax.visualize.codes import codes_grid
 from vmae_jax.visualize.differences import difference_grid
@@ -229,9 +229,7 @@ def _outputs(method: Method, config, params, batch, frozen):
       case 'trajectory':
         options = config.heads[name].options
         plain = {'scale': options.scale} if 'scale' in options else {}
-        true = trajectory_target(
-          out.clip, out.followed, patch=method.patch, normalise='none', **plain
-        )
+        true = trajectory(out.clip, out.followed, patch=method.patch, normalise='none', **plain)
         outputs[name] = true.values, true.weights, outputs[name]
   return outputs
 

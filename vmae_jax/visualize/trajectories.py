@@ -45,9 +45,9 @@ def trajectory_grid(
   Args:
     video: The clip in [0, 1].
     masked_tokens: True where a token was hidden.
-    true: What `trajectory` gives with `normalise='none'`, the same `scale` and no mean.
+    true: Values of `trajectory` with `normalise='none'`, the same `scale` and no mean.
     predicted: The model's values, in the order of the hidden tokens' indices.
-    valid: Tokens whose paths are drawn, see `trajectory_validity`.
+    valid: Tokens whose paths are drawn: the weights of `trajectory`.
     patch: Frames, height and width of a patch.
     options: Of the target `trajectory`.
     title: Text above the picture.
