@@ -1,12 +1,14 @@
-"""The defaults of every pre-training config, and the checks that catch a wrong one.
+"""The defaults of every pre-training config with their limits, and the checks of a config.
 
 A file in configs/ starts from `default()` and sets only what differs. Durations are in
 epochs of clips: with `data.repeats` = 4 an epoch is a quarter of a pass over the videos, as
 the papers count. The batch size, too, counts clips.
 """
 
+import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import ml_collections
 from ml_collections.config_dict import placeholder
@@ -17,136 +19,173 @@ from vmae_jax.errors import UserError, check_name
 from vmae_jax.models.sizes import SIZES
 
 
+class Number(NamedTuple):
+  """A default with the least and the greatest value that a config may have instead.
+
+  A value of None leaves the number open.
+  """
+
+  value: int | float | None
+  least: float
+  most: float = math.inf
+
+
+class Name(NamedTuple):
+  """A default that is one of some names."""
+
+  value: str
+  names: Collection[str]
+
+
+def share(value: float) -> Number:
+  """A probability or a part of a whole."""
+  return Number(value, 0, 1)
+
+
+# VideoMAE's recipe on 16 frames of 224 x 224, ViT-B.
+DEFAULTS = dict(
+  method='videomae',  # A name for logs and model cards.
+  seed=Number(0, 0),
+  epochs=800.0,
+  steps=Number(0, 0),  # Above 0 it sets the length instead of epochs.
+  batch_size=Number(1024, 1),  # Clips in a step, over all devices, repeats included.
+  init_from='',  # A run or checkpoint whose parameters to start from.
+  init_weights='',  # Of a run: params, ema, or '' for its moving average if it has one.
+  model=dict(
+    size=Name('b', SIZES),  # See models/sizes.py.
+    patch=(2, 16, 16),  # Frames, rows, columns.
+    decoder_width=Number(None, 1),  # None: as the size says.
+    decoder_depth=Number(None, 1),
+    decoder_heads=Number(None, 1),
+    decoder_mlp=Number(None, 1),  # With another width: four times that.
+    eps=1e-6,  # Of every LayerNorm.
+    dtype='auto',  # Of matrix products; auto: bfloat16, on CPU float32.
+    attention='auto',  # auto, xla, cudnn, mapped.
+    scan=False,  # Loop over layers instead of writing them out.
+    remat='none',  # none, dots, full: what the backward pass computes again.
+  ),
+  regressor=dict(
+    name='none',  # none, or latent: MAM2's; its width and heads are the decoder's.
+    depth=Number(4, 1),
+    layer_scale=0.1,  # Where the scales of its branches and the decoders' start; 0: none.
+    alignment_weight=2.0,
+  ),
+  tokenizer=dict(path=''),  # Of the target codes: a file made by train_tokenizer or convert.
+  masking=dict(name='tube', ratio=0.9, options=dict()),
+  decoder_masking=dict(name='none', ratio=0.5),
+  motion=dict(  # Optical flow, where masks or targets need it.
+    name='inverse_search',  # inverse_search, which needs no weights, or raft.
+    path='',  # Of RAFT's weights: a file made by convert.
+    options=dict(),
+  ),
+  tracking=dict(  # Points followed along the flow, where targets need them.
+    steps=Number(6, 1),  # Of a trajectory.
+    rate='video',  # Steps between frames of the video, which the loader adds, or the clip.
+    median=False,  # Median filter of 3 x 3 on the flow.
+    camera=False,  # Records motion without the camera's.
+    integer=False,  # As MME's release: truncates flow to whole pixels.
+  ),
+  heads=dict(
+    pixels=dict(
+      target='pixels',
+      options=dict(normalise='patch', eps=1e-6),
+      loss='mse',
+      weight=1.0,
+      decoder='decoder',  # Heads that name the same decoder share it.
+    ),
+  ),
+  data=dict(
+    train='',  # A list file, a folder of videos or shards, tfds:NAME:SPLIT or synthetic:train.
+    root='',  # Paths in the list are relative to it; '' is the list's folder.
+    frames=Number(16, 1),
+    size=Number(224, 1),
+    stride=4,  # Between sampled frames.
+    sampling=Name('dense', SAMPLINGS),  # linspace: as VideoMAE's fine-tuning.
+    released_end=False,  # Never take a video's last frame, as VideoMAE's code (dense).
+    order=Name('hashed', ORDERS),  # Of videos; added: seeds 0 and 1 share epochs, as before.
+    crop=Name('multi_scale', CROPS),
+    flip=False,
+    repeats=Number(1, 1),  # Clips cut from one decoded video.
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    threads=Number(0, 0),  # Decoding threads in a process; 0: one for each core.
+    workers=Number(0, 0),  # Decoding processes beside the training one.
+    max_bad_share=0.05,  # More broken videos than this stop the run.
+    changed=False,  # A run may go on with other videos than those that it began with.
+    seconds=Number(60.0, 0.1),  # A video that does not answer for so long counts as broken.
+  ),
+  augment=dict(  # The look of clips, the same for all frames; drawn on the devices.
+    jitter=share(0.0),  # Chance that colours change, each at most by so much:
+    brightness=share(0.4),
+    contrast=share(0.4),
+    saturation=share(0.2),
+    hue=Number(0.1, 0, 0.5),
+    grey=share(0.0),  # Chance.
+    blur=share(0.0),  # Chance of a Gaussian blur.
+    sigma=(0.1, 2.0),  # Bounds of its width, in pixels.
+    solarise=share(0.0),  # Chance that bright values are inverted.
+  ),
+  optimizer=dict(
+    base_lr=1.5e-4,  # For 256 clips; the peak is base_lr * batch_size / 256.
+    base_min_lr=1e-5,
+    warmup_epochs=40.0,
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=0.05,
+    clip_norm=0.0,  # 0: no clipping.
+    ema=0.0,  # 0: none.
+    accumulate=Number(1, 1),  # Parts of a batch computed one after another.
+    max_skipped=Number(20, 1),  # Steps in a row without a finite loss that stop the run.
+  ),
+  mesh=dict(data=-1, fsdp=1, tensor=1),  # -1: all devices that are left.
+  checkpoint=dict(
+    every_steps=Number(1000, 1),
+    keep=Number(2, 1),  # Newest ones.
+    keep_every_steps=Number(0, 0),  # Those at multiples of it are kept for good; 0: none.
+  ),
+  log=dict(
+    every_steps=Number(50, 1),
+    profile=Number(0, 0),  # First of three steps traced for TensorBoard or Perfetto; 0: none.
+    pictures_every_steps=Number(1000, 1),
+    pictures=Number(4, 1),  # Clips in a picture.
+    ground_truth_statistics=False,  # Also draw the flattering variant, and say so.
+  ),
+  probe=dict(  # k-NN and linear accuracy of the frozen encoder on the way, for the log.
+    every_epochs=Number(0.0, 0),  # 0: never; else after the last step, too.
+    train='',  # Labelled videos to learn from, as data.train.
+    val='',  # Held-out ones.
+    pool='slots',  # As --pool of vmae_jax.probe.
+    batch_size=Number(64, 1),
+  ),
+)
+
+
 def default() -> ml_collections.ConfigDict:
-  """VideoMAE's recipe on 16 frames of 224 x 224, ViT-B."""
-  config = ml_collections.ConfigDict(
-    dict(
-      method='videomae',  # A name for logs and model cards.
-      seed=0,
-      epochs=800.0,
-      steps=0,  # Above 0 it sets the length instead of epochs.
-      batch_size=1024,  # Clips in a step, over all devices, repeats included.
-      init_from='',  # A run or checkpoint whose parameters to start from.
-      init_weights='',  # Of a run: params, ema, or '' for its moving average if it has one.
-      model=dict(
-        size='b',  # A name in models/sizes.py.
-        patch=(2, 16, 16),  # Frames, rows, columns.
-        decoder_width=placeholder(int),  # None: as the size says.
-        decoder_depth=placeholder(int),
-        decoder_heads=placeholder(int),
-        decoder_mlp=placeholder(int),  # With another width: four times that.
-        eps=1e-6,  # Of every LayerNorm.
-        dtype='auto',  # Of matrix work; auto: bfloat16, on CPU float32.
-        attention='auto',  # auto, xla, cudnn, mapped.
-        scan=False,  # Loop over layers instead of writing them out.
-        remat='none',  # none, dots, full: what the backward pass computes again.
-      ),
-      regressor=dict(
-        name='none',  # none, or latent: MAM2's; its width and heads are the decoder's.
-        depth=4,
-        layer_scale=0.1,  # Where the scales of its branches and the decoders' start; 0: none.
-        alignment_weight=2.0,
-      ),
-      tokenizer=dict(path=''),  # Of the target codes: a file made by tokenizers.train or convert.
-      masking=dict(name='tube', ratio=0.9, options=dict()),
-      decoder_masking=dict(name='none', ratio=0.5),
-      motion=dict(  # Optical flow, where masks or targets ask for it.
-        name='inverse_search',  # inverse_search, which needs no weights, or raft.
-        path='',  # Of RAFT's weights: a file made by convert.
-        options=dict(),
-      ),
-      tracking=dict(  # Points followed along the flow, where targets ask for them.
-        steps=6,  # Of a trajectory.
-        rate='video',  # Steps between frames of the video, which the loader adds, or the clip.
-        median=False,  # Median filter of 3 x 3 on the flow.
-        camera=False,  # Records motion without the camera's.
-        integer=False,  # As MME's release: truncates flow to whole pixels.
-      ),
-      heads=dict(
-        pixels=dict(
-          target='pixels',
-          options=dict(normalise='patch', eps=1e-6),
-          loss='mse',
-          weight=1.0,
-          decoder='decoder',  # Heads that name the same decoder share it.
-        ),
-      ),
-      data=dict(
-        train='',  # A list file, a folder of videos or shards, tfds:NAME:SPLIT or synthetic:train.
-        root='',  # Paths in the list are relative to it; '' is the list's folder.
-        frames=16,
-        size=224,
-        stride=4,  # Between sampled frames.
-        sampling='dense',  # dense, linspace (as VideoMAE's fine-tuning), or segment.
-        released_end=False,  # Never take a video's last frame, as VideoMAE's code (dense).
-        order='hashed',  # Of videos; added: seeds 0 and 1 share epochs, as in older runs.
-        crop='multi_scale',  # multi_scale, resized, centre.
-        flip=False,
-        repeats=1,  # Clips cut from one decoded video.
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        threads=0,  # Decoding threads in a process; 0: one for each core.
-        workers=0,  # Decoding processes beside the training one.
-        max_bad_share=0.05,  # More broken videos than this stop the run.
-        changed=False,  # A run may go on with other videos than those that it began with.
-        seconds=60.0,  # A video that does not answer for so long counts as broken.
-      ),
-      augment=dict(  # The look of clips, the same for all frames; drawn on the devices.
-        jitter=0.0,  # Chance that colours change, each at most by so much:
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.2,
-        hue=0.1,
-        grey=0.0,  # Chance.
-        blur=0.0,  # Chance of a Gaussian blur.
-        sigma=(0.1, 2.0),  # Bounds of its width, in pixels.
-        solarise=0.0,  # Chance that bright values are inverted.
-      ),
-      optimizer=dict(
-        base_lr=1.5e-4,  # For 256 clips; the peak is base_lr * batch_size / 256.
-        base_min_lr=1e-5,
-        warmup_epochs=40.0,
-        b1=0.9,
-        b2=0.95,
-        eps=1e-8,
-        weight_decay=0.05,
-        clip_norm=0.0,  # 0: no clipping.
-        ema=0.0,  # 0: none.
-        accumulate=1,  # Parts of a batch computed one after another.
-        max_skipped=20,  # Steps in a row without a finite loss that stop the run.
-      ),
-      mesh=dict(data=-1, fsdp=1, tensor=1),  # -1: all devices that are left.
-      checkpoint=dict(
-        every_steps=1000,
-        keep=2,  # Newest ones.
-        keep_every_steps=0,  # Those at multiples of it are kept for good; 0: none.
-      ),
-      log=dict(
-        every_steps=50,
-        profile=0,  # First of three steps that are traced for TensorBoard or Perfetto; 0: none.
-        pictures_every_steps=1000,
-        pictures=4,  # Clips in a picture.
-        ground_truth_statistics=False,  # Also draw the flattering variant, and say so.
-      ),
-      probe=dict(  # k-NN and linear accuracy of the frozen encoder on the way, for the log.
-        every_epochs=0.0,  # 0: never; else after the last step, too.
-        train='',  # Labelled videos to learn from, as data.train.
-        val='',  # Held-out ones.
-        pool='slots',  # As --pool of vmae_jax.probe.
-        batch_size=64,
-      ),
-    )
-  ).lock()  # A config file that sets a key which does not exist is told so.
+  """The config of `DEFAULTS`; setting a key that does not exist is an error."""
+  config = make_config(DEFAULTS)
   for block in (config.heads, config.masking.options, config.motion.options):
     block.unlock()
   return config
 
 
-def implied() -> ml_collections.ConfigDict:
-  """What a stored config stands for where it lacks a key, since it is older than the key.
+def make_config(defaults: dict[str, Any]) -> ml_collections.ConfigDict:
+  """A locked config of the values of `defaults`."""
 
-  These are the defaults: a new key must get one that changes nothing for earlier runs, or stand
-  in EARLIER. Heads are not among them, as every config names its own.
+  def value(entry: Any) -> Any:
+    if isinstance(entry, dict):
+      return {key: value(inner) for key, inner in entry.items()}
+    entry = entry.value if isinstance(entry, Number | Name) else entry
+    return placeholder(int) if entry is None else entry
+
+  return ml_collections.ConfigDict(value(defaults)).lock()
+
+
+def implied() -> ml_collections.ConfigDict:
+  """The values of keys that a stored config lacks because it is older than they are.
+
+  These are the defaults: that of a new key must change nothing for earlier runs, or the key must
+  stand in EARLIER. Heads are not among them, as every config names its own.
   """
   config = default().unlock()
   config.heads = ml_collections.ConfigDict()
@@ -158,8 +197,8 @@ def implied() -> ml_collections.ConfigDict:
 EARLIER = {'data.released_end': True, 'data.order': 'added'}
 
 
-# Keys that say how a run is carried out and watched, not what it computes: a run may go on
-# with others.
+# Keys that say how a run is carried out and watched, not what it computes: a run may go on with
+# other values of them.
 RUN_KEYS = (
   'mesh',
   'checkpoint',
@@ -210,64 +249,8 @@ def parse_arg(
   )
 
 
-# The least value of a number, where it matters and the number is not left open (None).
-_LEAST = {
-  'seed': 0,
-  'steps': 0,
-  'batch_size': 1,
-  'data.frames': 1,
-  'data.size': 1,
-  'data.repeats': 1,
-  'data.threads': 0,
-  'data.workers': 0,
-  'data.seconds': 0.1,
-  'optimizer.accumulate': 1,
-  'optimizer.max_skipped': 1,
-  'checkpoint.every_steps': 1,
-  'checkpoint.keep': 1,
-  'checkpoint.keep_every_steps': 0,
-  'log.every_steps': 1,
-  'log.profile': 0,
-}
-# Chances and strengths of `augment`: from 0 on.
-_MOST_AUGMENT = {
-  'augment.jitter': 1,
-  'augment.brightness': 1,
-  'augment.contrast': 1,
-  'augment.saturation': 1,
-  'augment.hue': 0.5,
-  'augment.grey': 1,
-  'augment.blur': 1,
-  'augment.solarise': 1,
-}
-_LEAST_PRETRAINING = {
-  'probe.every_epochs': 0,
-  'probe.batch_size': 1,
-  'model.decoder_width': 1,
-  'model.decoder_depth': 1,
-  'model.decoder_heads': 1,
-  'model.decoder_mlp': 1,
-  'regressor.depth': 1,
-  'tracking.steps': 1,
-  'log.pictures_every_steps': 1,
-  'log.pictures': 1,
-}
 _HEAD_KEYS = ('target', 'options', 'loss', 'weight', 'decoder')
 _HEAD_EXTRAS = ('hidden', 'activation')  # Of a layer before the last one, and after it.
-
-
-def check_range(
-  config: ml_collections.ConfigDict,
-  *,
-  least: Mapping[str, int | float],
-  most: Mapping[str, int | float] | None = None,
-) -> None:
-  """Raises a UserError for a number that is smaller or larger than it may be."""
-  for bounds, wrong, word in ((least, operator.lt, 'least'), (most or {}, operator.gt, 'most')):
-    for key, bound in bounds.items():
-      value = operator.attrgetter(key)(config)
-      if value is not None and wrong(value, bound):
-        raise UserError(f'{key} is {value}: it must be at {word} {bound}.')
 
 
 def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
@@ -277,8 +260,7 @@ def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
       f'this config (method {config.get("method", "unknown")!r}) is none for pre-training: take '
       'one such as --config=configs/videomae.py:SIZE,DATASET.'
     )
-  check_shared(config, devices=devices)
-  check_range(config, least=_LEAST_PRETRAINING)
+  check_shared(config, DEFAULTS, devices=devices)
   if config.probe.every_epochs and not (config.probe.train and config.probe.val):
     raise UserError('probe.every_epochs is set: give labelled videos as probe.train and probe.val.')
   if not config.heads:
@@ -294,9 +276,27 @@ def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
       raise UserError(f'{name}.ratio is {ratio}: it must lie between 0 and 1.')
 
 
-def check_shared(config: ml_collections.ConfigDict, *, devices: int) -> None:
-  """The same for what pre-training and fine-tuning have in common."""
-  check_range(config, least=_LEAST | dict.fromkeys(_MOST_AUGMENT, 0), most=_MOST_AUGMENT)
+def _limits(defaults: dict[str, Any], block: str = '') -> Iterator[tuple[str, Number | Name]]:
+  """The keys, such as `model.size`, of defaults that have limits."""
+  for key, entry in defaults.items():
+    if isinstance(entry, Number | Name):
+      yield f'{block}{key}', entry
+    elif isinstance(entry, dict):
+      yield from _limits(entry, f'{block}{key}.')
+
+
+def check_shared(
+  config: ml_collections.ConfigDict, defaults: dict[str, Any], *, devices: int
+) -> None:
+  """Raises a UserError for values outside the limits of `defaults`, and for other values that
+  cannot work in pre-training and fine-tuning alike."""
+  for key, limit in _limits(defaults):
+    value = operator.attrgetter(key)(config)
+    if isinstance(limit, Name):
+      check_name(value, limit.names, key)
+    elif value is not None and not limit.least <= value <= limit.most:
+      bound = f'least {limit.least}' if value < limit.least else f'most {limit.most}'
+      raise UserError(f'{key} is {value}: it must be at {bound}.')
   sigma = tuple(config.augment.sigma)
   if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1]:
     raise UserError(f'augment.sigma is {sigma}: it takes two widths in pixels, such as 0.1,2.')
@@ -309,11 +309,7 @@ def check_shared(config: ml_collections.ConfigDict, *, devices: int) -> None:
     least = 0 if key == 'data.mean' else 1e-9
     if len(value) != 3 or not all(isinstance(x, (int, kind)) and x >= least for x in value):
       raise UserError(f'{key} is {value}: it takes three {what}.')
-  check_name(config.model.size, SIZES, 'model.size')
   check_name(config.init_weights or 'params', ('params', 'ema'), 'init_weights')
-  check_name(config.data.sampling, SAMPLINGS, 'data.sampling')
-  check_name(config.data.order, ORDERS, 'data.order')
-  check_name(config.data.crop, CROPS, 'data.crop')
   batch, repeats = config.batch_size, config.data.repeats
   accumulate = config.optimizer.accumulate
   for each, what in (
