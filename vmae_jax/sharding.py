@@ -102,6 +102,14 @@ def constrain_batch(x: Array) -> Array:
   return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
 
 
+def constrain_heads(x: Array, *, heads: int) -> Array:
+  """Keeps the last axis split over `tensor` by heads and all others whole, where a mesh is set."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or heads % mesh.shape['tensor']:
+    return x
+  return jax.lax.with_sharding_constraint(x, P(*[None] * (x.ndim - 1), 'tensor'))
+
+
 def platform() -> str:
   """cpu, gpu or tpu: that of the mesh that is set, which need not be here, else of this process."""
   device = jax.sharding.get_abstract_mesh().abstract_device

@@ -145,6 +145,19 @@ def test_remat_of_dots_computes_attention_once():
   assert exponentials('none') == exponentials('dots') == exponentials('full') - 1
 
 
+def test_remat_computes_again_where_layers_are_written_out():
+  def products(remat):
+    blocks = Blocks(4, 1, 512, scan=False, remat=remat)
+    x = jnp.ones((2, 16, 128))
+    params = jax.eval_shape(blocks.init, jax.random.key(0), x)
+    gradient = jax.jit(jax.grad(lambda p, x: blocks.apply(p, x).sum()))
+    return gradient.lower(params, x).compile().as_text().count(' dot(')
+
+  none = products('none')
+  # Scores and weighted sum of each layer; qkv, proj and fc1, too, of all layers but the last.
+  assert products('dots') == none + 4 * 2 and products('full') >= none + 4 * 3
+
+
 ON_EIGHT = """
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -182,17 +195,26 @@ import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from vmae_jax.planning.slices import slice_devices
 from vmae_jax.models.attention import attention
+from vmae_jax.models.blocks import Blocks
 from vmae_jax.sharding import make_mesh
 
 jax.config.update('jax_platforms', 'cpu')
 mesh = make_mesh(devices=slice_devices('v5e:2x2'))
-x = jax.ShapeDtypeStruct(
-  (32, 1568, 6, 64), jnp.bfloat16, sharding=NamedSharding(mesh, P(('data', 'fsdp')))
-)
-step = jax.grad(lambda *x: attention(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2))
-with jax.set_mesh(mesh):
-  compiled = jax.jit(step).lower(x, x, x).compile()
-print(compiled.memory_analysis().temp_size_in_bytes)
+place = NamedSharding(mesh, P(('data', 'fsdp')))
+
+def temporaries(function, *shapes):
+  with jax.set_mesh(mesh):
+    compiled = jax.jit(function).lower(*shapes).compile()
+  print(compiled.memory_analysis().temp_size_in_bytes)
+
+x = jax.ShapeDtypeStruct((32, 1568, 6, 64), jnp.bfloat16, sharding=place)
+loss = lambda *x: attention(*x).astype(jnp.float32).sum()
+temporaries(jax.grad(loss, argnums=(0, 1, 2)), x, x, x)
+x = jax.ShapeDtypeStruct((256, 196, 128), jnp.bfloat16, sharding=place)
+for remat in ('none', 'full'):
+  blocks = Blocks(3, 2, 512, dtype=jnp.bfloat16, remat=remat)
+  params = jax.eval_shape(blocks.init, jax.random.key(0), x)
+  temporaries(jax.grad(lambda p, x: blocks.apply(p, x).astype(jnp.float32).sum()), params, x)
 """
 
 
@@ -200,7 +222,8 @@ print(compiled.memory_analysis().temp_size_in_bytes)
 @pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed: pip install jax[tpu]'
 )
-def test_scores_stay_in_the_vector_memory_of_a_tpu():
+def test_what_a_tpu_keeps():
+  """No scores of attention in its main memory, and what remat says, layers written out."""
   tpu = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1'}
   tpu |= {'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TPU_WORKER_HOSTNAMES': 'localhost'}
   env = started.environment(
@@ -210,5 +233,7 @@ def test_scores_stay_in_the_vector_memory_of_a_tpu():
     [sys.executable, '-c', FOR_TPU], cwd=started.ROOT, env=env, capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr[-3000:]
+  attention_alone, none, full = map(int, done.stdout.split())
   scores = 8 * 6 * 1568**2 * 2  # Of the clips of a chip, in half precision.
-  assert int(done.stdout) < scores / 2
+  assert attention_alone < scores / 2
+  assert full < none / 3

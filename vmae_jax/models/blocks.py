@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from vmae_jax.errors import lookup
 from vmae_jax.models.attention import SAVED_NAME, attention
-from vmae_jax.sharding import constrain_batch
+from vmae_jax.sharding import constrain_batch, constrain_heads
 from vmae_jax.types import Array, Float, Key
 
 xavier = nn.initializers.xavier_uniform()
@@ -48,13 +48,30 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
     b, n, d = x.shape
-    qkv = nn.Dense(3 * d, use_bias=False, kernel_init=xavier, dtype=self.dtype, name='qkv')(x)
+    qkv = nn.Dense(
+      3 * d,
+      use_bias=False,
+      kernel_init=xavier,
+      dtype=self.dtype,
+      dot_general=self._each_of_three,
+      name='qkv',
+    )(x)
     q_bias = self.param('q_bias', nn.initializers.zeros, (d,))
     v_bias = self.param('v_bias', nn.initializers.zeros, (d,))
-    bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(self.dtype)
-    q, k, v = jnp.split((qkv + bias).reshape(b, n, 3 * self.heads, -1), 3, axis=2)
+    bias = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(self.dtype)
+    q, k, v = jnp.unstack((qkv + bias).reshape(b, n, 3, self.heads, -1), axis=2)
     x = attention(q, k, v, implementation=self.implementation).reshape(b, n, d)
     return nn.Dense(d, kernel_init=xavier, dtype=self.dtype, name='proj')(x)
+
+  def _each_of_three(
+    self, x: Float[Array, 'b n d'], kernel: Float[Array, 'd _'], *_, **__
+  ) -> Float[Array, 'b n 3 d']:
+    """x times the kernels of q, k and v, each split over `tensor` by heads.
+
+    Split as one matrix, a device would have q and half of k, and activations would have to move.
+    """
+    kernel = constrain_heads(kernel.reshape(len(kernel), 3, -1), heads=self.heads)
+    return jnp.einsum('bnd,dcf->bncf', x, kernel)
 
 
 @jax.checkpoint
