@@ -32,8 +32,7 @@ from tqdm import tqdm
 from vmae_jax import chips, cli, config_finetuning, peers, sharding
 from vmae_jax import config as config_lib
 from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.loader import Loader
-from vmae_jax.data.sources import check_paths, open_source
+from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError
 from vmae_jax.method.build import build_method
 from vmae_jax.method.state import init_state
@@ -112,25 +111,11 @@ def benchmark(config, *, steps: int) -> dict[str, Any]:
   mesh, source = sharding.make_mesh(**config.mesh), None
   work = build(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
   if config.data.train:
-    source = open_source(config.data.train, root=config.data.root, seconds=config.data.seconds)
-    check_paths(source, config.data.max_bad_share, seconds=config.data.seconds)
+    source = loop.open_videos(config, config.data.train)
   count, rows = WARM_UP + steps + 1, {}
 
   def loader(source, sampler: ClipSampler):
-    return contextlib.closing(
-      Loader(
-        source,
-        sampler,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        shuffle=True,
-        mesh=mesh,
-        num_steps=count,
-        threads=config.data.threads,
-        workers=config.data.workers,
-        seconds=config.data.seconds,
-      )
-    )
+    return contextlib.closing(loop.make_loader(config, source, sampler, mesh, num_steps=count))
 
   def measure(name: str, batches: Iterable, run: Callable[[Any], Any]) -> Any:
     """Adds a row; returns the last result. Each is waited for once the next has been started."""

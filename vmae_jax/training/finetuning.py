@@ -14,7 +14,7 @@ from vmae_jax import config as config_lib
 from vmae_jax import config_finetuning, sharding
 from vmae_jax.data.augment import RandAugment
 from vmae_jax.data.clips import ClipSampler, ViewSampler
-from vmae_jax.data.sources import Source, check_paths, open_source
+from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.multiview import classify, score
 from vmae_jax.evaluation.results import SHARES, write_results
@@ -32,7 +32,7 @@ from vmae_jax.runs.run_dir import (
 from vmae_jax.runs.run_log import RunLog
 from vmae_jax.training import initialise, loop
 from vmae_jax.training.classes import Classes, count_classes
-from vmae_jax.training.layer_decay import scale_by_layer
+from vmae_jax.training.optimizer import scale_by_layer
 from vmae_jax.training.step import make_train_step
 
 
@@ -55,7 +55,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   if not data.val:
     raise UserError('no held-out videos are named: give --config.data.val=LIST.')
   specs = dict.fromkeys((data.train, data.val, data.test or data.val))  # Each is opened once.
-  sources = {spec: _open(spec, data) for spec in specs}
+  sources = {spec: loop.open_videos(config, spec) for spec in specs}
   classes = count_classes(sources, train=data.train, classes=data.classes)
   supervised = build_supervised(config, classes=classes.count)
   evaluation = Evaluation(config, workdir, supervised, sources, classes, mesh)
@@ -105,7 +105,7 @@ def make_step(
 
 
 def _keep_names(workdir: str, classes: Classes) -> Callable[..., None]:
-  """A watcher that writes down the names of the classes after the first step of a start."""
+  """A `Task.watch` that writes the names of the classes after the first step of a start."""
   left = bool(classes.names) and jax.process_index() == 0
 
   def watch(*_):
@@ -118,37 +118,24 @@ def _keep_names(workdir: str, classes: Classes) -> Callable[..., None]:
   return watch
 
 
-def _open(spec: str, data) -> Source:
-  source = open_source(spec, root=data.root, seconds=data.seconds)
-  check_paths(source, data.max_bad_share, seconds=data.seconds)
-  return source
-
-
 def clip_sampler(config) -> ClipSampler:
-  """How training clips are cut, as the config's block `data` says."""
+  """The sampler of training clips."""
   data, augment = config.data, config.data.randaugment
-  return ClipSampler(
-    frames=data.frames,
-    size=data.size,
-    stride=data.stride,
-    sampling=data.sampling,
-    released_end=data.released_end,
-    crop=data.crop,
+  return loop.make_sampler(
+    config,
     area=tuple(data.crop_area),
     resampling=data.resampling,
     augment=RandAugment(**augment) if augment.operations else None,
-    flip=data.flip,
-    repeats=data.repeats,
-    seed=config.seed,
   )
 
 
 def _find_start(
   config, workdir: str, supervised: Supervised, mesh: Mesh
 ) -> Callable[[Any], Any] | None:
-  """Compares what `init_from` names with the model; (shapes with shardings) -> parameters.
+  """Compares what `init_from` names with the model.
 
-  None where a run is gone on with or starts from scratch.
+  Returns:
+    (shapes with shardings) -> parameters; None where a run goes on or starts from scratch.
   """
   saved = (path.name.isdigit() for path in Path(workdir).glob('checkpoints/*'))
   if not config.init_from or any(saved):  # Half-written ones have longer names.
@@ -186,9 +173,9 @@ def _find_start(
 
 
 class Evaluation:
-  """Validation on the way, and the test at the end; what is done already is not done again.
+  """Validation during training and the test at its end; a restart does nothing twice.
 
-  The weights tested are the moving average, if there is one, and else the last ones: choosing
+  The weights tested are the moving average, if there is one, else the last ones: choosing
   the best checkpoint by the videos that it is then tested on would flatter it.
   """
 
@@ -207,13 +194,13 @@ class Evaluation:
     self._steps, self._every = 0, 0
 
   def plan(self, steps: int, *, videos: int) -> None:
-    """Says how long the run is: validation falls on multiples of `test.every_epochs`."""
+    """Sets the length of the run: validation falls on multiples of `test.every_epochs`."""
     epoch = videos / self._config.batch_size
     every = self._config.test.every_epochs
     self._steps, self._every = steps, every and max(1, round(every * epoch))
 
   def __call__(self, step: int, state, log: RunLog, stopping) -> dict[str, Any] | None:
-    """The numbers of what is due after a step; None if it was left off."""
+    """The numbers of what is due after a step; None if it was asked to stop before the end."""
     average = state.ema is not None
     params = state.ema if average else state.params
     weights = f'step {step:,}{" (moving average)" if average else ""}'
@@ -287,7 +274,7 @@ class Evaluation:
     return result
 
   def _classify(self, params, step: int, spec: str, segments: int, crops: int, stopping):
-    """Records and scores of one test; None if it was left off."""
+    """Records and scores of one test; None if it was asked to stop before the end."""
     data = self._config.data
     records = classify(
       lambda video: self._probabilities(params, video),

@@ -13,7 +13,7 @@ from vmae_jax import config as config_lib
 from vmae_jax import peers, sharding
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
-from vmae_jax.data.sources import DataSet
+from vmae_jax.data.sources import DataSet, check_paths, open_source
 from vmae_jax.errors import Preempted, UserError
 from vmae_jax.method.state import TrainState, init_state
 from vmae_jax.runs.agreement import check_agreement, check_same_data, describe_data
@@ -100,20 +100,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     step_fn = jit_step(task.step, state, mesh)
     # Frozen networks are whole on every device: they are small beside what is trained.
     frozen = jax.device_put(task.frozen, sharding.replicated(mesh))
-    loader = Loader(
-      task.source,
-      task.sampler,
-      batch_size=config.batch_size,
-      seed=config.seed,
-      shuffle=True,
-      mesh=mesh,
-      start_step=start,
-      num_steps=steps,
-      order=config.data.order,
-      threads=config.data.threads,
-      workers=config.data.workers,
-      seconds=config.data.seconds,
-    )
+    loader = make_loader(config, task.source, task.sampler, mesh, start_step=start, num_steps=steps)
     log = RunLog(
       config,
       workdir,
@@ -129,7 +116,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
       return {'data': data, 'log': log.keep()}
 
     def evaluate(step: int, stopping: bool) -> dict[str, Any]:
-      """What `task.evaluate` says; ends the run if it was asked to stop and is not over."""
+      """The result of `task.evaluate`; ends an unfinished run that was asked to stop."""
       began = time.perf_counter()
       results = task.evaluate(step, state, log, lambda: stopping or stop.noted())
       log.leave_out(time.perf_counter() - began)
@@ -168,6 +155,39 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
   return state
 
 
+def open_videos(config, spec: str) -> DataSet:
+  """The videos that a config calls `spec`, with the options of its block `data`.
+
+  Raises:
+    UserError, Unavailable: see `open_source` and `check_paths`.
+  """
+  data = config.data
+  source = open_source(spec, root=data.root, seconds=data.seconds)
+  check_paths(source, data.max_bad_share, seconds=data.seconds)
+  return source
+
+
+def make_sampler(config, **options: Any) -> ClipSampler:
+  """The sampler of training clips, with `options` beside those of the config's block `data`."""
+  names = 'frames size stride sampling released_end crop flip repeats'.split()
+  return ClipSampler(**{name: config.data[name] for name in names}, seed=config.seed, **options)
+
+
+def make_loader(config, source: DataSet, sampler: ClipSampler, mesh: Mesh, **options) -> Loader:
+  """The loader of training clips; `options` say which steps."""
+  names = 'order threads workers seconds'.split()
+  return Loader(
+    source,
+    sampler,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    shuffle=True,
+    mesh=mesh,
+    **{name: config.data[name] for name in names},
+    **options,
+  )
+
+
 def count_steps(config, *, videos: int) -> int:
   """Steps of the whole run.
 
@@ -184,7 +204,7 @@ def count_steps(config, *, videos: int) -> int:
 
 
 def start_state(config, task: Task, mesh: Mesh, checkpointer: Checkpointer) -> Restored:
-  """The newest checkpoint, else step 0 and a fresh state, laid out over the mesh."""
+  """The newest checkpoint, or step 0 and a fresh state, laid out over the mesh."""
 
   def init(params):
     return init_state(params, task.optimizer, ema=config.optimizer.ema)
@@ -222,13 +242,7 @@ def make_schedule(config, *, steps: int, videos: int) -> optax.Schedule:
 
 
 def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-  """AdamW as the config says."""
-  c = config.optimizer
-  return optimizer_lib.make_optimizer(
-    schedule=schedule,
-    b1=c.b1,
-    b2=c.b2,
-    eps=c.eps,
-    weight_decay=c.weight_decay,
-    clip_norm=c.clip_norm,
-  )
+  """AdamW with the options of the config's block `optimizer`."""
+  names = 'b1 b2 eps weight_decay clip_norm'.split()
+  options = {name: config.optimizer[name] for name in names}
+  return optimizer_lib.make_optimizer(schedule=schedule, **options)

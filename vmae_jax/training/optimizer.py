@@ -1,4 +1,7 @@
-"""AdamW with the papers' decay rules and learning rate."""
+"""AdamW with the papers' decay rules, learning rate and layer-wise decay."""
+
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +9,15 @@ import numpy
 import optax
 
 from vmae_jax.models.blocks import decays
+from vmae_jax.types import Array, Float
 
 
 def warmup_cosine(*, peak: float, end: float, warmup_steps: int, steps: int) -> optax.Schedule:
   """Linear from 0 to the peak, which the last warm-up step reaches, then half a cosine.
 
   Source: VideoMAE's `cosine_scheduler`; its step after the warm-up is at the peak once more.
-  A step that is a Python number, as the log has it, is computed with on the host: a device would
-  do so only after the training step that it is busy with.
+  For a step that is a Python number, as in the log, the host computes: a device would do so only
+  after the training step that it is busy with.
   """
 
   def schedule(step):
@@ -41,3 +45,38 @@ def make_optimizer(
   if clip_norm > 0:
     return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
   return adamw
+
+
+def layer_scales(params: Any, *, decay: float, depth: int) -> Any:
+  """For each parameter: decay^(depth + 1 - layer), as a factor on its learning rate.
+
+  The embedding is layer 0, block i layer i + 1, all else depth + 1, hence 1 (BEiT's rule, which
+  VideoMAE follows). Blocks are stacked along the leading axis: they get one factor each.
+
+  Args:
+    params: Of a `Classifier`, or a tree like it.
+    decay: Below 1, lower layers learn more slowly.
+    depth: Number of the encoder's blocks.
+  """
+
+  def scale(path, x) -> float | Float[Array, 'depth ...']:
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    if re.search(r'(^|/)encoder/embed/', name):
+      return decay ** (depth + 1)
+    if re.search(r'(^|/)encoder/blocks/', name):
+      factors = jax.numpy.asarray([decay ** (depth - i) for i in range(depth)])
+      return factors.reshape(-1, *(1,) * (x.ndim - 1))
+    return 1.0
+
+  return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def scale_by_layer(*, decay: float, depth: int) -> optax.GradientTransformation:
+  """Multiplies updates by `layer_scales`; after AdamW, it scales weight decay as well."""
+
+  def update(updates, _):
+    return jax.tree.map(
+      lambda update, scale: update * scale, updates, layer_scales(updates, decay=decay, depth=depth)
+    )
+
+  return optax.stateless(update)

@@ -10,7 +10,6 @@ from vmae_jax import config as config_lib
 from vmae_jax import sharding
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.guards import PatientSource
-from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.evaluation.probing import PeriodicProbe
 from vmae_jax.method.build import build_method, window
 from vmae_jax.method.forward import Method
@@ -42,8 +41,7 @@ def train(config, workdir: str) -> TrainState:
   config_lib.check(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
   go_on_as_before(workdir, config, config_lib.EARLIER)
   method = build_method(config)
-  source = open_source(config.data.train, root=config.data.root, seconds=config.data.seconds)
-  check_paths(source, config.data.max_bad_share, seconds=config.data.seconds)
+  source = loop.open_videos(config, config.data.train)
   steps = loop.count_steps(config, videos=len(source))
   if config.init_from:  # Before the folder is claimed for this config.
     check_params(config.init_from, jax.eval_shape(method.init, jax.random.key(0)))
@@ -51,7 +49,6 @@ def train(config, workdir: str) -> TrainState:
   schedule = loop.make_schedule(config, steps=steps, videos=len(source))
   optimizer, step = make_step(config, method, schedule)
   sampler = clip_sampler(config)
-
   answering = PatientSource(source, Patience(config.data.seconds))
   pictures = Pictures(method, answering, sampler, config, workdir, mesh)
 
@@ -60,7 +57,7 @@ def train(config, workdir: str) -> TrainState:
       return
     try:
       log.writer.write_images(step, pictures.draw(step, state.params, frozen))
-    except Exception as e:  # What is only looked at ends no run.
+    except Exception as e:  # Pictures are no reason to end a run.
       log.progress.print(f'step {step}: no pictures ({type(e).__name__}: {e})')
 
   task = loop.Task(
@@ -95,18 +92,5 @@ def make_step(
 
 
 def clip_sampler(config) -> ClipSampler:
-  """How clips are cut from videos, as the config's block `data` says, for all that is predicted."""
-  data = config.data
-  return ClipSampler(
-    frames=data.frames,
-    size=data.size,
-    stride=data.stride,
-    sampling=data.sampling,
-    released_end=data.released_end,
-    crop=data.crop,
-    flip=data.flip,
-    repeats=data.repeats,
-    window=window(config),
-    slot=config.model.patch[0],
-    seed=config.seed,
-  )
+  """The sampler of clips and of the frames around them that targets need."""
+  return loop.make_sampler(config, window=window(config), slot=config.model.patch[0])
