@@ -239,8 +239,8 @@ def table(result: dict[str, Any]) -> str:
 def main(argv):
   cli.refuse_arguments(argv)
   out = _OUT.value and Path(_OUT.value)
-  if out and (out.is_dir() or not os.access(out.parent, os.W_OK)):
-    raise UserError(f'--out={out}: give the name of a file, in a folder that can be written to.')
+  if out:
+    cli.check_file(out)
   if _DISTRIBUTED.value:
     peers.join()
   config = _CONFIG()

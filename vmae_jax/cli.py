@@ -15,9 +15,11 @@ again to go on), 130 interrupted with Ctrl-C; a bug gives Python's stack trace a
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import ml_collections
@@ -60,9 +62,9 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _config_values(argv: list[str]) -> dict[str, Any]:
-  """For each --config.KEY=VALUE: what the config file has there.
+  """For each --config.KEY=VALUE: the value of the config file.
 
-  ml_collections, which loads the file again, tells a missing file only when the config is
+  ml_collections, which loads the file again, reports a missing file only when the config is
   used, a wrong key without the right ones, and a mistake in the file on many lines.
   """
   keys = [m[1] for arg in argv[1:] if (m := re.match(r'--?(?:no)?config\.([^=]+)', arg))]
@@ -83,8 +85,47 @@ def refuse_arguments(argv: list[str]) -> None:
     raise UserError(f'{argv[1]!r} is no flag: values are given as --NAME=VALUE.')
 
 
+def one_checkpoint(argv: list[str]) -> str:
+  """The only argument that is no flag: a checkpoint."""
+  if len(argv) != 2:
+    raise UserError(
+      'give one checkpoint: a run, one of its checkpoints/STEP, or a model of transformers or .pth.'
+    )
+  return argv[1]
+
+
+def need(*needed: flags.FlagHolder) -> None:
+  """Raises a UserError for a flag without a value."""
+  for flag in needed:
+    if not flag.value:
+      raise UserError(f'give --{flag.name}: {flags.FLAGS[flag.name].help}')
+
+
+def check_file(out: Path) -> None:
+  """Raises a UserError, before hours of work, if --out cannot be written as a file."""
+  if out.is_dir() or not os.access(out.parent, os.W_OK):
+    raise UserError(f'--out={out}: give the name of a file, in a folder that can be written to.')
+
+
+def define_weights() -> flags.FlagHolder[str]:
+  """Defines --weights."""
+  text = 'Of a run: params or ema; by default the moving average where there is one.'
+  return flags.DEFINE_string('weights', '', text)
+
+
+def define_clip() -> dict[str, flags.FlagHolder]:
+  """Defines --frames, --stride and --sampling; None: as in training, where that is known."""
+  stride = 'Video frames from one to the next.'
+  sampling = 'dense: at the stride; segment: one frame from each of equal segments.'
+  return {
+    'frames': flags.DEFINE_integer('frames', None, 'Frames in a clip.', lower_bound=1),
+    'stride': flags.DEFINE_integer('stride', None, stride, lower_bound=1),
+    'sampling': flags.DEFINE_string('sampling', None, sampling),
+  }
+
+
 def define_config(file: str = 'configs/videomae.py') -> Callable[[], ml_collections.ConfigDict]:
-  """Defines --config; returns what gives its value or says that it is missing.
+  """Defines --config; returns a function that gives its value or raises a UserError.
 
   Args:
     file: An example.
@@ -107,12 +148,14 @@ def define_config(file: str = 'configs/videomae.py') -> Callable[[], ml_collecti
 
 
 def define_run(file: str) -> Callable[[list[str]], tuple[ml_collections.ConfigDict, str]]:
-  """Defines --config, --workdir and --distributed; returns what gives config and workdir.
-
-  That also joins the processes of the run, so it comes before anything touches a device.
+  """Defines --config, --workdir and --distributed.
 
   Args:
     file: An example of a config's file.
+
+  Returns:
+    A function that gives config and workdir. It also joins the processes of the run, so it must
+    be called before anything touches a device.
   """
   config = define_config(file)
   workdir = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, results.')
@@ -141,9 +184,9 @@ def run(
   """Runs `main(argv)` and exits with the code above.
 
   Args:
-    main: Gets the program's name and what is no flag.
-    absl_flags: False leaves flags to `main`, which gets them all.
-    trains: Whether the verb can go on where it was stopped: then SIGTERM means so from here on.
+    main: Gets the program's name and the arguments that are no flags.
+    absl_flags: False: `main` gets all flags.
+    trains: Whether the verb can go on where it was stopped: SIGTERM then stops it so.
   """
   if trains:
     stop.heed()

@@ -1,4 +1,4 @@
-"""Tells, before any hardware is paid for, whether a training step fits, and what a run costs.
+"""Estimates, before any hardware is paid for, whether a training step fits and what a run costs.
 
   python -m vmae_jax.estimate --config=configs/videomae.py:b,k400 --topology=v5e:16x16
   python -m vmae_jax.estimate --config=configs/videomae.py:l,k400 --topology=v5p:4x4x8 --search
@@ -101,9 +101,7 @@ def _check_flags() -> None:
     if flag.value is not None and flag.value <= 0:
       raise UserError(f'--{flag.name}={flag.value}: it must be above 0.')
   if _OUT.value:
-    out = pathlib.Path(_OUT.value)
-    if out.is_dir() or not os.access(out.parent, os.W_OK):
-      raise UserError(f'--out={out}: give the name of a file, in a folder that can be written to.')
+    cli.check_file(pathlib.Path(_OUT.value))
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ window slide over all of it. The same command goes on where an earlier one stopp
 several hosts start it on each with --distributed.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 
@@ -20,16 +21,11 @@ from absl import flags
 
 from vmae_jax import cli, peers
 from vmae_jax.cores import usable_cores
-from vmae_jax.errors import UserError
 
 _VIDEOS = flags.DEFINE_string('videos', None, 'A list, a folder, one video, tfds:... .')
 _ROOT = flags.DEFINE_string('root', '', "Where relative paths start; by default the list's folder.")
 _OUT = flags.DEFINE_string('out', None, 'The folder that features are written to.')
-_FRAMES = flags.DEFINE_integer('frames', None, 'Frames in a clip.', lower_bound=1)
-_STRIDE = flags.DEFINE_integer('stride', None, 'Video frames from one to the next.', lower_bound=1)
-_SAMPLING = flags.DEFINE_string(
-  'sampling', None, 'dense: at the stride; segment: one frame from each of equal segments.'
-)
+_CLIP = cli.define_clip()
 _SIZE = flags.DEFINE_string(
   'size', None, '224: the centre square; 480x880: whole frames at these rows x columns.'
 )
@@ -43,9 +39,7 @@ _POOL = flags.DEFINE_string(
 _POSITIONS = flags.DEFINE_string(
   'positions', 'rebuild', 'Of other sizes than in training: rebuild, interpolate.'
 )
-_WEIGHTS = flags.DEFINE_string(
-  'weights', '', 'Of a run: params or ema; by default the moving average where there is one.'
-)
+_WEIGHTS = cli.define_weights()
 _BATCH = flags.DEFINE_integer('batch_size', 16, 'Clips encoded at a time.', lower_bound=1)
 _SHARD = flags.DEFINE_integer(
   'shard_videos', 256, 'Videos in a file, whose features are in memory together.', lower_bound=1
@@ -56,13 +50,8 @@ _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Joins several processes,
 
 
 def main(argv):
-  if len(argv) != 2:
-    raise UserError(
-      'give one checkpoint: a run, one of its checkpoints/STEP, or a model of transformers or .pth.'
-    )
-  for flag in (_VIDEOS, _OUT):
-    if not flag.value:
-      raise UserError(f'give --{flag.name}: {flags.FLAGS[flag.name].help}')
+  checkpoint = cli.one_checkpoint(argv)
+  cli.need(_VIDEOS, _OUT)
   if _DISTRIBUTED.value:
     peers.join()
   import jax
@@ -75,7 +64,7 @@ def main(argv):
   from vmae_jax.models.patches import token_grid
 
   config, params, encode = load_encoder(
-    argv[1],
+    checkpoint,
     pool=_POOL.value,
     layer=_LAYER.value,
     positions=_POSITIONS.value,
@@ -84,10 +73,7 @@ def main(argv):
   data = config.data
   if _HOP.value:  # A window that slides has a stride.
     data.sampling = 'dense'
-  recut(
-    config,
-    {'frames': _FRAMES.value, 'stride': _STRIDE.value, 'sampling': _SAMPLING.value},
-  )
+  recut(config, {name: flag.value for name, flag in _CLIP.items()})
   windows = Windows(
     frames=data.frames,
     stride=data.stride,
@@ -99,16 +85,12 @@ def main(argv):
   source = open_source(_VIDEOS.value, root=_ROOT.value)
   names = '\n'.join(f'{source.name(i)} {source.label(i)}' for i in range(len(source)))
   settings = {
-    'checkpoint': resolve(argv[1]),
+    'checkpoint': resolve(checkpoint),
     'weights': config.weights,
     'layer': _LAYER.value,
     'pool': _POOL.value,
     'positions': _POSITIONS.value,
-    'frames': windows.frames,
-    'stride': windows.stride,
-    'hop': windows.hop,
-    'sampling': windows.sampling,
-    'size': windows.size,
+    **dataclasses.asdict(windows),
     'videos': _VIDEOS.value,
     'hash_of_list': hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest()[:16],
     'shard_videos': _SHARD.value,
@@ -128,9 +110,9 @@ def main(argv):
     form=_FORMAT.value,
     metadata={name: str(value) for name, value in settings.items()},
   )
-  told = f', {broken} videos broken (see broken.csv)' if broken else ''
   if jax.process_index() == 0:
-    print(f'features of {clips} clips in {out / "index.csv"}{told}')
+    more = f', {broken} videos broken (see broken.csv)' if broken else ''
+    print(f'features of {clips} clips in {out / "index.csv"}{more}')
 
 
 if __name__ == '__main__':

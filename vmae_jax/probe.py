@@ -1,4 +1,4 @@
-"""Tells how much the frozen features of a run say about classes: k-NN, linear, attentive probes.
+"""Measures what frozen features of a run tell about classes: k-NN, linear, attentive probes.
 
   python -m vmae_jax.probe --checkpoint=runs/b_k400 --train=lists/train.txt --val=lists/val.txt
 
@@ -7,13 +7,11 @@ beside it: what pre-training has added is the difference, not the figure.
 """
 
 import json
-import os
 import pathlib
 
 from absl import flags
 
 from vmae_jax import cli
-from vmae_jax.errors import UserError
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A run, or one of its checkpoints.')
 _TRAIN = flags.DEFINE_string('train', None, 'Labelled training videos: a list, folder, tfds:...')
@@ -36,19 +34,8 @@ _CACHE = flags.DEFINE_float(
 )
 _BATCH = flags.DEFINE_integer('batch_size', 64, 'Clips encoded at a time.')
 _UNTRAINED = flags.DEFINE_bool('untrained', True, 'Also probe fresh weights, for comparison.')
-_WEIGHTS = flags.DEFINE_string(
-  'weights', '', 'Of a run: params or ema; by default the moving average where there is one.'
-)
-# Of the clips; by default as in training, as far as the checkpoint tells.
-_CLIP = {
-  'frames': flags.DEFINE_integer('frames', None, 'Frames in a clip.', lower_bound=1),
-  'stride': flags.DEFINE_integer(
-    'stride', None, 'Video frames from one to the next.', lower_bound=1
-  ),
-  'sampling': flags.DEFINE_string(
-    'sampling', None, 'dense: at the stride; segment: one frame from each of equal segments.'
-  ),
-}
+_WEIGHTS = cli.define_weights()
+_CLIP = cli.define_clip()
 _OUT = flags.DEFINE_string(
   'out', None, 'The JSON file; by default probe.json in the folder of the run or of the file.'
 )
@@ -59,20 +46,16 @@ def main(argv):
   from vmae_jax.evaluation.probing import check_probes, probe, table
 
   cli.refuse_arguments(argv)
-  for flag in (_CHECKPOINT, _TRAIN, _VAL):
-    if not flag.value:
-      raise UserError(f'give --{flag.name}: {flags.FLAGS[flag.name].help}')
+  cli.need(_CHECKPOINT, _TRAIN, _VAL)
   check_probes(_PROBES.value)
   resolve(_CHECKPOINT.value)
-  # Before hours of encoding: what would fail after them.
   folder = pathlib.Path(_CHECKPOINT.value)
   if folder.is_file():
     folder = folder.parent
   elif (folder / 'state').is_dir():
     folder = folder.parent.parent
   out = pathlib.Path(_OUT.value or folder / 'probe.json')
-  if out.is_dir() or not os.access(out.parent, os.W_OK):
-    raise UserError(f'--out={out}: give the name of a file, in a folder that can be written to.')
+  cli.check_file(out)
   result = probe(
     _CHECKPOINT.value,
     train=_TRAIN.value,

@@ -43,9 +43,7 @@ _POSITIONS = flags.DEFINE_enum(
   ('interpolate', 'rebuild'),
   'interpolate: those of the training grid, enlarged to the frame; rebuild: counted anew.',
 )
-_WEIGHTS = flags.DEFINE_string(
-  'weights', '', 'Of a run: params or ema; by default the moving average where there is one.'
-)
+_WEIGHTS = cli.define_weights()
 # What a preset sets; a flag that is given comes before it.
 _CHANGES = {
   'size': flags.DEFINE_string('size', None, 'native, 480, 480/64 or 480x880 (rows x columns).'),
@@ -67,10 +65,7 @@ def main(argv):
   from vmae_jax.evaluation.segmentation import frame_features
   from vmae_jax.evaluation.sequences import open_davis, open_frames
 
-  if len(argv) != 2:
-    raise UserError(
-      'give one checkpoint: a run, one of its checkpoints/STEP, or a model of transformers or .pth.'
-    )
+  checkpoint = cli.one_checkpoint(argv)
   if bool(_DAVIS.value) == bool(_FRAMES.value):
     raise UserError('give --davis=FOLDER, or --frames=FOLDER_OR_VIDEO and --mask=FIRST.png.')
   if bool(_FRAMES.value) != bool(_MASK.value):
@@ -84,7 +79,7 @@ def main(argv):
   else:
     clips = [open_frames(_FRAMES.value, _MASK.value)]
   config, params, encode = load_encoder(
-    argv[1],
+    checkpoint,
     pool='tokens',
     layer=_LAYER.value,
     positions=_POSITIONS.value,
@@ -94,7 +89,7 @@ def main(argv):
   if _CLIP.value % patch[0]:
     raise UserError(f'--clip={_CLIP.value}: give a multiple of {patch[0]}, the patch in time.')
   settings = {
-    'checkpoint': resolve(argv[1]),
+    'checkpoint': resolve(checkpoint),
     'weights': config.weights,
     'preset': _PRESET.value,
     **dataclasses.asdict(protocol),

@@ -35,9 +35,7 @@ _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace a tokenizer that is 
 
 def main(argv: list[str]) -> None:
   cli.refuse_arguments(argv)
-  for flag in (_VIDEOS, _OUT):
-    if not flag.value:
-      raise UserError(f'give --{flag.name}: {flags.FLAGS[flag.name].help}')
+  cli.need(_VIDEOS, _OUT)
   out = Path(_OUT.value)
   if out.is_dir() or (out.exists() and not _OVERWRITE.value):
     raise UserError(f'--out={out} is there already: give another name, or add --overwrite.')

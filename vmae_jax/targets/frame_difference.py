@@ -44,8 +44,8 @@ def frame_difference(
     gap: In sampled frames; adjacent ones are best in MotionMAE's ablation.
     direction: `backward`, F_t - F_(t-gap) at frame t, or `forward`, F_(t+gap) - F_t.
     scope: `consecutive` frames of the clip, or those of one time `slot` only, which needs no
-      padding and tells nothing of its neighbours (the tubelet's own difference).
-    pad: What the frames without a partner get: `repeat` the nearest difference or `zero`.
+      padding and depends on no neighbour (the tubelet's own difference).
+    pad: Value of frames without a partner: `repeat` the nearest difference or `zero`.
     absolute: Without its sign.
     grey: Mean over the channels.
     normalise: `patch`, `global` or `none`. Our choice: neither paper's normalisation is known,
@@ -67,7 +67,7 @@ def frame_difference(
     raise UserError(
       f'frame_difference: gap is {gap}, of {frames} frames: choose 1 to {frames - 1}.'
       if frames > 1
-      else 'frame_difference: there is but one frame to take differences of (scope, model.patch).'
+      else 'frame_difference: there is only one frame to take differences of (scope, model.patch).'
     )
   if grey:
     clip = clip.mean(axis=-1, keepdims=True)

@@ -34,7 +34,7 @@ def _linear(phase: Float[Array, '*b'], k: int) -> Float[Array, '*b']:
 
 
 def _hard(phase: Float[Array, '*b'], k: int) -> Float[Array, '*b']:
-  """All to bin k, if the phase is from k to below k + 1."""
+  """1 for bin k if the phase is from k to below k + 1, else 0."""
   inside = (phase >= k) & (phase < k + 1)
   return ((inside | (phase >= BINS)) if k == 0 else inside).astype(jnp.float32)
 
@@ -44,7 +44,7 @@ class Variant(NamedTuple):
 
   Attributes:
     pad: Of frames, by one pixel: a mode of `jnp.pad`.
-    weight: (phase in [0, 9], k) -> what bin k gets of a pixel's gradient.
+    weight: (phase in [0, 9], k) -> the share of a pixel's gradient that goes to bin k.
     mean: Cells hold the mean over their pixels, or the sum.
     from_y: Angles are counted from down to right, or from right to down.
   """
@@ -133,7 +133,7 @@ _ARCTAN = (BINS / np.pi * Polynomial.cast(_SERIES).coef[::-1]).astype(np.float32
 def _phase(x: Float[Array, '*b'], y: Float[Array, '*b']) -> Float[Array, '*b']:
   """The angle from x to y in bins, in [0, 9]: that of a vector or of its opposite.
 
-  XLA's arctan2 takes ten times as long on CPUs, more than all the rest of the histogram.
+  XLA's arctan2 takes ten times as long on CPUs: longer than the rest of the histogram.
   """
   x, y = jnp.where(y < 0, -x, x), jnp.abs(y)
   short, long = jnp.minimum(jnp.abs(x), y), jnp.maximum(jnp.abs(x), y)
@@ -151,8 +151,8 @@ def _pool(
 ) -> Float[Array, '*b Hc Wc C 9']:
   """The sum of gradients over each cell, by bin.
 
-  Over a cell's rows all bins are summed in one pass, so that their weights exist nowhere but in
-  registers: 9 weights for each pixel would be nine times the clip.
+  All bins are summed over a cell's rows in one pass, so that their weights stay in registers: 9
+  weights for each pixel would need nine times the memory of the clip.
   """
   channels = size.shape[-1]
   size, phase = (
@@ -170,7 +170,7 @@ def _pool(
 
 
 def _gaussian(side: int, shape: tuple[int, int]) -> Float[np.ndarray, 'H W']:
-  """Equal squares of weights that sum to one each."""
+  """Squares of Gaussian weights, side by side, each with the sum 1."""
   at = np.exp(-0.5 * np.square((np.arange(side) - (side - 1) / 2) / (side // 2)))
   square = np.outer(at, at) / at.sum() ** 2
   return np.tile(square, (shape[0] // side, shape[1] // side)).astype(np.float32)
@@ -195,10 +195,7 @@ def hog_target(
     patch: Size of a patch in frames, rows and columns.
     frame: Of the slot: `middle` (number p_t // 2 from 0: the second of two, as MME's release)
       or `first` (as MaskFeat).
-    variant: See `hog`, as for all that follows.
-    norm: See `hog`.
-    std: See `hog`.
-    gaussian: See `hog`.
+    variant, norm, std, gaussian: See `hog`.
 
   Returns:
     In the order (channel, bin, row and column of the cell in its token): 108 for RGB.
@@ -229,9 +226,7 @@ def aligned_hog(
       looks histograms up where the points start.)
     patch: Size of a patch in frames, rows and columns.
     later: Weight in the loss of steps after the first; 0.1 in the released code.
-    variant: See `hog`, as for all that follows.
-    norm: See `hog`.
-    std: See `hog`.
+    variant, norm, std: See `hog`.
 
   Returns:
     In the order (channel, bin, step, row and column of the cell in its token): 108 L for RGB.
