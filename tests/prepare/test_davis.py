@@ -69,7 +69,7 @@ def test_in_a_bucket(davis, memory):
   memory.put(str(davis), '/bucket/DAVIS', recursive=True)
   memory.rm('/bucket/DAVIS/JPEGImages/480p/dog/00003.jpg')
   layout = davis2017(Tree('memory://bucket/DAVIS'))
-  assert layout.splits['train'].told == '10 frames, 4 objects'
+  assert layout.splits['train'].about == '10 frames, 4 objects'
   cow, dog = layout.splits['val'].videos
   assert cow.path == 'memory://bucket/DAVIS/JPEGImages/480p/cow/' and 'truncated' in dog.damage
   source = FileSource((Entry(cow.path), Entry('memory://bucket/nowhere/')))
@@ -137,7 +137,7 @@ def test_masks_of_first_frames_alone(davis):
   layout = davis2017(Tree(davis))
   assert list(layout.splits) == ['test-dev']
   assert [(v.id, v.damage) for v in layout.splits['test-dev'].videos] == [('cow', ''), ('dog', '')]
-  assert layout.splits['test-dev'].told == '8 frames, 4 objects'
+  assert layout.splits['test-dev'].about == '8 frames, 4 objects'
 
 
 def test_what_nobody_knows_is_no_object(davis):
@@ -145,7 +145,7 @@ def test_what_nobody_knows_is_no_object(davis):
   mask[0], mask[1:9, 4:12], mask[20:] = 255, 1, 7
   for i in range(4):
     write_mask(davis / f'Annotations/480p/dog/0000{i}.png', mask)
-  assert davis2017(Tree(davis)).splits['val'].told == '8 frames, 4 objects'
+  assert davis2017(Tree(davis)).splits['val'].about == '8 frames, 4 objects'
 
 
 @pytest.mark.parametrize(

@@ -320,8 +320,8 @@ def test_folder_without_videos(tmp_path):
 
 def test_sizes_of_the_whole_data_sets():
   """UCF101 has 13320 videos in each split, HMDB51 70 + 30 in each of 51 classes."""
-  ucf = LAYOUTS['ucf101'][2]
+  ucf = LAYOUTS['ucf101'].whole
   assert [a + b for a, b in zip(ucf['train'], ucf['test'], strict=True)] == [13_320] * 3
-  hmdb = LAYOUTS['hmdb51'][2]
+  hmdb = LAYOUTS['hmdb51'].whole
   assert set(hmdb['train']) == {51 * 70} and set(hmdb['test']) == {51 * 30}
-  assert sum(LAYOUTS['ssv2'][2][name] for name in ('train', 'val', 'test')) == 220_847
+  assert sum(LAYOUTS['ssv2'].whole[name] for name in ('train', 'val', 'test')) == 220_847

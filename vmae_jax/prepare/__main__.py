@@ -4,8 +4,8 @@ Commands:
   synthetic --out=data/motion: the synthetic motion set, video files and lists to train from.
   kinetics400, kinetics600, kinetics700, ssv2, ucf101, hmdb51, davis2017, folder SOURCE --out=DIR:
     lists of a downloaded data set, its videos anywhere below SOURCE; with --shards its videos as
-    well, encoded for fast reading, and with --cut films as clips. Killed and started again, it
-    goes on.
+    well, encoded for fast reading, and with --cut films as clips. If it is killed, the same command
+    continues.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from vmae_jax.prepare.synthetic_set import write_set
 
 
 class _Parser(argparse.ArgumentParser):
-  """Tells mistakes in one line, as all entry points do."""
+  """Reports mistakes in one line, as all entry points do."""
 
   def error(self, message: str) -> NoReturn:
     raise UserError(f'{message} (see {self.prog} --help)')
@@ -42,7 +42,7 @@ def _synthetic(args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  # Not above: it brings JAX, which the processes that draw clips can do without.
+  # Not at the top: it imports JAX, which the processes that draw clips do not need.
   from vmae_jax.prepare.prepare_set import add_commands
 
   parser = _Parser(prog='python -m vmae_jax.prepare', description='Prepares data.')
@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     ('seed', 0, 'of the whole set'),
     ('workers', None, 'processes'),
   ):
-    told = 'one a processor' if default is None else default
-    command.add_argument(f'--{name}', type=int, default=default, help=f'{text} ({told})')
+    text += f' ({"one a processor" if default is None else default})'
+    command.add_argument(f'--{name}', type=int, default=default, help=text)
   add_commands(commands)
   return parser
 

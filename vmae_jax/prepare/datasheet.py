@@ -1,4 +1,4 @@
-"""What a data set consists of, in words and as a picture, from what `examine` found."""
+"""A description of a data set, in words and as a picture, from the findings of `examine`."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -60,7 +60,7 @@ def _spread(values: Sequence[float | int]) -> str:
 
 
 def _classes(labels: Sequence[int], class_names: Sequence[str]) -> list[str]:
-  """How evenly the videos lie over the classes."""
+  """How many videos the classes have."""
   counts = Counter(label for label in labels if label >= 0)
   if not counts:
     return ['classes: none']
@@ -82,7 +82,7 @@ def _classes(labels: Sequence[int], class_names: Sequence[str]) -> list[str]:
 
 
 def contact_sheet(source: Source, chosen: Sequence[int], title: str) -> UInt8[np.ndarray, 'H W 3']:
-  """A row of frames, from the first to the last, of some videos that lie evenly over the classes.
+  """Rows of frames, from the first to the last, of videos of classes at equal distances.
 
   Args:
     source: The data set.
@@ -109,7 +109,7 @@ def contact_sheet(source: Source, chosen: Sequence[int], title: str) -> UInt8[np
 
 
 def _thumbnail(frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """The frame as a whole, on grey."""
+  """The whole frame, with a grey border."""
   image = Image.fromarray(frame)
   scale = min(THUMBNAIL[0] / image.width, THUMBNAIL[1] / image.height)
   image = image.resize([max(1, round(side * scale)) for side in image.size])

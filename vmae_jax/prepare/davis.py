@@ -1,11 +1,10 @@
-"""DAVIS 2017 as it arrives: folders of frames, and of the masks of objects in them."""
+"""The layout of DAVIS 2017: folders of frames, and of the masks of objects in them."""
 
 import io
 import os
 import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +17,7 @@ from vmae_jax.prepare.layouts import Layout, Listed, Split, Tree
 
 SPLITS = ('train', 'val', 'test-dev', 'test-challenge')
 TOGETHER = ('train', 'val')  # In one archive.
-VOID = 255  # In masks: nobody knows the object of that pixel.
+VOID = 255  # In masks: pixels whose object is not known.
 MOST_OBJECTS = 32  # A mask with higher values has shades of grey instead of numbers.
 
 
@@ -75,14 +74,16 @@ def _read_split(split: str, root: str, files: dict[str, list[str]]) -> Split:
 
   found, frames, objects = Split(), 0, 0
   with ThreadPoolExecutor() as pool:
-    told: dict[str, Any] = {'total': len(names), 'desc': f'checking {split}', 'unit': 'sequence'}
-    for name, result in zip(names, tqdm(pool.map(read, names), **told), strict=True):
+    results = tqdm(
+      pool.map(read, names), total=len(names), desc=f'checking {split}', unit='sequence'
+    )
+    for name, result in zip(names, results, strict=True):
       if result is None:
         found.missing.append(name)
         continue
       found.videos.append(Listed(name, f'{root}/JPEGImages/480p/{name}/', -1, damage=result[0]))
       frames, objects = frames + result[1], objects + result[2]
-  found.told = f'{frames} frames, {objects} objects'
+  found.about = f'{frames} frames, {objects} objects'
   return found
 
 

@@ -19,9 +19,9 @@ from vmae_jax.prepare.pool import Lost, run_all
 
 @dataclass(frozen=True)
 class Finding:
-  """What is known of one video; `reason` is empty if every frame decodes.
+  """The state of one video.
 
-  `odd` is what `check` says of frames that decode.
+  `reason` is empty if every frame decodes; `odd` has the remarks of `check` on frames that decode.
   """
 
   path: str

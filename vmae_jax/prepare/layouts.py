@@ -1,15 +1,16 @@
-"""The folders in which data sets arrive, read into lists of videos with classes and splits.
+"""The layouts of data sets' archives, read into lists of videos with classes and splits.
 
 Videos may lie anywhere below the folder: it is searched once. Files that the lists of a data
 set name and that are not there are counted and named; they are no error, as no two copies of
-Kinetics have the same videos.
+Kinetics hold the same videos.
 """
 
 import csv
 import json
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vmae_jax import storage
@@ -39,12 +40,12 @@ class Listed:
 class Split:
   """Videos of a split that are there, in the order of its list, and ids of those that are not.
 
-  `told` is what else is to be told of it, such as how many frames and objects it has.
+  `about` is shown beside their number, such as how many frames and objects there are.
   """
 
   videos: list[Listed] = field(default_factory=list)
   missing: list[str] = field(default_factory=list)
-  told: str = ''
+  about: str = ''
 
   def add(self, id: str, path: str | None, label: int) -> None:
     if path is None:
@@ -101,8 +102,8 @@ class Tree:
       within: A folder that must hold it directly, or any.
 
     Returns:
-      The path; of several the first one in a folder of replacements (as the common copy of
-      Kinetics has one, for broken files), or else the first.
+      The path; of several the first one in a folder of replacements (the common copy of Kinetics
+      has one for broken files), else the first.
     """
     paths = self._videos.get(stem, [])
     if within:
@@ -116,6 +117,11 @@ def _lines(path: str) -> list[str]:
     return storage.read_lines(path)
   except OSError as e:
     raise UserError(f'cannot read {path}: {e.strerror or e}') from e
+
+
+def _named(tree: Tree, pattern: str) -> list[str]:
+  """Paths of the files that are no videos and whose names have this pattern."""
+  return [path for path in tree.others if re.search(pattern, os.path.basename(path))]
 
 
 def _one(paths: list[str], what: str, where: str) -> str | None:
@@ -135,14 +141,15 @@ def _need(paths: list[str], what: str, where: str) -> str:
   return path
 
 
-def _named(tree: Tree, pattern: str) -> list[str]:
-  return [path for path in tree.others if re.search(pattern, os.path.basename(path))]
-
-
 def _label(labels: dict[str, int], name: str, where: str) -> int:
   if name not in labels:
     raise UserError(f'{where}: there is no class {name!r} among the {len(labels)} of the data set.')
   return labels[name]
+
+
+def _numbered(names: Iterable[str]) -> dict[str, int]:
+  """Classes numbered in the order of their names."""
+  return {name: i for i, name in enumerate(sorted(set(names)))}
 
 
 # -- Kinetics
@@ -159,13 +166,9 @@ def kinetics(videos: Tree, annotations: Tree) -> Layout:
   """
   tables: dict[str, list[dict[str, str]]] = {}
   for split, pattern in _KINETICS_SPLITS.items():
-    paths = [
-      path
-      for path in _named(annotations, rf'(?:^|[-_.\d]){pattern}\.csv$')
-      if 'youtube_id' in _lines(path)[0]
-    ]
-    path = _one(paths, f'CSV files of the split {split}', annotations.folder)
-    if path:
+    paths = _named(annotations, rf'(?:^|[-_.\d]){pattern}\.csv$')
+    paths = [path for path in paths if 'youtube_id' in _lines(path)[0]]
+    if path := _one(paths, f'CSV files of the split {split}', annotations.folder):
       tables[split] = list(csv.DictReader(_lines(path)))
   if not tables:
     raise UserError(
@@ -173,12 +176,9 @@ def kinetics(videos: Tree, annotations: Tree) -> Layout:
       'youtube_id: give the folder that they lie in as --annotations.'
     )
   rows = [row for table in tables.values() for row in table]
-  classes = tuple(sorted({row['label'] for row in rows if row.get('label')}))
-  labels = {name: i for i, name in enumerate(classes)}
-  clips_of: dict[str, int] = defaultdict(int)
-  for row in rows:
-    clips_of[row['youtube_id']] += 1
-  layout = Layout(classes, {})
+  labels = _numbered(row['label'] for row in rows if row.get('label'))
+  clips_of = Counter(row['youtube_id'] for row in rows)
+  layout = Layout(tuple(labels), {})
   for split, table in tables.items():
     layout.splits[split] = Split()
     for number, row in enumerate(table, 2):
@@ -191,8 +191,8 @@ def kinetics(videos: Tree, annotations: Tree) -> Layout:
         ) from None
       id = f'{film}_{start:06d}_{end:06d}'
       names = [id, f'{film}_{start}_{end}'] + [film] * (clips_of[film] == 1)
-      found = next((path for path in map(videos.find, names) if path), None)
-      layout.splits[split].add(id, found, labels[row['label']] if row.get('label') else -1)
+      found = next(filter(None, map(videos.find, names)), None)
+      layout.splits[split].add(id, found, labels.get(row.get('label', ''), -1))
   return layout
 
 
@@ -314,30 +314,25 @@ def folder(videos: Tree) -> Layout:
   if not paths:
     suffixes = ' '.join(VIDEO_SUFFIXES)
     raise UserError(f'no video in the folder {videos.folder} (looked for {suffixes}).')
-  found: dict[str, list[str]] = defaultdict(list)  # Split -> paths below its folder.
-  split_names = [name for name in ('train', 'val', 'test') if any(_in(p, name) for p in paths)]
-  for path in paths:
-    split = next((name for name in split_names if _in(path, name)), 'train')
-    if split_names and not _in(path, split):
+  tops = {path.split(os.sep)[0] for path in paths if os.sep in path}
+  splits = [name for name in ('train', 'val', 'test') if name in tops]
+  found: dict[str, list[str]] = {name: [] for name in splits or ['train']}
+  for path in paths:  # To its split, as a path below the split's folder.
+    split, _, rest = path.partition(os.sep) if splits else ('train', '', path)
+    if split not in found:
       raise UserError(
-        f'{videos.folder} has videos of the split {split_names[0]}, but {path} lies in no split.'
+        f'{videos.folder} has videos of the split {splits[0]}, but {path} lies in no split.'
       )
-    found[split].append(os.path.relpath(path, split) if split_names else path)
-  names = {path.split(os.sep)[0] for paths in found.values() for path in paths if os.sep in path}
-  classes = tuple(sorted(names))
-  if splits := splits_among(classes):
+    found[split].append(rest)
+  below = [path for paths in found.values() for path in paths if os.sep in path]
+  labels = _numbered(path.split(os.sep)[0] for path in below)
+  if others := splits_among(tuple(labels)):
     raise UserError(
-      f'{videos.folder} has the splits {", ".join(splits)}: call them train, val and test.'
+      f'{videos.folder} has the splits {", ".join(others)}: call them train, val and test.'
     )
-  labels = {name: i for i, name in enumerate(classes)}
-  layout = Layout(classes, {})
-  for split in split_names or ['train']:
-    layout.splits[split] = Split()
-    for path in sorted(found[split], key=lambda path: path.split(os.sep)):
-      file = os.path.join(videos.folder, split if split_names else '', path)
+  layout = Layout(tuple(labels), {name: Split() for name in found})
+  for split, mine in found.items():
+    for path in sorted(mine, key=lambda path: path.split(os.sep)):
+      file = os.path.join(videos.folder, split if splits else '', path)
       layout.splits[split].add(path, file, labels.get(path.split(os.sep)[0], -1))
   return layout
-
-
-def _in(path: str, folder: str) -> bool:
-  return path.startswith(folder + os.sep)

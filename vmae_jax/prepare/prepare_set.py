@@ -1,11 +1,12 @@
-"""The commands of `vmae_jax.prepare` for data sets that arrive as folders of videos."""
+"""The commands of `vmae_jax.prepare` for data sets that are folders of videos."""
 
 import argparse
 import functools
+import inspect
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from vmae_jax import storage
 from vmae_jax.cores import usable_cores
@@ -18,47 +19,61 @@ from vmae_jax.prepare.layouts import Layout, Tree
 from vmae_jax.prepare.prepare_shards import MOST_FAILURES, too_many, write_shards
 
 SUMMARY = 'prepare.json'  # Marks a folder as one of ours.
-SELF_CONTAINED = ('davis2017', 'folder')  # No lists come apart from the videos.
-FRAMES = ('davis2017',)  # Arrive as pictures: there is no file to copy.
 
-# Name -> (function, whether it has official splits 1 to 3, how much the whole data set has).
+
+class DataSet(NamedTuple):
+  """A data set that has a command.
+
+  Attributes:
+    read: (videos, annotations, split) -> Layout; it leaves out `annotations`, the folder of lists,
+      where no lists come apart from the videos, and `split` where there are no official splits
+      1 to 3.
+    whole: How many classes the whole data set has, and videos in each split.
+    frames: Videos come as folders of pictures: there is no file to copy or to cut.
+  """
+
+  read: Callable[..., Layout]
+  whole: dict[str, int | tuple[int, ...]]
+  frames: bool = False
+
+  def takes(self, argument: str) -> bool:
+    """Whether `read` has this argument."""
+    return argument in inspect.signature(self.read).parameters
+
+
 # Kinetics shrinks with every video that is taken down: only its classes are sure.
-LAYOUTS: dict[str, tuple[Callable[..., Layout], bool, dict[str, int | tuple[int, ...]]]] = {
-  'kinetics400': (layouts.kinetics, False, {'classes': 400}),
-  'kinetics600': (layouts.kinetics, False, {'classes': 600}),
-  'kinetics700': (layouts.kinetics, False, {'classes': 700}),
-  'ssv2': (layouts.ssv2, False, {'classes': 174, 'train': 168_913, 'val': 24_777, 'test': 27_157}),
-  'ucf101': (
-    layouts.ucf101,
-    True,
-    {'classes': 101, 'train': (9537, 9586, 9624), 'test': (3783, 3734, 3696)},
+LAYOUTS = {
+  'kinetics400': DataSet(layouts.kinetics, {'classes': 400}),
+  'kinetics600': DataSet(layouts.kinetics, {'classes': 600}),
+  'kinetics700': DataSet(layouts.kinetics, {'classes': 700}),
+  'ssv2': DataSet(layouts.ssv2, {'classes': 174, 'train': 168_913, 'val': 24_777, 'test': 27_157}),
+  'ucf101': DataSet(
+    layouts.ucf101, {'classes': 101, 'train': (9537, 9586, 9624), 'test': (3783, 3734, 3696)}
   ),
-  'hmdb51': (layouts.hmdb51, True, {'classes': 51, 'train': (3570,) * 3, 'test': (1530,) * 3}),
-  'davis2017': (
-    davis.davis2017,
-    False,
-    {'train': 60, 'val': 30, 'test-dev': 30, 'test-challenge': 30},
+  'hmdb51': DataSet(layouts.hmdb51, {'classes': 51, 'train': (3570,) * 3, 'test': (1530,) * 3}),
+  'davis2017': DataSet(
+    davis.davis2017, {'train': 60, 'val': 30, 'test-dev': 30, 'test-challenge': 30}, frames=True
   ),
-  'folder': (layouts.folder, False, {}),
+  'folder': DataSet(layouts.folder, {}),
 }
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
   """Adds a command for each layout; its `function` does the work."""
-  for name, (function, has_official, _) in LAYOUTS.items():
-    text = (function.__doc__ or '').split('\n')[0]
-    command = commands.add_parser(name, help=text, description=function.__doc__)
-    command.set_defaults(function=_data_set, layout=name)
-    _add_data_set(command, name, official=has_official)
+  for name, data_set in LAYOUTS.items():
+    text = data_set.read.__doc__ or ''
+    command = commands.add_parser(name, help=text.split('\n')[0], description=text)
+    command.set_defaults(function=_prepare, layout=name)
+    _add_arguments(command, data_set)
 
 
-def _add_data_set(command: argparse.ArgumentParser, name: str, *, official: bool) -> None:
+def _add_arguments(command: argparse.ArgumentParser, data_set: DataSet) -> None:
   add = command.add_argument
   add('source', metavar='SOURCE', help='folder with the videos, anywhere below it')
   add('--out', required=True, help='folder to write')
-  if name not in SELF_CONTAINED:
+  if data_set.takes('annotations'):
     add('--annotations', help='folder with the lists of the data set (SOURCE)')
-  if official:
+  if data_set.takes('split'):
     add('--split', type=int, choices=(1, 2, 3), default=1, help='official split (1)')
   shards = command.add_argument_group('shards', 'The videos, encoded for fast random reading.')
   add = shards.add_argument
@@ -72,7 +87,7 @@ def _add_data_set(command: argparse.ArgumentParser, name: str, *, official: bool
     value = getattr(defaults, option)
     add(f'--{option.replace("_", "-")}', type=int, metavar='N', help=f'{text} ({value})')
   command.set_defaults(copy=False, cut=0.0)
-  if name not in FRAMES:
+  if not data_set.frames:
     add('--copy', action='store_true', help='keep the bytes of the files instead')
     text = 'make clips FILM@00000, FILM@00001, ... of this length; the last has what is left'
     add('--cut', type=float, default=0.0, metavar='SECONDS', help=text)
@@ -159,11 +174,11 @@ def _write_lists(out: str, layout: Layout, summary: dict[str, Any]) -> None:
     raise UserError(f'--out={out} cannot be written: {e.strerror or e}.') from e
 
 
-def _counts(layout: Layout, full: dict[str, Any], official: int | None) -> list[str]:
-  """What was found, for people, beside what the whole data set has."""
+def _counts(layout: Layout, whole: dict[str, Any], official: int | None) -> list[str]:
+  """Lines of what was found, beside what the whole data set has."""
 
   def of(name: str) -> str:
-    number = full.get(name)
+    number = whole.get(name)
     number = number[(official or 1) - 1] if isinstance(number, tuple) else number
     return f' (the whole data set has {number})' if number else ''
 
@@ -175,25 +190,25 @@ def _counts(layout: Layout, full: dict[str, Any], official: int | None) -> list[
       text += f', {len(split.missing)} of them are missing, such as {split.missing[0]}'
     if damaged := [video for video in split.videos if video.damage]:
       text += f', {len(damaged)} damaged, such as {damaged[0].id} ({damaged[0].damage})'
-    text += f'; {split.told}' * bool(split.told)
-    lines.append(text)
+    lines.append(f'{text}; {split.about}' if split.about else text)
   return lines
 
 
-def _data_set(args: argparse.Namespace) -> None:
-  read, has_official, full = LAYOUTS[args.layout]
-  official = args.split if has_official else None
+def _prepare(args: argparse.Namespace) -> None:
+  data_set = LAYOUTS[args.layout]
   encoding = _encoding(args)
   workers = args.workers if args.workers is not None else usable_cores()
   beam = _beam(args)
   if workers < 1 or args.seconds <= 0 or args.shard_videos < 0:
     raise UserError('--workers must be at least 1, --seconds and --shard-videos more than 0.')
-  videos = Tree(args.source)
-  given = {'videos': videos}
-  if args.layout not in SELF_CONTAINED:
+  videos, official = Tree(args.source), None
+  given: dict[str, Any] = {}
+  if data_set.takes('annotations'):
     given['annotations'] = Tree(args.annotations) if args.annotations else videos
-  layout = read(**given, **({'split': official} if has_official else {}))
-  lines = _counts(layout, full, official)
+  if data_set.takes('split'):
+    given['split'] = official = args.split
+  layout = data_set.read(videos, **given)
+  lines = _counts(layout, data_set.whole, official)
   print('\n'.join(lines))
   if not any(split.videos for split in layout.splits.values()):
     raise UserError(f'none of the videos lies in {args.source}: does it hold the videos?')

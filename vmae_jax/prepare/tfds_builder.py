@@ -1,6 +1,6 @@
 """A folder of prepared shards as a data set of TensorFlow Datasets, for other programs.
 
-Importing this makes TFDS know it; nothing is copied or converted:
+Importing this module registers it with TFDS; nothing is copied or converted:
 
     import vmae_jax.prepare.tfds_builder
     clips = tfds.load('vmae_shards', data_dir='data/ssv2', split='train[:10%]')
