@@ -23,7 +23,7 @@ import resource
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from absl import flags
@@ -51,21 +51,6 @@ _OUT = flags.DEFINE_string('out', None, 'A JSON file for all numbers.')
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'As of vmae_jax.pretrain.')
 
 
-class Work(NamedTuple):
-  """What is trained: fields as of `vmae_jax.training.loop.Task`.
-
-  `target_flops` are those of `clip_flops` that flow, targets and frozen networks take.
-  """
-
-  init: Callable[..., Any]
-  step: Callable[..., Any]
-  optimizer: Any
-  frozen: Any
-  sampler: ClipSampler
-  clip_flops: int
-  target_flops: int
-
-
 class Replay(ClipSampler):
   """Gives the clips of its first visit at every visit."""
 
@@ -73,26 +58,6 @@ class Replay(ClipSampler):
     if 'clips' not in vars(self):
       vars(self)['clips'] = super().__call__(source, epoch, sample)  # The dataclass is frozen.
     return vars(self)['clips']
-
-
-def build(config, *, devices: int) -> Work:
-  """The step and the sampler of a config, for so many devices that hold data.
-
-  Raises:
-    UserError: the config cannot work.
-  """
-  pretrains = 'heads' in config
-  (config_lib if pretrains else config_finetuning).check(config, devices=devices)
-  schedule = loop.make_schedule(config, steps=10**6, videos=10**6)  # For the learning rate alone.
-  if pretrains:
-    task, maker = build_method(config), pretraining
-    frozen, target_flops = task.frozen, task.target_flops()
-  else:
-    task, maker = build_supervised(config, classes=config.data.classes or CLASSES), finetuning
-    frozen, target_flops = {}, 0
-  optimizer, step = maker.make_step(config, task, schedule)
-  sampler = maker.clip_sampler(config)
-  return Work(task.init, step, optimizer, frozen, sampler, task.flops(), target_flops)
 
 
 def benchmark(config, *, steps: int) -> dict[str, Any]:
@@ -108,10 +73,18 @@ def benchmark(config, *, steps: int) -> dict[str, Any]:
   Raises:
     UserError: the config or the data cannot work, or a batch does not fit.
   """
-  mesh, source = sharding.make_mesh(**config.mesh), None
-  work = build(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
-  if config.data.train:
-    source = loop.open_videos(config, config.data.train)
+  mesh = sharding.make_mesh(**config.mesh)
+  devices = mesh.shape['data'] * mesh.shape['fsdp']
+  if 'heads' in config:
+    config_lib.check(config, devices=devices)
+    method, task = build_method(config), pretraining
+  else:
+    config_finetuning.check(config, devices=devices)
+    method, task = build_supervised(config, classes=config.data.classes or CLASSES), finetuning
+  schedule = loop.make_schedule(config, steps=10**6, videos=10**6)  # For the learning rate alone.
+  optimizer, step_function = task.make_step(config, method, schedule)
+  sampler, clip_flops = task.clip_sampler(config), method.flops()
+  source = loop.open_videos(config, config.data.train) if config.data.train else None
   count, rows = WARM_UP + steps + 1, {}
 
   def loader(source, sampler: ClipSampler):
@@ -127,12 +100,12 @@ def benchmark(config, *, steps: int) -> dict[str, Any]:
       jax.block_until_ready(before)
       marks.append((time.perf_counter(), getattr(batches, 'wait_seconds', 0.0)))
       before = result
-    flops = work.clip_flops if run is train else 0
+    flops = clip_flops if run is train else 0
     rows[name] = _row(marks[WARM_UP:], config.batch_size, flops)
     return jax.block_until_ready(before)
 
   def init(key):
-    return init_state(work.init(key), work.optimizer, ema=config.optimizer.ema)
+    return init_state(method.init(key), optimizer, ema=config.optimizer.ema)
 
   def train(batch):
     nonlocal state
@@ -143,14 +116,14 @@ def benchmark(config, *, steps: int) -> dict[str, Any]:
     return batch
 
   with jax.set_mesh(mesh):
-    replay = Replay(**vars(work.sampler))
+    replay = Replay(**vars(sampler))
     with loader(open_source('synthetic:train'), replay) as batches:
       batch = measure('hand-over', batches, same)
     places = sharding.tree_shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
-    frozen = jax.device_put(work.frozen, sharding.replicated(mesh))
+    frozen = jax.device_put(method.frozen, sharding.replicated(mesh))
     try:
       state = jax.jit(init, out_shardings=places)(jax.random.key(0))
-      step = jit_step(work.step, state, mesh)
+      step = jit_step(step_function, state, mesh)
       began = time.perf_counter()
       jax.block_until_ready(train(batch))
       first = time.perf_counter() - began
@@ -165,7 +138,7 @@ def benchmark(config, *, steps: int) -> dict[str, Any]:
     memory = _peak_memory()
     if source is not None:
       for name, run in (('loader', same), ('training', train)):
-        with loader(source, work.sampler) as batches:
+        with loader(source, sampler) as batches:
           measure(name, batches, run)
   return {
     'method': config.method,
@@ -174,8 +147,8 @@ def benchmark(config, *, steps: int) -> dict[str, Any]:
     'steps': steps,
     'mesh': dict(mesh.shape),
     'cores': os.cpu_count(),
-    'clip_flops': work.clip_flops,
-    'target_flops': work.target_flops,
+    'clip_flops': clip_flops,
+    'target_flops': method.target_flops(),
     'first_step_seconds': first,
     'peak_bytes': memory,
     'rows': rows,

@@ -1,4 +1,4 @@
-"""Finds broken, short and odd videos before training does, and says what the data are.
+"""Finds broken, short and odd videos before training does, and describes the data.
 
     python -m vmae_jax.check_data DATA --out=DIR
 
@@ -49,18 +49,16 @@ SECONDS = flags.DEFINE_float('seconds', 120.0, 'Time limit for one file.', lower
 
 JOURNAL = 'findings-'
 PART_SECONDS = 60.0  # Seconds from one part of the journal to the next, in a bucket.
-COLUMNS = (
-  *('path', 'status', 'reason', 'frames', 'rate', 'width', 'height', 'seconds', 'codec', 'hash'),
-)
+COLUMNS = 'path status reason frames rate width height seconds codec hash'.split()
 
 
 def judge(entry: Entry, found: Finding, *, span: int) -> tuple[str, str]:
-  """Returns status and reason of one line of the list.
+  """The status and its reason of one line of the list, whose file was examined.
 
   Args:
     entry: The line.
-    found: What the file is.
-    span: Video frames from the first to past the last of a clip, `frames * stride`.
+    found: Of the file.
+    span: Video frames that a clip covers, `frames * stride`.
   """
   if found.reason:
     return 'broken', found.reason
@@ -84,7 +82,7 @@ class _Journal:
   """Findings as they come, in files of OUT that the next start reads if this one is killed.
 
   Args:
-    out: The folder, here or elsewhere, where a file cannot grow: there each minute gets its own.
+    out: The folder. In a bucket, where a file cannot grow, each minute gets a file.
     about: What is examined.
 
   Raises:
@@ -146,10 +144,11 @@ def _write(
   Returns:
     The status of every line or record, and the names of the files.
   """
-  if isinstance(source, ShardSource):
-    entries = tuple(Entry(source.name(i), label=source.label(i)) for i in range(len(source)))
-  else:
-    entries = source.entries
+  entries = (
+    source.entries
+    if isinstance(source, FileSource)
+    else [Entry(source.name(i), label=source.label(i)) for i in range(len(source))]
+  )
   statuses, clean, report = [], [], io.StringIO()
   rows = csv.writer(report)
   rows.writerow(COLUMNS)
@@ -158,12 +157,8 @@ def _write(
     status, reason = judge(entry, found, span=span)
     statuses.append(status)
     seconds = round(found.frames / found.rate, 3) if found.rate else 0
-    rows.writerow(
-      (
-        *(entry.path, status, reason, found.frames, round(found.rate, 3)),
-        *(found.width, found.height, seconds, found.codec, found.content_hash),
-      )
-    )
+    row = [entry.path, status, reason, found.frames, round(found.rate, 3), found.width]
+    rows.writerow([*row, found.height, seconds, found.codec, found.content_hash])
     if status != 'broken':
       quote = '"' if entry.tail.startswith('"') else ''
       clean.append(f'{quote}{storage.absolute(entry.path)}{entry.tail}\n')
@@ -184,9 +179,9 @@ def check(
 
   Args:
     data: A list, a folder of videos or a folder of shards.
-    out: The folder to write to, here or elsewhere.
+    out: The folder to write to, here or in a bucket.
     root: Where relative paths in a list start, see `open_source`.
-    span: Video frames from the first to past the last of a clip.
+    span: Video frames that a clip covers.
     workers: Processes.
     seconds: Time limit for one file.
 

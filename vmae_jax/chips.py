@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-  """What the maker says of one device.
+  """The maker's figures of one device.
 
   Attributes:
     flops: Peak of dense bfloat16 arithmetic in FLOP/s, summed in float32; float16 for V100 and T4.

@@ -1,4 +1,4 @@
-"""What the entry points share: absl flags, one-line errors, exit codes.
+"""Common parts of the entry points: absl flags, one-line errors, exit codes.
 
     from vmae_jax import cli
     RUN = cli.define_run('configs/videomae.py')
@@ -80,7 +80,7 @@ def _config_values(argv: list[str]) -> dict[str, Any]:
 
 
 def refuse_arguments(argv: list[str]) -> None:
-  """Raises a UserError for what is no flag, lest a forgotten -- change nothing silently."""
+  """Raises a UserError for arguments that are no flags, such as one with a forgotten `--`."""
   if argv[1:]:
     raise UserError(f'{argv[1]!r} is no flag: values are given as --NAME=VALUE.')
 

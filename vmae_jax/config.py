@@ -193,7 +193,7 @@ def implied() -> ml_collections.ConfigDict:
   return config
 
 
-# What runs did before there were these keys, where that is not the default.
+# How runs behaved before these keys existed, where that is not the default.
 EARLIER = {'data.released_end': True, 'data.order': 'added'}
 
 

@@ -1,4 +1,4 @@
-"""Config files: loading one, and looking up what the command line wants to change in it."""
+"""Config files: loading one, and looking up the keys that the command line changes."""
 
 import difflib
 import os
@@ -13,7 +13,7 @@ from vmae_jax.errors import UserError, suggest
 
 
 def load_config(spec: str) -> ml_collections.ConfigDict:
-  """What `get_config` of a config file returns.
+  """The config that `get_config` of a config file returns.
 
   Args:
     spec: `FILE` or `FILE:ARGUMENT`, such as configs/videomae.py:demo.
@@ -60,8 +60,8 @@ def _reason(e: Exception) -> str:
 def look_up(config: ml_collections.ConfigDict, key: str) -> Any:
   """The value at a key such as `model.patch`; None for an option that is not set.
 
-  Blocks called `options` take any key: what they may hold is for the function that they
-  belong to, and is checked where that is known.
+  Blocks called `options` take any key: their keys are checked where the function that they
+  belong to is known.
 
   Raises:
     UserError: there is no such key.

@@ -1,7 +1,7 @@
 """The defaults of every fine-tuning config with their limits, and the checks of a config.
 
-What pre-training has, too, means the same here (vmae_jax/config.py): the batch size and epochs
-count clips, repeats included. The papers' scripts count videos, and `recipe` translates.
+Keys that pre-training has mean the same here (vmae_jax/config.py): the batch size and epochs
+count clips, repeats included. The papers' scripts count videos, and `recipe` converts.
 """
 
 from typing import Any

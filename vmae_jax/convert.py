@@ -8,17 +8,17 @@ SOURCE is one of
   a .pth or .safetensors file, or a DeepSpeed folder, of VideoMAE, VideoMAE V2, MGMAE or MME
   RAFT of torchvision or princeton-vl (optical flow), or a VQGAN of taming-transformers (target
     codes): these become FILE.safetensors of vmae_jax, without --to
-What it holds is known by the names of its tensors. .pth files are read without PyTorch and without
-running anything that is in them.
+The kind is known by the names of the tensors. .pth files are read without PyTorch and without
+running code from them.
 
 FORMAT is one of
   orbax         a folder that --config.init_from=DIR takes
   huggingface   a folder that from_pretrained of transformers takes, with a model card
   videomae      FILE.pth (needs PyTorch) or FILE.safetensors with the official names, and FILE.md
 
-What a format cannot hold (further heads and decoders, a regressor) is written to a file beside
-and comes back from there. Where PyTorch or transformers is installed, source and result are run
-there and here on a fixed clip; a difference above 1e-4 is an error.
+Parts that a format cannot hold (further heads and decoders, a regressor) are written to a file
+beside it and read back from there. Where PyTorch or transformers is installed, it runs one side and
+vmae_jax the other on a fixed clip; a difference above 1e-4 is an error.
 """
 
 from absl import flags

@@ -1,11 +1,11 @@
-"""How many threads a process can keep busy."""
+"""How many cores a process may use."""
 
 import math
 import os
 import re
 from pathlib import Path
 
-# How many processes of the job run on this machine, as launchers tell them: such as 8, or 8(x4).
+# Where launchers say how many processes of the job run on this machine, such as 8, or 8(x4).
 _LOCAL_PROCESSES = ('SLURM_STEP_TASKS_PER_NODE', 'OMPI_COMM_WORLD_LOCAL_SIZE')
 
 

@@ -9,7 +9,7 @@ writes
                                              line of the list starts), file, row
   OUT/broken.csv                             path, reason: videos that could not be read
 By default the middle clip of each video, of the frames, stride and size of the run; --hop makes a
-window slide over all of it. The same command goes on where an earlier one stopped. On
+window slide over all of it. The same command continues where an earlier one stopped. On
 several hosts start it on each with --distributed.
 """
 

@@ -7,7 +7,7 @@
 `init_from` is a run or checkpoint of vmae_jax, a folder of transformers, or a .pth or
 .safetensors file of the official code. With --config.epochs=0 a fine-tuned model is tested
 without training. Any value of the config can be set with --config.KEY=VALUE. The same command
-goes on where an earlier one stopped, also within the test. On several hosts start it on each
+continues where an earlier one stopped, also within the test. On several hosts start it on each
 with --distributed.
 """
 

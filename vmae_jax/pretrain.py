@@ -3,8 +3,8 @@
   python -m vmae_jax.pretrain --config=configs/videomae.py:b,k400 --workdir=runs/b_k400 \
     --config.data.train=lists/k400_train.txt
 
-Any value of the config can be set with --config.KEY=VALUE. The same command goes on where an
-earlier one stopped. On several hosts start it on each with --distributed.
+Any value of the config can be set with --config.KEY=VALUE. The same command continues where
+an earlier one stopped. On several hosts start it on each with --distributed.
 """
 
 from vmae_jax import cli

@@ -11,7 +11,7 @@ them:
   OUT/global_results-SPLIT.csv, OUT/per-sequence_results-SPLIT.csv, OUT/results.md
 
 --preset names the protocol of a paper (vmae_jax/evaluation/propagation.py has the table); flags
-such as --topk change it. The same command goes on where an earlier one stopped.
+such as --topk change it. The same command continues where an earlier one stopped.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ _POSITIONS = flags.DEFINE_enum(
   'interpolate: those of the training grid, enlarged to the frame; rebuild: counted anew.',
 )
 _WEIGHTS = cli.define_weights()
-# What a preset sets; a flag that is given comes before it.
+# A preset sets these; a flag that is given overrides it.
 _CHANGES = {
   'size': flags.DEFINE_string('size', None, 'native, 480, 480/64 or 480x880 (rows x columns).'),
   'topk': flags.DEFINE_integer('topk', None, 'Tokens that a token takes its labels from.'),

@@ -2,9 +2,9 @@
 
 The mesh has three axes. The batch is split over `data` and `fsdp`; parameters, optimizer
 moments and EMA are split over `fsdp` (their input side) and `tensor` (heads and hidden
-units). Any size may be 1: one CPU is the mesh 1 x 1 x 1, and nothing else changes. Over
-several slices of TPUs, which a slower network joins, `data` goes over the slices first, so that
-only sums of gradients cross it; so it is with hosts of GPUs, where JAX gives each a slice.
+units). Any size may be 1: one CPU is the mesh 1 x 1 x 1, and nothing else changes. Several
+slices of TPUs are joined by a slower network: `data` goes over the slices first, so that only
+sums of gradients cross it. Hosts of GPUs, which JAX counts as slices, are treated alike.
 """
 
 import math
@@ -23,8 +23,8 @@ from vmae_jax.types import Array
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
 
-# The first pattern found in a parameter's path decides; the optimizer's moments and the EMA
-# have paths that end alike. Leading axes that a rule does not name (the depth of a stack of
+# The first pattern found in a parameter's path decides; paths of the optimizer's moments and of
+# the EMA have the same ends. Leading axes that a rule does not name (the depth of a stack of
 # blocks) are replicated.
 RULES = (
   (r'(qkv|attention/[qkv]|fc1)/kernel$', P('fsdp', 'tensor')),
@@ -59,12 +59,12 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -
 
 
 def count_slices(devices) -> int:
-  """Of TPUs, or hosts of GPUs, that a slower network joins."""
+  """The number of TPU slices, or hosts of GPUs."""
   return len({getattr(device, 'slice_index', 0) for device in devices})
 
 
 def _over_slices(sizes: list[int], slices: int, devices) -> np.ndarray:
-  """Devices in the form of `sizes`, those of a slice together: `data` over slices, then `fsdp`."""
+  """Devices in the shape `sizes`: over slices goes `data`, then `fsdp`; the rest within them."""
   data, fsdp, tensor = sizes
   outer = math.gcd(data, slices)
   if fsdp % (slices // outer):
@@ -74,7 +74,7 @@ def _over_slices(sizes: list[int], slices: int, devices) -> np.ndarray:
     )
   across = (outer, slices // outer, 1)
   within = tuple(size // parts for size, parts in zip(sizes, across, strict=True))
-  # As `jax.make_mesh` does for one slice: the links of these two make up any shape.
+  # As `jax.make_mesh` does for one slice of these: their links allow any shape.
   flat = devices[0].device_kind in ('TPU v5 lite', 'TPU v5e')
   return mesh_utils.create_hybrid_device_mesh(
     within, across, devices, allow_split_physical_axes=flat
@@ -111,7 +111,7 @@ def constrain_heads(x: Array, *, heads: int) -> Array:
 
 
 def platform() -> str:
-  """cpu, gpu or tpu: that of the mesh that is set, which need not be here, else of this process."""
+  """cpu, gpu or tpu: of the current mesh, whose devices need not be here, else of this process."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   name = device.platform if device else jax.default_backend()
   return 'gpu' if name in ('cuda', 'rocm') else name
@@ -120,8 +120,7 @@ def platform() -> str:
 def spec(*names: str | tuple[str, ...] | None, shape: tuple[int, ...], mesh) -> P:
   """How an array's axes are split over those of a mesh.
 
-  An axis that does not divide stays whole: correct everywhere, and only small or odd sizes
-  meet it.
+  An axis that does not divide, as in small models, stays whole, which is correct everywhere.
   """
 
   def divides(name, size):

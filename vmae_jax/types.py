@@ -1,4 +1,4 @@
-"""One legend for the axes of every array in the package.
+"""The names of axes of all arrays in the package.
 
 Capitals are pixels, small letters tokens:
 

@@ -1,4 +1,4 @@
-"""What a masking rule gives: static counts of visible and masked tokens."""
+"""The result of a masking: static numbers of visible and masked tokens."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,11 +1,11 @@
-"""What may be done to the look of clips on the devices: colours, grey, blur, solarising.
+"""Changes of the look of clips, on the devices: colours, grey, blur, solarising.
 
-A clip's own key draws whether and how, so that devices, batches and restarts change nothing, and
-all of its frames get the same: a place that does not move keeps one colour. Order, functions and
-strengths are those of BYOL (appendix B), whose functions dm-pix has: brightness is added, contrast
-is about each channel's mean (here over all frames, not each), saturation and hue are those of HSV.
-BYOL draws the order of the four anew for each image, which would compute all of them four times
-over where many clips are computed at once.
+All of them are drawn from a clip's own key, so that devices, batches and restarts change nothing,
+and all frames of a clip get the same: a place that does not move keeps one colour. Order, functions
+and strengths are those of BYOL (appendix B), as dm-pix has them: brightness is added, contrast is
+about each channel's mean (here over all frames, not each), saturation and hue are those of HSV.
+BYOL draws the order of the four anew for each image; for many clips at once that would compute each
+of them four times.
 """
 
 import functools
@@ -15,6 +15,7 @@ import dm_pix
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from vmae_jax.types import Array, Float, Key
 
@@ -30,7 +31,7 @@ Images = dict[str, Float[Array, 'b ...']]
 def build_augmentation(
   block: ml_collections.ConfigDict | None,
 ) -> Callable[[Key[Array, ' b'], Images], Images]:
-  """(keys, images) -> images, as a config's block `augment` says.
+  """(keys, images) -> images, with the options of a config's block `augment`.
 
   Args:
     block: None in a run that is older than this block.
@@ -59,15 +60,11 @@ def augment(
   Args:
     keys: Of the clips, for this purpose alone.
     images: Name -> 'b ... H W 3' in [0, 1]: a clip and, if there is one, its window.
-    jitter: Chance that the colours of a clip change.
-    brightness: At most so much is added, or taken away.
-    contrast: The factor lies at most so far from 1.
-    saturation: The same.
-    hue: The turn is at most this share of a whole one.
-    grey: Chance of losing all colour.
-    blur: Chance of a Gaussian blur.
-    sigma: Bounds of its width in pixels.
-    solarise: Chance that bright values are inverted.
+    jitter, grey, blur, solarise: Chances of each change, the first one of the colours.
+    brightness: The greatest amount that is added or taken away.
+    contrast, saturation: The greatest distance of the factor from 1.
+    hue: The greatest turn, as a share of a whole one.
+    sigma: Bounds of the blur's width in pixels.
 
   Returns:
     The same names and shapes, in [0, 1].
@@ -102,31 +99,21 @@ def augment(
       frames = jnp.where(chosen['solarise'] < solarise, changed, frames)
     return _clip(frames)
 
-  # Together, as the contrast of a window is about the same mean as its clip's.
-  rows = {name: x.reshape(len(x), -1, *x.shape[-3:]) for name, x in images.items()}
-  bounds, end = [], 0
-  for x in rows.values():
-    end += x.shape[1]
-    bounds.append(end)
-  together = jax.vmap(one)(keys, jnp.concatenate(list(rows.values()), axis=1))
-  parts = jnp.split(together, bounds[:-1], axis=1)
-  return {
-    name: part.reshape(x.shape) for (name, x), part in zip(images.items(), parts, strict=True)
-  }
+  # All images at once, since the contrast of a window is about the same mean as its clip's.
+  rows = [x.reshape(len(x), -1, *x.shape[-3:]) for x in images.values()]
+  ends = np.cumsum([x.shape[1] for x in rows])[:-1]
+  changed = jnp.split(jax.vmap(one)(keys, jnp.concatenate(rows, axis=1)), ends, axis=1)
+  return {name: x.reshape(images[name].shape) for name, x in zip(images, changed, strict=True)}
 
 
 def gaussian_blur(
   frames: Float[Array, 'F H W C'], sigma: Float[Array, '']
 ) -> Float[Array, 'F H W C']:
-  """Each frame blurred; beyond its edges it is mirrored.
+  """Blurs each frame by a Gaussian of `sigma` pixels; beyond its edges a frame is mirrored.
 
-  The kernel's size is fixed by the picture's, its width is not. The numbers are those of dm-pix,
-  whose convolution is not used: over clips that each have a kernel of their own it becomes one
-  with a group for each clip and channel, many times slower (150 times on 8 emulated devices).
-
-  Args:
-    frames: Any values.
-    sigma: Of the Gaussian, in pixels.
+  The kernel's size depends on that of the picture alone. The numbers are those of dm-pix, whose
+  convolution is not used: for clips with different kernels it becomes one with a group for each
+  clip and channel, many times slower (150 times on 8 emulated devices).
   """
   radius = blur_radius(frames.shape[1:3])
   kernel = jnp.exp(-(jnp.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))

@@ -1,4 +1,4 @@
-"""From a config to a `Method`: every name looked up, every option checked."""
+"""Builds the `Method` that a config describes; looks up its names and checks its options."""
 
 import functools
 from collections.abc import Callable
@@ -43,13 +43,12 @@ def build_method(config) -> Method:
   patch = tuple(model.patch)
   grid = token_grid((data.frames, data.size, data.size), patch)
   check_name(regressor.name, REGRESSORS, 'regressor.name')
-  tokenizer, raft = _load_tokenizer(config), _load_raft(config)
+  tokenizer, (raft_size, raft) = _load_tokenizer(config), _load_raft(config)
   hide, decode = _masks(config, grid)
-  flow, follow = _motion(config, None if raft is None else raft[0])
+  flow, follow = _motion(config, raft_size)
   heads = {name: _head(name, head, patch, tokenizer) for name, head in config.heads.items()}
-  frozen = {} if tokenizer is None else {'tokenizer': tokenizer.params}
-  if raft is not None:
-    frozen['raft'] = raft[1]
+  frozen = {'tokenizer': tokenizer and tokenizer.params, 'raft': raft}
+  frozen = {name: params for name, params in frozen.items() if params is not None}
 
   def mask(keys, clip, frozen):
     hidden = hide(keys, clip, flow(clip, frozen))
@@ -62,7 +61,13 @@ def build_method(config) -> Method:
   frame = (data.size, data.size, 3)
   clip = jax.ShapeDtypeStruct((1, data.frames, *frame), jnp.float32)
   keys = jax.random.split(jax.random.key(0), 1)
-  _check_counts(jax.eval_shape(mask, keys, clip, frozen), config, grid)
+  hidden = jax.eval_shape(mask, keys, clip, frozen)
+  if not hidden.visible.size or not hidden.masked.size:
+    raise UserError(
+      f'masking {config.masking.name} with ratio {config.masking.ratio} leaves '
+      f'{hidden.visible.size} of {"x".join(map(str, grid))} tokens visible and '
+      f'{hidden.masked.size} to predict: change masking.ratio or decoder_masking.ratio.'
+    )
   between = window(config)
   frames = jax.ShapeDtypeStruct((1, grid[0], between, *frame), jnp.float32) if between else None
   outputs = _outputs(config, jax.eval_shape(targets, clip, frames, frozen), tokenizer)
@@ -92,13 +97,8 @@ def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | Regr
   if regressor.name == 'none':
     return MaskedAutoencoder(encoder, decoder, heads, common)
   decoder['layer_scale'] = regressor.layer_scale
-  arguments = dict(
-    depth=regressor.depth,
-    heads=decoder['heads'],
-    mlp=decoder['mlp'],
-    layer_scale=regressor.layer_scale,
-  )
-  return RegressedAutoencoder(encoder, arguments, decoder, heads, common)
+  same = {name: decoder[name] for name in ('heads', 'mlp', 'layer_scale')}
+  return RegressedAutoencoder(encoder, {'depth': regressor.depth} | same, decoder, heads, common)
 
 
 def model_arguments(model) -> tuple[dict, dict, dict]:
@@ -134,7 +134,7 @@ def encoder_arguments(model) -> tuple[dict, dict]:
 
 
 def _outputs(config, targets: dict[str, Target], tokenizer: Tokenizer | None) -> dict[str, Output]:
-  """What each head adds to its decoder, from the shapes of targets."""
+  """The output that each head adds to its decoder, from the shapes of targets."""
   outputs = {}
   for name, head in config.heads.items():
     width = targets[name].values.shape[-1]
@@ -175,7 +175,7 @@ def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | N
 def _masks(
   config, grid: tuple[int, int, int]
 ) -> tuple[Callable[..., Mask], Callable[..., Mask] | None]:
-  """The masking rule over a batch, and which of the hidden tokens are decoded (None: all)."""
+  """`Method.hide` and `Method.decode`."""
   masking, decoding = config.masking, config.decoder_masking
   hide = lookup(MASKINGS, masking.name, 'masking.name')
   given = ('key', 'clip', 'flow', 'grid', 'ratio')
@@ -192,21 +192,10 @@ def _masks(
   return jax.vmap(hide), jax.vmap(functools.partial(decode, grid=grid, ratio=decoding.ratio))
 
 
-def _check_counts(mask: Mask, config, grid: tuple[int, int, int]) -> None:
-  """Raises a UserError where nothing is visible or nothing is to be predicted."""
-  t, h, w = grid
-  if not mask.visible.size or not mask.masked.size:
-    raise UserError(
-      f'masking {config.masking.name} with ratio {config.masking.ratio} leaves '
-      f'{mask.visible.size} of {t}x{h}x{w} tokens visible and {mask.masked.size} to predict: '
-      'change masking.ratio or decoder_masking.ratio.'
-    )
-
-
 def _motion(
   config, raft_size: str | None
 ) -> tuple[Callable[..., Flow | None], Callable[..., Followed | None]]:
-  """`Method.flow`, of all pairs of frames that anything asks for, and `Method.follow`."""
+  """`Method.flow`, of all pairs of frames that anything needs, and `Method.follow`."""
   pairs, tracking = _flow_pairs(config), config.tracking
   options = dict(
     pitch=cell_of(tuple(config.model.patch)) if _tracked(config) else 0,
@@ -235,7 +224,7 @@ def _motion(
 
 
 def window(config) -> int:
-  """Neighbouring video frames that the loader must add to each time slot, or 0."""
+  """How many neighbouring video frames the loader must add to each time slot."""
   tracking = config.tracking
   check_name(tracking.rate, RATES, 'tracking.rate')
   return tracking.steps + 1 if _tracked(config) and tracking.rate == 'video' else 0
@@ -273,11 +262,11 @@ def _load_tokenizer(config) -> Tokenizer | None:
   return untrained.untrained_tokenizer() if path == untrained.NAME else load_tokenizer(path)
 
 
-def _load_raft(config) -> tuple[str, Any] | None:
-  """Size and parameters of RAFT, if it is named and anything asks for flow."""
+def _load_raft(config) -> tuple[str | None, Any]:
+  """Size and parameters of RAFT, if it is named and anything needs flow, else None."""
   motion = config.motion
   estimator = lookup(ESTIMATORS, motion.name, 'motion.name')
   given = ('params', 'clip', 'pairs', 'size')
   check_options(estimator, motion.options.keys(), 'motion.options', given)
-  asked = _flow_pairs(config) or window(config)
-  return load_raft(motion.path) if motion.name == 'raft' and asked else None
+  needed = motion.name == 'raft' and (_flow_pairs(config) or window(config))
+  return load_raft(motion.path) if needed else (None, None)

@@ -22,7 +22,7 @@ from vmae_jax.types import Array, Float, Key, UInt8
 
 
 class Head(NamedTuple):
-  """One thing to predict: (clip, followed, frozen) -> Target of all tokens, its loss and weight."""
+  """One thing to predict: (clip, followed, frozen) -> Target of all tokens; its loss and weight."""
 
   target: Callable[..., Target]
   loss: Callable[..., Array]
@@ -30,16 +30,16 @@ class Head(NamedTuple):
 
 
 class Forward(NamedTuple):
-  """What `Method.forward` makes of a batch.
+  """The results of `Method.forward`.
 
   Attributes:
     clip: In [0, 1], with the look of this visit.
     flow: Optical flow between the clip's frames, or None.
     followed: Points that targets follow, or None.
     mask: Which tokens are visible and which are predicted.
-    targets: Head -> what is to be predicted, for all tokens, without a gradient.
-    predictions: Head -> what the model says, at the masked tokens.
-    own_losses: Loss that the model itself defines -> its value at the masked tokens.
+    targets: Of each head, for all tokens, without a gradient.
+    predictions: Of each head, at the masked tokens.
+    own_losses: Of each loss that the model itself defines, the values at the masked tokens.
   """
 
   clip: Float[Array, 'b T H W 3']
@@ -91,7 +91,7 @@ class Method(NamedTuple):
   def forward(
     self, params: Any, batch: dict[str, Array], frozen: Any, *, decode_all: bool = False
   ) -> Forward:
-    """All that a method does with a batch, in order.
+    """From a batch to targets and predictions, step by step.
 
     Args:
       params: Of the model.
@@ -100,7 +100,7 @@ class Method(NamedTuple):
       frozen: `self.frozen`, on the devices.
       decode_all: Predicts all hidden tokens, as pictures want it.
     """
-    images = {name: unit_range(batch[name]) for name in ('video', 'window') if name in batch}
+    images = _images(batch)
     images = self.look(clip_keys(self.seed, batch, 'look'), images)
     clip = images['video']
     flow = self.flow(clip, frozen)
@@ -119,8 +119,7 @@ class Method(NamedTuple):
   def loss(
     self, params: Any, batch: dict[str, Array], frozen: Any
   ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
-    """The weighted sum of mean losses at masked tokens, and its parts. For the arguments see
-    `forward`."""
+    """The weighted sum of the heads' mean losses at masked tokens, and its parts."""
     out = self.forward(params, batch, frozen)
     targets = jax.tree.map(lambda x: gather(x, out.mask.masked), out.targets)
 
@@ -176,7 +175,7 @@ class Method(NamedTuple):
     """Floating-point operations of flow, followed points and targets for one clip."""
 
     def ask(batch, frozen):
-      images = {name: unit_range(batch[name]) for name in ('video', 'window') if name in batch}
+      images = _images(batch)
       clip = images['video']
       flow = self.flow(clip, frozen)
       followed = self.follow(clip, images.get('window'), flow, frozen)
@@ -194,6 +193,10 @@ class Method(NamedTuple):
     images = {name: jax.ShapeDtypeStruct(shape, jnp.uint8) for name, shape in shapes.items()}
     number = jax.ShapeDtypeStruct((1,), jnp.int32)
     return images | dict.fromkeys(('epoch', 'sample', 'repeat'), number)
+
+
+def _images(batch: dict[str, Array]) -> dict[str, Array]:
+  return {name: unit_range(batch[name]) for name in ('video', 'window') if name in batch}
 
 
 def unit_range(video: UInt8[Array, '*b H W C']) -> Float[Array, '*b H W C']:

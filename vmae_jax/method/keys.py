@@ -1,12 +1,12 @@
-"""One random key for one purpose: where the numbers drawn for a clip on the devices come from."""
+"""The random keys of a clip on the devices, one for each purpose."""
 
 import jax
 
 from vmae_jax.types import Array, Int32, Key
 
-# Purpose -> what the clip's key is folded with. Maskings get the clip's key itself and may split it
-# or fold it with small numbers, so the other purposes of pre-training are far above those.
-# Fine-tuning masks nothing. A run goes on bit for bit only while its purposes keep their numbers.
+# Purpose -> the number that is folded into the clip's key. Maskings get the key itself and may
+# split it or fold small numbers in, so the other purposes of pre-training have large ones;
+# fine-tuning has no masks. A run goes on bit for bit only while its purposes keep their numbers.
 PURPOSES = {
   'mask': None,
   'look': 10**6,

@@ -1,6 +1,6 @@
-"""What fine-tuning does to clips on the devices: erased boxes, mixed clips, smoothed labels.
+"""Augmentation of fine-tuning on the devices: erased boxes, mixed clips, smoothed labels.
 
-Everything random is drawn from the keys of single clips, so that devices and parts of a batch
+All random numbers are drawn from the keys of single clips, so that devices and parts of a batch
 change nothing. The papers' scripts draw one ratio and one kind of mixing for a whole batch;
 here each clip has its own (timm's mode `elem`).
 """
@@ -33,15 +33,14 @@ def _box(top: Side, left: Side, height: Side, width: Side, size: Size) -> Bool[A
 def erase(
   keys: Key[Array, ' b'], clip: Float[Array, 'b T H W C'], *, chance: float
 ) -> Float[Array, 'b T H W C']:
-  """Fills a box of some clips, the same in all frames, with noise of its own for each pixel.
+  """Fills a box, the same in all frames, with noise for each pixel (random erasing, mode `pixel`).
 
-  Area from 2 % to a third of the picture, aspect from 0.3 to 1 / 0.3, ten tries until one fits
-  (random erasing, mode `pixel`).
+  Area from 2 % to a third of the picture, aspect from 0.3 to 1 / 0.3, ten tries until one fits.
 
   Args:
     keys: Of the clips.
     clip: Normalised.
-    chance: That a clip has a box.
+    chance: Of a clip to have a box.
   """
   if not chance:
     return clip
@@ -68,14 +67,14 @@ def erase(
 def own_share(
   keys: Key[Array, ' b'], size: Size, *, chance: float, mixup: float, cutmix: float, switch: float
 ) -> Float[Array, 'b H W']:
-  """How much of each pixel is the clip's own: one number (mixup) or 1 outside a box (cutmix).
+  """The clip's own share of each pixel: one number (mixup), or 1 outside a box (cutmix).
 
   Args:
     keys: Of the clips.
     size: Of the picture.
-    chance: That a clip is mixed.
-    mixup: alpha of the Beta distribution that the share is drawn from; 0: never.
-    cutmix: The same, of the share outside the box, whose centre is drawn uniformly.
+    chance: Of a clip to be mixed.
+    mixup: alpha of the Beta distribution of the share; 0: never.
+    cutmix: The same for the share outside the box, whose centre is drawn uniformly.
     switch: Chance of cutmix where both are on.
   """
   switch = switch if mixup and cutmix else float(cutmix > 0)
@@ -88,7 +87,7 @@ def own_share(
     share = jax.random.beta(share, alpha, alpha)
     height, width = (jnp.floor(n * jnp.sqrt(1 - share)) for n in size)
     y, x = jnp.floor(y * size[0]), jnp.floor(x * size[1])
-    # What lies outside the picture is cut off, and the share follows from what is left.
+    # The box is cut off at the edges of the picture, so that its share may be smaller.
     box = _box(y - height // 2, x - width // 2, height // 2 * 2, width // 2 * 2, size)
     own = jnp.where(cut, 1.0 - box, share)
     return jnp.where(mixed < chance, own, 1.0)
@@ -97,5 +96,5 @@ def own_share(
 
 
 def smoothed(labels: Int[Array, ' b'], *, classes: int, smoothing: float) -> Float[Array, 'b c']:
-  """Labels as targets: 1 - smoothing in their class, and the smoothing over all of them."""
+  """Labels as targets: 1 - smoothing in their class, plus the smoothing spread over all classes."""
   return jax.nn.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes

@@ -1,4 +1,4 @@
-"""The train state: all that a step changes, and what a checkpoint holds."""
+"""The train state: what a step changes and a checkpoint holds."""
 
 from typing import Any
 
@@ -9,19 +9,21 @@ import optax
 
 from vmae_jax.types import Array, Int32
 
+COUNTERS = ('step', 'skipped', 'skipped_in_a_row', 'replaced')
+
 
 @flax.struct.dataclass
 class TrainState:
-  """All that a step changes; with the loader's position, which equals `step`, a checkpoint.
+  """What a step changes. The loader's position is `step`.
 
   Attributes:
     step: Steps taken, skipped ones included.
     params: Float32 parameters.
     opt_state: The optimizer's moments.
     ema: Moving average of the parameters, or None.
-    skipped: Steps without a finite loss and gradient, in all.
+    skipped: Steps without a finite loss and gradient.
     skipped_in_a_row: The same since the last good step.
-    replaced: Clips that stand in for broken videos, in all.
+    replaced: Clips that were cut from other videos than the broken ones that they replace.
   """
 
   step: Int32[Array, '']
@@ -36,15 +38,10 @@ class TrainState:
 def init_state(params: Any, optimizer: optax.GradientTransformation, *, ema: float) -> TrainState:
   """The state before the first step."""
 
-  def zero():  # Buffers that are donated must not be shared.
-    return jnp.zeros((), jnp.int32)
-
   return TrainState(
-    step=zero(),
     params=params,
     opt_state=optimizer.init(params),
     ema=jax.tree.map(jnp.copy, params) if ema > 0 else None,
-    skipped=zero(),
-    skipped_in_a_row=zero(),
-    replaced=zero(),
+    # Each its own array: buffers that are donated must not be shared.
+    **{name: jnp.zeros((), jnp.int32) for name in COUNTERS},
   )

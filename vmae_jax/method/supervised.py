@@ -31,7 +31,7 @@ class Supervised(NamedTuple):
     clip: Frames, rows, columns and channels of a clip.
     seed: Of all randomness on the device.
     erase: Chance that a clip has an erased box.
-    mix: (keys 'b', (H, W)) -> how much of each pixel stays a clip's own, or None: no mixing.
+    mix: (keys 'b', (H, W)) -> the clip's own share of each pixel, or None: no mixing.
     smoothing: Of labels.
   """
 
@@ -43,6 +43,15 @@ class Supervised(NamedTuple):
   erase: float
   mix: Callable[..., Array] | None
   smoothing: float
+
+  @property
+  def frozen(self) -> dict[str, Any]:
+    """Parameters of frozen networks, as of a `Method`: none."""
+    return {}
+
+  def target_flops(self) -> int:
+    """Of flow, points and targets, as of a `Method`: none."""
+    return 0
 
   def init(self, key: Key[Array, '']) -> Any:
     """Fresh float32 parameters: kernels of blocks from N(0, 0.02), as VideoMAE's classifier.
@@ -68,12 +77,12 @@ class Supervised(NamedTuple):
   def loss(
     self, params: Any, batch: dict[str, Any], frozen: Any
   ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
-    """Cross-entropy to the mixed targets, and the share of clips told right.
+    """Cross-entropy to the mixed targets, and the accuracy.
 
     Args:
       params: Of the model.
-      batch: From the loader, and `mixing.pair`ed if there is a mix.
-      frozen: Nothing.
+      batch: From the loader, and `mixing.pair`ed if clips are mixed.
+      frozen: Not used.
     """
 
     def target(part):
@@ -100,7 +109,7 @@ class Supervised(NamedTuple):
     return mixing.erase(keys, self.normalise(clip), chance=self.erase)
 
   def probabilities(self, params: Any, video: UInt8[Array, 'b T H W C']) -> Float[Array, 'b c']:
-    """What the model says of clips as they are."""
+    """The model's probabilities of each class, for clips without augmentation."""
     return jax.nn.softmax(self.model.apply({'params': params}, self.normalise(unit_range(video))))
 
 

@@ -14,8 +14,8 @@ def _patch_std(
   d: Float[Array, 'b n 2 L q'], *, scale: float, eps: float
 ) -> Float[Array, 'b n 2 L q']:
   """Zero mean and unit (unbiased) deviation over the points of a token, for each component."""
-  # In pixels, not yet scaled: four equal steps are their mean exactly, and nothing is left that a
-  # small eps could make much of.
+  # In pixels, not yet scaled: four equal steps equal their mean exactly, so that no rounding error
+  # is left for a small eps to blow up.
   d = d - d.mean(axis=-1, keepdims=True)
   std = jnp.sqrt(jnp.square(d).sum(axis=-1, keepdims=True) / (d.shape[-1] - 1))
   return d / (std + eps * scale)
@@ -73,11 +73,7 @@ def trajectory(
   function = lookup(NORMALISATIONS, normalise, 'target trajectory, normalise')
   t, h, w = token_grid(clip.shape[1:4], patch)
   steps = einops.rearrange(
-    followed.tracks.displacements,
-    '(b t) L (h h2) (w w2) c -> b (t h w) c L (h2 w2)',
-    t=t,
-    h=h,
-    w=w,
+    followed.tracks.displacements, '(b t) L (h h2) (w w2) c -> b (t h w) c L (h2 w2)', t=t, h=h, w=w
   )
   values = einops.rearrange(function(steps, scale=scale, eps=eps), 'b n c L q -> b n (c L q)')
   if mean:

@@ -1,4 +1,4 @@
-"""How many classes labelled data have, and whether they can be learnt and tested."""
+"""The classes of labelled data, and checks that they can be learnt and tested."""
 
 import itertools
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from vmae_jax.errors import UserError
 
 
 class Classes(NamedTuple):
-  """How many there are, and their names (none, or one for each)."""
+  """Their number, and their names (none, or one for each)."""
 
   count: int
   names: tuple[str, ...]
@@ -22,9 +22,9 @@ def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) ->
   """Counts the classes of the training data and compares all sources with them.
 
   Args:
-    sources: What the config calls it -> the source.
-    train: Which of them is trained on.
-    classes: The number that the config gives; 0 for as many as the training data have.
+    sources: From their names in the config.
+    train: The name of the training data.
+    classes: Of the config; 0: as many as the training data have.
 
   Raises:
     UserError: videos have no label or one that is out of range, there is one class alone, or

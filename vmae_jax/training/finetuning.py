@@ -37,15 +37,15 @@ from vmae_jax.training.step import make_train_step
 
 
 def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Fine-tunes and tests as the config says; goes on where an earlier start stopped.
+  """Fine-tunes and tests; continues where an earlier start in the folder `workdir` stopped.
 
   Args:
     config: As made by configs/finetune.py.
     workdir: Folder of the run.
 
   Raises:
-    UserError: the config, the data, the folder or what to start from is wrong, too many videos
-      are broken, or the loss is no number too many times in a row.
+    UserError: the config, the data, the folder or the model to start from is wrong, too many
+      videos are broken, or the loss is no number too many times in a row.
     Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
   """
   mesh = sharding.make_mesh(**config.mesh)
@@ -69,18 +69,16 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   schedule = loop.make_schedule(config, steps=steps, videos=len(source))
   optimizer, step = make_step(config, supervised, schedule)
   task = loop.Task(
-    init=supervised.init,
+    method=supervised,
     step=step,
     optimizer=optimizer,
     schedule=schedule,
     steps=steps,
-    frozen={},
-    clip_flops=supervised.flops(),
     source=source,
     sampler=clip_sampler(config),
     implied=config_finetuning.implied(),
     pretrained=start,
-    watch=_keep_names(workdir, classes),
+    watch=evaluation.keep_names,
     evaluate=evaluation,
   )
   loop.run(config, workdir, mesh, task)
@@ -89,7 +87,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
 def make_step(
   config, supervised: Supervised, schedule: optax.Schedule
 ) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
-  """The optimizer of a config, and the step that it makes of the loss."""
+  """The optimizer of a config, and the training step."""
   optimizer = optax.chain(
     loop.make_optimizer(config, schedule),
     scale_by_layer(decay=config.optimizer.layer_decay, depth=supervised.model.encoder['depth']),
@@ -102,20 +100,6 @@ def make_step(
     return train_step(state, pair(batch) if supervised.mix is not None else batch, frozen)
 
   return optimizer, step
-
-
-def _keep_names(workdir: str, classes: Classes) -> Callable[..., None]:
-  """A `Task.watch` that writes the names of the classes after the first step of a start."""
-  left = bool(classes.names) and jax.process_index() == 0
-
-  def watch(*_):
-    nonlocal left
-    if left:
-      text = ''.join(f'{name}\n' for name in classes.names)
-      write_atomically(Path(workdir) / CLASSES_FILE, text)
-      left = False
-
-  return watch
 
 
 def clip_sampler(config) -> ClipSampler:
@@ -192,12 +176,20 @@ class Evaluation:
     self._supervised, self._sources, self._mesh = supervised, sources, mesh
     self._probabilities = jax.jit(supervised.probabilities)
     self._steps, self._every = 0, 0
+    self._names_to_write = classes.names
 
   def plan(self, steps: int, *, videos: int) -> None:
     """Sets the length of the run: validation falls on multiples of `test.every_epochs`."""
     epoch = videos / self._config.batch_size
     every = self._config.test.every_epochs
     self._steps, self._every = steps, every and max(1, round(every * epoch))
+
+  def keep_names(self, *_: Any) -> None:
+    """Writes the names of the classes after the first step of a start, see `Task.watch`."""
+    if self._names_to_write and jax.process_index() == 0:
+      text = ''.join(f'{name}\n' for name in self._names_to_write)
+      write_atomically(self._workdir / CLASSES_FILE, text)
+    self._names_to_write = ()
 
   def __call__(self, step: int, state, log: RunLog, stopping) -> dict[str, Any] | None:
     """The numbers of what is due after a step; None if it was asked to stop before the end."""
@@ -276,15 +268,12 @@ class Evaluation:
   def _classify(self, params, step: int, spec: str, segments: int, crops: int, stopping):
     """Records and scores of one test; None if it was asked to stop before the end."""
     data = self._config.data
+    names = 'frames size stride sampling resampling'.split()
     records = classify(
       lambda video: self._probabilities(params, video),
       self._sources[spec],
       ViewSampler(
-        frames=data.frames,
-        size=data.size,
-        stride=data.stride,
-        sampling=data.sampling,
-        resampling=data.resampling,
+        **{name: data[name] for name in names},
         segments=segments,
         crops=crops,
         repeats=segments * crops,

@@ -1,7 +1,9 @@
-"""Where fine-tuning starts: what another model has of the parameters, and a report about it."""
+"""Where fine-tuning starts: which parameters another model has, and a report about it."""
 
+import functools
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ _MOST_NAMED = 6
 
 
 class Pretrained(NamedTuple):
-  """A model whose parameters may be taken over.
+  """A model from which parameters may be taken.
 
   Attributes:
     where: The file or folder.
@@ -43,11 +45,11 @@ class Pretrained(NamedTuple):
 
 
 def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
-  """One of our runs or checkpoints, or a file or folder of another implementation.
+  """Finds one of our runs or checkpoints, or a file or folder of another implementation.
 
   Args:
-    path: Where it is.
-    weights: See `choose_weights`, and of a file of others `read_checkpoint`.
+    path: Of it.
+    weights: See `choose_weights`, and for other implementations `read_checkpoint`.
 
   Raises:
     UserError: it is neither, cannot be read, or has no such weights.
@@ -67,13 +69,8 @@ def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
   facts = {'eps': model['eps'], 'patch': model['patch'], 'heads': SIZES[model['size']]['heads']}
   facts |= {key: data[key] for key in ('mean', 'std', 'frames', 'size')}
   shapes = stored_params(path)
-  return Pretrained(
-    f'{where} ({WEIGHTS[weights]} weights)',
-    shapes,
-    facts,
-    lambda like: load_params(path, like, weights=weights),
-    [],
-  )
+  load = functools.partial(load_params, path, weights=weights)
+  return Pretrained(f'{where} ({WEIGHTS[weights]} weights)', shapes, facts, load, [])
 
 
 def _foreign(path: str, weights: str) -> Pretrained:
@@ -103,15 +100,15 @@ class Plan(NamedTuple):
 
 
 def plan(pretrained: Pretrained, like: Any, *, head: bool) -> Plan:
-  """Compares parameters by name and shape.
+  """Compares parameters by name and shape with those of the tree `like`, or its shapes.
 
   Args:
-    pretrained: Where parameters are.
-    like: A tree of the parameters wanted, or of their shapes.
-    head: Whether to take the last layer along, if there is one.
+    pretrained: The model to take parameters from.
+    like: The parameters that are wanted.
+    head: Whether to take the classifier along, if there is one.
 
   Raises:
-    UserError: the last layer has another number of classes.
+    UserError: the classifier has another number of classes.
   """
   wanted = flatten_dict(like, sep='/')
   found = {name: x for name, x in pretrained.shapes.items() if head or 'classifier/' not in name}
@@ -173,53 +170,40 @@ def check_facts(pretrained: Pretrained, facts: Mapping[str, Any]) -> list[str]:
 def describe_positions(
   pretrained: Pretrained, grid: tuple[int, ...], interpolated: tuple[int, ...] | None
 ) -> str:
-  """What is done with positions, which are no parameters, and what else could be.
+  """Says how positions, which are no parameters, are made, and how else they could be.
 
   Args:
-    pretrained: Where parameters are.
+    pretrained: The model to take parameters from.
     grid: Tokens (t, h, w) of the clips.
-    interpolated: Those whose positions are interpolated to them, or None.
+    interpolated: The grid whose positions are interpolated to theirs, or None.
   """
 
   def text(grid, sign='x'):
     return sign.join(map(str, grid))
 
   frames, size, patch = (pretrained.facts[key] for key in ('frames', 'size', 'patch'))
-  there = None
+  there, hint = None, ''
   if frames and size and patch:
     there = tuple(n // p for n, p in zip((frames, size, size), patch, strict=True))
+    hint = f'--config.model.position_grid={text(there, ",")}'
   if interpolated is not None:
     line = f'interpolated to {text(grid)} tokens from {text(interpolated)}'
     if there and there != tuple(interpolated):
-      line += (
-        f' (NOTE: it was trained on {text(there)}: --config.model.position_grid={text(there, ",")})'
-      )
+      line += f' (NOTE: it was trained on {text(there)}: {hint})'
     return line
   line = f'made anew for {text(grid)} tokens'
   if there and there != tuple(grid):
-    line += (
-      f' (trained on {text(there)}; to interpolate those: --config.model.positions=interpolate '
-      f'--config.model.position_grid={text(there, ",")})'
-    )
+    line += f' (trained on {text(there)}; to interpolate those: '
+    line += f'--config.model.positions=interpolate {hint})'
   return line
 
 
 def report(plan: Plan, pretrained: Pretrained, *, positions: str, notes: list[str]) -> str:
-  """The plan for people.
-
-  Args:
-    plan: What comes from where.
-    pretrained: Where parameters are.
-    positions: What is done with them.
-    notes: Lines to add.
-  """
-
-  def values(names):
-    return sum(math.prod(pretrained.shapes[name].shape) for name in names)
-
+  """The plan in words, with `describe_positions` and further notes."""
+  values = sum(math.prod(pretrained.shapes[name].shape) for name in plan.loaded)
   lines = [
     f'start from {pretrained.where}: {plan.share:.1%} of the encoder',
-    f'  loaded     {values(plan.loaded):,} parameters: {_parts(plan.loaded)}',
+    f'  loaded     {values:,} parameters: {_parts(plan.loaded)}',
     f'  positions  {positions}',
     f'  new        {_some(plan.new)}',
     f'  unused     {_parts(plan.unused)}',
@@ -231,11 +215,8 @@ def report(plan: Plan, pretrained: Pretrained, *, positions: str, notes: list[st
 
 def _parts(names: list[str]) -> str:
   """The blocks that names belong to, and how many belong to each."""
-  parts: dict[str, int] = {}
-  for name in names:
-    top, _, rest = name.partition('/')
-    part = f'{top}/norm' if rest.startswith('norm/') else top
-    parts[part] = parts.get(part, 0) + 1
+  tops = (name.partition('/') for name in names)
+  parts = Counter(f'{top}/norm' if rest.startswith('norm/') else top for top, _, rest in tops)
   return ', '.join(f'{part} ({n} arrays)' for part, n in parts.items()) or 'nothing'
 
 
@@ -245,9 +226,9 @@ def _some(names: list[str]) -> str:
 
 
 def load(pretrained: Pretrained, plan: Plan, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-  """The parameters of the plan by name, on the devices that `sharding` says.
+  """The parameters of the plan by name, on the devices of `sharding`.
 
-  All that is stored of a part is read, since a checkpoint is compared part by part.
+  Whole blocks are read, since a checkpoint is compared block by block.
   """
   tops = {name.partition('/')[0] for name in plan.loaded}
   like = {

@@ -15,7 +15,9 @@ from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import DataSet, check_paths, open_source
 from vmae_jax.errors import Preempted, UserError
+from vmae_jax.method.forward import Method
 from vmae_jax.method.state import TrainState, init_state
+from vmae_jax.method.supervised import Supervised
 from vmae_jax.runs.agreement import check_agreement, check_same_data, describe_data
 from vmae_jax.runs.checkpointer import Checkpointer, Restored
 from vmae_jax.runs.claim import claimed
@@ -31,16 +33,14 @@ class Task(NamedTuple):
   """What the loop trains.
 
   Attributes:
-    init: key -> fresh parameters.
+    method: The method, or the classifier: has `init`, `frozen` and `flops`.
     step: (state, batch, frozen) -> (state, metrics), not jitted.
     optimizer: Whose moments the state holds.
     schedule: Step -> learning rate, for the log.
-    steps: How many there are.
-    frozen: Parameters that a step needs and never changes.
-    clip_flops: Floating-point operations of a step for one clip.
+    steps: Of the whole run.
     source: The training videos.
     sampler: Cuts clips from them.
-    implied: What the config of an older run stands for where it lacks a key.
+    implied: Values of keys that the config of an older run lacks.
     pretrained: (shapes of the parameters with shardings) -> those to start from, or None.
     watch: (step, state, frozen, log) -> None, called after every step before the state is saved.
     evaluate: (step, state, log, stopping) -> numbers for the summary, or None if `stopping()`
@@ -48,13 +48,11 @@ class Task(NamedTuple):
       again at the next start.
   """
 
-  init: Callable[..., Any]
+  method: Method | Supervised
   step: Callable[..., Any]
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
   steps: int
-  frozen: Any
-  clip_flops: int
   source: DataSet
   sampler: ClipSampler
   implied: ml_collections.ConfigDict
@@ -64,13 +62,7 @@ class Task(NamedTuple):
 
 
 def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
-  """Trains; goes on where an earlier start in `workdir` stopped.
-
-  Args:
-    config: The run's config.
-    workdir: Folder of the run.
-    mesh: The devices.
-    task: What is trained.
+  """Trains; continues where an earlier start in the folder `workdir` stopped.
 
   Returns:
     The last state.
@@ -99,12 +91,12 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
       kept = kept | {'counted_from': (start, int(state.replaced))}  # Of broken videos.
     step_fn = jit_step(task.step, state, mesh)
     # Frozen networks are whole on every device: they are small beside what is trained.
-    frozen = jax.device_put(task.frozen, sharding.replicated(mesh))
+    frozen = jax.device_put(task.method.frozen, sharding.replicated(mesh))
     loader = make_loader(config, task.source, task.sampler, mesh, start_step=start, num_steps=steps)
     log = RunLog(
       config,
       workdir,
-      clip_flops=task.clip_flops,
+      clip_flops=task.method.flops(),
       schedule=task.schedule,
       steps=steps,
       start=start,
@@ -210,7 +202,7 @@ def start_state(config, task: Task, mesh: Mesh, checkpointer: Checkpointer) -> R
     return init_state(params, task.optimizer, ema=config.optimizer.ema)
 
   key = jax.random.key(config.seed)
-  params = jax.eval_shape(task.init, key)
+  params = jax.eval_shape(task.method.init, key)
   state = jax.eval_shape(init, params)
   shardings = sharding.tree_shardings(state, mesh)
 
@@ -225,7 +217,7 @@ def start_state(config, task: Task, mesh: Mesh, checkpointer: Checkpointer) -> R
   if task.pretrained is not None:
     params = task.pretrained(placed(params, shardings.params))
     return Restored(0, jax.jit(init, out_shardings=shardings)(params), {})
-  fresh = jax.jit(lambda key: init(task.init(key)), out_shardings=shardings)
+  fresh = jax.jit(lambda key: init(task.method.init(key)), out_shardings=shardings)
   return Restored(0, fresh(key), {})
 
 

@@ -50,8 +50,8 @@ def make_optimizer(
 def layer_scales(params: Any, *, decay: float, depth: int) -> Any:
   """For each parameter: decay^(depth + 1 - layer), as a factor on its learning rate.
 
-  The embedding is layer 0, block i layer i + 1, all else depth + 1, hence 1 (BEiT's rule, which
-  VideoMAE follows). Blocks are stacked along the leading axis: they get one factor each.
+  The embedding is layer 0, block i layer i + 1, all else depth + 1, with the factor 1 (BEiT's
+  rule, which VideoMAE follows). Blocks are stacked along the leading axis: each has its factor.
 
   Args:
     params: Of a `Classifier`, or a tree like it.

@@ -1,5 +1,6 @@
 """Pre-training as a task of the loop."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ from vmae_jax.visualize.predictions import Pictures
 
 
 def train(config, workdir: str) -> TrainState:
-  """Pre-trains as the config says; goes on where an earlier start in `workdir` stopped.
+  """Pre-trains; continues where an earlier start in the folder `workdir` stopped.
 
   Args:
     config: As made by a file in configs/.
@@ -61,21 +62,19 @@ def train(config, workdir: str) -> TrainState:
       log.progress.print(f'step {step}: no pictures ({type(e).__name__}: {e})')
 
   task = loop.Task(
-    init=method.init,
+    method=method,
     step=step,
     optimizer=optimizer,
     schedule=schedule,
     steps=steps,
-    frozen=method.frozen,
-    clip_flops=method.flops(),
     source=source,
     sampler=sampler,
     implied=config_lib.implied(),
-    pretrained=(lambda like: load_params(config.init_from, like, weights=weights))
-    if config.init_from
-    else None,
     watch=watch,
   )
+  if config.init_from:
+    load = functools.partial(load_params, config.init_from, weights=weights)
+    task = task._replace(pretrained=load)
   if config.probe.every_epochs:
     probe = PeriodicProbe(config, mesh, steps=steps, videos=len(source))
     task = task._replace(evaluate=probe)
@@ -85,7 +84,7 @@ def train(config, workdir: str) -> TrainState:
 def make_step(
   config, method: Method, schedule: optax.Schedule
 ) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
-  """The optimizer of a config, and the step that it makes of the loss."""
+  """The optimizer of a config, and the training step."""
   optimizer = loop.make_optimizer(config, schedule)
   accumulate, ema = config.optimizer.accumulate, config.optimizer.ema
   return optimizer, make_train_step(method.loss, optimizer, accumulate=accumulate, ema=ema)

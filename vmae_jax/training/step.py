@@ -18,10 +18,10 @@ LossFn = Callable[[Any, Batch, Any], tuple[Float[Array, ''], dict[str, Float[Arr
 
 
 def jit_step(step: Callable[..., Any], state: TrainState, mesh: Mesh) -> Callable[..., Any]:
-  """The step as one program, whose state stays where it lies.
+  """The jitted step, whose state keeps its shardings.
 
-  Without the shardings of what comes out the compiler would choose some, and the next step, which
-  gets them, would be another program.
+  Without shardings of the results the compiler would choose some, and the next step, which gets
+  them, would be compiled again.
 
   Args:
     step: As `make_train_step` makes it.
@@ -43,11 +43,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, Array]]]:
   """A pure step: gradients, update, metrics. The caller jits it and donates the state.
 
-  Its third argument holds the parameters of frozen networks (an argument, since jit would
-  compile closed-over arrays in as constants).
-
-  A step whose loss or gradient is not finite leaves parameters, moments and EMA as they were
-  and is counted.
+  Parameters of frozen networks are its third argument, since jit would make constants of arrays in
+  a closure. A step whose loss or gradient is not finite leaves parameters, moments and EMA as they
+  were and is counted.
 
   Args:
     loss_fn: Loss of a batch, a mean over its clips.
@@ -88,7 +86,7 @@ def make_train_step(
     if ema > 0:
       average = jax.tree.map(lambda a, p: ema * a + (1 - ema) * p, state.ema, params)
       average = keep(average, state.ema)
-    bad = 1 - good.astype(jnp.int32)
+    bad = (~good).astype(jnp.int32)
     new = TrainState(
       step=state.step + 1,
       params=keep(params, state.params),

@@ -1,7 +1,7 @@
 """How `PatchVQ` learns: k-means over a stream of batches, by moving averages.
 
 Source: the codebook updates of VQ-VAE (van den Oord et al., NeurIPS 2017, appendix A.1), here on
-patches themselves; that codes which stand for nothing start again is common practice.
+patches themselves. It is common practice that unused codes start again.
 """
 
 import functools
@@ -21,16 +21,19 @@ from vmae_jax.runs.progress import Progress
 from vmae_jax.types import Array, Float, Int32, Key, Num, UInt8
 from vmae_jax.visualize.images import to_uint8
 
-FRAMES = 4  # That are taken of a video at a time: opening it costs more than they do.
-_EVALUATED = 512  # Frames that the figures are of.
-_DRAWN = 8
+FRAMES = 4  # Taken from a video at a time: opening it costs more than they do.
+_EVALUATED = 512  # Frames that are measured.
+_DRAWN = 8  # Frames in the picture.
+
+
+Frames = UInt8[np.ndarray, 'b H W 3']
 
 
 class LearnState(NamedTuple):
   """What a step changes.
 
   Attributes:
-    hits: Moving average of how many patches of a batch each code stands for.
+    hits: Moving average of the number of a batch's patches with each code.
     sums: Moving average of the sum of these patches.
   """
 
@@ -70,10 +73,10 @@ def learn_step(
   Args:
     model: The tokenizer.
     state: Before the step.
-    key: Of the patches that codes start again from.
+    key: Of the patches from which codes start again.
     frames: A batch.
     decay: Of the moving averages.
-    dead: A code that stands for less than this share of its equal part becomes a random patch.
+    dead: A code with fewer patches than this share of an equal part becomes a random patch.
   """
   patches, codebook = _patches(model, frames), state.codebook
   codes = nearest_code(patches, codebook)
@@ -89,7 +92,7 @@ def learn_step(
 
 
 def perplexity(counts: Num[Array, ' c']) -> Float[Array, '']:
-  """How many codes would carry as much as these do, were all used alike; 1 is a collapse."""
+  """How many codes, all used equally often, would carry as much information; 1 is a collapse."""
   shares = counts / jnp.maximum(counts.sum(), 1)
   return jnp.exp(-jax.scipy.special.xlogy(shares, shares).sum())
 
@@ -97,7 +100,7 @@ def perplexity(counts: Num[Array, ' c']) -> Float[Array, '']:
 def measure(
   model: PatchVQ, codebook: Float[Array, 'c p'], frames: UInt8[Array, 'b H W 3']
 ) -> tuple[Int32[Array, ' c'], Float[Array, ' b'], Float[Array, 'b H W 3']]:
-  """How often each code occurs in frames, their mean absolute errors, and reconstructions."""
+  """Counts of each code in frames, the frames' mean absolute errors, and reconstructions."""
   images, params = frames.astype(jnp.float32) / 255, {'params': {'codebook': codebook}}
   codes = model.apply(params, images, method='encode')
   decoded = model.apply(params, codes, method='decode')
@@ -106,21 +109,9 @@ def measure(
 
 
 def learn_tokenizer(
-  source: Source,
-  model: PatchVQ,
-  *,
-  size: int,
-  steps: int,
-  batch: int,
-  stride: int,
-  seed: int,
-) -> tuple[
-  dict[str, Any],
-  dict[str, int | float],
-  UInt8[np.ndarray, 'b H W 3'],
-  UInt8[np.ndarray, 'b H W 3'],
-]:
-  """Trains and measures.
+  source: Source, model: PatchVQ, *, size: int, steps: int, batch: int, stride: int, seed: int
+) -> tuple[dict[str, Any], dict[str, int | float], Frames, Frames]:
+  """Trains a tokenizer and measures it on the frames that follow in the stream of training data.
 
   Args:
     source: Videos, see `vmae_jax.data.sources`.
@@ -129,11 +120,10 @@ def learn_tokenizer(
     steps: Batches.
     batch: Frames in a batch, a multiple of FRAMES.
     stride: Between the frames of one video in a batch.
-    seed: Of everything.
+    seed: Of all random numbers.
 
   Returns:
-    Parameters; figures; some frames and their reconstructions, both UInt8 'b H W 3'. What is
-    measured are frames that come after the last step in the stream of training data.
+    Parameters; figures; some frames and their reconstructions.
 
   Raises:
     UserError: sizes do not fit.
@@ -173,10 +163,9 @@ def learn_tokenizer(
   finally:
     loader.close()
     progress.close()
-  error = float(np.mean(errors))
   used = int((counts > 0).sum())
   figures = {
-    'mean_absolute_error': round(error, 5),
+    'mean_absolute_error': round(float(np.mean(errors)), 5),
     'psnr': round(float(-10 * np.log10(np.mean(squares))), 2),
     'codes': model.codes,
     'codes_used': used,
