@@ -81,12 +81,9 @@ def get_config(arg=None):
   if size is None:
     WORDS[variant](c)
     return c
-  c.model.size = size
-  # Large models compile in a fraction of the time as a loop, which needs remat to pay.
-  c.model.scan = size in ('l', 'h', 'giant')
-  c.model.remat = 'dots' if c.model.scan else 'none'
+  base.set_size(c, size)
   if size == 'giant':
-    c.model.patch, c.model.position_grid = (2, 14, 14), (8, 16, 16)
+    c.model.position_grid = (8, 16, 16)
   sizes = RECIPES['hmdb51_mme' if variant == 'hmdb51' else variant]
   papers(c, **sizes.get(size, sizes['b']))
   dataset = variant.split('_')[0]

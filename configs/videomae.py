@@ -29,11 +29,7 @@ def get_config(arg=None, file='configs/videomae.py'):
   c.method = 'videomae'
   DATASETS[variant](c)
   if size:
-    c.model.size = size
-    # Large models compile in a fraction of the time as a loop, which needs remat to pay.
-    c.model.scan = size in ('l', 'h', 'giant')
-    c.model.remat = 'dots' if c.model.scan else 'none'
-    c.model.patch = (2, 14, 14) if size == 'giant' else (2, 16, 16)
+    base.set_size(c, size)
   return c
 
 

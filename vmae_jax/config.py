@@ -249,6 +249,15 @@ def parse_arg(
   )
 
 
+def set_size(config: ml_collections.ConfigDict, size: str) -> None:
+  """Sets the model's size, and its patches and way of compiling, which go with the size."""
+  config.model.size = size
+  # Large models compile in a fraction of the time as a loop, which needs remat to pay.
+  config.model.scan = size in ('l', 'h', 'giant')
+  config.model.remat = 'dots' if config.model.scan else 'none'
+  config.model.patch = (2, 14, 14) if size == 'giant' else (2, 16, 16)
+
+
 _HEAD_KEYS = ('target', 'options', 'loss', 'weight', 'decoder')
 _HEAD_EXTRAS = ('hidden', 'activation')  # Of a layer before the last one, and after it.
 

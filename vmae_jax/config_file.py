@@ -1,6 +1,7 @@
 """Config files: loading one, and looking up the keys that the command line changes."""
 
 import difflib
+import glob
 import os
 import re
 import runpy
@@ -23,8 +24,7 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
   """
   file, *argument = spec.split(':', 1)
   if not os.path.isfile(file):
-    folder = os.path.dirname(file)
-    there = [os.path.join(folder, name) for name in _listdir(folder) if name.endswith('.py')]
+    there = glob.glob(os.path.join(glob.escape(os.path.dirname(file)), '*.py'))
     close = difflib.get_close_matches(file, there, n=1)
     hint = f' Did you mean {close[0]}?' if close else ' It is given as --config=FILE:ARGUMENT.'
     raise UserError(f'there is no config file {file!r} (looked in {os.getcwd()}).{hint}')
@@ -39,13 +39,6 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
   if not isinstance(config, ml_collections.ConfigDict):
     raise UserError(f'{file}: get_config returns no ConfigDict: start from config.default().')
   return config
-
-
-def _listdir(folder: str) -> list[str]:
-  try:
-    return os.listdir(folder or '.')
-  except OSError:
-    return []
 
 
 def _reason(e: Exception) -> str:

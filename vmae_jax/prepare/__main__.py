@@ -25,17 +25,20 @@ class _Parser(argparse.ArgumentParser):
     raise UserError(f'{message} (see {self.prog} --help)')
 
 
+# Option of `synthetic` -> its default and what it is.
+_OPTIONS = {
+  'train': (CLIPS['train'], 'clips to train on'),
+  'val': (CLIPS['val'], 'clips to evaluate on'),
+  'frames': (16, 'frames a clip'),
+  'size': (48, 'height and width'),
+  'seed': (0, 'of the whole set'),
+  'workers': (None, 'processes'),
+}
+
+
 def _synthetic(args: argparse.Namespace) -> None:
   try:
-    written = write_set(
-      args.out,
-      train=args.train,
-      val=args.val,
-      frames=args.frames,
-      size=args.size,
-      seed=args.seed,
-      workers=args.workers,
-    )
+    written = write_set(args.out, **{name: getattr(args, name) for name in _OPTIONS})
   except OSError as e:
     raise UserError(f'--out={args.out} cannot be written: {e.strerror or e}.') from e
   print(f'{"wrote" if written else "kept, for it is complete:"} {args.out}')
@@ -54,14 +57,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   command.set_defaults(function=_synthetic)
   command.add_argument('--out', type=Path, required=True, help='folder to write')
-  for name, default, text in (
-    ('train', CLIPS['train'], 'clips to train on'),
-    ('val', CLIPS['val'], 'clips to evaluate on'),
-    ('frames', 16, 'frames a clip'),
-    ('size', 48, 'height and width'),
-    ('seed', 0, 'of the whole set'),
-    ('workers', None, 'processes'),
-  ):
+  for name, (default, text) in _OPTIONS.items():
     text += f' ({"one a processor" if default is None else default})'
     command.add_argument(f'--{name}', type=int, default=default, help=text)
   add_commands(commands)

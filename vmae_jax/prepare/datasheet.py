@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import VideoError
@@ -15,6 +15,7 @@ from vmae_jax.visualize.images import labelled_rows
 
 ROWS, COLUMNS = 12, 5
 THUMBNAIL = (160, 120)  # Width and height, in pixels.
+GREY = (128, 128, 128)  # Around frames of another shape.
 
 
 def datasheet(
@@ -99,22 +100,11 @@ def contact_sheet(source: Source, chosen: Sequence[int], title: str) -> UInt8[np
     try:
       with source.open(sample) as video:
         places = np.linspace(0, video.num_frames - 1, COLUMNS).round().astype(int)
-        thumbnails = [_thumbnail(frame) for frame in video.read(places)]
+        frames = [Image.fromarray(frame) for frame in video.read(places)]
+        thumbnails = [np.asarray(ImageOps.pad(frame, THUMBNAIL, color=GREY)) for frame in frames]
         about = f'{video.num_frames} frames, {video.rate:.4g} a second'
     except VideoError:  # A part of a file that is too short.
       continue
     rows[f'{kind[-28:]}\n{path.replace(":", "/").split("/")[-1][-28:]}\n{about}'] = thumbnails
   columns = [f'{100 * i // (COLUMNS - 1)} %' for i in range(COLUMNS)]
   return labelled_rows(rows, columns=columns, title=title)
-
-
-def _thumbnail(frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """The whole frame, with a grey border."""
-  image = Image.fromarray(frame)
-  scale = min(THUMBNAIL[0] / image.width, THUMBNAIL[1] / image.height)
-  image = image.resize([max(1, round(side * scale)) for side in image.size])
-  page = Image.new('RGB', THUMBNAIL, (128, 128, 128))
-  page.paste(
-    image, tuple((all_ - own) // 2 for all_, own in zip(THUMBNAIL, image.size, strict=True))
-  )
-  return np.asarray(page)
