@@ -222,12 +222,7 @@ RUN_KEYS = (
 
 
 def parse_arg(
-  arg: str | None,
-  *,
-  datasets: Sequence[str],
-  words: Sequence[str],
-  file: str,
-  sizes: Sequence[str] = tuple(SIZES),
+  arg: str | None, *, datasets: Sequence[str], words: Sequence[str], file: str
 ) -> tuple[str | None, str]:
   """Splits a config's argument: `SIZE,DATASET`, or one of `words` such as `demo`.
 
@@ -240,11 +235,11 @@ def parse_arg(
   if arg in words:
     return None, arg
   size, _, dataset = (arg or '').partition(',')
-  if size in sizes and dataset in datasets:
+  if size in SIZES and dataset in datasets:
     return size, dataset
   raise UserError(
     f'--config={file}:{arg or ""} is not known: write {file}:SIZE,DATASET with SIZE one of '
-    f'{", ".join(sizes)} and DATASET one of {", ".join(datasets)}, or one word of '
+    f'{", ".join(SIZES)} and DATASET one of {", ".join(datasets)}, or one word of '
     f'{", ".join(words)}.'
   )
 

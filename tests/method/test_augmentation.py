@@ -261,7 +261,7 @@ def test_pretraining_sees_and_predicts_the_new_look():
 
   def seen(method, batch, looks):
     if looks is not None:  # Is given what should come out.
-      method = method._replace(look=lambda keys, images: looks)
+      method = method._replace(augment=lambda keys, images: looks)
     out = method.forward(params, batch, {})
     return out.clip, out.followed.frames, out.mask.visible, out.targets
 

@@ -44,15 +44,15 @@ def build_method(config) -> Method:
   grid = token_grid((data.frames, data.size, data.size), patch)
   check_name(regressor.name, REGRESSORS, 'regressor.name')
   tokenizer, (raft_size, raft) = _load_tokenizer(config), _load_raft(config)
-  hide, decode = _masks(config, grid)
+  masking, decoder_masking = _maskings(config, grid)
   flow, follow = _motion(config, raft_size)
   heads = {name: _head(name, head, patch, tokenizer) for name, head in config.heads.items()}
   frozen = {'tokenizer': tokenizer and tokenizer.params, 'raft': raft}
   frozen = {name: params for name, params in frozen.items() if params is not None}
 
   def mask(keys, clip, frozen):
-    hidden = hide(keys, clip, flow(clip, frozen))
-    return decode(keys, hidden) if decode else hidden
+    hidden = masking(keys, clip, flow(clip, frozen))
+    return decoder_masking(keys, hidden) if decoder_masking else hidden
 
   def targets(clip, window, frozen):
     followed = follow(clip, window, flow(clip, frozen), frozen)
@@ -73,11 +73,11 @@ def build_method(config) -> Method:
   outputs = _outputs(config, jax.eval_shape(targets, clip, frames, frozen), tokenizer)
   return Method(
     model=build_model(config, heads=outputs),
-    look=build_augmentation(config.augment),
+    augment=build_augmentation(config.augment),
     flow=flow,
     follow=follow,
-    hide=hide,
-    decode=decode,
+    masking=masking,
+    decoder_masking=decoder_masking,
     heads=heads,
     own_losses={} if regressor.name == 'none' else {'alignment': regressor.alignment_weight},
     normalise=functools.partial(normalise, mean=tuple(data.mean), std=tuple(data.std)),
@@ -172,24 +172,25 @@ def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | N
   return Head(target, loss, head.weight)
 
 
-def _masks(
+def _maskings(
   config, grid: tuple[int, int, int]
 ) -> tuple[Callable[..., Mask], Callable[..., Mask] | None]:
-  """`Method.hide` and `Method.decode`."""
-  masking, decoding = config.masking, config.decoder_masking
-  hide = lookup(MASKINGS, masking.name, 'masking.name')
+  """`Method.masking` and `Method.decoder_masking`."""
+  block, decoded = config.masking, config.decoder_masking
+  masking = lookup(MASKINGS, block.name, 'masking.name')
   given = ('key', 'clip', 'flow', 'grid', 'ratio')
-  check_options(hide, masking.options.keys(), 'masking.options', given)
-  hide = functools.partial(hide, grid=grid, ratio=masking.ratio, **masking.options)
-  decode = lookup({'none': None} | DECODER_MASKINGS, decoding.name, 'decoder_masking.name')
-  if decode is None:
-    return jax.vmap(hide), None
-  if config.regressor.name != 'none' and decoding.name == 'running_cell':
+  check_options(masking, block.options.keys(), 'masking.options', given)
+  masking = jax.vmap(functools.partial(masking, grid=grid, ratio=block.ratio, **block.options))
+  check_name(decoded.name, ('none', *DECODER_MASKINGS), 'decoder_masking.name')
+  if decoded.name == 'none':
+    return masking, None
+  if config.regressor.name != 'none' and decoded.name == 'running_cell':
     raise UserError(
       'decoder_masking running_cell also decodes tokens that are visible, which a regressor must '
       'not be shown as targets: take decoder_masking.name random.'
     )
-  return jax.vmap(hide), jax.vmap(functools.partial(decode, grid=grid, ratio=decoding.ratio))
+  decoder_masking = DECODER_MASKINGS[decoded.name]
+  return masking, jax.vmap(functools.partial(decoder_masking, grid=grid, ratio=decoded.ratio))
 
 
 def _motion(

@@ -56,11 +56,11 @@ class Method(NamedTuple):
 
   Attributes:
     model: The wiring: an autoencoder with one output for each head.
-    look: (keys 'b', images in [0, 1]) -> the same images with another look.
+    augment: (keys 'b', images in [0, 1]) -> the same images with another look.
     flow: (clip, frozen) -> the optical flow that masks or targets ask for, or None.
     follow: (clip, window, flow, frozen) -> the points that targets follow, or None.
-    hide: (keys 'b', clip, flow) -> Mask with a batch axis: all hidden tokens are predicted.
-    decode: (keys 'b', Mask) -> the same with part of the hidden tokens, or None: all of them.
+    masking: (keys 'b', clip, flow) -> Mask with a batch axis: all hidden tokens are predicted.
+    decoder_masking: (keys 'b', Mask) -> the same with part of the hidden tokens, or None: all.
     heads: What the model predicts.
     own_losses: Loss that the model itself defines -> its weight.
     normalise: Clip in [0, 1] -> the model's input.
@@ -73,11 +73,11 @@ class Method(NamedTuple):
   """
 
   model: MaskedAutoencoder | RegressedAutoencoder
-  look: Callable[..., dict[str, Array]]
+  augment: Callable[..., dict[str, Array]]
   flow: Callable[..., Flow | None]
   follow: Callable[..., Followed | None]
-  hide: Callable[..., Mask]
-  decode: Callable[..., Mask] | None
+  masking: Callable[..., Mask]
+  decoder_masking: Callable[..., Mask] | None
   heads: dict[str, Head]
   own_losses: dict[str, float]
   normalise: Callable[[Array], Array]
@@ -101,13 +101,13 @@ class Method(NamedTuple):
       decode_all: Predicts all hidden tokens, as pictures want it.
     """
     images = _images(batch)
-    images = self.look(clip_keys(self.seed, batch, 'look'), images)
+    images = self.augment(clip_keys(self.seed, batch, 'look'), images)
     clip = images['video']
     flow = self.flow(clip, frozen)
     followed = self.follow(clip, images.get('window'), flow, frozen)
-    mask = self.hide(clip_keys(self.seed, batch, 'mask'), clip, flow)
-    if self.decode and not decode_all:
-      mask = self.decode(clip_keys(self.seed, batch, 'decoded share'), mask)
+    mask = self.masking(clip_keys(self.seed, batch, 'mask'), clip, flow)
+    if self.decoder_masking and not decode_all:
+      mask = self.decoder_masking(clip_keys(self.seed, batch, 'decoded share'), mask)
     targets = {name: head.target(clip, followed, frozen) for name, head in self.heads.items()}
     predictions, sown = self.model.apply(
       {'params': params}, self.normalise(clip), mask.visible, mask.masked, mutable='losses'

@@ -26,7 +26,7 @@ class Supervised(NamedTuple):
 
   Attributes:
     model: The classifier.
-    look: (keys 'b', {'video': clip in [0, 1]}) -> the same with another look.
+    augment: (keys 'b', {'video': clip in [0, 1]}) -> the same with another look.
     normalise: clip in [0, 1] -> the model's input.
     clip: Frames, rows, columns and channels of a clip.
     seed: Of all randomness on the device.
@@ -36,7 +36,7 @@ class Supervised(NamedTuple):
   """
 
   model: Classifier
-  look: Callable[..., dict[str, Array]]
+  augment: Callable[..., dict[str, Array]]
   normalise: Callable[[Array], Array]
   clip: tuple[int, int, int, int]
   seed: int
@@ -104,7 +104,7 @@ class Supervised(NamedTuple):
 
   def _input(self, part: dict[str, Array]) -> Float[Array, 'b T H W C']:
     images = {'video': unit_range(part['video'])}
-    clip = self.look(clip_keys(self.seed, part, 'look'), images)['video']
+    clip = self.augment(clip_keys(self.seed, part, 'look'), images)['video']
     keys = clip_keys(self.seed, part, 'erased box')
     return mixing.erase(keys, self.normalise(clip), chance=self.erase)
 
@@ -138,7 +138,7 @@ def build_supervised(config: ml_collections.ConfigDict, *, classes: int) -> Supe
   )
   return Supervised(
     model=classifier,
-    look=build_augmentation(config.get('augment')),  # Older runs have no such block.
+    augment=build_augmentation(config.get('augment')),  # Older runs have no such block.
     normalise=functools.partial(normalise, mean=tuple(data.mean), std=tuple(data.std)),
     clip=clip,
     seed=config.seed,

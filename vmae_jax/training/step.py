@@ -50,7 +50,9 @@ def make_train_step(
   Args:
     loss_fn: Loss of a batch, a mean over its clips.
     optimizer: Turns gradients into updates.
-    accumulate: Number of equal parts of the batch that are computed one after another.
+    accumulate: Number of equal parts of the batch that are computed one after another. Gradients
+      are the mean over parts, which is that of the whole batch where all clips count as many tokens
+      (all maskings but `running_cell`, whose clips differ slightly).
     ema: Decay of the moving average; 0 for none.
   """
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
