@@ -42,7 +42,7 @@ from vmae_jax.training import finetuning, loop, pretraining
 from vmae_jax.training.step import jit_step
 
 WARM_UP = 3  # Steps and batches that do not count: compiling, and what was read ahead.
-CLASSES = 400  # Of fine-tuning where data.classes is 0.
+CLASSES = 400  # Number of classes in fine-tuning where data.classes is 0.
 
 _CONFIG = cli.define_config()
 _BATCH = flags.DEFINE_integer('batch', None, 'Clips in a step; by default as the config says.')
@@ -64,8 +64,8 @@ def benchmark(config, *, steps: int) -> dict[str, Any]:
   """Measures; see the top of this file.
 
   Args:
-    config: Of pre-training or fine-tuning.
-    steps: That are timed in each row.
+    config: A config of pre-training or fine-tuning.
+    steps: Number of steps that are timed for each row.
 
   Returns:
     All numbers, for JSON; see `table`.

@@ -57,7 +57,7 @@ def judge(entry: Entry, found: Finding, *, span: int) -> tuple[str, str]:
 
   Args:
     entry: The line.
-    found: Of the file.
+    found: The state of the file.
     span: Video frames that a clip covers, `frames * stride`.
   """
   if found.reason:

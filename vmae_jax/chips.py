@@ -12,7 +12,7 @@ class Chip(NamedTuple):
 
   Attributes:
     flops: Peak of dense bfloat16 arithmetic in FLOP/s, summed in float32; float16 for V100 and T4.
-    source: Where the figures are from.
+    source: Source of the figures.
     memory: Bytes, where a device that is not at hand can be asked for.
     network: Bytes a second that it can send to other chips of its slice or host, over all links:
       half of what is published where both directions are counted; None: no figure could be read.

@@ -109,7 +109,7 @@ def check_file(out: Path) -> None:
 
 def define_weights() -> flags.FlagHolder[str]:
   """Defines --weights."""
-  text = 'Of a run: params or ema; by default the moving average where there is one.'
+  text = 'Weights of a run: params or ema; by default the moving average where there is one.'
   return flags.DEFINE_string('weights', '', text)
 
 

@@ -50,7 +50,7 @@ DEFAULTS = dict(
   steps=Number(0, 0),  # Above 0 it sets the length instead of epochs.
   batch_size=Number(1024, 1),  # Clips in a step, over all devices, repeats included.
   init_from='',  # A run or checkpoint whose parameters to start from.
-  init_weights='',  # Of a run: params, ema, or '' for its moving average if it has one.
+  init_weights='',  # Those of a run: params, ema, or '' for ema if there is one.
   model=dict(
     size=Name('b', SIZES),  # See models/sizes.py.
     patch=(2, 16, 16),  # Frames, rows, columns.
@@ -58,8 +58,8 @@ DEFAULTS = dict(
     decoder_depth=Number(None, 1),
     decoder_heads=Number(None, 1),
     decoder_mlp=Number(None, 1),  # With another width: four times that.
-    eps=1e-6,  # Of every LayerNorm.
-    dtype='auto',  # Of matrix products; auto: bfloat16, on CPU float32.
+    eps=1e-6,  # In every LayerNorm.
+    dtype='auto',  # For matrix products; auto: bfloat16, on CPU float32.
     attention='auto',  # auto, xla, cudnn, mapped.
     scan=False,  # Loop over layers instead of writing them out.
     remat='none',  # none, dots, full: what the backward pass computes again.
@@ -70,16 +70,16 @@ DEFAULTS = dict(
     layer_scale=0.1,  # Where the scales of its branches and the decoders' start; 0: none.
     alignment_weight=2.0,
   ),
-  tokenizer=dict(path=''),  # Of the target codes: a file made by train_tokenizer or convert.
+  tokenizer=dict(path=''),  # For the target codes: a file made by train_tokenizer or convert.
   masking=dict(name='tube', ratio=0.9, options=dict()),
   decoder_masking=dict(name='none', ratio=0.5),
   motion=dict(  # Optical flow, where masks or targets need it.
     name='inverse_search',  # inverse_search, which needs no weights, or raft.
-    path='',  # Of RAFT's weights: a file made by convert.
+    path='',  # RAFT's weights: a file made by convert.
     options=dict(),
   ),
   tracking=dict(  # Points followed along the flow, where targets need them.
-    steps=Number(6, 1),  # Of a trajectory.
+    steps=Number(6, 1),  # Length of a trajectory.
     rate='video',  # Steps between frames of the video, which the loader adds, or the clip.
     median=False,  # Median filter of 3 x 3 on the flow.
     camera=False,  # Records motion without the camera's.
@@ -102,7 +102,7 @@ DEFAULTS = dict(
     stride=4,  # Between sampled frames.
     sampling=Name('dense', SAMPLINGS),  # linspace: as VideoMAE's fine-tuning.
     released_end=False,  # Never take a video's last frame, as VideoMAE's code (dense).
-    order=Name('hashed', ORDERS),  # Of videos; added: seeds 0 and 1 share epochs, as before.
+    order=Name('hashed', ORDERS),  # Order of videos; added: seeds 0 and 1 share epochs.
     crop=Name('multi_scale', CROPS),
     flip=False,
     repeats=Number(1, 1),  # Clips cut from one decoded video.
@@ -155,7 +155,7 @@ DEFAULTS = dict(
     every_epochs=Number(0.0, 0),  # 0: never; else after the last step, too.
     train='',  # Labelled videos to learn from, as data.train.
     val='',  # Held-out ones.
-    pool='slots',  # As --pool of vmae_jax.probe.
+    pool='slots',  # See --pool of vmae_jax.probe.
     batch_size=Number(64, 1),
   ),
 )
@@ -210,7 +210,7 @@ RUN_KEYS = (
   'data.root',
   'data.changed',
   'data.max_bad_share',
-  'data.val',  # Of fine-tuning, as is `test`: a finished run can be tested anew.
+  'data.val',  # This and `test` are keys of fine-tuning: a finished run can be tested anew.
   'data.test',
   'test',
   'optimizer.accumulate',
@@ -254,7 +254,7 @@ def set_size(config: ml_collections.ConfigDict, size: str) -> None:
 
 
 _HEAD_KEYS = ('target', 'options', 'loss', 'weight', 'decoder')
-_HEAD_EXTRAS = ('hidden', 'activation')  # Of a layer before the last one, and after it.
+_HEAD_EXTRAS = ('hidden', 'activation')  # Width of a layer before the last one; after the last.
 
 
 def check(config: ml_collections.ConfigDict, *, devices: int) -> None:

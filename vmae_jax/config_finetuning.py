@@ -30,15 +30,17 @@ DEFAULTS = dict(
   steps=Number(0, 0),  # Above 0 it sets the length; with epochs=0 nothing is trained, only tested.
   batch_size=Number(768, 1),
   init_from='',  # A run, a checkpoint, or a file or folder of another implementation.
-  init_weights='',  # Of a run: params, ema, or '' for its moving average if it has one.
-  init_share=share(1.0),  # Of the encoder's parameters that must be found there.
+  init_weights='',  # Those of a run: params, ema, or '' for ema if there is one.
+  init_share=share(1.0),  # Share of the encoder's parameters that must be found there.
   init_head=True,  # Take its classifier along, if it has one.
   model=_take('model', 'size patch eps dtype attention scan remat')
   | dict(
-    drop_path=Number(0.1, 0, 0.99),  # Of the last block; rises from 0 in the first.
+    drop_path=Number(0.1, 0, 0.99),  # In the last block; rises from 0 in the first.
     dropout=Number(0.0, 0, 0.99),  # Before the last layer.
     head_scale=0.001,  # On its initial range.
-    pool=Name('mean', POOLS),  # Of all tokens, or the first one (use_mean_pooling=False elsewhere).
+    pool=Name(
+      'mean', POOLS
+    ),  # Mean of all tokens, or the first (use_mean_pooling=False elsewhere).
     positions=Name('rebuild', POSITIONS),  # For the clips' tokens, or those of pre-training:
     position_grid=(8, 14, 14),  # Tokens (t, h, w) of a clip there.
   ),
@@ -53,7 +55,7 @@ DEFAULTS = dict(
     classes=Number(0, 0),  # 0: as many as data.train has.
     crop=Name('resized', CROPS),
     crop_area=(0.08, 1.0),  # Bounds of the share of the picture that it takes.
-    # Of training clips and in the test; bilinear: the papers'.
+    # In training and in the test; bilinear: the papers'.
     resampling=Name('antialiased', RESAMPLINGS),
     flip=True,  # Wrong where direction is the label.
     repeats=Number(2, 1),
@@ -62,16 +64,16 @@ DEFAULTS = dict(
   ),
   augment=config_lib.DEFAULTS['augment'],
   mixing=dict(
-    chance=share(1.0),  # That a clip is mixed at all.
+    chance=share(1.0),  # Chance that a clip is mixed.
     mixup=Number(0.8, 0),  # alpha of the Beta distribution; 0: never.
     cutmix=Number(1.0, 0),
     switch=share(0.5),  # Chance of cutmix where both are on.
-    smoothing=Number(0.1, 0, 0.99),  # Of labels.
+    smoothing=Number(0.1, 0, 0.99),  # Label smoothing.
   ),
   test=dict(
     every_epochs=Number(10.0, 0),  # One view of each video of data.val; 0: not on the way.
     segments=Number(5, 1),  # Clips over the time of a video, in the last test.
-    crops=Number(3, 1),  # Of each of them.
+    crops=Number(3, 1),  # Crops of each of these clips.
     batch_size=Number(60, 1),  # Clips; raised to whole videos over the devices.
   ),
   optimizer=config_lib.DEFAULTS['optimizer']

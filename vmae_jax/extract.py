@@ -37,14 +37,14 @@ _POOL = flags.DEFINE_string(
   'pool', 'mean', 'tokens: t x h x w x d; slots: mean over each time slot, t x d; mean: d.'
 )
 _POSITIONS = flags.DEFINE_string(
-  'positions', 'rebuild', 'Of other sizes than in training: rebuild, interpolate.'
+  'positions', 'rebuild', 'Positions for other sizes than in training: rebuild, interpolate.'
 )
 _WEIGHTS = cli.define_weights()
 _BATCH = flags.DEFINE_integer('batch_size', 16, 'Clips encoded at a time.', lower_bound=1)
 _SHARD = flags.DEFINE_integer(
   'shard_videos', 256, 'Videos in a file, whose features are in memory together.', lower_bound=1
 )
-_FORMAT = flags.DEFINE_enum('format', 'safetensors', ('safetensors', 'npz'), 'Of the files.')
+_FORMAT = flags.DEFINE_enum('format', 'safetensors', ('safetensors', 'npz'), 'Kind of files.')
 _THREADS = flags.DEFINE_integer('threads', 0, 'Videos decoded at a time; 0: one a core.')
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Joins several processes, see pretrain.')
 

@@ -49,10 +49,10 @@ _CHANGES = {
   'size': flags.DEFINE_string('size', None, 'native, 480, 480/64 or 480x880 (rows x columns).'),
   'topk': flags.DEFINE_integer('topk', None, 'Tokens that a token takes its labels from.'),
   'last': flags.DEFINE_integer('last', None, 'Frames remembered beside the first.'),
-  'shape': flags.DEFINE_string('shape', None, 'Of the neighbourhood: square or circle.'),
-  'radius': flags.DEFINE_integer('radius', None, 'Of the neighbourhood, in tokens.'),
+  'shape': flags.DEFINE_string('shape', None, 'Shape of the neighbourhood: square or circle.'),
+  'radius': flags.DEFINE_integer('radius', None, 'Radius of the neighbourhood, in tokens.'),
   'limit_first': flags.DEFINE_bool('limit_first', None, 'Whether it holds for the first frame.'),
-  'temperature': flags.DEFINE_float('temperature', None, 'Of the weights.'),
+  'temperature': flags.DEFINE_float('temperature', None, 'Temperature of the weights.'),
   'pad': flags.DEFINE_integer('pad', None, 'How many of the last are the first one at the start.'),
 }
 

@@ -29,7 +29,7 @@ _CODES = flags.DEFINE_integer('codes', 256, 'How many codes there are.', lower_b
 _STEPS = flags.DEFINE_integer('steps', 400, 'Batches.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 64, 'Frames in a batch, a multiple of 4.', lower_bound=4)
 _STRIDE = flags.DEFINE_integer('stride', 4, "Between a video's frames in a batch.", lower_bound=1)
-_SEED = flags.DEFINE_integer('seed', 0, 'Of order, crops and first codes.', lower_bound=0)
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of order, crops and first codes.', lower_bound=0)
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace a tokenizer that is there.')
 
 

@@ -18,7 +18,7 @@ def running_cell(
   also where the encoder saw the token; the loss counts only those that it did not.
 
   Args:
-    key: Of the clip.
+    key: The clip's key.
     mask: What the encoder sees.
     grid: Tokens (t, h, w); h and w are even.
     ratio: Share of tokens that is not decoded: 0.25, 0.5 or 0.75.
@@ -52,7 +52,7 @@ def random_share(
   makes a step affordable.
 
   Args:
-    key: Of the clip.
+    key: The clip's key.
     mask: What the encoder sees.
     grid: Not used.
     ratio: Share of the hidden tokens that is left out, rounded down.

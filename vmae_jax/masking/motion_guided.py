@@ -82,9 +82,9 @@ def motion_guided(
   """Hides int(ratio * h * w) tokens in each time slot; the visible ones follow the motion.
 
   Args:
-    key: Of the clip.
+    key: The clip's key.
     clip: Only its shape is used.
-    flow: Of the pairs that `flow_pairs` names, on any grid that the tokens divide.
+    flow: Between the pairs of `flow_pairs`, on any grid that the tokens divide.
     grid: Tokens (t, h, w).
     ratio: Share of hidden tokens.
     base_map: A name in BASE_MAPS: what is visible in the base frame.

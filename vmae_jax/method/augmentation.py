@@ -21,7 +21,7 @@ from vmae_jax.types import Array, Float, Key
 
 # Chances in the config's block `augment`: if all are 0, nothing is computed at all.
 CHANCES = ('jitter', 'grey', 'blur', 'solarise')
-STRENGTHS = ('brightness', 'contrast', 'saturation', 'hue')  # Of the jitter.
+STRENGTHS = ('brightness', 'contrast', 'saturation', 'hue')  # Strengths of the jitter.
 THRESHOLD = 0.5  # Values from here on are inverted by solarising.
 BLUR_SHARE = 0.1  # Width of the blur's kernel, of the picture's shorter side.
 
@@ -58,7 +58,7 @@ def augment(
   """Changes the look of each clip, of all its frames alike.
 
   Args:
-    keys: Of the clips, for this purpose alone.
+    keys: The keys of the clips for this purpose.
     images: Name -> 'b ... H W 3' in [0, 1]: a clip and, if there is one, its window.
     jitter, grey, blur, solarise: Chances of each change, the first one of the colours.
     brightness: The greatest amount that is added or taken away.

@@ -37,9 +37,9 @@ class Forward(NamedTuple):
     flow: Optical flow between the clip's frames, or None.
     followed: Points that targets follow, or None.
     mask: Which tokens are visible and which are predicted.
-    targets: Of each head, for all tokens, without a gradient.
-    predictions: Of each head, at the masked tokens.
-    own_losses: Of each loss that the model itself defines, the values at the masked tokens.
+    targets: Head -> its target for all tokens, without a gradient.
+    predictions: Head -> the prediction for the masked tokens.
+    own_losses: Loss that the model itself defines -> its value for each masked token.
   """
 
   clip: Float[Array, 'b T H W 3']
@@ -69,7 +69,7 @@ class Method(NamedTuple):
     window: Frames that the loader adds to each time slot for `follow`, or 0.
     grid: Tokens (t, h, w).
     patch: Size of a patch in frames, rows and columns.
-    seed: Of all randomness on the devices.
+    seed: Seed of all random numbers on the devices.
   """
 
   model: MaskedAutoencoder | RegressedAutoencoder
@@ -94,7 +94,7 @@ class Method(NamedTuple):
     """From a batch to targets and predictions, step by step.
 
     Args:
-      params: Of the model.
+      params: Parameters of the model.
       batch: From the loader: uint8 `video` 'b T H W 3' and, if there is one, `window`
         'b t l H W 3'; `epoch`, `sample` and `repeat`.
       frozen: `self.frozen`, on the devices.

@@ -21,7 +21,7 @@ def clip_keys(seed: int, batch: dict[str, Array], purpose: str) -> Key[Array, ' 
   """One key a clip, for one purpose: a function of (seed, epoch, sample, repeat) alone.
 
   Args:
-    seed: Of the run.
+    seed: The seed of the run.
     batch: From the loader; its `epoch`, `sample` and `repeat` say which visit a clip is.
     purpose: A key of PURPOSES.
   """

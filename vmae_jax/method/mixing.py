@@ -38,9 +38,9 @@ def erase(
   Area from 2 % to a third of the picture, aspect from 0.3 to 1 / 0.3, ten tries until one fits.
 
   Args:
-    keys: Of the clips.
+    keys: The keys of the clips.
     clip: Normalised.
-    chance: Of a clip to have a box.
+    chance: Probability that a clip has a box.
   """
   if not chance:
     return clip
@@ -70,9 +70,9 @@ def own_share(
   """The clip's own share of each pixel: one number (mixup), or 1 outside a box (cutmix).
 
   Args:
-    keys: Of the clips.
-    size: Of the picture.
-    chance: Of a clip to be mixed.
+    keys: The keys of the clips.
+    size: Size of the picture.
+    chance: Probability that a clip is mixed.
     mixup: alpha of the Beta distribution of the share; 0: never.
     cutmix: The same for the share outside the box, whose centre is drawn uniformly.
     switch: Chance of cutmix where both are on.

@@ -29,10 +29,10 @@ class Supervised(NamedTuple):
     augment: (keys 'b', {'video': clip in [0, 1]}) -> the same with another look.
     normalise: clip in [0, 1] -> the model's input.
     clip: Frames, rows, columns and channels of a clip.
-    seed: Of all randomness on the device.
+    seed: Seed of all random numbers on the devices.
     erase: Chance that a clip has an erased box.
     mix: (keys 'b', (H, W)) -> the clip's own share of each pixel, or None: no mixing.
-    smoothing: Of labels.
+    smoothing: Label smoothing.
   """
 
   model: Classifier
@@ -80,7 +80,7 @@ class Supervised(NamedTuple):
     """Cross-entropy to the mixed targets, and the accuracy.
 
     Args:
-      params: Of the model.
+      params: Parameters of the model.
       batch: From the loader, and `mixing.pair`ed if clips are mixed.
       frozen: Not used.
     """

@@ -24,8 +24,8 @@ def datasheet(
   """Broken videos, lengths, rates, sizes, codecs, classes and duplicates, a line each.
 
   Args:
-    findings: Of every file or record once.
-    labels: Of every line of the list or record that is not broken; -1 is none.
+    findings: One for every file or record.
+    labels: One for every line of the list, or record, that is not broken; -1 is none.
     class_names: May be empty.
   """
   lines = [f'broken: {found.path}: {found.reason}' for found in findings if found.reason][:5]

@@ -51,12 +51,12 @@ def write_set(
   (`path label`, relative), `classes.txt` and `set.json`. It appears when all is complete.
 
   Args:
-    folder: Where the set goes: new, empty or the same set written before.
+    folder: The folder to write: new, empty or holding the same set.
     train: Clips of the training split.
     val: Clips of the validation split.
     frames: T.
     size: H and W, even.
-    seed: Of the set.
+    seed: Seed of the whole set.
     workers: Processes; None for as many as there are processors.
 
   Returns:

@@ -21,7 +21,7 @@ from vmae_jax.motion.tracking import Tracks
 from vmae_jax.targets.target import Target, needs
 from vmae_jax.types import Array, Float
 
-BINS = 9  # Of 20 degrees each: a gradient and its opposite are the same.
+BINS = 9  # Bins of 20 degrees: a gradient and its opposite count as the same.
 IMAGENET_STD = (0.229, 0.224, 0.225)
 EPS = 1e-10
 
@@ -43,7 +43,7 @@ class Variant(NamedTuple):
   """Where the two methods differ.
 
   Attributes:
-    pad: Of frames, by one pixel: a mode of `jnp.pad`.
+    pad: How frames are padded by one pixel: a mode of `jnp.pad`.
     weight: (phase in [0, 9], k) -> the share of a pixel's gradient that goes to bin k.
     mean: Cells hold the mean over their pixels, or the sum.
     from_y: Angles are counted from down to right, or from right to down.
@@ -193,8 +193,8 @@ def hog_target(
     clip: In [0, 1], not normalised.
     followed: Not used.
     patch: Size of a patch in frames, rows and columns.
-    frame: Of the slot: `middle` (number p_t // 2 from 0: the second of two, as MME's release)
-      or `first` (as MaskFeat).
+    frame: The frame of the slot: `middle` (number p_t // 2 from 0: the second of two, as MME's
+      release) or `first` (as MaskFeat).
     variant, norm, std, gaussian: See `hog`.
 
   Returns:
@@ -268,7 +268,7 @@ def step_weights(steps: int, *, later: float, values: int = 3 * BINS) -> Float[n
   Args:
     steps: L.
     later: Weight of all steps but the first.
-    values: Of each of a token's 4 cells.
+    values: Number of values of each of a token's 4 cells.
   """
   alpha = np.array([1.0] + [later] * (steps - 1), np.float32) / steps
   return np.tile(alpha.repeat(4), values)

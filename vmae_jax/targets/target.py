@@ -11,7 +11,7 @@ class Target(NamedTuple):
 
   Attributes:
     values: Floats, or integer codes.
-    weights: Of the values in the loss, one for each token or for each of its values; None: all 1.
+    weights: In the loss, one for each token or for each of its values; None: all 1.
       Tokens without weight still count in the mean over tokens.
   """
 

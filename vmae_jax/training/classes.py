@@ -22,9 +22,9 @@ def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) ->
   """Counts the classes of the training data and compares all sources with them.
 
   Args:
-    sources: From their names in the config.
+    sources: Name in the config -> the source.
     train: The name of the training data.
-    classes: Of the config; 0: as many as the training data have.
+    classes: Their number in the config; 0: as many as the training data have.
 
   Raises:
     UserError: videos have no label or one that is out of range, there is one class alone, or

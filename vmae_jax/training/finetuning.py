@@ -40,7 +40,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Fine-tunes and tests; continues where an earlier start in the folder `workdir` stopped.
 
   Args:
-    config: As made by configs/finetune.py.
+    config: A config of configs/finetune.py.
     workdir: Folder of the run.
 
   Raises:

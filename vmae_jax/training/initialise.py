@@ -48,7 +48,7 @@ def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
   """Finds one of our runs or checkpoints, or a file or folder of another implementation.
 
   Args:
-    path: Of it.
+    path: Path of the run, checkpoint, file or folder.
     weights: See `choose_weights`, and for other implementations `read_checkpoint`.
 
   Raises:

@@ -35,9 +35,9 @@ class Task(NamedTuple):
   Attributes:
     method: The method, or the classifier: has `init`, `frozen` and `flops`.
     step: (state, batch, frozen) -> (state, metrics), not jitted.
-    optimizer: Whose moments the state holds.
+    optimizer: The optimizer whose moments the state holds.
     schedule: Step -> learning rate, for the log.
-    steps: Of the whole run.
+    steps: Number of steps of the whole run.
     source: The training videos.
     sampler: Cuts clips from them.
     implied: Values of keys that the config of an older run lacks.
@@ -88,7 +88,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     start, state, extra = start_state(config, task, mesh, checkpointer)
     kept = extra.get('log', {})
     if check_same_data(extra.get('data', {}), data, changed=config.data.changed):
-      kept = kept | {'counted_from': (start, int(state.replaced))}  # Of broken videos.
+      kept = kept | {'counted_from': (start, int(state.replaced))}  # For broken videos.
     step_fn = jit_step(task.step, state, mesh)
     # Frozen networks are whole on every device: they are small beside what is trained.
     frozen = jax.device_put(task.method.frozen, sharding.replicated(mesh))

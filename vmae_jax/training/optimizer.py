@@ -54,7 +54,7 @@ def layer_scales(params: Any, *, decay: float, depth: int) -> Any:
   rule, which VideoMAE follows). Blocks are stacked along the leading axis: each has its factor.
 
   Args:
-    params: Of a `Classifier`, or a tree like it.
+    params: Parameters of a `Classifier`, or a tree like them.
     decay: Below 1, lower layers learn more slowly.
     depth: Number of the encoder's blocks.
   """

@@ -27,7 +27,7 @@ def train(config, workdir: str) -> TrainState:
   """Pre-trains; continues where an earlier start in the folder `workdir` stopped.
 
   Args:
-    config: As made by a file in configs/.
+    config: A config of a file in configs/.
     workdir: Folder of the run.
 
   Returns:

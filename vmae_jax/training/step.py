@@ -24,9 +24,9 @@ def jit_step(step: Callable[..., Any], state: TrainState, mesh: Mesh) -> Callabl
   them, would be compiled again.
 
   Args:
-    step: As `make_train_step` makes it.
+    step: A step of `make_train_step`.
     state: Arrays or shapes, with shardings.
-    mesh: Of the batch and the metrics.
+    mesh: The mesh of the batch and the metrics.
   """
   places = jax.tree.map(lambda x: x.sharding, state)
   everywhere = replicated(mesh)

@@ -73,9 +73,9 @@ def learn_step(
   Args:
     model: The tokenizer.
     state: Before the step.
-    key: Of the patches from which codes start again.
+    key: Chooses the patches from which codes start again.
     frames: A batch.
-    decay: Of the moving averages.
+    decay: Decay of the moving averages.
     dead: A code with fewer patches than this share of an equal part becomes a random patch.
   """
   patches, codebook = _patches(model, frames), state.codebook
@@ -120,7 +120,7 @@ def learn_tokenizer(
     steps: Batches.
     batch: Frames in a batch, a multiple of FRAMES.
     stride: Between the frames of one video in a batch.
-    seed: Of all random numbers.
+    seed: Seed of all random numbers.
 
   Returns:
     Parameters; figures; some frames and their reconstructions.
@@ -173,5 +173,5 @@ def learn_tokenizer(
     'perplexity': round(float(perplexity(jnp.asarray(counts))), 2),
     'frames_evaluated': evaluations * batch,
   }
-  shown = slice(0, None, max(1, batch // _DRAWN))  # Of different videos.
+  shown = slice(0, None, max(1, batch // _DRAWN))  # From different videos.
   return {'codebook': state.codebook}, figures, np.asarray(pixels)[shown], to_uint8(decoded[shown])
