@@ -33,7 +33,7 @@ Cost of a step, ViT-B, in GFLOP a clip (16 x 224 x 224, 160 visible tokens), and
   0.8 (default)               282       308  (1.5)              572  (2.8)
   0.875                       176       224  (1.1)              488  (2.4)
 
-VQGAN f16 at 224 costs 847 a clip. Counted, by `Objective.flops` (VideoMAE: 203). Measured on a CPU
+VQGAN f16 at 224 costs 847 a clip. Counted, by `Method.flops` (VideoMAE: 203). Measured on a CPU
 (tests/benchmark): the default takes 2.39 times a VideoMAE step with Gumbel f8, 1.37
 times without a tokenizer to speak of; ViT-S 3.84 and 1.14, as the tokenizer does not shrink.
 Expected after fine-tuning (the abstract, ViT-B, top-1): K400 82.3, SSv2 71.3, UCF101 91.5,

@@ -67,7 +67,7 @@ def frame_difference(
     raise UserError(
       f'frame_difference: gap is {gap}, of {frames} frames: choose 1 to {frames - 1}.'
       if frames > 1
-      else 'frame_difference: there is only one frame to take differences of (scope, model.patch).'
+      else 'frame_difference: there is but one frame to take differences of (scope, model.patch).'
     )
   if grey:
     clip = clip.mean(axis=-1, keepdims=True)
