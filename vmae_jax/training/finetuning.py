@@ -61,11 +61,11 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   evaluation = Evaluation(config, workdir, supervised, sources, classes, mesh)
   start = _find_start(config, workdir, supervised, mesh)
   if config.epochs == 0 and config.steps == 0:
-    return evaluation.alone(start)
+    return evaluation.test_only(start)
 
   source = sources[data.train]
   steps = loop.count_steps(config, videos=len(source))
-  evaluation.plan(steps, videos=len(source))
+  evaluation.set_length(steps, videos=len(source))
   schedule = loop.make_schedule(config, steps=steps, videos=len(source))
   optimizer, step = make_step(config, supervised, schedule)
   task = loop.Task(
@@ -78,7 +78,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
     sampler=clip_sampler(config),
     implied=config_finetuning.implied(),
     pretrained=start,
-    watch=evaluation.keep_names,
+    watch=evaluation.write_class_names,
     evaluate=evaluation,
   )
   loop.run(config, workdir, mesh, task)
@@ -178,13 +178,13 @@ class Evaluation:
     self._steps, self._every = 0, 0
     self._names_to_write = classes.names
 
-  def plan(self, steps: int, *, videos: int) -> None:
+  def set_length(self, steps: int, *, videos: int) -> None:
     """Sets the length of the run: validation falls on multiples of `test.every_epochs`."""
     epoch = videos / self._config.batch_size
     every = self._config.test.every_epochs
     self._steps, self._every = steps, every and max(1, round(every * epoch))
 
-  def keep_names(self, *_: Any) -> None:
+  def write_class_names(self, *_: Any) -> None:
     """Writes the names of the classes after the first step of a start, see `Task.watch`."""
     if self._names_to_write and jax.process_index() == 0:
       text = ''.join(f'{name}\n' for name in self._names_to_write)
@@ -216,7 +216,7 @@ class Evaluation:
     log.progress.print(_line(f'test of {test.segments} x {test.crops} views', result))
     return scalars | tested
 
-  def alone(self, start: Callable[[Any], Any] | None) -> None:
+  def test_only(self, start: Callable[[Any], Any] | None) -> None:
     """Tests what `init_from` names, without training."""
     if start is None:
       raise UserError('epochs=0 and steps=0 is a test alone: give --config.init_from, too.')
