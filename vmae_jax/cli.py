@@ -94,6 +94,11 @@ def one_checkpoint(argv: list[str]) -> str:
   return argv[1]
 
 
+def values(*given: flags.FlagHolder) -> dict[str, Any]:
+  """The values of flags by their names."""
+  return {flag.name: flag.value for flag in given}
+
+
 def need(*needed: flags.FlagHolder) -> None:
   """Raises a UserError for a flag without a value."""
   for flag in needed:
@@ -113,15 +118,15 @@ def define_weights() -> flags.FlagHolder[str]:
   return flags.DEFINE_string('weights', '', text)
 
 
-def define_clip() -> dict[str, flags.FlagHolder]:
+def define_clip() -> tuple[flags.FlagHolder, ...]:
   """Defines --frames, --stride and --sampling; None: as in training, where that is known."""
   stride = 'Video frames from one to the next.'
   sampling = 'dense: at the stride; segment: one frame from each of equal segments.'
-  return {
-    'frames': flags.DEFINE_integer('frames', None, 'Frames in a clip.', lower_bound=1),
-    'stride': flags.DEFINE_integer('stride', None, stride, lower_bound=1),
-    'sampling': flags.DEFINE_string('sampling', None, sampling),
-  }
+  return (
+    flags.DEFINE_integer('frames', None, 'Frames in a clip.', lower_bound=1),
+    flags.DEFINE_integer('stride', None, stride, lower_bound=1),
+    flags.DEFINE_string('sampling', None, sampling),
+  )
 
 
 def define_config(file: str = 'configs/videomae.py') -> Callable[[], ml_collections.ConfigDict]:

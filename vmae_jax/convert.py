@@ -47,18 +47,8 @@ def main(argv: list[str]) -> None:
     raise UserError('give one checkpoint and what to write: SOURCE --to=FORMAT --out=DIR_OR_FILE.')
   from vmae_jax.interchange.convert import convert  # Not above: --help needs none of it.
 
-  print(
-    convert(
-      argv[1],
-      _OUT.value,
-      to=_TO.value,
-      kind=_KIND.value,
-      part=_PART.value,
-      weights=_WEIGHTS.value,
-      heads=_HEADS.value,
-      decoder_heads=_DECODER_HEADS.value,
-    )
-  )
+  options = cli.values(_TO, _KIND, _PART, _WEIGHTS, _HEADS, _DECODER_HEADS)
+  print(convert(argv[1], _OUT.value, **options))
 
 
 if __name__ == '__main__':

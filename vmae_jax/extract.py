@@ -63,17 +63,12 @@ def main(argv):
   from vmae_jax.evaluation.windows import Windows
   from vmae_jax.models.patches import token_grid
 
-  config, params, encode = load_encoder(
-    checkpoint,
-    pool=_POOL.value,
-    layer=_LAYER.value,
-    positions=_POSITIONS.value,
-    weights=_WEIGHTS.value,
-  )
+  encoder_options = cli.values(_LAYER, _POOL, _POSITIONS)
+  config, params, encode = load_encoder(checkpoint, **encoder_options, weights=_WEIGHTS.value)
   data = config.data
   if _HOP.value:  # A window that slides has a stride.
     data.sampling = 'dense'
-  recut(config, {name: flag.value for name, flag in _CLIP.items()})
+  recut(config, cli.values(*_CLIP))
   windows = Windows(
     frames=data.frames,
     stride=data.stride,
@@ -87,14 +82,10 @@ def main(argv):
   settings = {
     'checkpoint': resolve(checkpoint),
     'weights': config.weights,
-    'layer': _LAYER.value,
-    'pool': _POOL.value,
-    'positions': _POSITIONS.value,
+    **encoder_options,
     **dataclasses.asdict(windows),
-    'videos': _VIDEOS.value,
+    **cli.values(_VIDEOS, _SHARD, _FORMAT),
     'hash_of_list': hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest()[:16],
-    'shard_videos': _SHARD.value,
-    'format': _FORMAT.value,
   }
   out = pathlib.Path(_OUT.value)
   claim(out, settings)

@@ -56,19 +56,8 @@ def main(argv):
     folder = folder.parent.parent
   out = pathlib.Path(_OUT.value or folder / 'probe.json')
   cli.check_file(out)
-  result = probe(
-    _CHECKPOINT.value,
-    train=_TRAIN.value,
-    val=_VAL.value,
-    pool=_POOL.value,
-    probes=_PROBES.value,
-    epochs=_EPOCHS.value,
-    cache_gb=_CACHE.value,
-    batch_size=_BATCH.value,
-    untrained=_UNTRAINED.value,
-    weights=_WEIGHTS.value,
-    clip={name: flag.value for name, flag in _CLIP.items()},
-  )
+  options = cli.values(_TRAIN, _VAL, _POOL, _PROBES, _EPOCHS, _CACHE, _BATCH, _UNTRAINED, _WEIGHTS)
+  result = probe(_CHECKPOINT.value, **options, clip=cli.values(*_CLIP))
   print(table(result))
   out.write_text(json.dumps(result, indent=2) + '\n')
   print(f'written to {out}')

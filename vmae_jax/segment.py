@@ -45,16 +45,16 @@ _POSITIONS = flags.DEFINE_enum(
 )
 _WEIGHTS = cli.define_weights()
 # A preset sets these; a flag that is given overrides it.
-_CHANGES = {
-  'size': flags.DEFINE_string('size', None, 'native, 480, 480/64 or 480x880 (rows x columns).'),
-  'topk': flags.DEFINE_integer('topk', None, 'Tokens that a token takes its labels from.'),
-  'last': flags.DEFINE_integer('last', None, 'Frames remembered beside the first.'),
-  'shape': flags.DEFINE_string('shape', None, 'Shape of the neighbourhood: square or circle.'),
-  'radius': flags.DEFINE_integer('radius', None, 'Radius of the neighbourhood, in tokens.'),
-  'limit_first': flags.DEFINE_bool('limit_first', None, 'Whether it holds for the first frame.'),
-  'temperature': flags.DEFINE_float('temperature', None, 'Temperature of the weights.'),
-  'pad': flags.DEFINE_integer('pad', None, 'How many of the last are the first one at the start.'),
-}
+_CHANGES = (
+  flags.DEFINE_string('size', None, 'native, 480, 480/64 or 480x880 (rows x columns).'),
+  flags.DEFINE_integer('topk', None, 'Tokens that a token takes its labels from.'),
+  flags.DEFINE_integer('last', None, 'Frames remembered beside the first.'),
+  flags.DEFINE_string('shape', None, 'Shape of the neighbourhood: square or circle.'),
+  flags.DEFINE_integer('radius', None, 'Radius of the neighbourhood, in tokens.'),
+  flags.DEFINE_bool('limit_first', None, 'Whether it holds for the first frame.'),
+  flags.DEFINE_float('temperature', None, 'Temperature of the weights.'),
+  flags.DEFINE_integer('pad', None, 'How many of the last are the first one at the start.'),
+)
 
 
 def main(argv):
@@ -72,18 +72,15 @@ def main(argv):
     raise UserError('--frames and --mask=FIRST.png go together; DAVIS has masks of its own.')
   if not _OUT.value:
     raise UserError('give --out=DIR, a folder for masks, pictures and scores.')
-  changes = {name: flag.value for name, flag in _CHANGES.items() if flag.value is not None}
+  changes = {k: v for k, v in cli.values(*_CHANGES).items() if v is not None}
   protocol = dataclasses.replace(lookup(PRESETS, _PRESET.value, '--preset'), **changes)
   if _DAVIS.value:
     clips = open_davis(_DAVIS.value, _SPLIT.value)
   else:
     clips = [open_frames(_FRAMES.value, _MASK.value)]
+  options = cli.values(_LAYER, _POSITIONS)
   config, params, encode = load_encoder(
-    checkpoint,
-    pool='tokens',
-    layer=_LAYER.value,
-    positions=_POSITIONS.value,
-    weights=_WEIGHTS.value,
+    checkpoint, pool='tokens', **options, weights=_WEIGHTS.value
   )
   patch = tuple(config.model.patch)
   if _CLIP.value % patch[0]:
@@ -93,9 +90,7 @@ def main(argv):
     'weights': config.weights,
     'preset': _PRESET.value,
     **dataclasses.asdict(protocol),
-    'layer': _LAYER.value,
-    'clip': _CLIP.value,
-    'positions': _POSITIONS.value,
+    **cli.values(_LAYER, _CLIP, _POSITIONS),
   }
   of = {'davis': _DAVIS.value, 'split': _SPLIT.value} if _DAVIS.value else {'frames': _FRAMES.value}
   out = pathlib.Path(_OUT.value)

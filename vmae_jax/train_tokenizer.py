@@ -49,13 +49,7 @@ def main(argv: list[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
   except OSError as e:
     raise UserError(f'--out={out} cannot be written: {e.strerror}.') from e
-  options = dict(
-    size=size,
-    steps=_STEPS.value,
-    batch=_BATCH.value,
-    stride=_STRIDE.value,
-    seed=_SEED.value,
-  )
+  options = cli.values(_SIZE, _STEPS, _BATCH, _STRIDE, _SEED)
   params, figures, frames, decoded = learn_tokenizer(source, model, **options)
   save_tokenizer(out, model, params)
   picture = labelled_rows(
