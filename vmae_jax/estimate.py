@@ -70,9 +70,7 @@ def main(argv):
   result, step = estimate.estimate(
     config,
     topology,
-    mfu=_MFU.value,
-    videos=_VIDEOS.value,
-    decode_rate=_DECODE_RATE.value,
+    **cli.values(_MFU, _VIDEOS, _DECODE_RATE),
     video_bytes=_VIDEO_MB.value * 1e6,
   )
   print(estimate.table(result), flush=True)

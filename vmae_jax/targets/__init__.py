@@ -6,8 +6,11 @@ from vmae_jax.targets.hog import aligned_hog, hog_target
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.targets.trajectory import trajectory
 
-# (clip Float 'b T H W C' in [0, 1], followed, *, patch, **options) -> Float 'b n p', Int 'b n f' of
-# codes, or a `Target`. What else a function asks for it says with the decorator `target.needs`.
+# (clip, followed, *, patch, **options) -> Float 'b n p', Int 'b n f' of codes, or a `Target`:
+#   clip      Float 'b T H W C' in [0, 1], not normalised
+#   followed  points along the flow, or None, see `motion.follow.Followed`
+#   patch     size of a patch in frames, rows and columns
+# A function says with the decorator `target.needs` what it needs besides the clip.
 TARGETS = {
   'pixels': pixels,
   'frame_difference': frame_difference,

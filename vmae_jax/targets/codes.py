@@ -31,9 +31,7 @@ def codes(
   the tokenizer reduces them as much as the patches do.
 
   Args:
-    clip: In [0, 1], not normalised.
-    followed: Not used.
-    patch: Size of a patch in frames, rows and columns.
+    clip, followed, patch: See `TARGETS`.
     encode: The tokenizer: frames 'q H W C' in [0, 1] -> codes Int 'q h w'.
     factor: How many times smaller its codes are than its frames, each way.
     frames: `first`, `last` or `both` of a slot (`both` means all, if it has more than two). Our

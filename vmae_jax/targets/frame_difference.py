@@ -38,9 +38,7 @@ def frame_difference(
   an absolute value).
 
   Args:
-    clip: In [0, 1], not normalised.
-    followed: Not used.
-    patch: Size of a patch in frames, rows and columns.
+    clip, followed, patch: See `TARGETS`.
     gap: In sampled frames; adjacent ones are best in MotionMAE's ablation.
     direction: `backward`, F_t - F_(t-gap) at frame t, or `forward`, F_(t+gap) - F_t.
     scope: `consecutive` frames of the clip, or those of one time `slot` only, which needs no

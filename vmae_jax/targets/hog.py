@@ -190,9 +190,7 @@ def hog_target(
   """The histograms of a token's 2 x 2 cells in one frame of its time slot.
 
   Args:
-    clip: In [0, 1], not normalised.
-    followed: Not used.
-    patch: Size of a patch in frames, rows and columns.
+    clip, followed, patch: See `TARGETS`.
     frame: The frame of the slot: `middle` (number p_t // 2 from 0: the second of two, as MME's
       release) or `first` (as MaskFeat).
     variant, norm, std, gaussian: See `hog`.

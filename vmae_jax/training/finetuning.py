@@ -225,11 +225,7 @@ class Evaluation:
     with claimed(self._workdir), jax.set_mesh(self._mesh):
       prepare_run_dir(self._workdir, config, ignore=config_lib.RUN_KEYS, implied=implied)
       shapes = jax.eval_shape(self._supervised.init, jax.random.key(0))
-      like = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        shapes,
-        sharding.tree_shardings(shapes, self._mesh),
-      )
+      like = loop.placed(shapes, sharding.tree_shardings(shapes, self._mesh))
       result = self._test(start(like), 0, config.init_from, lambda: False)
       if jax.process_index() == 0:
         about = {'method': config.method, 'init_from': config.init_from}

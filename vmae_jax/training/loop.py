@@ -195,6 +195,13 @@ def count_steps(config, *, videos: int) -> int:
   return steps
 
 
+def placed(shapes: Any, places: Any) -> Any:
+  """A tree of shapes with shardings."""
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+  )
+
+
 def start_state(config, task: Task, mesh: Mesh, checkpointer: Checkpointer) -> Restored:
   """The newest checkpoint, or step 0 and a fresh state, laid out over the mesh."""
 
@@ -205,11 +212,6 @@ def start_state(config, task: Task, mesh: Mesh, checkpointer: Checkpointer) -> R
   params = jax.eval_shape(task.method.init, key)
   state = jax.eval_shape(init, params)
   shardings = sharding.tree_shardings(state, mesh)
-
-  def placed(tree, places):
-    return jax.tree.map(
-      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places
-    )
 
   restored = checkpointer.restore(placed(state, shardings))
   if restored is not None:
