@@ -1,4 +1,4 @@
-"""The camera's motion, as far as it can be told from optical flow alone."""
+"""The camera's motion, estimated from optical flow alone."""
 
 import functools
 
@@ -9,7 +9,7 @@ from vmae_jax.types import Array, Float
 
 PAN_ROUNDS = 8
 OUTLIER_SCALES = (16, 8, 4, 2, 1, 1)  # Of each later round, in units of the noise.
-SLOPE_PENALTY = 0.3  # On all but the pan, in the rounds of panning; see below.
+SLOPE_PENALTY = 0.3  # On zoom, roll and shear in the rounds for the pan; see below.
 
 
 def camera_motion(
@@ -17,12 +17,12 @@ def camera_motion(
 ) -> Float[Array, '*b h w 2']:
   """The affine motion (pan, zoom, roll, shear) that most of each frame follows.
 
-  `flow - camera_motion(flow)` is what moves by itself. MME takes the camera's motion out by a
-  homography between points matched in the frames; here an affine motion is fitted to the flow,
-  by least squares with weights from how far values are off. At first they count by one over
-  that (so that lengths are summed, not squares), and all but a pan is held back: what covers a
-  third of the frame at one side would tilt the whole otherwise. Then they count by the weights
-  of Geman and McClure, ever less of those that are off by more than the noise.
+  `flow - camera_motion(flow)` is the motion of objects. MME removes the camera's motion by a
+  homography between points matched in the frames. Here an affine motion is fitted to the flow by
+  iterated least squares. The first rounds weight values by one over their distance from the last
+  fit (so that the sum of distances is least, not of squares) and penalise all but a pan: an
+  object that covers a third of the frame at one side would tilt the fit otherwise. The others
+  have the weights of Geman and McClure, at a scale that falls to the noise.
 
   Args:
     flow: In pixels of its own grid.
@@ -43,13 +43,13 @@ def camera_motion(
     return einsum('hwi,...ic->...hwc', basis, motion)
 
   def pan(field, _):
-    off = jnp.square(flow - field).sum(axis=-1)
-    return fit(1 / jnp.sqrt(off + noise**2), SLOPE_PENALTY), None
+    error = jnp.square(flow - field).sum(axis=-1)
+    return fit(1 / jnp.sqrt(error + noise**2), SLOPE_PENALTY), None
 
   def refine(field, scale):
-    off = jnp.square(flow - field).sum(axis=-1)
-    # The small constant decides where the values that agree leave the motion open.
-    return fit(jnp.square(scale**2 / (scale**2 + off)), 1e-6), None
+    error = jnp.square(flow - field).sum(axis=-1)
+    # The small penalty decides where the weighted values do not determine the motion.
+    return fit(jnp.square(scale**2 / (scale**2 + error)), 1e-6), None
 
   field, _ = jax.lax.scan(pan, jnp.zeros_like(flow), length=PAN_ROUNDS)
   return jax.lax.scan(refine, field, noise * jnp.array(OUTLIER_SCALES, jnp.float32))[0]

@@ -1,4 +1,4 @@
-"""Optical flow between pairs of a clip's frames, from any estimator of a table."""
+"""Optical flow between pairs of a clip's frames, by any of several estimators."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,19 +19,19 @@ ESTIMATORS = {'inverse_search': inverse_search, 'raft': raft_flow}
 
 @flax.struct.dataclass
 class Flow:
-  """Where the content of frame i has gone in frame j, for pairs (i, j); a pytree.
+  """Where the content of frame i is in frame j, for pairs (i, j); a pytree.
 
   Attributes:
     values: What is at x in frame i is at x + flow in frame j: (x, y), x to the right and y
       downwards, in pixels of the flow's own grid, which may be coarser than the clip's.
-    pairs: What each entry of `values` belongs to; static.
+    pairs: The pair of each entry of `values`; static.
   """
 
   values: Float[Array, '*b q H W 2']
   pairs: tuple[Pair, ...] = flax.struct.field(pytree_node=False)
 
   def take(self, pairs: Sequence[Pair]) -> Float[Array, '*b r H W 2']:
-    """The flow of some pairs, in their order.
+    """The flow of the given pairs, in their order.
 
     Raises:
       UserError: a pair was not estimated.

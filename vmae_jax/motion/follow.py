@@ -1,4 +1,4 @@
-"""Points followed from the start of every time slot of a clip, and the frames they are in.
+"""Points followed from the start of every time slot of a clip, with the frames they are in.
 
 Axes beside those of `vmae_jax.types`: t time slots; L steps, from one of l = L + 1 frames to the
 next; Hc and Wc rows and columns of cells, one point each.
@@ -24,8 +24,8 @@ class Followed(NamedTuple):
   """What targets along trajectories need.
 
   Attributes:
-    frames: In [0, 1]; each slot's first one and those that the steps lead to.
-    tracks: With a batch axis (b t): the slots of a clip one after another.
+    frames: In [0, 1]: the first of each slot and those that its steps end in.
+    tracks: With a batch axis (b t), the slots of a clip one after another.
   """
 
   frames: Float[Array, 'b t l H W C']
@@ -42,11 +42,11 @@ def follow_window(
 ) -> Followed:
   """Follows points at the video's own rate (MME's motion interpolation).
 
-  The encoder sees every stride-th frame; what it is to tell is how points move in between.
+  The encoder sees every stride-th frame and has to predict how points move in between.
 
   Args:
     window: For each time slot, consecutive frames of the video from the slot's first one on.
-    estimator: Of flow, an entry of ESTIMATORS with its options bound.
+    estimator: An entry of ESTIMATORS with its options bound.
     **options: Of `_follow`.
   """
   rows = einops.rearrange(window, 'b t l H W C -> (b t) l H W C')
@@ -59,7 +59,7 @@ def follow_clip(
 ) -> Followed:
   """Follows points along the clip's own frames: cheaper, and in larger steps.
 
-  In the last slots the steps lead out of the clip; points that start there are not valid.
+  In the last slots the steps end after the clip; points that start there are not valid.
 
   Args:
     clip: In [0, 1].
@@ -69,11 +69,11 @@ def follow_clip(
     **options: Of `_follow`.
   """
   last = clip.shape[1] - 1
-  at = np.arange(0, last + 1, slot)[:, None] + np.arange(steps + 1)  # t L+1
-  values = flow.take(clip_pairs(last + 1))[:, np.minimum(at[:, :-1], last - 1)]
-  inside = jnp.asarray(at[:, -1] <= last)
+  frames = np.arange(0, last + 1, slot)[:, None] + np.arange(steps + 1)  # t L+1
+  values = flow.take(clip_pairs(last + 1))[:, np.minimum(frames[:, :-1], last - 1)]
+  inside = jnp.asarray(frames[:, -1] <= last)
   followed = _follow(
-    clip[:, np.minimum(at, last)],
+    clip[:, np.minimum(frames, last)],
     einops.rearrange(values, 'b t L h w c -> (b t) L h w c'),
     **options,
   )
@@ -93,11 +93,11 @@ def _follow(
   """Moves one point of each cell along the flow.
 
   Args:
-    frames: Where the points are.
-    flow: From each to the next, for all slots.
+    frames: Of each slot.
+    flow: From each of them to the next, for all slots.
     pitch: Height and width of a cell in pixels.
     smooth: Takes the median of 3 x 3 flow values first.
-    camera: Records steps without the camera's motion; points follow the content all the same.
+    camera: Records steps without the camera's motion; points still follow the whole flow.
     integer: See `track`.
   """
   flow = median(flow) if smooth else flow

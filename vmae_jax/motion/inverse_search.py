@@ -1,15 +1,14 @@
 """Optical flow without weights: dense inverse search, from coarse to fine.
 
-Each frame becomes a pyramid of grey images, once. At each level frame i is cut into overlapping
-patches, each of which looks for itself in frame j: first where its neighbours have found
-themselves, then by steps of Gauss and Newton with the gradient of its own content, which stays
-the same in all steps (inverse search). A step is kept only if the patch fits better. Then the
-flow of a pixel is the mean over the patches that hold it, each weighted by how well it explains
-this pixel; it starts the next level. No smoothness is asked for, so that edges of motion stay
-sharp.
+Each frame becomes a pyramid of grey images. At each level frame i is cut into overlapping
+patches, and each patch is searched for in frame j: first where its neighbours were found, then by
+Gauss-Newton steps with the gradient of the patch itself, which stays the same in all steps
+(inverse search). A step is kept only if the patch fits better. The flow of a pixel is the mean
+over the patches that contain it, each weighted by how well it explains this pixel, and is the
+start of the next level. There is no smoothness term, so that edges of motion stay sharp.
 
 Source: Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016, without its
-variational refinement. Patches that try their neighbours' flow all at once are our choice.
+variational refinement. That patches try their neighbours' flow all at once is our choice.
 """
 
 import jax
@@ -18,9 +17,9 @@ import numpy as np
 
 from vmae_jax.types import Array, Float
 
-PATCH, STRIDE = 8, 4  # Side of a patch and distance to the next one; half, so that four overlap.
-MAX_SIDE = 128  # The finest level is the first that is no longer than this, to save time.
-MIN_SIDE = 16  # The coarsest level is no shorter.
+PATCH, STRIDE = 8, 4  # Side of a patch, and pixels to the next one: half, so that four overlap.
+MAX_SIDE = 128  # The most pixels of a side of the finest level, to save time.
+MIN_SIDE = 16  # The fewest pixels of a side of the coarsest level.
 GREY = (0.299, 0.587, 0.114)
 
 
@@ -38,13 +37,13 @@ def inverse_search(
   Args:
     clip: RGB in [0, 1].
     pairs: Frames (i, j): from i to j.
-    rounds: At each level, of trying the neighbours' flow and improving the best.
+    rounds: Of trying the neighbours' flow and improving the best, at each level.
     steps: In a round.
     damping: Added to a patch's squared gradients, so that one without detail stays where it is.
     noise: Difference in brightness below which all patches explain a pixel equally well.
 
   Returns:
-    On a grid of H and W over the least power of 2 that makes neither longer than MAX_SIDE.
+    On a grid of H and W over the smallest power of 2 that makes neither longer than MAX_SIDE.
   """
   i, j = (np.array(frames) for frames in zip(*pairs, strict=True))
   rows = len(clip) * len(pairs)
@@ -86,18 +85,18 @@ def _search(
 ) -> Float[Array, 'r 2 n']:
   """Improves how far (right, down) each patch has moved; there are `places` of them, y by x.
 
-  Brightness counts without its mean over the patch, so that a change of light changes nothing.
+  A patch's mean brightness is subtracted, so that a change of light has no effect.
   """
   first, down, right = (_without_mean(patches) for patches in (first, down, right))
   xx, xy, yy = ((a * b).sum((1, 2)) for a, b in ((right, right), (right, down), (down, down)))
   xx, yy = xx + damping, yy + damping
   determinant = xx * yy - xy * xy
 
-  def rest(moved):
+  def difference(moved):
     return _without_mean(_look_up(second, moved, places)) - first
 
   def misfit(moved):
-    return jnp.square(rest(moved)).sum((1, 2))
+    return jnp.square(difference(moved)).sum((1, 2))
 
   def better(state, other):
     there, here = misfit(other), state[1]
@@ -105,7 +104,7 @@ def _search(
     return (moved, jnp.minimum(there, here)), None
 
   def step(_, moved):
-    error = rest(moved)
+    error = difference(moved)
     px, py = (right * error).sum((1, 2)), (down * error).sum((1, 2))
     return moved - jnp.stack([yy * px - xy * py, xx * py - xy * px], 1) / determinant[:, None]
 
@@ -126,7 +125,7 @@ def _levels(grey: Float[Array, 'b T H W']) -> list[Float[Array, 'b T _ _']]:
   """Images from fine to coarse."""
 
   def halve(image):
-    return _apply(*(_halve(n) for n in image.shape[-2:]), image)
+    return _apply(*map(_halve, image.shape[-2:]), image)
 
   while max(grey.shape[-2:]) > MAX_SIDE:
     grey = halve(grey)
@@ -145,7 +144,7 @@ def _gradient(
   return down / 2, (around[..., 1:-1, 2:] - around[..., 1:-1, :-2]) / 2
 
 
-# Patches. Their places come last, as one axis: TPUs pad the last two axes to 8 x 128.
+# The places of patches are the last axis: TPUs pad the last two axes to 8 x 128.
 
 
 def _cut(image: Float[Array, 'r h w']) -> Float[Array, 'r p p n']:
@@ -176,9 +175,9 @@ def _without_mean(patches: Float[Array, 'r p p n']) -> Float[Array, 'r p p n']:
 def _look_up(
   image: Float[Array, 'r h w'], moved: Float[Array, 'r 2 n'], places: tuple[int, int]
 ) -> Float[Array, 'r p p n']:
-  """What a patch shows at its place moved by (right, down), bilinearly.
+  """The image in each patch's place moved by (right, down), bilinearly.
 
-  Outside the image its edge goes on; a patch moves out by no more than its own side.
+  The image's edge is repeated outside; a patch moves out by at most its own side.
   """
   rows, h, w = image.shape
   y, x = np.indices(places).reshape(2, -1) * STRIDE
@@ -197,12 +196,10 @@ def _look_up(
   return shown[:, :-1] * (1 - down) + shown[:, 1:] * down
 
 
-# Changes of scale, as matrices of rows and of columns.
-
-
 def _apply(
   rows: Float[np.ndarray, 'y2 y'], columns: Float[np.ndarray, 'x2 x'], image: Float[Array, '*b y x']
 ) -> Float[Array, '*b y2 x2']:
+  """A change of scale, by a matrix for the rows and one for the columns."""
   wide = jnp.matmul(image, columns.T, precision=jax.lax.Precision.HIGHEST)
   return jnp.matmul(rows, wide, precision=jax.lax.Precision.HIGHEST)
 
@@ -217,6 +214,6 @@ def _halve(n: int) -> Float[np.ndarray, 'm n']:
 
 
 def _enlarge(n: int, m: int) -> Float[np.ndarray, 'm n']:
-  """n pixels to twice as many, of which m are wanted, linearly, edges repeated."""
+  """n pixels to the first m of twice as many, linearly, edges repeated."""
   at = np.clip((np.arange(m) + 0.5) / 2 - 0.5, 0, n - 1)
   return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n))).astype(np.float32)

@@ -1,9 +1,9 @@
 """Points followed along optical flow: the trajectories of MME's motion target.
 
-Points start in the middle of the cells of a grid and are moved from frame to frame by the flow
-they find where they are. Positions are (x, y) in pixels of the clip, x to the right and y
-downwards, counted from the frame's corner: pixel i covers [i, i + 1], its middle is i + 0.5. So
-a mirrored clip has mirrored positions, and a grid of any size covers the same frame.
+Points start in the middle of the cells of a grid and are moved from frame to frame by the flow at
+their place. Positions are (x, y) in pixels of the clip, x to the right and y downwards, from the
+frame's corner: pixel i covers [i, i + 1], its middle is i + 0.5. So a mirrored clip has mirrored
+positions, and a grid of any size covers the same frame.
 
 Axes beside those of `vmae_jax.types`: L steps; Hc and Wc rows and columns of cells, one point each.
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from vmae_jax.types import Array, Bool, Float
 
-LONGEST = 20  # The released code's: longer steps are cut to it, in pixels.
+LONGEST = 20  # Pixels; the released code cuts longer steps to this.
 
 
 @flax.struct.dataclass
@@ -24,9 +24,9 @@ class Tracks:
   """Where points went; a pytree.
 
   Attributes:
-    displacements: What was recorded of each step, in pixels of the clip.
-    positions: Before each step and after the last one. A point that has left is put back on
-      the edge before it moves on.
+    displacements: As recorded for each step, in pixels of the clip.
+    positions: Before each step and after the last one. A point that has left the frame is put
+      back on its edge before the next step.
     valid: Whether the point was in the frame at the beginning of every step.
   """
 
@@ -50,11 +50,12 @@ def track(
       the clip.
     size: Height and width of the clip.
     pitch: Height and width of a cell, in pixels of the clip.
-    described: What to record as displacements in place of `flow`, on the same grid, such as
-      flow without the camera's motion: points still follow the content along `flow`. (The
-      released code moves them by what it records.)
-    integer: As released: flow is truncated to whole pixels and taken from the pixel that the
-      point is in, and recorded steps are cut to LONGEST. Motion of less than a pixel is lost.
+    described: Recorded as displacements in place of `flow`, on the same grid, such as flow
+      without the camera's motion; points still follow `flow`. (The released code moves them by
+      what it records.)
+    integer: As in the released code: flow is truncated to whole pixels and taken from the pixel
+      that the point is in, and recorded steps are cut to LONGEST. Motion of less than a pixel
+      is lost.
   """
   height, width = size
   both = flow if described is None else jnp.concatenate([flow, described], axis=-1)
@@ -82,7 +83,7 @@ def track(
 def _bilinear(
   flow: Float[Array, 'h w f'], position: Float[Array, 'Hc Wc 2'], size: tuple[int, int]
 ) -> Float[Array, 'Hc Wc f']:
-  """The flow at points, in pixels of the clip; beyond its outermost values it stays as there."""
+  """The flow at points, in pixels of the clip; beyond its outermost values it is constant."""
   rows, columns, _ = flow.shape
   last = jnp.array([columns - 1, rows - 1], jnp.float32)
   place = jnp.clip(position / _scale(flow, size)[:2] - 0.5, 0, last)
@@ -104,7 +105,7 @@ def _truncated(
 
 
 def _scale(flow: Float[Array, 'h w f'], size: tuple[int, int]) -> Float[Array, ' f']:
-  """Pixels of the clip in one of the flow's grid: x, y, and again where two flows are stacked."""
+  """Pixels of the clip per pixel of the flow's grid: x, y, repeated where two flows are stacked."""
   h, w, f = flow.shape
   return jnp.array([size[1] / w, size[0] / h] * (f // 2), jnp.float32)
 
@@ -112,8 +113,8 @@ def _scale(flow: Float[Array, 'h w f'], size: tuple[int, int]) -> Float[Array, '
 def median(flow: Float[Array, '*b h w 2']) -> Float[Array, '*b h w 2']:
   """The median of each 3 x 3 window and component, edges repeated.
 
-  It takes single wrong values out and leaves the edges of moving things sharp. The paper
-  filters so before each look-up; the released code has the filter and does not use it.
+  It removes single wrong values and keeps the edges of moving objects sharp. The paper applies it
+  before each look-up; the released code has the filter but does not use it.
   """
 
   def three(x, axis):  # The lowest, middle and highest of neighbours along an axis.
@@ -124,8 +125,8 @@ def median(flow: Float[Array, '*b h w 2']) -> Float[Array, '*b h w 2']:
     low, high = jnp.minimum(a, b), jnp.maximum(a, b)
     return jnp.minimum(low, c), jnp.maximum(low, jnp.minimum(high, c)), jnp.maximum(high, c)
 
-  # With the columns of a window in order, the median of all nine is the middle one of: the
-  # highest of the lowest, the middle of the middle ones, and the lowest of the highest.
+  # If each column of a window is sorted, the median of all nine is the middle one of: the highest
+  # of the lowest, the middle of the middle ones, and the lowest of the highest.
   low, middle, high = three(flow, -3)
   a, b, c = three(low, -2)[2], three(middle, -2)[1], three(high, -2)[0]
   return jnp.maximum(jnp.minimum(a, b), jnp.minimum(jnp.maximum(a, b), c))

@@ -1,7 +1,7 @@
-"""Moving maps along optical flow: exact in pixel coordinates, zeros outside.
+"""Warping of maps along optical flow: exact in pixel coordinates, zeros outside.
 
-`x + flow` may lie anywhere: between pixels values are interpolated, and beyond the edge they
-fade to zero within one pixel.
+`x + flow` may be anywhere: between pixels values are interpolated, and beyond the edge they fade
+to zero within one pixel.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from vmae_jax.types import Array, Bool, Float, Int
 def warp_backward(
   image: Float[Array, 'H W'], flow: Float[Array, 'H W 2'], *, released_scale: bool = False
 ) -> Float[Array, 'H W']:
-  """Looks each pixel up where the flow points to: out(p) = image(p + flow(p)), bilinearly.
+  """Takes each pixel from where the flow points to: out(p) = image(p + flow(p)), bilinearly.
 
   Args:
     image: Of frame j.
@@ -39,12 +39,12 @@ def splat_forward(
 ) -> Float[Array, 'H W']:
   """Sends each pixel to where the flow points to, and takes the mean of what arrives.
 
-  What the papers call average splatting: bilinear weights, zero where nothing arrives.
+  Papers call it average splatting: bilinear weights, zero where nothing arrives.
 
   Args:
     image: Of frame i.
     flow: From frame i to frame j; the result belongs to frame j.
-    released_scale: Not taken: that is the backward warp's.
+    released_scale: An error: only the backward warp has it.
 
   Raises:
     UserError: released_scale was asked for.
@@ -65,11 +65,10 @@ def _corners(
 ) -> tuple[Int[Array, '4 H W 2'], Float[Array, '4 H W']]:
   """The four pixels (x, y) around each target of the flow, and their bilinear weights.
 
-  Pixels further out than one are moved to one pixel outside of the image.
+  Pixels further outside than one are moved to one pixel outside of the image.
   """
   height, width, _ = flow.shape
-  y, x = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing='ij')
-  target = jnp.stack([x, y], -1) + flow
+  target = jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height)), -1) + flow
   low = jnp.floor(target)
   part = target - low
   steps = jnp.array([[0, 0], [1, 0], [0, 1], [1, 1]])[:, None, None]
@@ -94,17 +93,14 @@ def chain(
   warp: Callable[..., Array],
   fill: Callable[..., Array],
 ) -> Float[Array, 'e H W']:
-  """Carries a map from frame to frame, outwards from the base frame, by a scan.
+  """Warps a map from frame to frame, outwards from the base frame; returns all of them.
 
   Args:
     base: The map of the base frame.
-    flows: One for each step, as `warp` wants it.
-    started: Steps that are to be taken; before them the base map stays as it is.
+    flows: One for each step, as `warp` takes it.
+    started: Steps that are taken; the map stays the base map until the first of them.
     warp: `warp_backward` or `splat_forward`.
     fill: An entry of HOLE_FILLINGS.
-
-  Returns:
-    The map after each step.
   """
 
   def step(before, inputs):
