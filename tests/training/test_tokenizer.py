@@ -9,7 +9,7 @@ import pytest
 
 from vmae_jax.errors import UserError
 from vmae_jax.frozen.patch_vq import PatchVQ
-from vmae_jax.frozen.untrained import untrained_tokenizer
+from vmae_jax.frozen.tokenizer import untrained_tokenizer
 from vmae_jax.training import tokenizer as learn
 
 MODEL = PatchVQ(factor=4, codes=5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vmae_jax.errors import UserError
-from vmae_jax.frozen.untrained import untrained_tokenizer
+from vmae_jax.frozen.tokenizer import untrained_tokenizer
 from vmae_jax.masking import MASKINGS
 from vmae_jax.motion.flow import Flow
 from vmae_jax.visualize import films

@@ -1,52 +1,73 @@
 """The convolutional encoder and decoder of VQGAN.
 
 Esser et al., Taming Transformers for High-Resolution Image Synthesis, CVPR 2021, as in the
-authors' code. Modules bear the names of that code, so that weights are found by their names.
-Attention stands at the last level and in the middle whatever the size of the frames; the
-original says the same by the resolution that 256 pixels have there.
+authors' code. Modules have the names of that code, by which weights are found. Attention is at
+the last level and in the middle for frames of any size; the original says the same by the
+resolution that 256 pixels have there.
 """
 
 from typing import Any
 
 import einops
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from vmae_jax.types import Array, Float
 
-# PyTorch's, in which the original is written; it compiles much faster than flax's default, too.
+# PyTorch's, in which the original is written; it also compiles much faster than flax's default.
 uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
-class ResnetBlock(nn.Module):
+def dense(width: int, dtype: Any, name: str | None = None) -> nn.Dense:
+  """A matrix at every position, which the original writes as a convolution of 1 x 1."""
+  return nn.Dense(width, kernel_init=uniform, dtype=dtype, name=name)
+
+
+class Part(nn.Module):
+  """What all parts have in common.
+
+  Attributes:
+    groups: Of each GroupNorm.
+    dtype: Of convolutions and matrix work.
+  """
+
+  groups: int
+  dtype: Any
+
+  def conv(self, width: int, name: str, *, strides: int = 1, padding: Any = 1) -> nn.Conv:
+    how = dict(strides=strides, padding=padding, kernel_init=uniform, dtype=self.dtype)
+    return nn.Conv(width, (3, 3), name=name, **how)
+
+  def norm(self, name: str) -> nn.GroupNorm:
+    """GroupNorm with statistics in float32, variance by the two-pass formula."""
+    how = dict(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype)
+    return nn.GroupNorm(self.groups, name=name, **how)
+
+  def part(self, kind: type['Part'], name: str, *fields: Any) -> 'Part':
+    return kind(self.groups, self.dtype, *fields, name=name)
+
+
+class ResnetBlock(Part):
   """x + Conv(swish(Norm(Conv(swish(Norm(x)))))), x through a matrix if the width changes."""
 
   width: int
-  groups: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w _']) -> Float[Array, 'b h w d']:
-    y = nn.swish(_norm(self.groups, self.dtype, name='norm1')(x))
-    y = _conv(self.width, self.dtype, name='conv1')(y)
-    y = nn.swish(_norm(self.groups, self.dtype, name='norm2')(y))
-    y = _conv(self.width, self.dtype, name='conv2')(y)
+    y = self.conv(self.width, 'conv1')(nn.swish(self.norm('norm1')(x)))
+    y = self.conv(self.width, 'conv2')(nn.swish(self.norm('norm2')(y)))
     if x.shape[-1] != self.width:
       x = dense(self.width, self.dtype, name='nin_shortcut')(x)
     return x + y
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(Part):
   """x + Attention(Norm(x)): one head over all positions."""
-
-  groups: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
     h, d = x.shape[1], x.shape[-1]
-    y = _norm(self.groups, self.dtype, name='norm')(x)
+    y = self.norm('norm')(x)
     q, k, v = (
       einops.rearrange(dense(d, self.dtype, name=name)(y), 'b h w d -> b (h w) 1 d')
       for name in ('q', 'k', 'v')
@@ -55,47 +76,41 @@ class AttentionBlock(nn.Module):
     return x + dense(d, self.dtype, name='proj_out')(y)
 
 
-class Level(nn.Module):
+class Level(Part):
   """Blocks of one resolution, each followed by attention if the level has it, then a resize."""
 
   width: int
   blocks: int
-  groups: int
   attention: bool
   resize: str  # 'downsample', 'upsample' or 'none'.
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w _']) -> Float[Array, 'b h2 w2 d']:
     for i in range(self.blocks):
-      x = ResnetBlock(self.width, self.groups, self.dtype, name=f'block_{i}')(x)
+      x = self.part(ResnetBlock, f'block_{i}', self.width)(x)
       if self.attention:
-        x = AttentionBlock(self.groups, self.dtype, name=f'attn_{i}')(x)
+        x = self.part(AttentionBlock, f'attn_{i}')(x)
     if self.resize == 'downsample':
-      # One row below and one column at the right, where SAME would pad on both sides of
-      # frames of odd size only, and torch's padding=1 on both sides always.
-      padding = ((0, 1), (0, 1))
-      x = _conv(self.width, self.dtype, 'downsample', strides=2, padding=padding)(x)
+      # One row below and one column at the right. SAME would pad both sides of frames of odd
+      # size, and torch's padding=1 always pads both.
+      x = self.conv(self.width, 'downsample', strides=2, padding=((0, 1), (0, 1)))(x)
     if self.resize == 'upsample':
       x = einops.repeat(x, 'b h w d -> b (h 2) (w 2) d')
-      x = _conv(self.width, self.dtype, name='upsample')(x)
+      x = self.conv(self.width, 'upsample')(x)
     return x
 
 
-class Middle(nn.Module):
+class Middle(Part):
   """Block, attention, block at the lowest resolution."""
-
-  groups: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
-    x = ResnetBlock(x.shape[-1], self.groups, self.dtype, name='block_1')(x)
-    x = AttentionBlock(self.groups, self.dtype, name='attn_1')(x)
-    return ResnetBlock(x.shape[-1], self.groups, self.dtype, name='block_2')(x)
+    x = self.part(ResnetBlock, 'block_1', x.shape[-1])(x)
+    x = self.part(AttentionBlock, 'attn_1')(x)
+    return self.part(ResnetBlock, 'block_2', x.shape[-1])(x)
 
 
-class Encoder(nn.Module):
+class Encoder(Part):
   """Images in [-1, 1] to latents, 2 ** (levels - 1) times smaller.
 
   Attributes:
@@ -103,84 +118,42 @@ class Encoder(nn.Module):
     multipliers: One a level, from the finest to the coarsest.
     blocks: Residual blocks a level.
     latent: Width of the latents.
-    groups: Of each GroupNorm.
-    dtype: Of convolutions and matrix work.
   """
 
   channels: int
   multipliers: tuple[int, ...]
   blocks: int
   latent: int
-  groups: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
-    x = _conv(self.channels, self.dtype, name='conv_in')(images)
+    x = self.conv(self.channels, 'conv_in')(images)
     last = len(self.multipliers) - 1
     for i, multiplier in enumerate(self.multipliers):
-      x = Level(
-        multiplier * self.channels,
-        self.blocks,
-        self.groups,
-        attention=i == last,
-        resize='none' if i == last else 'downsample',
-        dtype=self.dtype,
-        name=f'down_{i}',
-      )(x)
-    x = Middle(self.groups, self.dtype, name='mid')(x)
-    x = nn.swish(_norm(self.groups, self.dtype, name='norm_out')(x))
-    return _conv(self.latent, self.dtype, name='conv_out')(x)
+      resize = 'none' if i == last else 'downsample'
+      width = multiplier * self.channels
+      x = self.part(Level, f'down_{i}', width, self.blocks, i == last, resize)(x)
+    x = self.part(Middle, 'mid')(x)
+    return self.conv(self.latent, 'conv_out')(nn.swish(self.norm('norm_out')(x)))
 
 
-class Decoder(nn.Module):
+class Decoder(Part):
   """Latents to images, in [-1, 1] up to overshoot; levels have one block more than given.
 
-  Attributes: as the encoder's. Level 0 is the finest, hence the last.
+  Attributes are those of the encoder. Level 0 is the finest, hence the last.
   """
 
   channels: int
   multipliers: tuple[int, ...]
   blocks: int
-  groups: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
     last = len(self.multipliers) - 1
-    x = _conv(self.multipliers[last] * self.channels, self.dtype, name='conv_in')(latents)
-    x = Middle(self.groups, self.dtype, name='mid')(x)
+    x = self.conv(self.multipliers[last] * self.channels, 'conv_in')(latents)
+    x = self.part(Middle, 'mid')(x)
     for i in reversed(range(last + 1)):
-      x = Level(
-        self.multipliers[i] * self.channels,
-        self.blocks + 1,
-        self.groups,
-        attention=i == last,
-        resize='upsample' if i else 'none',
-        dtype=self.dtype,
-        name=f'up_{i}',
-      )(x)
-    x = nn.swish(_norm(self.groups, self.dtype, name='norm_out')(x))
-    return _conv(3, self.dtype, name='conv_out')(x)
-
-
-def dense(width: int, dtype: Any, name: str | None = None) -> nn.Dense:
-  """A matrix at every position, which the original writes as a convolution of 1 x 1."""
-  return nn.Dense(width, kernel_init=uniform, dtype=dtype, name=name)
-
-
-def _norm(groups: int, dtype: Any, name: str) -> nn.GroupNorm:
-  """GroupNorm with statistics in float32, variance by the two-pass formula."""
-  return nn.GroupNorm(groups, epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
-
-
-def _conv(width: int, dtype: Any, name: str, *, strides: int = 1, padding: Any = 1) -> nn.Conv:
-  return nn.Conv(
-    width,
-    (3, 3),
-    strides=strides,
-    padding=padding,
-    kernel_init=uniform,
-    dtype=dtype,
-    name=name,
-  )
+      resize = 'upsample' if i else 'none'
+      width = self.multipliers[i] * self.channels
+      x = self.part(Level, f'up_{i}', width, self.blocks + 1, i == last, resize)(x)
+    return self.conv(3, 'conv_out')(nn.swish(self.norm('norm_out')(x)))

@@ -1,4 +1,4 @@
-"""Frozen networks (tokenizers, flow estimators) as one safetensors file each."""
+"""Files of frozen networks (tokenizers, flow estimators), one safetensors file each."""
 
 import json
 import os
@@ -24,18 +24,18 @@ def save_params(
   The file appears when it is complete. Keys are paths in the tree, such as `encoder/conv/bias`.
 
   Args:
-    path: Of the file; one that is there is replaced.
+    path: The file, which is replaced if it exists.
     params: A tree of arrays.
-    kind: What the parameters belong to, such as 'vqgan'.
+    kind: The network, such as 'vqgan'.
     config: Fields of the model, for JSON.
 
   Raises:
     UserError: the file cannot be written.
   """
   path = Path(path)
-  # Only rows that lie one after another in memory are saved rightly.
+  # safetensors saves only arrays in C order rightly.
   tensors = {k: np.asarray(v, order='C') for k, v in flatten_dict(params, sep='/').items()}
-  # One entry: safetensors writes several in any order, and the same network is to be one file.
+  # One entry: safetensors writes several in any order, but equal networks should be equal files.
   metadata = {FORMAT: json.dumps({'kind': kind, 'config': dict(config)}, sort_keys=True)}
   partial = path.with_name(f'.{path.name}.partial-{os.getpid()}')
   try:
@@ -49,7 +49,7 @@ def save_params(
 
 
 def read_kind(path: str | Path) -> str:
-  """What a file that `save_params` wrote holds; '' for any other file."""
+  """The kind in a file that `save_params` wrote; '' for any other file."""
   try:
     with safe_open(path, framework='numpy') as f:
       return json.loads((f.metadata() or {}).get(FORMAT, '{}')).get('kind', '')
@@ -58,14 +58,7 @@ def read_kind(path: str | Path) -> str:
 
 
 def load_params(path: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads what `save_params` wrote.
-
-  Args:
-    path: Of the file.
-    kind: That the file must be of.
-
-  Returns:
-    The tree of NumPy arrays, and the config.
+  """The tree of NumPy arrays and the config that `save_params` wrote.
 
   Raises:
     UserError: there is no such file, it is damaged, of another format or of another kind.

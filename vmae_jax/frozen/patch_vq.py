@@ -1,7 +1,7 @@
-"""The built-in tokenizer: a code is a typical patch, found by k-means on one's own videos.
+"""The built-in tokenizer: a code is a typical patch, found by k-means on the user's videos.
 
-It has the interface of VQGAN and none of its weights, and learns in under a minute on a CPU. Its
-codes tell colours and edges of a patch and no more: VQGAN's tell textures, too.
+It has VQGAN's interface, needs no weights, and learns in under a minute on a CPU. Its codes
+describe colours and edges of a patch; VQGAN's describe textures, too.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ class PatchVQ(nn.Module):
 
   Attributes:
     factor: Pixels from one code to the next.
-    codes: How many there are.
+    codes: Number of codes.
   """
 
   factor: int = 8
@@ -30,14 +30,11 @@ class PatchVQ(nn.Module):
     self.codebook = self.param('codebook', nn.initializers.uniform(1.0), shape)
 
   def config(self) -> dict[str, Any]:
-    """The fields that say what the parameters are, for a file."""
+    """The fields that the parameters depend on, for a file."""
     return {'factor': self.factor, 'codes': self.codes}
 
   def patches(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w p']:
-    """What is quantised.
-
-    Args:
-      images: RGB in [0, 1].
+    """The patches of images in [0, 1].
 
     Raises:
       UserError: the images' sides are no multiples of the factor.
@@ -59,5 +56,5 @@ class PatchVQ(nn.Module):
     return jnp.clip(images, 0, 1)
 
   def __call__(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b H W 3']:
-    """Images, RGB in [0, 1], as the codes tell them."""
+    """Images, RGB in [0, 1], encoded and decoded."""
     return self.decode(self.encode(images))

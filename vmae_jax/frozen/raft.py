@@ -1,9 +1,9 @@
 """RAFT: optical flow by recurrent look-ups in a correlation volume.
 
-Teed and Deng, RAFT: Recurrent All-Pairs Field Transforms for Optical Flow, ECCV 2020; the flow
-that MGMAE's masks follow. Numbers of parameters are as published: 990,162 (small) and 5,257,536
-(large). BatchNorm in the large context encoder is frozen, so its weight, bias and running
-statistics are two vectors here, a scale and a bias: the count is that of weight and bias.
+Teed and Deng, RAFT: Recurrent All-Pairs Field Transforms for Optical Flow, ECCV 2020; MGMAE's
+masks follow its flow. Numbers of parameters are as published: 990,162 (small) and 5,257,536
+(large). BatchNorm in the large context encoder is frozen: its weight, bias and running statistics
+are two vectors here, a scale and a bias.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ class RAFT(nn.Module):
       self.convex_mask = ConvexMask(self.dtype)
 
   def features(self, frames: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
-    """What is correlated of frames in [-1, 1], at an eighth of their size.
+    """The features of frames in [-1, 1] that are correlated, at an eighth of their size.
 
     Raises:
       UserError: a side of the frames is no multiple of 8.
@@ -83,7 +83,7 @@ class RAFT(nn.Module):
     return self.feature_encoder(frames)
 
   def context(self, frames: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
-    """What the recurrent unit starts from and sees again each time, of first frames."""
+    """The first state of the recurrent unit and its input in each iteration, of first frames."""
     return self.context_encoder(frames)
 
   def refine(
@@ -128,11 +128,7 @@ class RAFT(nn.Module):
   def __call__(
     self, first: Float[Array, 'b H W 3'], second: Float[Array, 'b H W 3']
   ) -> Float[Array, 'b H W 2']:
-    """Where each pixel of the first frames is in the second ones, relative to itself.
-
-    Args:
-      first: RGB in [-1, 1].
-      second: The same.
+    """Where each pixel of the first frames is in the second ones; frames are RGB in [-1, 1].
 
     Returns:
       (x, y) in pixels: first[y, x] looks like second[y + flow_y, x + flow_x].
@@ -156,18 +152,18 @@ def raft_flow(
 ) -> Float[Array, 'b q H2 W2 2']:
   """Flow between pairs of frames of clips, all in one batch.
 
-  The features of a frame are computed once, however many pairs it is in. The 15 pairs of 16
-  neighbouring frames of 224 pixels cost 133 GFLOP (small) or 590 GFLOP (large), compiled, with 6
-  iterations; the original's 15 calls cost 140 and 752. Correlations take 49 MB a clip.
+  The features of each frame are computed once. The 15 pairs of 16 neighbouring frames of 224
+  pixels cost 133 GFLOP (small) or 590 GFLOP (large), compiled, with 6 iterations; the original's
+  15 calls cost 140 and 752. Correlations take 49 MB a clip.
 
   Args:
     params: Of RAFT.
     clip: RGB in [0, 1].
     pairs: (first, second) frames of each flow.
-    size: 'small' or 'large'.
+    size: See `RAFT`, as for the next two.
     iterations: Updates of the flow.
     dtype: Of convolutions and activations.
-    eighth: Give the flow at an eighth of the size, in pixels of that size.
+    eighth: Returns the flow at an eighth of the size, in pixels of that size.
 
   Returns:
     (x, y) in pixels, for each clip in the order of `pairs`.
@@ -198,7 +194,7 @@ def load_raft(path: str | Path) -> tuple[str, dict[str, Any]]:
   """Size and parameters of RAFT from a file of `vmae_jax.convert`.
 
   Raises:
-    UserError: no path is given, there is no such file, or it is none of RAFT's.
+    UserError: no path is given, there is no such file, or it is not RAFT's.
   """
   if not path or not Path(path).is_file():
     where = f'there is no file {path}' if path else 'no file of weights is given'

@@ -1,7 +1,7 @@
-"""RAFT's correlation volume: how alike each place of one frame is to all of another.
+"""RAFT's correlation volume: how similar each place of one frame is to all places of another.
 
-Everything is in pixels of the map, never in [-1, 1]: the original divides by a level's size less
-one, which is zero at the coarsest level of frames of 64 and of 112 pixels.
+Coordinates are pixels of the map, not values in [-1, 1]: the original divides by a level's size
+less one, which is zero at the coarsest level of frames of 64 and of 112 pixels.
 """
 
 import math
@@ -16,8 +16,8 @@ from vmae_jax.types import Array, Float
 def hat(points: Float[Array, '*q'], size: int) -> Float[Array, '*q {size}']:
   """Weights by which linear interpolation at the points mixes values at 0, 1, ... size - 1.
 
-  Outside there are zeros, which fade in over one pixel. To multiply with these few weights takes
-  the place of a gather: the same values, and the work that accelerators are made for.
+  Outside there are zeros, which fade in over one pixel. A product with these weights gives the
+  values of a gather, and accelerators are fast at products.
   """
   return jnp.maximum(0.0, 1.0 - jnp.abs(points[..., None] - jnp.arange(size)))
 
@@ -27,11 +27,8 @@ def correlation_pyramid(
 ) -> list[Float[Array, 'b h w _ _']]:
   """Scalar products of all features of the first frame with those of the second, in float32.
 
-  Args:
-    first: Features of the first frames.
-    second: Features of the second frames.
-    levels: Each has half the rows and columns of the one before, rounded down. In small frames
-      the last ones may have none at all.
+  Each level has half the rows and columns of the one before, rounded down. In small frames the
+  last ones may have none.
   """
   pyramid = []
   for _ in range(levels):
@@ -51,7 +48,7 @@ def correlation_pyramid(
 def look_up(
   pyramid: list[Float[Array, 'b h w _ _']], target: Float[Array, 'b h w 2'], *, radius: int
 ) -> Float[Array, 'b h w l']:
-  """Correlations around the places where the flow leads, bilinear, zero outside.
+  """Correlations around the places that the flow points to, bilinear, zero outside.
 
   Args:
     pyramid: Of `correlation_pyramid`.
@@ -59,8 +56,8 @@ def look_up(
     radius: Of the window at each level, in pixels of the level.
 
   Returns:
-    (2 radius + 1) ** 2 values a level, finest level first; in a window x varies slowest, since
-    the weights were trained so.
+    (2 radius + 1) ** 2 values a level, finest level first; in a window x varies slowest, as the
+    weights were trained.
   """
   offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
   found = []

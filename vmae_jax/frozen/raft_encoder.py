@@ -14,7 +14,7 @@ def conv(
 ) -> nn.Conv:
   """A convolution padded by half its kernel on both sides, as RAFT was trained.
 
-  'SAME' pads frames of even size on one side only where the stride is 2.
+  With stride 2, 'SAME' pads frames of even size on one side only.
   """
   kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
   padding = [(k // 2, k // 2) for k in kernel]
@@ -30,7 +30,7 @@ def instance_norm(x: Float[Array, 'b h w d'], *, eps: float = 1e-5) -> Float[Arr
 
 
 class Affine(nn.Module):
-  """What is left of a frozen BatchNorm: its weights and running statistics as scale and bias."""
+  """A frozen BatchNorm: its weights and running statistics as one scale and one bias."""
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
@@ -40,7 +40,7 @@ class Affine(nn.Module):
 
 
 class ConvNormRelu(nn.Module):
-  """A convolution, the norm ('instance', 'batch' or 'none') and perhaps ReLU."""
+  """A convolution, the norm ('instance', 'batch' or 'none') and, if asked for, ReLU."""
 
   width: int
   kernel: int
@@ -82,7 +82,7 @@ class Block(nn.Module):
       y = layer(self.width, 3, 'layer2')(y)
     if self.stride != 1:
       x = layer(self.width, 1, 'skip', self.stride, relu=False)(x)
-    # y has been through a ReLU, and the sum goes through another one: so it was trained.
+    # y has been through a ReLU already: this is how RAFT was trained.
     return nn.relu(x + y)
 
 

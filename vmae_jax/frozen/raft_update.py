@@ -34,9 +34,9 @@ class Update(nn.Module):
   """One iteration: correlations, flow and context -> hidden state and change of the flow.
 
   Attributes:
-    corr: Widths of the layers that the correlations go through: 1x1, then 3x3.
-    flow: Of those that the flow goes through: 7x7 and 3x3.
-    motion: Of the layer after both.
+    corr: Widths of the layers on the correlations: 1x1, then 3x3.
+    flow: Widths of the layers on the flow: 7x7 and 3x3.
+    motion: Width of the layer after both.
     kernels: Of the recurrent units.
     head: Width of the layer before the change of the flow.
     dtype: Of convolutions and activations.
@@ -60,12 +60,12 @@ class Update(nn.Module):
     def layer(width, kernel, name, x):
       return conv(width, kernel, dtype=self.dtype, name=name)(x)
 
-    seen, moved = correlations.astype(self.dtype), flow.astype(self.dtype)
+    similar, moved = correlations.astype(self.dtype), flow.astype(self.dtype)
     for i, (width, kernel) in enumerate(zip(self.corr, (1, 3), strict=False), 1):
-      seen = nn.relu(layer(width, kernel, f'corr{i}', seen))
+      similar = nn.relu(layer(width, kernel, f'corr{i}', similar))
     for i, (width, kernel) in enumerate(zip(self.flow, (7, 3), strict=True), 1):
       moved = nn.relu(layer(width, kernel, f'flow{i}', moved))
-    motion = nn.relu(layer(self.motion, 3, 'motion', jnp.concatenate([seen, moved], axis=-1)))
+    motion = nn.relu(layer(self.motion, 3, 'motion', jnp.concatenate([similar, moved], axis=-1)))
     x = jnp.concatenate([context, motion, flow.astype(self.dtype)], axis=-1)
     for i, kernel in enumerate(self.kernels, 1):
       hidden = Gru(kernel, self.dtype, name=f'gru{i}')(hidden, x)
@@ -74,7 +74,7 @@ class Update(nn.Module):
 
 
 class ConvexMask(nn.Module):
-  """Scores of the nine neighbours that each pixel of the full-size flow is a mean of."""
+  """Scores of nine coarse neighbours, whose mean is the flow of a pixel at full size."""
 
   dtype: Any = jnp.float32
 

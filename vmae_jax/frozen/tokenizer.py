@@ -14,16 +14,17 @@ from vmae_jax.frozen.files import load_params, read_kind, save_params
 from vmae_jax.frozen.patch_vq import PatchVQ
 from vmae_jax.frozen.vqgan import VQGAN
 
-# What a file says it holds -> its model.
+UNTRAINED = 'untrained'  # In place of a path.
+# Kind that a file names -> its model.
 MODELS = {'vqgan': VQGAN, 'patches': PatchVQ}
-_HOW = (
+_HOW_TO_GET_ONE = (
   'train one in minutes, python -m vmae_jax.train_tokenizer --videos=LIST --out=FILE, or '
   'convert a checkpoint of taming-transformers, python -m vmae_jax.convert CHECKPOINT --out=FILE.'
 )
 
 
 class Tokenizer(NamedTuple):
-  """A frozen network and the file that it comes from; the hash tells two runs' targets apart."""
+  """A frozen network and its file, whose hash shows whether two runs had the same targets."""
 
   model: VQGAN | PatchVQ
   params: Mapping[str, Any]
@@ -32,7 +33,7 @@ class Tokenizer(NamedTuple):
 
 
 def param_shapes(model: VQGAN | PatchVQ) -> dict[str, Any]:
-  """The tree of the parameters that a model has, as shapes; costs no memory."""
+  """A model's parameters, as shapes."""
   side = model.factor
   images = jnp.zeros((1, side, side, 3))
   return jax.eval_shape(lambda: model.init(jax.random.key(0), images))['params']
@@ -49,18 +50,15 @@ def save_tokenizer(path: str | Path, model: VQGAN | PatchVQ, params: Mapping[str
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-  """Reads a tokenizer.
-
-  Args:
-    path: Written by `save_tokenizer`; '' is told how to get one.
+  """Reads a tokenizer that `save_tokenizer` or `vmae_jax.convert` wrote.
 
   Raises:
     UserError: there is no such file, it holds something else, or it is damaged.
   """
   if not str(path):
-    raise UserError(f'no tokenizer is named: {_HOW}')
+    raise UserError(f'no tokenizer is named: {_HOW_TO_GET_ONE}')
   if not Path(path).is_file():
-    raise UserError(f'there is no tokenizer {path}: {_HOW}')
+    raise UserError(f'there is no tokenizer {path}: {_HOW_TO_GET_ONE}')
   kind = read_kind(path)
   params, config = load_params(path, kind=kind if kind in MODELS else 'vqgan')
   try:  # JSON has no tuples.
@@ -84,3 +82,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
   with open(path, 'rb') as f:
     sha256 = hashlib.file_digest(f, 'sha256').hexdigest()
   return Tokenizer(model, params, str(path), sha256)
+
+
+def untrained_tokenizer() -> Tokenizer:
+  """For smoke runs and tests: its codes are the nearest of 64 random colours."""
+  model = PatchVQ(factor=8, codes=64)
+  colours = jax.random.uniform(jax.random.key(0), (model.codes, 1, 3))
+  codebook = jnp.tile(colours, (1, model.factor**2, 1)).reshape(model.codes, -1)
+  return Tokenizer(model, {'codebook': codebook}, UNTRAINED, '')

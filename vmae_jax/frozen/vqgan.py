@@ -23,7 +23,7 @@ def nearest_code(
 ) -> Int32[Array, '*s']:
   """The code of least Euclidean distance, computed in float32."""
   vectors, codebook = vectors.astype(jnp.float32), codebook.astype(jnp.float32)
-  # Accelerators would multiply with 8 bits of mantissa, too few to tell near codes apart.
+  # Accelerators would multiply with 8 bits of mantissa, too few to distinguish near codes.
   products = jnp.matmul(vectors, codebook.T, precision=lax.Precision.HIGHEST)
   # |vector|^2 is the same for all codes.
   return jnp.argmin(jnp.square(codebook).sum(-1) - 2 * products, axis=-1).astype(jnp.int32)
@@ -48,7 +48,7 @@ class VQGAN(nn.Module):
     res_blocks: Residual blocks a level (one more in the decoder).
     latent: Width of what the encoder gives and the decoder takes.
     embed: Width of a code's vector.
-    codes: How many there are.
+    codes: Number of codes.
     quantizer: 'nearest' (VQModel) or 'gumbel' (GumbelVQ), which has a layer that scores codes.
     groups: Of each GroupNorm; 32 in the original.
     dtype: Of convolutions and matrix work; scores of codes are float32.
@@ -66,15 +66,15 @@ class VQGAN(nn.Module):
 
   def setup(self):
     check_name(self.quantizer, QUANTIZERS, 'quantizer')
-    shared = (self.channels, self.multipliers, self.res_blocks)
-    self.encoder = Encoder(*shared, self.latent, self.groups, self.dtype)
+    shared = (self.groups, self.dtype, self.channels, self.multipliers, self.res_blocks)
+    self.encoder = Encoder(*shared, self.latent)
     self.quant_conv = dense(self.embed, self.dtype)
     init = nn.initializers.normal(1.0)
     self.codebook = self.param('codebook', init, (self.codes, self.embed))
     if self.quantizer == 'gumbel':
       self.code_logits = nn.Dense(self.codes, precision=lax.Precision.HIGHEST)
     self.post_quant_conv = dense(self.latent, self.dtype)
-    self.decoder = Decoder(*shared, self.groups, self.dtype)
+    self.decoder = Decoder(*shared)
 
   @property
   def factor(self) -> int:
@@ -82,19 +82,12 @@ class VQGAN(nn.Module):
     return 2 ** (len(self.multipliers) - 1)
 
   def config(self) -> dict[str, Any]:
-    """The fields that say what the parameters are, for a file."""
-    unsaved = ('parent', 'name', 'dtype')
-    return {
-      field.name: getattr(self, field.name)
-      for field in dataclasses.fields(self)
-      if field.name not in unsaved
-    }
+    """The fields that the parameters depend on, for a file."""
+    names = {field.name for field in dataclasses.fields(self)} - {'parent', 'name', 'dtype'}
+    return {name: getattr(self, name) for name in sorted(names)}
 
   def pre_quant(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w e']:
-    """What is quantised.
-
-    Args:
-      images: RGB in [0, 1].
+    """The vectors that are quantised, of images in [0, 1].
 
     Raises:
       UserError: the images' sides are no multiples of the factor.
@@ -105,8 +98,8 @@ class VQGAN(nn.Module):
   def encode(self, images: Float[Array, 'b H W 3']) -> Int32[Array, 'b h w']:
     """The codes of images, RGB in [0, 1].
 
-    Of Gumbel models this is the code of the highest score. The original samples even in
-    evaluation, so that the same image would be another target each time.
+    Gumbel models take the code with the highest score. The original samples even in evaluation,
+    which would make another target of the same image each time.
     """
     vectors = self.pre_quant(images).astype(jnp.float32)
     if self.quantizer == 'nearest':
@@ -118,9 +111,9 @@ class VQGAN(nn.Module):
     return (self.decoder(self.post_quant_conv(vectors)).astype(jnp.float32) + 1) / 2
 
   def decode(self, codes: Int[Array, 'b h w']) -> Float[Array, 'b H W 3']:
-    """The images that codes stand for, RGB in [0, 1]."""
+    """The images of codes, RGB in [0, 1]."""
     return jnp.clip(self.decode_vectors(self.codebook[codes]), 0, 1)
 
   def __call__(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b H W 3']:
-    """Images, RGB in [0, 1], as the codes tell them."""
+    """Images, RGB in [0, 1], encoded and decoded."""
     return self.decode(self.encode(images))

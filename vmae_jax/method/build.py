@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from vmae_jax.errors import UserError, check_name, check_options, lookup
-from vmae_jax.frozen import untrained
 from vmae_jax.frozen.raft import load_raft
-from vmae_jax.frozen.tokenizer import Tokenizer, load_tokenizer
+from vmae_jax.frozen.tokenizer import UNTRAINED, Tokenizer, load_tokenizer, untrained_tokenizer
 from vmae_jax.masking import DECODER_MASKINGS, MASKINGS, Mask
 from vmae_jax.method.augmentation import build_augmentation
 from vmae_jax.method.forward import Head, Method, normalise
@@ -260,7 +259,7 @@ def _load_tokenizer(config) -> Tokenizer | None:
   if not any(_needs(head, 'tokenizer') for head in config.heads.values()):
     return None
   path = config.tokenizer.path
-  return untrained.untrained_tokenizer() if path == untrained.NAME else load_tokenizer(path)
+  return untrained_tokenizer() if path == UNTRAINED else load_tokenizer(path)
 
 
 def _load_raft(config) -> tuple[str | None, Any]:
