@@ -41,8 +41,8 @@ you publish; weights that started from those of MCG-NJU (VideoMAE) are under CC-
 Made by vmae_jax.
 """
 
-_TRANSFORMERS = """With transformers (4.40 and 5.23 are right; early releases 5 lose the biases of
-queries and values without a word):
+_TRANSFORMERS = """With transformers (4.40 and 5.23 are right; early releases 5 silently lose the
+biases of queries and values):
 
 ```python
 import torch
@@ -83,18 +83,19 @@ def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
   """Markdown: method, data, steps, metrics, and how to load the weights.
 
   Args:
-    info: As `load_pretrained` and `load_run` say.
+    info: As `load_pretrained` or `load_run` returns it.
     file: Name of the file of weights beside the card.
     rest: Parameters that lie in a side file.
   """
   huggingface = file == 'model.safetensors'
   kind, method = info['kind'], info['method']
+  sizes = 'width {width}, depth {depth}, {heads} heads, MLP {mlp}'
   holds = {'pretraining': 'encoder and decoder', 'encoder': 'encoder'}
   rows = {
     'method': f'[{method}]({PAPERS[method]})' if method in PAPERS else method,
     'holds': holds.get(kind, f'classifier of {info["classes"]} classes'),
-    'encoder': _sizes(info['encoder']),
-    'decoder': _sizes(info['decoder']) if info['decoder'] else '',
+    'encoder': sizes.format(**info['encoder']),
+    'decoder': sizes.format(**info['decoder']) if info['decoder'] else '',
     'input': f'{info["frames"]} frames of {info["size"]} x {info["size"]}, patches of '
     + ' x '.join(map(str, info['patch'])),
     **_training(info),
@@ -133,7 +134,7 @@ def last_part(path: str) -> str:
 
 
 def _training(info: Mapping[str, Any]) -> dict[str, Any]:
-  """Rows on how it was trained, as far as that is known."""
+  """Rows about the training, as far as it is known."""
   config = info['config'] or {}
   data, masking = config.get('data', {}), config.get('masking', {})
   return {
@@ -147,7 +148,7 @@ def _training(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metrics(results: Mapping[str, Any]) -> dict[str, Any]:
-  """Rows on what came of it: numbers from the files that a run leaves."""
+  """Rows with results, from the files that a run leaves."""
   rows = {}
   if (loss := results.get('summary.json', {}).get('loss')) is not None:
     rows['loss at the end'] = f'{loss:.4f}'
@@ -161,11 +162,10 @@ def _metrics(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _loading(info: Mapping[str, Any], file: str) -> str:
-  if file.endswith('.pth'):
-    code = f"import torch\n\nstate = torch.load('{file}', weights_only=True)['model']"
-    return _OFFICIAL.format(code=code, file=file)
   if file != 'model.safetensors':
     code = f"from safetensors.torch import load_file\n\nstate = load_file('{file}')"
+    if file.endswith('.pth'):
+      code = f"import torch\n\nstate = torch.load('{file}', weights_only=True)['model']"
     return _OFFICIAL.format(code=code, file=file)
   kind, eps = info['kind'], ''
   if kind == 'pretraining' or info['pool'] == 'mean':  # transformers gives this one its own eps.
@@ -173,7 +173,3 @@ def _loading(info: Mapping[str, Any], file: str) -> str:
     eps = f'model.{norm}.eps = {info["eps"]:g}  # config.json cannot say this one.\n'
   shape = {key: info[key] for key in ('frames', 'channels', 'size')}
   return _TRANSFORMERS.format(model=MODELS[kind], eps=eps, call=_CALLS[kind], **shape)
-
-
-def _sizes(part: Mapping[str, Any]) -> str:
-  return f'width {part["width"]}, depth {part["depth"]}, {part["heads"]} heads, MLP {part["mlp"]}'

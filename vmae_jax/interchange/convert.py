@@ -3,52 +3,47 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from vmae_jax.errors import UserError, check_name, lookup
+from vmae_jax.errors import UserError, check_name
 from vmae_jax.frozen.files import load_params, save_params
 from vmae_jax.interchange import export, selfcheck
-from vmae_jax.interchange.layout import to_tensors
+from vmae_jax.interchange.layout import Tensors, name_first, to_tensors
 from vmae_jax.interchange.official import official_names
-from vmae_jax.interchange.pretrained import FORMATS, from_checkpoint, load_pretrained, rest_path
+from vmae_jax.interchange.pretrained import (
+  FORMATS,
+  Format,
+  from_checkpoint,
+  load_pretrained,
+  recognise,
+  rest_path,
+)
 from vmae_jax.interchange.raft import raft_from_torch, raft_kind
 from vmae_jax.interchange.runs import is_run, load_run, run_config
-from vmae_jax.interchange.tensors import Checkpoint, Tensors, read_checkpoint
-from vmae_jax.interchange.vqgan import vqgan_from_taming
+from vmae_jax.interchange.tensors import Checkpoint, read_checkpoint
+from vmae_jax.interchange.vqgan import vqgan_from_taming, vqgan_kind
 
 
-class Frozen(NamedTuple):
-  """One kind of frozen network that can be converted.
-
-  Attributes:
-    recognise: Whether the names of tensors are those of this kind.
-    convert: From tensors to the model's config and its parameters.
-  """
-
-  recognise: Callable[[Tensors], bool]
-  convert: Callable[[Tensors], tuple[dict[str, Any], dict[str, Any]]]
-
-
-def _vqgan(tensors: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
-  model, params = vqgan_from_taming(tensors)
-  return model.config(), params
-
-
-def _raft(tensors: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_raft(tensors: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
   size, params = raft_from_torch(tensors)
   return {'size': size}, params
 
 
+def _read_vqgan(tensors: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
+  model, params = vqgan_from_taming(tensors)
+  return model.config(), params
+
+
+# Frozen networks, which become files of this package; `read` takes tensors and returns the
+# model's config and its parameters.
 FROZEN = {
-  'raft': Frozen(raft_kind, _raft),
-  'vqgan': Frozen(
-    lambda t: 'post_quant_conv.weight' in t and 'encoder.conv_in.weight' in t, _vqgan
-  ),
+  'raft': Format(raft_kind, _read_raft),
+  'vqgan': Format(vqgan_kind, _read_vqgan),
 }
 WRITERS = {
   'huggingface': export.write_huggingface,
@@ -73,14 +68,14 @@ def convert(
 
   Args:
     source: A run or checkpoint of ours, a folder of transformers, or a file of PyTorch.
-    out: The folder or file to write; it appears when it is whole and right.
+    out: The folder or file to write; it appears when it is complete and checked.
     to: A name in WRITERS; '' for a frozen network, which becomes a file of this package.
-    kind: What the source holds, a name in FROZEN or FORMATS; '' to tell by its tensors.
+    kind: What the source holds, a name in FROZEN or FORMATS; '' to recognise it by its tensors.
     part: `encoder` leaves the rest of the model out.
-    weights: `params` or `ema`; '' takes of a run the moving average where there is one, of a file
-      of others the last weights.
-    heads: Heads of the encoder where the source does not tell or is wrong.
-    decoder_heads: The same of the decoder.
+    weights: `params` or `ema`; '' for the moving average of a run that has one, and for the last
+      weights of a file of another implementation.
+    heads: Heads of the encoder where the source does not say or is wrong.
+    decoder_heads: The same for the decoder.
 
   Returns:
     A report: what was converted, what lies beside it, how far both sides differ.
@@ -99,12 +94,12 @@ def convert(
     checkpoint, (params, info) = None, load_run(source, weights=weights)
   else:
     checkpoint = read_checkpoint(source, weights=weights)
-    kind = kind or _kind(checkpoint, source)
+    kind = kind or recognise(checkpoint, source, FROZEN | FORMATS)
     if kind in FROZEN:
       if to:
         raise UserError(f'{source} is a {kind}, which only becomes a file of vmae_jax: drop --to.')
       export.check_target(to, out)
-      return _convert_frozen(checkpoint.tensors, out, kind=kind, source=str(source))
+      return _convert_frozen(checkpoint.tensors, out, kind=kind, source=source)
     params, info = from_checkpoint(
       checkpoint, source, kind=kind, heads=heads, decoder_heads=decoder_heads
     )
@@ -125,7 +120,8 @@ def convert(
     params, info = _encoder_alone(params, info)
     outputs = selfcheck.our_outputs(params, info)
   elif to != 'orbax' and info['kind'] == 'pretraining' and not info['pixels']:
-    # No decoder that the format has: all of them go beside, and the config says what they are.
+    # The format has none of its decoders: they go into the file beside, the config says what
+    # they are.
     info = _as_encoder(info | {'config': run_config(info)})
     outputs = {'features': outputs['features']}
   # Written and checked in a folder of its own beside `out`, then renamed.
@@ -133,34 +129,23 @@ def convert(
   partial = folder / out.name
   try:
     folder.mkdir(parents=True)
-    rest = lookup(WRITERS, to, '--to')(partial, params, info, selfcheck.fingerprint(outputs))
+    rest = WRITERS[to](partial, params, info, selfcheck.fingerprint(outputs))
     lines += _check_target(params, info, outputs, partial, to)
     size = _describe_size(params, folder)
-    _publish(folder, out)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == out.name):  # `out` last.
+      os.replace(path, out.parent / path.name)
   except OSError as e:
     raise UserError(f'cannot write {out}: {e.strerror or e}') from e
   finally:
     shutil.rmtree(folder, ignore_errors=True)
   first = f'{out}: {to}, {info["method"]} ({info["kind"]}), {size}, from {source}'
   if rest:
-    shown = ', '.join(rest[:3]) + (', ...' if len(rest) > 3 else '')
     lines.append(
-      f'{len(rest)} parameters that {to} cannot hold lie in {rest_path(out)}: {shown}; '
-      'they come back when this is converted again'
+      f'{len(rest)} parameters that {to} cannot hold lie in {rest_path(out)}: '
+      f'{name_first(rest, 3)}; they come back when this is converted again'
     )
   lines.append('positions: computed from the size of the clip, as always here; none are stored')
   return '\n'.join([first, *lines, *(f'note: {note}' for note in info['notes'])])
-
-
-def _kind(checkpoint: Checkpoint, source: Path) -> str:
-  known = {name: entry.recognise for name, entry in FROZEN.items()} | FORMATS
-  found = [name for name, recognise in known.items() if recognise(checkpoint.tensors)]
-  if len(found) == 1:
-    return found[0]
-  raise UserError(
-    f'{source}: its tensors ({", ".join(list(checkpoint.tensors)[:3])}, ...) are those of no '
-    f'network that is known here ({", ".join(known)}); if it is one of them, add --kind=NAME.'
-  )
 
 
 def _encoder_alone(
@@ -182,17 +167,17 @@ def _as_encoder(info: Mapping[str, Any]) -> dict[str, Any]:
 def _check_source(
   ours: selfcheck.Outputs, info: Mapping[str, Any], checkpoint: Checkpoint | None, source: Path
 ) -> list[str]:
-  """Compares what the source computes elsewhere with what its parameters compute here."""
+  """Compares what the source computes in PyTorch with what its parameters compute here."""
   if checkpoint is None:
     return []
   if info['format'] == 'huggingface' and selfcheck.has_transformers():
     return [_against_transformers(ours, source if source.is_dir() else source.parent, info)]
   if info['format'] != 'huggingface' and selfcheck.has_torch():
     theirs = selfcheck.plain_torch_outputs(checkpoint.tensors, info)
-    return [_told('source in PyTorch', selfcheck.largest_difference(ours, theirs))]
+    return [_within_tolerance('source in PyTorch', selfcheck.largest_difference(ours, theirs))]
   if stored := checkpoint.about.get('fingerprint'):
     difference = selfcheck.against_fingerprint(ours, stored)
-    return [_told('fingerprint stored in the source', difference)]
+    return [_within_tolerance('fingerprint stored in the source', difference)]
   return ['the source was not run: PyTorch is not installed, and it has no stored fingerprint']
 
 
@@ -203,18 +188,20 @@ def _check_target(
   path: Path,
   to: str,
 ) -> list[str]:
-  """Reads what was written and runs it elsewhere, where that can be."""
+  """Reads what was written, and runs it in PyTorch or transformers if they are installed."""
   read = load_run if to == 'orbax' else load_pretrained
   written, _ = read(path)
   if not _same_values(jax.tree.map(np.asarray, written), dict(params)):
-    raise UserError(f'{path.name} reads otherwise than it was written: is the disk full or broken?')
+    raise UserError(
+      f'{path.name} reads differently from what was written: is the disk full or broken?'
+    )
   lines = ['read back: every value is equal']
   if to == 'huggingface' and selfcheck.has_transformers():
     lines.append(_against_transformers(ours, path, info))
   elif to != 'orbax' and selfcheck.has_torch():
     tensors, _ = to_tensors(params, info, official_names(info))
     theirs = selfcheck.plain_torch_outputs(tensors, info)
-    lines.append(_told('result in PyTorch', selfcheck.largest_difference(ours, theirs)))
+    lines.append(_within_tolerance('result in PyTorch', selfcheck.largest_difference(ours, theirs)))
   elif to != 'orbax':
     lines.append('the result was not run elsewhere: PyTorch is not installed')
   return lines
@@ -222,14 +209,17 @@ def _check_target(
 
 def _against_transformers(ours: selfcheck.Outputs, folder: Path, info: Mapping[str, Any]) -> str:
   as_loaded, same_eps = selfcheck.transformers_outputs(folder, info)
-  line = _told(f'{folder.name} in transformers', selfcheck.largest_difference(ours, same_eps))
+  line = _within_tolerance(
+    f'{folder.name} in transformers', selfcheck.largest_difference(ours, same_eps)
+  )
   if info['kind'] == 'encoder':
     return line
   difference = selfcheck.largest_difference(ours, as_loaded)
   return f'{line} ({difference:.1e} where its last LayerNorm keeps the eps of transformers)'
 
 
-def _told(what: str, difference: float) -> str:
+def _within_tolerance(what: str, difference: float) -> str:
+  """The line of the report on a difference; raises a UserError if it is too large."""
   if not difference <= selfcheck.TOLERANCE:
     raise UserError(
       f'{what}: outputs on the fixed clip differ by {difference:.1e}, more than '
@@ -238,30 +228,14 @@ def _told(what: str, difference: float) -> str:
   return f'{what}: largest difference {difference:.1e}'
 
 
-def _publish(folder: Path, out: Path) -> None:
-  """Moves what is in `folder` to where it belongs, the file or folder `out` last."""
-  for path in sorted(folder.iterdir(), key=lambda path: path.name == out.name):
-    os.replace(path, out.parent / path.name)
-
-
-def _convert_frozen(tensors: Tensors, out: str | Path, *, kind: str, source: str) -> str:
-  """Writes a frozen network, reads it back and compares; returns one line on it.
-
-  Args:
-    tensors: Of the checkpoint.
-    out: The file to write.
-    kind: A name in FROZEN.
-    source: Where the tensors come from, for that line.
-
-  Raises:
-    UserError: the tensors are of another network, or `out` cannot be written.
-  """
-  config, params = FROZEN[kind].convert(tensors)
+def _convert_frozen(tensors: Tensors, out: Path, *, kind: str, source: Path) -> str:
+  """Writes a frozen network, reads it back and compares; returns one line about it."""
+  config, params = FROZEN[kind].read(tensors)
   save_params(out, params, kind=kind, config=config)
   written, written_config = load_params(out, kind=kind)
   if not _same_values(written, params) or written_config != json.loads(json.dumps(config)):
-    raise UserError(f'{out} reads otherwise than it was written: is the disk full or broken?')
-  return f'{out}: {kind}, {_describe_size(params, Path(out))}, from {source}'
+    raise UserError(f'{out} reads differently from what was written: is the disk full or broken?')
+  return f'{out}: {kind}, {_describe_size(params, out)}, from {source}'
 
 
 def _same_values(one: Any, other: Any) -> bool:

@@ -1,8 +1,7 @@
-"""Video models as files of other implementations."""
+"""Writes video models as files of other implementations, and as checkpoints of ours."""
 
 import importlib.util
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,34 +13,28 @@ from safetensors.numpy import save_file
 from vmae_jax.errors import UserError
 from vmae_jax.frozen.files import FORMAT, save_params
 from vmae_jax.interchange.card import MODELS, last_part, model_card
-from vmae_jax.interchange.huggingface import huggingface_names
+from vmae_jax.interchange.huggingface import SIDES, huggingface_names
 from vmae_jax.interchange.layout import to_tensors
 from vmae_jax.interchange.official import official_names
 from vmae_jax.interchange.pretrained import digest, rest_path
 from vmae_jax.interchange.runs import run_config, save_run
 
-# What of the info is stored beside the tensors.
+# Entries of the info that are stored beside the tensors.
 _STORED = (
-  'kind',
-  'method',
-  'encoder',
-  'decoder',
-  'pixels',
-  'frames',
-  'size',
-  'mean',
-  'std',
-  'eps',
-  'normalised_targets',
-  'pool',
-  'id2label',
-)
+  'kind method encoder decoder pixels frames size mean std eps normalised_targets pool id2label'
+).split()
 
 
 def write_huggingface(
   out: Path, params: Mapping[str, Any], info: Mapping[str, Any], fingerprint: Mapping[str, Any]
 ) -> list[str]:
   """Writes a folder for `from_pretrained`; returns the parameters that lie in rest.safetensors.
+
+  Args:
+    out: The folder.
+    params: Of the model.
+    info: As `load_pretrained` returns it.
+    fingerprint: Of the model's outputs.
 
   Raises:
     UserError: transformers has no such model.
@@ -51,24 +44,17 @@ def write_huggingface(
   tensors, rest = to_tensors(params, info, huggingface_names(info))
   about = _about(info, rest, fingerprint)
   save_file(tensors, out / 'model.safetensors', {'format': 'pt', FORMAT: about})
-  _write_json(out / 'config.json', config)
-  _write_json(out / 'preprocessor_config.json', _processor(info))
-  _write_rest(out, rest)
-  card = model_card(info, file='model.safetensors', rest=list(rest))
-  (out / 'README.md').write_text(card, encoding='utf-8')
-  return list(rest)
+  for name, value in (('config', config), ('preprocessor_config', _processor(info))):
+    (out / f'{name}.json').write_text(json.dumps(value, indent=2) + '\n', encoding='utf-8')
+  return _write_rest_and_card(out, 'model.safetensors', out / 'README.md', info, rest)
 
 
 def write_videomae(
   out: Path, params: Mapping[str, Any], info: Mapping[str, Any], fingerprint: Mapping[str, Any]
 ) -> list[str]:
-  """Writes a file with the official names, and a card beside it; returns what lies beside, too.
+  """Writes FILE.pth, which needs PyTorch, or FILE.safetensors with the official names.
 
-  Args:
-    out: FILE.pth, which needs PyTorch, or FILE.safetensors.
-    params: Of the model.
-    info: As `load_pretrained` says.
-    fingerprint: Of its outputs.
+  Arguments and result are as in `write_huggingface`; FILE.md gets the card.
   """
   out.parent.mkdir(parents=True, exist_ok=True)
   tensors, rest = to_tensors(params, info, official_names(info))
@@ -80,24 +66,21 @@ def write_videomae(
 
     state = {name: torch.from_numpy(value) for name, value in tensors.items()}
     torch.save({'model': state, FORMAT: about}, out)
-  _write_rest(out, rest)
-  card = model_card(info, file=out.name, rest=list(rest))
-  out.with_suffix('.md').write_text(card, encoding='utf-8')
-  return list(rest)
+  return _write_rest_and_card(out, out.name, out.with_suffix('.md'), info, rest)
 
 
 def write_orbax(
   out: Path, params: Mapping[str, Any], info: Mapping[str, Any], fingerprint: Mapping[str, Any]
 ) -> list[str]:
-  """Writes a checkpoint for `--config.init_from`; nothing lies beside it."""
-  del fingerprint  # What reads it is this package.
+  """Writes a checkpoint for `--config.init_from`, which holds every parameter."""
+  del fingerprint  # Only this package reads such a checkpoint.
   names = class_names(info) if info['id2label'] else ()
   save_run(out, params, public(run_config(info)), names)
   return []
 
 
 def public(value: Any) -> Any:
-  """A config in which of every path the last part is left: where data lie is nobody's business."""
+  """A config with only the last part of every path: where data lie is private."""
   if isinstance(value, Mapping):
     return {key: public(x) for key, x in value.items()}
   if isinstance(value, (list, tuple)):
@@ -112,12 +95,7 @@ def class_names(info: Mapping[str, Any]) -> list[str]:
 
 
 def check_target(to: str, out: Path) -> None:
-  """Raises a UserError where nothing could be written in the end.
-
-  Args:
-    to: The format; '' for a frozen network.
-    out: What is to be written.
-  """
+  """Raises a UserError if `out` cannot be written in a format ('' for a frozen network)."""
   if to in ('', 'videomae'):  # Files.
     beside = [out.with_suffix('.md'), rest_path(out)] if to else []
     there = [str(path) for path in (out, *beside) if path.exists()]
@@ -139,8 +117,7 @@ def _config(info: Mapping[str, Any]) -> dict[str, Any]:
   pt, ph, pw = info['patch']
   if ph != pw:
     raise UserError(f'transformers has no VideoMAE with patches of {ph} x {pw}: only squares.')
-  encoder, decoder = info['encoder'], info['decoder'] or {}
-  mean = info['pool'] == 'mean' or encoder.get('final_norm') is False
+  encoder, decoder = info['encoder'], info['decoder']
   config = dict(
     architectures=[MODELS[info['kind']]],
     model_type='videomae',
@@ -149,27 +126,19 @@ def _config(info: Mapping[str, Any]) -> dict[str, Any]:
     num_channels=info['channels'],
     num_frames=info['frames'],
     tubelet_size=pt,
-    hidden_size=encoder['width'],
-    num_hidden_layers=encoder['depth'],
-    num_attention_heads=encoder['heads'],
-    intermediate_size=encoder['mlp'],
     hidden_act='gelu',
     hidden_dropout_prob=0.0,
     attention_probs_dropout_prob=0.0,
     layer_norm_eps=info['eps'],
     qkv_bias=True,
-    use_mean_pooling=mean,
+    use_mean_pooling=info['pool'] == 'mean' or encoder.get('final_norm') is False,
     norm_pix_loss=info['normalised_targets'],
     torch_dtype='float32',
   )
-  for key, ours in (
-    ('hidden_size', 'width'),
-    ('num_hidden_layers', 'depth'),
-    ('num_attention_heads', 'heads'),
-    ('intermediate_size', 'mlp'),
-  ):
+  for ours, theirs in SIDES.items():
+    config[theirs] = encoder[ours]
     if decoder:
-      config[f'decoder_{key}'] = decoder[ours]
+      config[f'decoder_{theirs}'] = decoder[ours]
   if info['kind'] == 'classification':
     labels = class_names(info)
     config['id2label'] = {str(i): name for i, name in enumerate(labels)}
@@ -206,12 +175,13 @@ def _about(
   return json.dumps(about, sort_keys=True)
 
 
-def _write_rest(out: Path, rest: Mapping[str, np.ndarray]) -> None:
+def _write_rest_and_card(
+  out: Path, file: str, card: Path, info: Mapping[str, Any], rest: Mapping[str, np.ndarray]
+) -> list[str]:
+  """Writes the file of what the format cannot hold, and the card; returns what is in the former."""
   if rest:
-    size = sum(math.prod(value.shape) for value in rest.values())
+    count = sum(value.size for value in rest.values())
     tree = unflatten_dict(dict(rest), sep='/')
-    save_params(rest_path(out), tree, kind='rest', config={'parameters': size})
-
-
-def _write_json(path: Path, value: Any) -> None:
-  path.write_text(json.dumps(value, indent=2) + '\n', encoding='utf-8')
+    save_params(rest_path(out), tree, kind='rest', config={'parameters': count})
+  card.write_text(model_card(info, file=file, rest=list(rest)), encoding='utf-8')
+  return list(rest)

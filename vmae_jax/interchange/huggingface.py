@@ -9,22 +9,45 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.errors import UserError
-from vmae_jax.interchange.layout import Names, count_layers
-from vmae_jax.interchange.official import MEAN, STD, canonical_path, check_heads, find_size
-from vmae_jax.interchange.tensors import Tensors
+from vmae_jax.interchange.layout import Names, Tensors, count_layers, model_info, rename
+from vmae_jax.interchange.official import canonical_path, check_heads, find_size
 from vmae_jax.models.sizes import SIZES
 
 # transformers' LayerNorms before the last layers have this eps, whatever config.json says.
 LAST_NORM_EPS = 1e-5
-_ATTENTION = 'attention/attention'
+SCALE = 1 / 255
+# What transformers' VideoMAEConfig has where config.json says nothing.
+DEFAULTS = dict(
+  image_size=224,
+  patch_size=16,
+  num_channels=3,
+  num_frames=16,
+  tubelet_size=2,
+  hidden_size=768,
+  num_hidden_layers=12,
+  num_attention_heads=12,
+  intermediate_size=3072,
+  layer_norm_eps=1e-12,
+  decoder_num_attention_heads=6,
+  decoder_hidden_size=384,
+  decoder_num_hidden_layers=4,
+  decoder_intermediate_size=1536,
+  norm_pix_loss=True,
+)
+# Our name of a size -> config.json's; those of the decoder begin with `decoder_`.
+SIDES = {
+  'width': 'hidden_size',
+  'depth': 'num_hidden_layers',
+  'heads': 'num_attention_heads',
+  'mlp': 'intermediate_size',
+}
 _EMBEDDING = 'embeddings.patch_embeddings.projection.weight'
-# Ours -> theirs, in this order.
+# Our paths -> their names, in this order; {} is the layer.
 _RENAMED = (
   ('encoder/blocks/block/', 'videomae/encoder/layer/{}/'),
   ('decoder/blocks/block/', 'decoder/decoder_layers/{}/'),
   ('attention/proj/', 'attention/output/dense/'),
-  ('attention/q_bias', f'{_ATTENTION}/q_bias'),
-  ('attention/v_bias', f'{_ATTENTION}/v_bias'),
+  ('attention/([qv])_bias', r'attention/attention/\1_bias'),
   ('mlp/fc1/', 'intermediate/dense/'),
   ('mlp/fc2/', 'output/dense/'),
   ('norm1/', 'layernorm_before/'),
@@ -34,21 +57,20 @@ _RENAMED = (
   ('decoder/from_encoder/', 'encoder_to_decoder/'),
   ('decoder/mask_token', 'mask_token'),
   ('decoder/head_pixels/', 'decoder/head/'),
+  ('(kernel|scale)$', 'weight'),
+  ('/', '.'),
 )
 
 
 def huggingface_names(info: Mapping[str, Any]) -> Names:
   """The format, for `layout.from_tensors` and `to_tensors`: the names of files on the Hub.
 
-  These are those of transformers 4, where q and v have a `q_bias` and a `v_bias`; release 5
-  reads them, too (early ones of it lose the two, which the self-check would tell).
+  These are those of transformers 4, where q and v have a `q_bias` and a `v_bias`. Release 5
+  reads them, too; early versions of it lose the two, which the self-check finds.
   """
 
   def names(path, layer):
-    name = canonical_path(path, info)
-    for ours, theirs in _RENAMED:
-      name = name.replace(ours, theirs.format(layer))
-    name = re.sub(r'(kernel|scale)$', 'weight', name).replace('/', '.')
+    name = rename(canonical_path(path, info), _RENAMED).format(layer)
     if info['kind'] == 'encoder':  # The base model alone.
       name = name.removeprefix('videomae.')
     if not name.endswith('attention.qkv.weight'):
@@ -60,25 +82,28 @@ def huggingface_names(info: Mapping[str, Any]) -> Names:
 
 
 def huggingface_kind(names: Collection[str]) -> bool:
-  """Whether names of tensors are those of a VideoMAE of transformers."""
+  """Whether tensors of these names are of a VideoMAE of transformers."""
   return _EMBEDDING in names or f'videomae.{_EMBEDDING}' in names
+
+
+def _has_biases(config: Mapping[str, Any]) -> bool:
+  return config.get('qkv_bias', config.get('qv_bias', True)) is not False
 
 
 def hub_names(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """The same tensors under the names of files on the Hub, whichever release saved them.
 
-  A model that its config.json says to have no q and v biases gets zeros for them.
+  A model that has no q and v biases by its config.json gets zeros for them.
   """
-  renamed = {}
-  for name, value in tensors.items():
-    name = re.sub(r'attention\.(query|value)\.bias$', lambda m: f'attention.{m[1][0]}_bias', name)
-    renamed[name] = value
-  if config.get('qkv_bias', config.get('qv_bias', True)) is False:
-    for name in list(renamed):
-      if name.endswith('attention.query.weight'):
-        for part in 'qv':
-          zeros = np.zeros(len(renamed[name]), np.float32)
-          renamed[f'{name.removesuffix("query.weight")}{part}_bias'] = zeros
+  renamed = {
+    re.sub(r'attention\.(query|value)\.bias$', lambda m: f'attention.{m[1][0]}_bias', name): value
+    for name, value in tensors.items()
+  }
+  if not _has_biases(config):
+    for name in [name for name in renamed if name.endswith('attention.query.weight')]:
+      for part in 'qv':
+        zeros = np.zeros(len(renamed[name]), np.float32)
+        renamed[f'{name.removesuffix("query.weight")}{part}_bias'] = zeros
   return renamed
 
 
@@ -127,19 +152,14 @@ def huggingface_info(
   decoder_heads: int | None = None,
   where: str = 'it',
 ) -> tuple[dict[str, Any], list[str]]:
-  """What config.json and names tell of the model, as `load_pretrained` says, and notes.
+  """What config.json and names show of the model, as `load_pretrained` returns it, and notes.
 
   Raises:
-    UserError: config.json says otherwise than the tensors, or what is not known here.
+    UserError: config.json contradicts the tensors, or has what is not known here.
   """
-  # What a config.json leaves out has transformers' default.
   config = DEFAULTS | dict(config)
-  encoder = dict(
-    width=config['hidden_size'],
-    depth=config['num_hidden_layers'],
-    heads=heads or config['num_attention_heads'],
-    mlp=config['intermediate_size'],
-  )
+  encoder = {ours: config[theirs] for ours, theirs in SIDES.items()}
+  encoder['heads'] = heads or encoder['heads']
   notes = []
   if heads is None and find_size(encoder) == 's' and encoder['heads'] == 16:
     encoder['heads'] = SIZES['s']['heads']
@@ -158,12 +178,8 @@ def huggingface_info(
     id2label = {int(k): v for k, v in (config.get('id2label') or {}).items()} or None
   elif 'encoder_to_decoder.weight' in tensors:
     kind = 'pretraining'
-    decoder = dict(
-      width=config['decoder_hidden_size'],
-      depth=config['decoder_num_hidden_layers'],
-      heads=decoder_heads or config['decoder_num_attention_heads'],
-      mlp=config['decoder_intermediate_size'],
-    )
+    decoder = {ours: config[f'decoder_{theirs}'] for ours, theirs in SIDES.items()}
+    decoder['heads'] = decoder_heads or decoder['heads']
     check_heads(decoder, where)
   if kind != 'classification' and mean:
     encoder['final_norm'] = False
@@ -180,16 +196,10 @@ def huggingface_info(
       f'LayerNorm: transformers gives {last} eps {LAST_NORM_EPS:g} whatever config.json says; '
       'here all have model.eps'
     )
-  if config.get('qkv_bias', config.get('qv_bias', True)) is False:
+  if not _has_biases(config):
     notes.append('config.json says that there are no q and v biases: they are zeros here')
-  if 'image_mean' not in config:
-    notes.append(
-      "no file beside config.json tells the normalisation: ImageNet's mean and standard deviation "
-      'are taken, as of all published VideoMAE'
-    )
-  return dict(
+  info = model_info(
     kind=kind,
-    method='videomae',
     encoder=encoder,
     decoder=decoder,
     pixels=('decoder', 'pixels'),
@@ -198,13 +208,19 @@ def huggingface_info(
     eps=eps,
     frames=config['num_frames'],
     size=image,
-    mean=tuple(config.get('image_mean', MEAN)),
-    std=tuple(config.get('image_std', STD)),
     normalised_targets=config['norm_pix_loss'],
     classes=classes,
     pool=pool,
     id2label=id2label,
-  ), notes
+  )
+  if 'image_mean' in config:
+    info |= {'mean': tuple(config['image_mean']), 'std': tuple(config['image_std'])}
+  else:
+    notes.append(
+      "no file beside config.json gives the normalisation: ImageNet's mean and standard deviation "
+      'are taken, as in all published VideoMAE'
+    )
+  return info, notes
 
 
 def _mean_pooling(tensors: Tensors, config: Mapping[str, Any], where: str) -> bool:
@@ -235,27 +251,6 @@ def _check_sizes(tensors: Tensors, config: Mapping[str, Any], where: str) -> Non
     found['decoder_num_hidden_layers'] = layers
   if wrong := [f'{k} {config[k]}, not {n}' for k, n in found.items() if config[k] != n]:
     raise UserError(f'{where}: config.json says otherwise than the tensors: {", ".join(wrong)}.')
-
-
-# Of transformers' VideoMAEConfig.
-DEFAULTS = dict(
-  image_size=224,
-  patch_size=16,
-  num_channels=3,
-  num_frames=16,
-  tubelet_size=2,
-  hidden_size=768,
-  num_hidden_layers=12,
-  num_attention_heads=12,
-  intermediate_size=3072,
-  layer_norm_eps=1e-12,
-  decoder_num_attention_heads=6,
-  decoder_hidden_size=384,
-  decoder_num_hidden_layers=4,
-  decoder_intermediate_size=1536,
-  norm_pix_loss=True,
-)
-SCALE = 1 / 255
 
 
 def _one(value: Any, key: str, where: str) -> int:

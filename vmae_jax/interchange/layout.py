@@ -1,133 +1,167 @@
 """Between our tree of parameters and the tensors of another implementation, value for value.
 
-Both sides hold the same numbers: ours has layers stacked along a first axis and matrices that
-multiply from the right; the others have a tensor for each layer and matrices turned. A format
-is a function from our path (and layer) to the names of its tensors.
+Ours has layers stacked along a first axis and matrices that multiply from the right; the others
+have a tensor for each layer, and their matrices are the transposes of ours. A format is a
+function from our path (and layer) to the names of its tensors.
 """
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax.errors import UserError
-from vmae_jax.interchange.tensors import Tensors
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.decoder import Output
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.types import Num
 
+Tensors = Mapping[str, Num[np.ndarray, '...']]
+
 # (our path, layer or None) -> names; several are parts of one matrix, one below the other.
 Names = Callable[[str, int | None], tuple[str, ...]]
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of all published models.
 _MOST_NAMED = 5
-_STACK = '/blocks/block/'
+
+
+def model_info(**known: Any) -> dict[str, Any]:
+  """What `load_pretrained` returns about a model; what is not given is as in official VideoMAE."""
+  usual = dict(method='videomae', eps=1e-6, mean=MEAN, std=STD, normalised_targets=True)
+  unknown = dict.fromkeys(('decoder', 'pixels', 'classes', 'pool', 'id2label'))
+  return usual | unknown | known
+
+
+def build_model(info: Mapping[str, Any], heads: Mapping[str, Output] | None = None) -> nn.Module:
+  """The model that `info` describes.
+
+  Args:
+    info: As `load_pretrained` returns it.
+    heads: Of a pre-training model, if not the one of pixels alone.
+  """
+  encoder = dict(info['encoder'], patch=tuple(info['patch']))
+  common = {'eps': info['eps'], 'scan': True}
+  if info['kind'] == 'classification':
+    return Classifier(encoder | common, info['classes'], pool=info['pool'])
+  heads = pixel_head(info) if heads is None else heads
+  if info['kind'] == 'encoder' or not heads:
+    return Encoder(**encoder, **common)
+  return MaskedAutoencoder(encoder, info['decoder'], heads, common)
+
+
+def pixel_head(info: Mapping[str, Any]) -> dict[str, Output]:
+  """The head that predicts the pixels of a patch; empty if the model has none."""
+  if info['kind'] != 'pretraining' or not info['pixels']:
+    return {}
+  decoder, head = info['pixels']
+  return {head: Output(decoder, math.prod(info['patch']) * info['channels'])}
 
 
 def param_shapes(info: Mapping[str, Any]) -> dict[str, Any]:
-  """The tree of parameters that `info` describes, shapes for values.
-
-  Args:
-    info: Has kind (`pretraining`, `classification`, `encoder`), encoder, decoder, patch, pixels
-      (names of the decoder and head of pixels), classes and pool, as `load_pretrained` says.
-  """
-  encoder = dict(info['encoder'], patch=tuple(info['patch']))
-  pt, ph, pw = encoder['patch']
+  """The parameters of the model that `info` describes, as shapes."""
+  pt, ph, pw = info['patch']
   clip = jax.ShapeDtypeStruct((1, 2 * pt, ph, pw, info['channels']), jnp.float32)
-  one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  key = jax.random.key(0)
-  if info['kind'] == 'classification':
-    classifier = Classifier(encoder | {'scan': True}, info['classes'], pool=info['pool'])
-    shapes = jax.eval_shape(classifier.init, key, clip)
-  elif info['kind'] == 'encoder':
-    shapes = jax.eval_shape(Encoder(**encoder, scan=True).init, key, clip)
-    shapes = {'params': {'encoder': shapes['params']}}
-  else:
-    decoder, head = info['pixels']
-    heads = {head: Output(decoder, math.prod(encoder['patch']) * info['channels'])}
-    model = MaskedAutoencoder(encoder, info['decoder'], heads, {'scan': True})
-    shapes = jax.eval_shape(model.init, key, clip, one, one)
-  return shapes['params']
+  one_token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  model = build_model(info)
+  inputs = (clip, one_token, one_token) if isinstance(model, MaskedAutoencoder) else (clip,)
+  params = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
+  return {'encoder': params} if isinstance(model, Encoder) else params
+
+
+def _parts(
+  leaves: Mapping[str, Any], info: Mapping[str, Any], names: Names
+) -> Iterator[tuple[str, int | None, tuple[str, ...], tuple[int, ...]]]:
+  """For each layer: path, layer or None, names of its tensors, and their shape when joined."""
+  for path, leaf in leaves.items():
+    stacked = '/blocks/block/' in path
+    shape = _their_shape(path, leaf.shape[stacked:], info)
+    for layer in range(leaf.shape[0]) if stacked else [None]:
+      yield path, layer, names(path, layer), shape
 
 
 def from_tensors(
   tensors: Tensors, info: Mapping[str, Any], names: Names, *, where: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Our parameters, and the tensors that none was made of.
+  """Our parameters, and the tensors that were not used.
 
   Args:
     tensors: All tensors.
-    info: As for `param_shapes`.
+    info: As `load_pretrained` returns it.
     names: The format.
     where: The file, for messages.
 
   Raises:
-    UserError: tensors are missing or of another shape than the others let expect.
+    UserError: tensors are missing or do not have the shape that follows from the others.
   """
   leaves = flatten_dict(param_shapes(info), sep='/')
-  shapes = _tensor_shapes(leaves, info, names)
+  shapes = tensor_shapes(info, names, leaves)
   refuse([name for name in shapes if name not in tensors], 'are missing', where)
-  wrong = [(name, shape) for name, shape in shapes.items() if tensors[name].shape != shape]
   refuse(
-    [f'{name} is {list(tensors[name].shape)}, not {list(shape)}' for name, shape in wrong],
+    [
+      f'{name} is {list(tensors[name].shape)}, not {list(shape)}'
+      for name, shape in shapes.items()
+      if tensors[name].shape != shape
+    ],
     'have another shape than the rest of the model asks for',
     where,
   )
-  flat = {}
-  for path, leaf in leaves.items():
-    value = np.empty(leaf.shape, np.float32)
-    for layer, _ in _layers(path, leaf.shape):
-      parts = [tensors[name] for name in names(path, layer)]
-      whole = _ours(path, np.concatenate(parts) if len(parts) > 1 else parts[0])
-      value[() if layer is None else layer] = whole
-    flat[path] = value
-  left = {name: value for name, value in tensors.items() if name not in shapes}
-  return unflatten_dict(flat, sep='/'), left
+  flat = {path: np.empty(leaf.shape, np.float32) for path, leaf in leaves.items()}
+  for path, layer, parts, _ in _parts(leaves, info, names):
+    joined = np.concatenate([tensors[name] for name in parts])
+    flat[path][() if layer is None else layer] = _ours(path, joined)
+  unused = {name: value for name, value in tensors.items() if name not in shapes}
+  return unflatten_dict(flat, sep='/'), unused
 
 
-def tensor_shapes(info: Mapping[str, Any], names: Names) -> dict[str, tuple[int, ...]]:
-  """Name -> shape of every tensor that a format has for the model that `info` describes."""
-  return _tensor_shapes(flatten_dict(param_shapes(info), sep='/'), info, names)
-
-
-def _tensor_shapes(
-  leaves: Mapping[str, Any], info: Mapping[str, Any], names: Names
+def tensor_shapes(
+  info: Mapping[str, Any], names: Names, leaves: Mapping[str, Any] | None = None
 ) -> dict[str, tuple[int, ...]]:
-  shapes = {}
-  for path, leaf in leaves.items():
-    for layer, shape in _layers(path, leaf.shape):
-      parts = names(path, layer)
-      rows, *rest = _their_shape(path, shape, info)
-      shapes |= dict.fromkeys(parts, (rows // len(parts), *rest))
-  return shapes
+  """Name -> shape of every tensor that a format has for the model that `info` describes.
+
+  Args:
+    info: As `load_pretrained` returns it.
+    names: The format.
+    leaves: `param_shapes(info)`, flattened, where the caller has it.
+  """
+  leaves = leaves or flatten_dict(param_shapes(info), sep='/')
+  return {
+    name: (rows // len(parts), *columns)
+    for _, _, parts, (rows, *columns) in _parts(leaves, info, names)
+    for name in parts
+  }
 
 
 def to_tensors(
   params: Mapping[str, Any], info: Mapping[str, Any], names: Names
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-  """Tensors of another format, and those parameters (by path) that `info` says nothing of."""
-  flat, tensors = flatten_dict(params, sep='/'), {}
-  for path, leaf in flatten_dict(param_shapes(info), sep='/').items():
-    value = np.asarray(flat.pop(path))
-    for layer, shape in _layers(path, leaf.shape):
-      parts = names(path, layer)
-      whole = _theirs(path, value if layer is None else value[layer], info)
-      whole = whole.reshape(_their_shape(path, shape, info))
-      split = np.split(whole, len(parts))
-      tensors |= {n: np.ascontiguousarray(v) for n, v in zip(parts, split, strict=True)}
-  return tensors, {path: np.asarray(value) for path, value in flat.items()}
+  """Tensors of another format, and by path those parameters that `info` does not describe."""
+  flat = {path: np.asarray(value) for path, value in flatten_dict(params, sep='/').items()}
+  leaves, tensors = flatten_dict(param_shapes(info), sep='/'), {}
+  for path, layer, parts, shape in _parts(leaves, info, names):
+    value = flat[path] if layer is None else flat[path][layer]
+    split = np.split(_theirs(path, value, info).reshape(shape), len(parts))
+    tensors |= {n: np.ascontiguousarray(v) for n, v in zip(parts, split, strict=True)}
+  return tensors, {path: value for path, value in flat.items() if path not in leaves}
 
 
 def count_layers(names: Collection[str], pattern: str) -> int:
-  """One more than the largest number that the pattern's group finds; 0 if it finds none."""
+  """One more than the largest number that the pattern's group matches; 0 if it matches none."""
   found = (re.match(pattern, name) for name in names)
   return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def rename(name: str, table: Sequence[tuple[str, str]]) -> str:
+  """A name after all replacements (regular expression, text) of a table, in its order."""
+  for pattern, replacement in table:
+    name = re.sub(pattern, replacement, name)
+  return name
 
 
 def refuse(names: list[str], what: str, where: str) -> None:
@@ -140,6 +174,11 @@ def refuse(names: list[str], what: str, where: str) -> None:
     )
 
 
+def name_first(names: Sequence[str], most: int = _MOST_NAMED) -> str:
+  """The first few names, for a message."""
+  return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
+
+
 def _their_shape(path: str, shape: tuple[int, ...], info: Mapping[str, Any]) -> tuple[int, ...]:
   """The shape that the parameter of a layer has in PyTorch."""
   if path.endswith('embed/kernel'):  # A convolution there.
@@ -147,14 +186,6 @@ def _their_shape(path: str, shape: tuple[int, ...], info: Mapping[str, Any]) -> 
   if path.endswith('mask_token'):
     return (1, 1, *shape)
   return shape[::-1]
-
-
-def _layers(path: str, shape: tuple[int, ...]) -> Iterator[tuple[int | None, tuple[int, ...]]]:
-  """(layer, shape) of each tensor that a parameter stands for."""
-  if _STACK not in path:
-    yield None, shape
-  else:
-    yield from ((i, shape[1:]) for i in range(shape[0]))
 
 
 def _ours(path: str, value: Num[np.ndarray, '...']) -> Num[np.ndarray, '...']:

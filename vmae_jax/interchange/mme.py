@@ -1,8 +1,8 @@
 """Checkpoints of the official MME (M3Video) code, pre-training.
 
-Its decoders and projections are lists, even where there is one; a head has two layers. With
-`decoder_num` 1 both heads share a decoder, with 2 each has its own and they share the mask
-token, of which we keep a copy in each. What each part becomes here, as in configs/mme.py:
+Its decoders and projections are lists, even of one; a head has two layers. With `decoder_num` 1
+both heads share a decoder. With 2 each has its own and they share the mask token, of which we
+keep a copy in each. What each part becomes here, as in configs/mme.py:
 
   encoder_to_decoder.J, decoder.J   `decoder`, or `shape_decoder` and `motion_decoder`
   head.I.0, head.I.2                `hidden_NAME`, `head_NAME`; NAME is shape (HOG) or motion
@@ -16,24 +16,16 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax.errors import UserError
-from vmae_jax.interchange.layout import Names, from_tensors, refuse
-from vmae_jax.interchange.official import (
-  MEAN,
-  STD,
-  clip_sizes,
-  decoder_info,
-  encoder_info,
-  official_names,
-)
-from vmae_jax.interchange.tensors import Tensors
+from vmae_jax.interchange.layout import Names, Tensors, from_tensors, model_info, refuse
+from vmae_jax.interchange.official import clip_sizes, decoder_info, encoder_info, official_names
 
 DECODERS = {1: ('decoder',), 2: ('shape_decoder', 'motion_decoder')}
-# Head -> a step's values (its target has them for one or more steps), and its last activation.
+# Head -> how many values its target has for each step, and its last activation.
 HEADS = {'shape': (108, 'sigmoid'), 'motion': (8, 'tanh')}
 
 
 def mme_kind(names: Collection[str]) -> bool:
-  """Whether names of tensors are those of MME's pre-training."""
+  """Whether tensors of these names are of MME's pre-training."""
   return 'encoder_to_decoder.0.weight' in names
 
 
@@ -45,9 +37,9 @@ def mme_from_torch(
   decoder_heads: int | None = None,
   where: str = 'the checkpoint',
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
-  """Parameters, info (as `load_pretrained` says) and tensors that none was made of.
+  """Parameters, info (as `load_pretrained` returns it) and the tensors that were not used.
 
-  The info says beside the rest: outputs (head -> fields of `decoder.Output`) and
+  The info has two more entries: outputs (head -> fields of `decoder.Output`) and
   trajectory_length (L).
 
   Raises:
@@ -63,41 +55,34 @@ def mme_from_torch(
     raise UserError(
       f'{where}: its two decoders differ in size ({decoders}): MME has no such model.'
     )
-  info = dict(
+  info = model_info(
     kind='pretraining',
     method='mme',
     encoder=encoder,
     decoder=decoders[0],
-    pixels=None,
     patch=tuple(kernel[2:]),
     channels=kernel[1],
-    eps=1e-6,
     **clip_sizes(arguments),
-    mean=MEAN,
-    std=STD,
     normalised_targets=False,
-    classes=None,
-    pool=None,
-    id2label=None,
   )
   flat, left = {}, dict(tensors)
   for j, name in enumerate(DECODERS[count]):
     # The rest of each decoder is VideoMAE's, read with a stand-in for its last layer.
-    part = dict(info, pixels=(name, 'pixels'))
-    width = decoders[0]['width']
+    part = info | {'pixels': (name, 'pixels')}
     pixels = int(np.prod(info['patch'])) * info['channels']
     stand_in = {
-      f'decoder.{j}.head.weight': np.broadcast_to(np.float32(0), (pixels, width)),
+      f'decoder.{j}.head.weight': np.broadcast_to(
+        np.float32(0), (pixels, part['decoder']['width'])
+      ),
       f'decoder.{j}.head.bias': np.broadcast_to(np.float32(0), (pixels,)),
     }
     params, unused = from_tensors(tensors | stand_in, part, _names(part, j), where=where)
     flat |= {k: v for k, v in flatten_dict(params, sep='/').items() if '/head_pixels/' not in k}
     left = {name: value for name, value in left.items() if name in unused}
-  heads_found = _heads(left, count, where)
-  info['outputs'] = _outputs(heads_found)
+  layers, info['outputs'] = _heads(left, count, where)
   if 'motion' in info['outputs']:
     info['trajectory_length'] = info['outputs']['motion'][1] // HEADS['motion'][0]
-  return unflatten_dict(flat | heads_found, sep='/'), info, left
+  return unflatten_dict(flat | layers, sep='/'), info, left
 
 
 def _names(info: Mapping[str, Any], j: int) -> Names:
@@ -110,12 +95,14 @@ def _names(info: Mapping[str, Any], j: int) -> Names:
   return names
 
 
-def _heads(left: dict[str, np.ndarray], count: int, where: str) -> dict[str, np.ndarray]:
-  """The heads' layers, taken out of `left`; our path -> value."""
-  flat, missing, misshapen = {}, [], []
+def _heads(
+  left: dict[str, np.ndarray], count: int, where: str
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, int, int, str]]]:
+  """The heads' layers, taken out of `left`, by our paths; and head -> fields of `Output`."""
+  flat, outputs, missing, misshapen = {}, {}, [], []
   # Two decoders have one head each; one decoder has both, or HOG's alone.
   both = count == 2 or 'decoder.0.head.1.0.weight' in left
-  for i, (head, (step, _)) in enumerate(list(HEADS.items())[: 2 if both else 1]):
+  for i, (head, (step, activation)) in enumerate(list(HEADS.items())[: 2 if both else 1]):
     j, index = (i, 0) if count == 2 else (0, i)
     prefix, owner = f'decoder.{j}.head.{index}', DECODERS[count][j]
     names = [f'{prefix}.{layer}.{leaf}' for layer in (0, 2) for leaf in ('weight', 'bias')]
@@ -127,20 +114,10 @@ def _heads(left: dict[str, np.ndarray], count: int, where: str) -> dict[str, np.
       misshapen.append(f'{names[2]} is {list(w2.shape)} behind {names[0]} {list(w1.shape)}')
     elif len(b2) % step:
       misshapen.append(f'{names[2]} is {list(w2.shape)}, not [{step} x steps, {len(b1)}]')
-    else:
-      for name, weight, bias in (('hidden', w1, b1), ('head', w2, b2)):
-        flat[f'{owner}/{name}_{head}/kernel'] = np.ascontiguousarray(weight.T)
-        flat[f'{owner}/{name}_{head}/bias'] = bias
+    for name, weight, bias in (('hidden', w1, b1), ('head', w2, b2)):
+      flat[f'{owner}/{name}_{head}/kernel'] = np.ascontiguousarray(weight.T)
+      flat[f'{owner}/{name}_{head}/bias'] = bias
+    outputs[head] = owner, len(b2), len(b1), activation
   refuse(missing, 'are missing', where)
   refuse(misshapen, 'have another shape than the rest of the model asks for', where)
-  return flat
-
-
-def _outputs(flat: Mapping[str, np.ndarray]) -> dict[str, tuple[str, int, int, str]]:
-  """Head -> its decoder, width, hidden units and activation (fields of `decoder.Output`)."""
-  outputs = {}
-  for path, value in flat.items():
-    if found := re.fullmatch(r'(\w+)/head_(\w+)/kernel', path):
-      hidden, width = value.shape
-      outputs[found[2]] = (found[1], width, hidden, HEADS[found[2]][1])
-  return outputs
+  return flat, outputs

@@ -7,14 +7,11 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.errors import UserError
-from vmae_jax.interchange.layout import Names, count_layers
-from vmae_jax.interchange.tensors import Tensors
+from vmae_jax.interchange.layout import Names, Tensors, count_layers, model_info, rename
 from vmae_jax.models.positions import sincos_positions
 from vmae_jax.models.sizes import SIZES
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-# Ours -> theirs, in this order.
+# Our paths -> their names, in this order; {} is the layer.
 _RENAMED = (
   ('/blocks/block/', '/blocks/{}/'),
   ('attention/', 'attn/'),
@@ -23,6 +20,8 @@ _RENAMED = (
   ('decoder/mask_token', 'mask_token'),
   ('decoder/head_pixels/', 'decoder/head/'),
   ('classifier/', 'head/'),
+  ('(kernel|scale)$', 'weight'),
+  ('/', '.'),
 )
 
 
@@ -30,18 +29,14 @@ def official_names(info: Mapping[str, Any]) -> Names:
   """The format, for `layout.from_tensors` and `to_tensors`."""
 
   def names(path, layer):
-    name = canonical_path(path, info)
-    for ours, theirs in _RENAMED:
-      name = name.replace(ours, theirs.format(layer))
-    if info['kind'] == 'classification':
-      name = name.removeprefix('encoder/')
-    return (re.sub(r'(kernel|scale)$', 'weight', name).replace('/', '.'),)
+    name = rename(canonical_path(path, info), _RENAMED).format(layer)
+    return (name.removeprefix('encoder.') if info['kind'] == 'classification' else name,)
 
   return names
 
 
 def canonical_path(path: str, info: Mapping[str, Any]) -> str:
-  """Our path where decoder and head of pixels are called `decoder` and `pixels`."""
+  """Our path, as if the decoder and the head of pixels were called `decoder` and `pixels`."""
   if info['kind'] != 'pretraining':
     return path
   decoder, head = info['pixels']
@@ -49,7 +44,7 @@ def canonical_path(path: str, info: Mapping[str, Any]) -> str:
 
 
 def official_kind(names: Collection[str]) -> bool:
-  """Whether names of tensors are those of VideoMAE, V2 or MGMAE."""
+  """Whether tensors of these names are of VideoMAE, V2 or MGMAE."""
   return 'encoder_to_decoder.0.weight' not in names and (
     'encoder.patch_embed.proj.weight' in names or 'patch_embed.proj.weight' in names
   )
@@ -63,73 +58,62 @@ def official_info(
   decoder_heads: int | None = None,
   where: str = 'the checkpoint',
 ) -> dict[str, Any]:
-  """What names and shapes tell of the model, as `load_pretrained` says.
+  """What names and shapes show of the model, as `load_pretrained` returns it.
 
   Args:
-    tensors: All of them.
+    tensors: All tensors.
     arguments: Options of the training script, if they are stored.
-    heads: Of the encoder's attention, where the table of sizes has no such model.
-    decoder_heads: The same of the decoder.
+    heads: Heads of the encoder's attention, where the table of sizes has no such model.
+    decoder_heads: The same for the decoder.
     where: The file, for messages.
   """
   pretrained = 'encoder.patch_embed.proj.weight' in tensors
-  encoder, size, kernel = encoder_info(
-    tensors, 'encoder.' if pretrained else '', heads=heads, where=where
+  prefix = 'encoder.' if pretrained else ''
+  encoder, size, kernel = encoder_info(tensors, prefix, heads=heads, where=where)
+  info = model_info(
+    kind='encoder',
+    encoder=encoder,
+    patch=tuple(kernel[2:]),
+    channels=kernel[1],
+    **clip_sizes(arguments),
   )
-  classes = tensors['head.weight'].shape[0] if 'head.weight' in tensors else None
-  kind, pool = ('pretraining', None) if pretrained else ('classification', 'mean')
-  if classes and 'fc_norm.weight' not in tensors:
-    pool = 'first'  # use_mean_pooling=False in the official code.
-  decoder = None
   if pretrained and 'encoder_to_decoder.weight' in tensors:
     decoder = decoder_info(tensors, 'decoder.', size, heads=decoder_heads, where=where)
     decoder['width'] = tensors['encoder_to_decoder.weight'].shape[0]
-  elif pretrained or classes is None:
-    kind, pool = 'encoder', None
-    encoder |= {} if f'{"encoder." * pretrained}norm.weight' in tensors else {'final_norm': False}
-  return dict(
-    kind=kind,
-    method='videomae',
-    encoder=encoder,
-    decoder=decoder,
-    pixels=('decoder', 'pixels'),
-    patch=tuple(kernel[2:]),
-    channels=kernel[1],
-    eps=1e-6,
-    **clip_sizes(arguments),
-    mean=MEAN,
-    std=STD,
-    normalised_targets=True,
-    classes=classes,
-    pool=pool,
-    id2label=None,
-  )
+    return info | dict(kind='pretraining', decoder=decoder, pixels=('decoder', 'pixels'))
+  if not pretrained and 'head.weight' in tensors:
+    # The head of a classifier with use_mean_pooling=False reads the first token.
+    pool = 'mean' if 'fc_norm.weight' in tensors else 'first'
+    return info | dict(kind='classification', classes=tensors['head.weight'].shape[0], pool=pool)
+  if f'{prefix}norm.weight' not in tensors:
+    encoder['final_norm'] = False
+  return info
 
 
 def clip_sizes(arguments: Mapping[str, Any]) -> dict[str, Any]:
-  """What a script was told of its clips.
+  """How the training script was told to cut clips.
 
   Returns:
-    `frames` and `size`, the side, or the script's defaults if they are not stored; `stride` and
+    `frames` and `size` (the side), or the script's defaults if they are not stored; `stride` and
     `sampling` (see `vmae_jax.data.sampling`), or None.
   """
-  sizes = {'frames': ('num_frames', 16), 'size': ('input_size', 224)}
-  given = {ours: arguments.get(theirs) for ours, (theirs, _) in sizes.items()}
-  found: dict[str, Any] = {
-    ours: given[ours] if isinstance(given[ours], int) else usual
-    for ours, (_, usual) in sizes.items()
-  }
-  stride = arguments.get('sampling_rate')
-  found['stride'] = stride if isinstance(stride, int) and stride > 0 else None
+
+  given = {name: value for name, value in arguments.items() if isinstance(value, int)}
+  stride = given.get('sampling_rate', 0)
   # Fine-tuning on Something-Something V2, and V2's --sparse_sample, take segments.
   sparse = arguments.get('data_set') == 'SSV2' or arguments.get('sparse_sample')
-  return found | {'sampling': 'segment' if sparse else 'dense' if found['stride'] else None}
+  return {
+    'frames': given.get('num_frames', 16),
+    'size': given.get('input_size', 224),
+    'stride': stride if stride > 0 else None,
+    'sampling': 'segment' if sparse else 'dense' if stride > 0 else None,
+  }
 
 
 def split_biases(tensors: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
-  """The tensors with q_bias and v_bias for a whole qkv.bias, and notes.
+  """The tensors with q_bias and v_bias in place of a whole qkv.bias, and notes.
 
-  A bias of the keys adds the same number to all scores of a query, and softmax does not see it.
+  A bias of the keys adds the same number to all scores of a query, which softmax does not see.
   """
   split, dropped = {}, False
   for name, value in tensors.items():
@@ -152,7 +136,7 @@ def with_prefix(tensors: Tensors) -> dict[str, np.ndarray]:
 def encoder_info(
   tensors: Tensors, prefix: str, *, heads: int | None, where: str
 ) -> tuple[dict[str, Any], str | None, tuple[int, ...]]:
-  """Arguments of the encoder, its size in the table, and the shape of its embedding."""
+  """Arguments of the encoder, its name in the table of sizes, and the shape of its embedding."""
   kernel = tensors[f'{prefix}patch_embed.proj.weight'].shape
   if len(kernel) != 5:
     raise UserError(
@@ -171,7 +155,7 @@ def encoder_info(
   if heads is None and size is None:
     raise UserError(
       f'{where}: an encoder of width {encoder["width"]}, depth {encoder["depth"]} and '
-      f'{encoder["mlp"]} hidden units is in no table, and shapes do not tell how many heads its '
+      f'{encoder["mlp"]} hidden units is in no table, and shapes do not show how many heads its '
       'attention has: add --heads=N (and --decoder_heads=N).'
     )
   encoder['heads'] = heads or SIZES[size]['heads']
@@ -182,12 +166,12 @@ def encoder_info(
 def decoder_info(
   tensors: Tensors, prefix: str, size: str | None, *, heads: int | None, where: str
 ) -> dict[str, Any]:
-  """Arguments of a decoder but for its width; heads go with the encoder's size."""
+  """Arguments of a decoder; the usual number of heads follows from the encoder's size."""
   first = f'{prefix}blocks.0.mlp.fc1.weight'
   if first not in tensors:
     raise UserError(f'{where}: {first} is missing, although there is a decoder.')
   if heads is None and size is None:
-    raise UserError(f'{where}: shapes do not tell the heads of the decoder: add --decoder_heads=N.')
+    raise UserError(f'{where}: shapes do not show the heads of the decoder: add --decoder_heads=N.')
   mlp, width = tensors[first].shape
   decoder = dict(
     width=width,
@@ -216,7 +200,7 @@ def drop_positions(left: dict[str, np.ndarray], names: Collection[str], *, where
   """Takes stored position tables out of `left` if they are those that are computed here.
 
   Raises:
-    UserError: a table is another: our models have no learnt positions.
+    UserError: a table is another one; our models have no learnt positions.
   """
   notes = []
   for name in [name for name in names if name in left]:

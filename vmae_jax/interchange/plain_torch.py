@@ -1,7 +1,7 @@
-"""VideoMAE's forward pass in plain PyTorch: the other side of the self-check.
+"""VideoMAE's forward pass in plain PyTorch, which the self-check compares ours with.
 
-Written from the published description and apart from our models, with the official names of
-tensors. torch is imported where it is used: this package does not need it.
+It was written from the published description, apart from our models, with the official names of
+tensors. Its functions import PyTorch themselves, as this package does not need it.
 """
 
 
@@ -39,7 +39,7 @@ def blocks(w, prefix, x, heads, eps):
 def encode(w, video, heads, eps=1e-6, visible=None):
   """Features [b, tokens, d] of a normalised video [b, channels, frames, rows, columns].
 
-  `visible` are indices of tokens, all by default. The names may come with or without `encoder.`.
+  `visible` holds indices of tokens, by default all. Names may begin with `encoder.` or not.
   """
   from torch.nn import functional as F
 

@@ -1,9 +1,9 @@
-"""Pre-trained video models of others, in our layout of parameters."""
+"""Pre-trained video models of other implementations, in our layout of parameters."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -16,12 +16,18 @@ from vmae_jax.interchange.layout import from_tensors, refuse
 from vmae_jax.interchange.tensors import Checkpoint, read_checkpoint
 from vmae_jax.models.patches import token_grid
 
-# Name -> whether names of tensors are those of the format.
-FORMATS = {
-  'huggingface': hf.huggingface_kind,
-  'videomae': official.official_kind,
-  'mme': mme.mme_kind,
-}
+
+class Format(NamedTuple):
+  """A kind of checkpoint.
+
+  Attributes:
+    recognise: (names of tensors) -> whether they are those of this kind.
+    read: (checkpoint, path, heads, decoder_heads) -> parameters, info, tensors that were not used,
+      and notes.
+  """
+
+  recognise: Callable[[Collection[str]], bool]
+  read: Callable[..., Any]
 
 
 def load_pretrained(
@@ -37,7 +43,7 @@ def load_pretrained(
   Args:
     path: A folder of transformers, or a .pth or .safetensors file (or DeepSpeed folder) of the
       official VideoMAE, VideoMAE V2, MGMAE or MME.
-    kind: One of FORMATS; '' to tell it by the names of tensors.
+    kind: One of FORMATS; '' to recognise it by the names of its tensors.
     weights: See `read_checkpoint`.
     heads: Heads of the encoder's attention where the file does not tell or is wrong.
     decoder_heads: The same of the decoder.
@@ -48,21 +54,21 @@ def load_pretrained(
     or {'encoder': ...} alone; and a dict with
       kind: pretraining, classification or encoder.
       format: The one of FORMATS that it was read as.
-      method: videomae, mme, or what the run that it was exported from says.
+      method: videomae, mme, or that of the run that it was exported from.
       encoder, decoder: width, depth, heads and mlp (decoder: None if there is none); of an
         encoder without a last LayerNorm also final_norm=False.
       pixels: Names of the decoder and the head of pixels, or None.
       patch, channels, frames, size, mean, std: Of the input.
       eps: Of the LayerNorms, which reproduces the source.
-      normalised_targets: Whether pixels were predicted patch by patch normalised.
+      normalised_targets: Whether the pixels to predict were normalised in each patch.
       classes, pool, id2label: Of a classifier: its number of classes, `mean` or `first` for the
         tokens that it looks at, and the names of the classes; or None.
       config: Of the run that it was exported from, or None.
       notes: Lines to show: what is unusual, left out, or differs between implementations.
 
   Raises:
-    UserError: it cannot be read, is of no known kind, or tensors are missing, left over or
-      misshapen; they are named.
+    UserError: it cannot be read, is of no known kind, or has tensors that are missing, left over
+      or misshapen, which are named.
   """
   checkpoint = read_checkpoint(path, weights=weights)
   return from_checkpoint(checkpoint, path, kind=kind, heads=heads, decoder_heads=decoder_heads)
@@ -77,8 +83,8 @@ def from_checkpoint(
   decoder_heads: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """The same from a checkpoint that has been read from `path`."""
-  kind = kind or recognise(checkpoint, path)
-  read = lookup(_READERS, kind, '--kind')
+  kind = kind or recognise(checkpoint, path, FORMATS)
+  read = lookup(FORMATS, kind, '--kind').read
   params, info, left, notes = read(checkpoint, Path(path), heads, decoder_heads)
   notes = checkpoint.notes + notes + official.drop_positions(left, _TABLES, where=str(path))
   refuse(list(left), f'have no place in a {kind} model', str(path))
@@ -91,24 +97,23 @@ def from_checkpoint(
   return params, info
 
 
-def recognise(checkpoint: Checkpoint, path: str | Path) -> str:
-  """The one of FORMATS whose names of tensors these are.
+def recognise(checkpoint: Checkpoint, path: str | Path, formats: Mapping[str, Format]) -> str:
+  """The one format whose names of tensors these are.
 
   Raises:
-    UserError: they are those of none.
+    UserError: it is not exactly one.
   """
-  for kind, test in FORMATS.items():
-    if test(checkpoint.tensors):
-      return kind
-  first = ', '.join(list(checkpoint.tensors)[:3])
+  found = [name for name, entry in formats.items() if entry.recognise(checkpoint.tensors)]
+  if len(found) == 1:
+    return found[0]
   raise UserError(
-    f'{path}: its tensors ({first}, ...) are those of no video model that is known here '
-    f'({", ".join(FORMATS)}).'
+    f'{path}: its tensors ({", ".join(list(checkpoint.tensors)[:3])}, ...) are those of no '
+    f'network that is known here ({", ".join(formats)}); if it is one of them, add --kind=NAME.'
   )
 
 
 def _check_clip(info: Mapping[str, Any], where: str) -> None:
-  """Raises a UserError for a size of clips that no model can have; they are made for the check."""
+  """Raises a UserError for sizes of clips that no model can have, before such clips are made."""
   clip = info['frames'], info['size'], info['size']
   if min(clip) < 1 or clip[0] * clip[1] ** 2 > _LARGEST_CLIP:
     raise UserError(
@@ -121,7 +126,7 @@ def _check_clip(info: Mapping[str, Any], where: str) -> None:
 
 
 def rest_path(path: str | Path) -> Path:
-  """Where what the format of `path` cannot hold lies: beside it, or in it if it is a folder."""
+  """The file of what the format of `path` cannot hold: beside it, or in it if it is a folder."""
   path = Path(path)
   return path / 'rest.safetensors' if path.is_dir() else path.with_suffix('.rest.safetensors')
 
@@ -129,15 +134,14 @@ def rest_path(path: str | Path) -> Path:
 def _huggingface(checkpoint, path, heads, decoder_heads):
   config = hf.read_config(path if path.is_dir() else path.parent)
   tensors = hf.hub_names(checkpoint.tensors, config)
-  said = _said(checkpoint.about)
-  if _said_part(checkpoint, 'encoder').get('heads') == config.get('num_attention_heads'):
+  if _exported(checkpoint, 'encoder').get('heads') == config.get('num_attention_heads'):
     heads = heads or config.get('num_attention_heads')  # It was right when this was written.
   info, notes = hf.huggingface_info(
     tensors, config, heads=heads, decoder_heads=decoder_heads, where=str(path)
   )
-  # The JSON files, which users edit, go before what was true when they were written.
+  # Users edit the JSON files, so these count more than what was true when they were written.
   edited = ('frames', 'size', 'eps', 'mean', 'std', 'id2label')
-  info |= {key: value for key, value in said.items() if key not in edited}
+  info |= {key: value for key, value in _exported_info(checkpoint).items() if key not in edited}
   if info['kind'] == 'encoder':  # With the prefix where it was taken out of a larger model.
     tensors = {name.removeprefix('videomae.'): value for name, value in tensors.items()}
   params, left = from_tensors(tensors, info, hf.huggingface_names(info), where=str(path))
@@ -149,12 +153,12 @@ def _videomae(checkpoint, path, heads, decoder_heads):
   info = official.official_info(
     tensors,
     checkpoint.arguments,
-    heads=heads or _said_part(checkpoint, 'encoder').get('heads'),
-    decoder_heads=decoder_heads or _said_part(checkpoint, 'decoder').get('heads'),
+    heads=heads or _exported(checkpoint, 'encoder').get('heads'),
+    decoder_heads=decoder_heads or _exported(checkpoint, 'decoder').get('heads'),
     where=str(path),
   )
-  info |= _said(checkpoint.about)
-  if _said_part(checkpoint, 'encoder').get('final_norm') is False:
+  info |= _exported_info(checkpoint)
+  if _exported(checkpoint, 'encoder').get('final_norm') is False:
     info['encoder']['final_norm'] = False  # As transformers has it, and no official model.
   names = official.official_names(info)
   if info['kind'] == 'encoder':
@@ -177,10 +181,14 @@ def _mme(checkpoint, path, heads, decoder_heads):
     decoder_heads=decoder_heads,
     where=str(path),
   )
-  return params, info | _said(checkpoint.about), left, []
+  return params, info | _exported_info(checkpoint), left, []
 
 
-_READERS = {'huggingface': _huggingface, 'videomae': _videomae, 'mme': _mme}
+FORMATS = {
+  'huggingface': Format(hf.huggingface_kind, _huggingface),
+  'videomae': Format(official.official_kind, _videomae),
+  'mme': Format(mme.mme_kind, _mme),
+}
 _LARGEST_CLIP = 2**28  # Pixels.
 _TABLES = (  # Of positions.
   'pos_embed',
@@ -190,24 +198,22 @@ _TABLES = (  # Of positions.
   'videomae.embeddings.position_embeddings',
   'position_embeddings',
 )
-# What our exports say beside the tensors, which shapes cannot.
-_SAID = ('method', 'frames', 'size', 'eps', 'normalised_targets')
 
 
-def _said_part(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
-  """What an export of ours says of its encoder or decoder."""
+def _exported(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
+  """What an export of ours stores of its encoder or decoder."""
   return checkpoint.about.get('info', {}).get(part) or {}
 
 
-def _said(about: dict[str, Any]) -> dict[str, Any]:
-  info = about.get('info', {})
-  said = {key: info[key] for key in _SAID if key in info}
-  said |= {key: tuple(info[key]) for key in ('mean', 'std') if key in info}
-  if info.get('pixels'):
-    said['pixels'] = tuple(info['pixels'])
+def _exported_info(checkpoint: Checkpoint) -> dict[str, Any]:
+  """What an export of ours stores beside the tensors because shapes do not show it."""
+  info = checkpoint.about.get('info', {})
+  same = ('method', 'frames', 'size', 'eps', 'normalised_targets')
+  found = {key: info[key] for key in same if key in info}
+  found |= {key: tuple(info[key]) for key in ('mean', 'std', 'pixels') if info.get(key)}
   if info.get('id2label'):  # JSON has no whole numbers for keys.
-    said['id2label'] = {int(k): v for k, v in info['id2label'].items()}
-  return said
+    found['id2label'] = {int(k): v for k, v in info['id2label'].items()}
+  return found
 
 
 def digest(tensors: Mapping[str, np.ndarray]) -> str:

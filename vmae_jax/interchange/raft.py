@@ -1,7 +1,6 @@
-"""RAFT as torchvision or princeton-vl names it -> size and parameters of this package."""
+"""Checkpoints of RAFT from torchvision or princeton-vl."""
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -10,9 +9,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax.errors import UserError
 from vmae_jax.frozen.raft import RAFT
-from vmae_jax.types import Float, Num
-
-Tensors = Mapping[str, Num[np.ndarray, '...']]
+from vmae_jax.interchange.layout import Tensors, name_first, rename
+from vmae_jax.types import Float
 
 # Princeton's names -> torchvision's, in this order.
 _PRINCETON = (
@@ -26,10 +24,7 @@ _PRINCETON = (
   (r'^update_block\.encoder\.convc(\d)', r'update_block.motion_encoder.convcorr\1.0'),
   (r'^update_block\.encoder\.convf(\d)', r'update_block.motion_encoder.convflow\1.0'),
   (r'^update_block\.encoder\.conv\.', 'update_block.motion_encoder.conv.0.'),
-  (
-    r'^update_block\.gru\.conv([zrq])\.',
-    r'update_block.gru.conv\g<1>1.',
-  ),  # The only one, of small.
+  (r'^update_block\.gru\.conv([zrq])\.', r'update_block.gru.conv\g<1>1.'),  # Small has one.
   (r'^update_block\.gru\.conv([zrq])(\d)\.', r'update_block.recurrent_block.convgru\2.conv\1.'),
   (r'^update_block\.mask\.0\.', 'mask_predictor.convrelu.0.'),
   (r'^update_block\.mask\.2\.', 'mask_predictor.conv.'),
@@ -53,7 +48,7 @@ _OURS = (
 
 
 def raft_kind(names: Collection[str]) -> bool:
-  """Whether these are the names of RAFT's tensors, be it torchvision's or princeton-vl's."""
+  """Whether tensors of these names are of RAFT, torchvision's or princeton-vl's."""
   stems = 'feature_encoder.convnormrelu.0.weight', 'fnet.conv1.weight'
   return any(name.removeprefix('module.') in stems for name in names)
 
@@ -61,9 +56,8 @@ def raft_kind(names: Collection[str]) -> bool:
 def raft_from_torch(tensors: Tensors) -> tuple[str, dict[str, Any]]:
   """Size ('small' or 'large') and parameters of `RAFT` from a state dict.
 
-  A frozen BatchNorm becomes a scale and a bias: its weight and bias with the running statistics
-  worked in. What RAFT does not compute with, batch counters and princeton's second names of some
-  norms, is left out.
+  A frozen BatchNorm becomes a scale and a bias, its weight and bias combined with its running
+  statistics. Batch counters and princeton's second names of some norms are left out.
 
   Args:
     tensors: The whole state dict.
@@ -75,13 +69,15 @@ def raft_from_torch(tensors: Tensors) -> tuple[str, dict[str, Any]]:
   for name, value in tensors.items():
     if name.endswith('.num_batches_tracked'):
       continue
-    theirs = name.removeprefix('module.')
-    for pattern, replacement in _PRINCETON:
-      theirs = re.sub(pattern, replacement, theirs)
+    theirs = rename(name.removeprefix('module.'), _PRINCETON)
     if theirs in left:
       twice.append(name)
     left[theirs] = value
-  _drop_second_names(left)
+  # Princeton saves the norm of a skip connection twice, as `downsample.1` and as `norm3`.
+  for name in [name for name in left if '.norm3.' in name]:
+    first = left.get(name.replace('.norm3.', '.downsample.1.'))
+    if first is not None and np.array_equal(first, left[name]):
+      del left[name]
   size = 'large' if 'mask_predictor.conv.weight' in left else 'small'
   shapes = flatten_dict(param_shapes(size), sep='/')
   sources = {path: _their_names(path) for path in shapes}
@@ -102,25 +98,14 @@ def raft_from_torch(tensors: Tensors) -> tuple[str, dict[str, Any]]:
 
 
 def param_shapes(size: str) -> dict[str, Any]:
-  """The tree of RAFT's parameters, shapes for values."""
+  """RAFT's parameters, as shapes."""
   frames = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
   return jax.eval_shape(RAFT(size, 1).init, jax.random.key(0), frames, frames)['params']
 
 
-def _drop_second_names(tensors: dict[str, Any]) -> None:
-  """Princeton saves the norm of a skip connection twice, as `downsample.1` and as `norm3`."""
-  for name in [name for name in tensors if '.norm3.' in name]:
-    first = tensors.get(name.replace('.norm3.', '.downsample.1.'))
-    if first is not None and np.array_equal(first, tensors[name]):
-      del tensors[name]
-
-
 def _their_names(path: str) -> list[str]:
   """The tensors that a parameter is made of."""
-  name = path
-  for pattern, replacement in _OURS:
-    name = re.sub(pattern, replacement, name)
-  layer, leaf = name.rsplit('/', 1)
+  layer, leaf = rename(path, _OURS).rsplit('/', 1)
   if '/norm/' in path:
     parts = ('weight', 'running_var', 'bias', 'running_mean')
     return [f'{layer}.{part}' for part in parts[: 2 if leaf == 'scale' else 4]]
@@ -142,6 +127,6 @@ def _refuse(size: str, names: list[str], what: str) -> None:
   if names:
     raise UserError(
       f"these are not the weights of RAFT {size}: {len(names)} tensors (torchvision's names) "
-      f'{what}: {", ".join(names[:5])}{", ..." * (len(names) > 5)}; give a checkpoint of '
+      f'{what}: {name_first(names)}; give a checkpoint of '
       "torchvision's raft_small or raft_large, or of princeton-vl's RAFT."
     )

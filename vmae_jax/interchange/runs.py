@@ -1,5 +1,6 @@
 """Our own checkpoints: read for export, written from the weights of others."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,11 @@ import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.traverse_util import flatten_dict
 
 from vmae_jax import config as config_lib
 from vmae_jax import config_finetuning
 from vmae_jax.errors import UserError
+from vmae_jax.interchange.layout import model_info
 from vmae_jax.interchange.official import find_size
 from vmae_jax.models.patches import token_grid
 from vmae_jax.models.sizes import SIZES
@@ -39,8 +40,8 @@ def is_run(path: str | Path) -> bool:
 def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], dict[str, Any]]:
   """Parameters and info of a run's newest checkpoint, or of the one that `path` names.
 
-  The info is that of `load_pretrained`; beside it: step, results (what the run wrote of them),
-  and position_grid where positions are interpolated from one.
+  The info is that of `load_pretrained` with three more entries: step, results (what the run wrote
+  of them), and position_grid where positions are interpolated from one.
 
   Args:
     path: A run's workdir or a checkpoint's folder.
@@ -53,26 +54,26 @@ def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], di
   saved = load_config(str(path))
   tree = ocp.PyTreeCheckpointHandler().metadata(folder / 'state').tree
   weights = choose_weights(str(path), weights)
-  params = _restore(folder, weights, tree[weights])
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), {weights: tree[weights]}
+  )
+  params = jax.tree.map(np.asarray, load_part(folder, like)[weights])
   both = bool(tree.get('ema'))
   notes = [f'its {WEIGHTS[weights]} weights are taken, not the other ones'] if both else []
   info = _info(ml_collections.ConfigDict(saved), params)
-  # What a run has beside its checkpoints, a checkpoint that stands alone has in it.
+  # What a run has beside its checkpoints, a checkpoint that stands alone has in its own folder.
   workdir = folder.parent.parent if folder.parent.name == 'checkpoints' else folder
-  info |= dict(format='vmae_jax', config=saved, notes=notes, results=_results(workdir))
+  info |= dict(format='vmae_jax', config=saved, notes=notes, results={})
+  for name in _RESULTS:
+    with contextlib.suppress(OSError, ValueError):  # A run that is not finished has none.
+      info['results'][name] = json.loads((workdir / name).read_text(encoding='utf-8'))
+  with contextlib.suppress(OSError):  # Without it, classes have numbers alone.
+    names = (workdir / CLASSES_FILE).read_text(encoding='utf-8').splitlines()
+    info['id2label'] = dict(enumerate(names))
   if folder.name.isdigit():
     info['step'] = int(folder.name)
-  info['id2label'] = _class_names(workdir)
   return params, info
-
-
-def _restore(folder: Path, key: str, tree: Any) -> dict[str, Any]:
-  """A part of a saved state as NumPy arrays."""
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  like = {
-    key: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
-  }
-  return jax.tree.map(np.asarray, load_part(folder, like)[key])
 
 
 def save_run(
@@ -81,7 +82,7 @@ def save_run(
   config: Mapping[str, Any],
   names: Sequence[str] = (),
 ) -> None:
-  """Writes a checkpoint that `--config.init_from=OUT` takes; it appears when it is whole.
+  """Writes a checkpoint for `--config.init_from=OUT`; it appears when it is complete.
 
   Args:
     out: Its folder.
@@ -94,14 +95,14 @@ def save_run(
   )
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
     writer.save(out.absolute(), args=items)
-  for mark in out.rglob('commit_success.txt'):  # Orbax asks whether it is there; it holds a path.
-    mark.write_text('')
+  for mark in out.rglob('commit_success.txt'):  # Orbax writes a private path into it.
+    mark.write_text('')  # That the file exists is all it asks for.
   if names:
     (out / CLASSES_FILE).write_text(''.join(f'{name}\n' for name in names), encoding='utf-8')
 
 
 def run_config(info: Mapping[str, Any]) -> dict[str, Any]:
-  """The config of the run that the weights come from, or one that describes them.
+  """The config of the run that the weights come from, or else one that describes them.
 
   Raises:
     UserError: no config can describe them.
@@ -148,67 +149,38 @@ MME_HEADS = {
 
 
 def _info(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> dict[str, Any]:
-  """As `load_pretrained` says, from a run's config and the shapes of its parameters."""
-  size, data = SIZES[config.model.size], config.data
-  encoder = {key: value for key, value in size.items() if key != 'decoder'}
-  encoder |= {} if 'norm' in params['encoder'] else {'final_norm': False}
-  kind, pixels, classes, pool, normalised = 'encoder', None, None, None, True
-  if 'classifier' in params:
-    pool = 'mean' if 'fc_norm' in params else 'first'
-    kind, classes = 'classification', params['classifier']['kernel'].shape[1]
-    encoder.pop('final_norm', None)
-  for name, head in config.get('heads', {}).items():
-    if head.target == 'pixels' and 'from_encoder' in params[head.decoder]:
-      kind, pixels = 'pretraining', (head.decoder, name)
-      normalised = head.options.get('normalise', 'patch') == 'patch'
-      break
-  decoder = _decoder(params[pixels[0]], config, size) if pixels else None
-  info = dict(
-    kind=kind,
+  """What a run's config and the shapes of its parameters show, as `load_pretrained` returns it."""
+  model, data, size = config.model, config.data, SIZES[config.model.size]
+  info = model_info(
+    kind='encoder',
     method=config.get('method', 'videomae'),
-    encoder=encoder,
-    decoder=decoder,
-    pixels=pixels,
-    patch=tuple(config.model.patch),
+    encoder={key: value for key, value in size.items() if key != 'decoder'},
+    patch=tuple(model.patch),
     channels=len(data.mean),
-    eps=config.model.eps,
+    eps=model.eps,
     frames=data.frames,
     size=data.size,
     mean=tuple(data.mean),
     std=tuple(data.std),
-    normalised_targets=normalised,
-    classes=classes,
-    pool=pool,
-    id2label=None,
   )
-  grid = token_grid((data.frames, data.size, data.size), tuple(config.model.patch))
-  there = tuple(config.model.get('position_grid', grid))
-  if config.model.get('positions') == 'interpolate' and there != grid:
-    info['position_grid'] = there
+  if 'classifier' in params:
+    info |= dict(
+      kind='classification',
+      classes=params['classifier']['kernel'].shape[1],
+      pool='mean' if 'fc_norm' in params else 'first',
+    )
+  elif 'norm' not in params['encoder']:
+    info['encoder']['final_norm'] = False
+  for name, head in config.get('heads', {}).items():
+    if head.target == 'pixels' and 'from_encoder' in params[head.decoder]:
+      kernel = params[head.decoder]['blocks']['block']['mlp']['fc1']['kernel']
+      decoder = dict(zip(('depth', 'width', 'mlp'), kernel.shape, strict=True))
+      decoder['heads'] = model.decoder_heads or size['decoder']['heads']
+      info |= dict(kind='pretraining', decoder=decoder, pixels=(head.decoder, name))
+      info['normalised_targets'] = head.options.get('normalise', 'patch') == 'patch'
+      break
+  grid = token_grid((data.frames, data.size, data.size), tuple(model.patch))
+  trained_grid = tuple(model.get('position_grid', grid))
+  if model.get('positions') == 'interpolate' and trained_grid != grid:
+    info['position_grid'] = trained_grid
   return info
-
-
-def _decoder(params: Mapping[str, Any], config, size: Mapping[str, Any]) -> dict[str, Any]:
-  block = flatten_dict(params, sep='/')
-  depth, width, mlp = block['blocks/block/mlp/fc1/kernel'].shape
-  heads = config.model.decoder_heads or size['decoder']['heads']
-  return dict(width=width, depth=depth, heads=heads, mlp=mlp)
-
-
-def _class_names(folder: Path) -> dict[int, str] | None:
-  """Number -> name of the classes; None where its data have numbers alone."""
-  try:
-    return dict(enumerate((folder / CLASSES_FILE).read_text(encoding='utf-8').splitlines()))
-  except OSError:
-    return None
-
-
-def _results(workdir: Path) -> dict[str, Any]:
-  """File -> what is in it, of a run."""
-  found = {}
-  for name in _RESULTS:
-    try:
-      found[name] = json.loads((workdir / name).read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-      continue  # A run that still goes on has none.
-  return found

@@ -1,4 +1,4 @@
-"""Whether a conversion computes what it did before, on a fixed clip, in float32."""
+"""Whether a converted model computes the same as its source, on a fixed clip, in float32."""
 
 import importlib.util
 import math
@@ -13,21 +13,22 @@ import numpy as np
 
 from vmae_jax.errors import UserError
 from vmae_jax.interchange.card import MODELS
+from vmae_jax.interchange.layout import build_model, pixel_head
 from vmae_jax.interchange.tensors import read_checkpoint
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.decoder import Output
-from vmae_jax.models.encoder import Encoder
 from vmae_jax.types import Bool, Float
 
 TOLERANCE = 1e-4
 _PICKS = 8  # Values of each output that a fingerprint holds.
+_LEAVES = ('weight', 'bias')
 
 Outputs = dict[str, Float[np.ndarray, '...']]
 
 
 def fixed_clip(info: Mapping[str, Any]) -> Float[np.ndarray, '1 T H W C']:
-  """A normalised clip of the model's size, always the same: a smooth texture that moves."""
+  """A normalised clip of the model's size, always the same one: a smooth moving texture."""
   t, y, x, c = np.ogrid[: info['frames'], : info['size'], : info['size'], : info['channels']]
   wave = np.sin((x + 3 * t) / 7 + c) + np.sin((y - 2 * t) / 11 + 2 * c) + np.sin((x + y) / 3)
   clip = (wave.astype(np.float32) + 3) / 6
@@ -45,22 +46,16 @@ def our_outputs(params: Mapping[str, Any], info: Mapping[str, Any]) -> Outputs:
   """Features of visible tokens, and predicted pixels or logits, whichever the model has."""
   hidden = fixed_mask(info)
   visible, masked = (jnp.asarray(np.flatnonzero(x)[None]) for x in (~hidden, hidden))
-  video = jnp.asarray(fixed_clip(info))
-  encoder = dict(info['encoder'], patch=tuple(info['patch']))
-  common = {'eps': info['eps'], 'scan': True}
+  model = build_model(info, _heads(info))
 
-  heads = _heads(info)
-
+  @jax.jit
   def run(params, video):
-    if info['kind'] == 'classification':
-      classifier = Classifier(encoder | common, info['classes'], pool=info['pool'])
-      return {'logits': classifier.apply(params, video)}
-    if not heads:
-      params = {'params': params['params']['encoder']}
-      return {'features': Encoder(**encoder, **common).apply(params, video, visible)}
-    model = MaskedAutoencoder(encoder, info['decoder'], heads, common)
+    if isinstance(model, Classifier):
+      return {'logits': model.apply({'params': params}, video)}
+    if not isinstance(model, MaskedAutoencoder):
+      return {'features': model.apply({'params': params['encoder']}, video, visible)}
     outputs, inside = model.apply(
-      params,
+      {'params': params},
       video,
       visible,
       masked,
@@ -69,17 +64,14 @@ def our_outputs(params: Mapping[str, Any], info: Mapping[str, Any]) -> Outputs:
     )
     return outputs | {'features': inside['intermediates']['encoder']['__call__'][0]}
 
-  return jax.tree.map(np.asarray, jax.jit(run)({'params': params}, video))
+  return jax.tree.map(np.asarray, run(dict(params), jnp.asarray(fixed_clip(info))))
 
 
 def _heads(info: Mapping[str, Any]) -> dict[str, Output]:
-  """What the decoders of a pre-trained model predict, as far as `info` says."""
-  if 'outputs' in info:
+  """What the decoders of a pre-trained model predict, as far as `info` describes it."""
+  if 'outputs' in info:  # MME.
     return {name: Output(*fields) for name, fields in info['outputs'].items()}
-  if info['kind'] != 'pretraining' or not info['pixels']:
-    return {}
-  decoder, head = info['pixels']
-  return {head: Output(decoder, math.prod(info['patch']) * info['channels'])}
+  return pixel_head(info)
 
 
 def fingerprint(outputs: Outputs) -> dict[str, list[float]]:
@@ -116,7 +108,7 @@ def has_transformers() -> bool:
 
 
 def plain_torch_outputs(tensors: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> Outputs:
-  """The same from tensors under official names, by PyTorch alone."""
+  """The same outputs from tensors under official names, by PyTorch alone."""
   import torch
 
   from vmae_jax.interchange import plain_torch
@@ -132,36 +124,32 @@ def plain_torch_outputs(tensors: Mapping[str, np.ndarray], info: Mapping[str, An
       return {'logits': plain_torch.classify(weights, features, eps).numpy()}
     features = plain_torch.encode(weights, video, heads, eps, visible)
     outputs = {'features': features.numpy()}
-    arguments = features, visible, masked, info['decoder'] and info['decoder']['heads'], eps
-    for head, output in _heads(info).items():
-      if not output.hidden:
-        outputs[head] = plain_torch.decode(weights, *arguments).numpy()
+    outs = _heads(info)
+    separate = len({out.decoder for out in outs.values()}) > 1
+    for number, (name, out) in enumerate(outs.items()):
+      arguments = features, visible, masked, info['decoder']['heads'], eps
+      if not out.hidden:
+        outputs[name] = plain_torch.decode(weights, *arguments).numpy()
         continue
-      # MME's, where decoders and heads are numbered.
-      outputs[head] = _mme_head(plain_torch, weights, info, head, arguments).numpy()
+      # MME numbers decoders and their heads, and a head's first layer stands where VideoMAE's
+      # only one does.
+      j, i = (number, 0) if separate else (0, number)
+      numbered = rf'^(decoder|encoder_to_decoder)\.{j}\.'
+      w = {re.sub(numbered, r'\1.', name): x for name, x in weights.items()}
+      first = {f'decoder.head.{leaf}': w[f'decoder.head.{i}.0.{leaf}'] for leaf in _LEAVES}
+      units = torch.nn.functional.gelu(plain_torch.decode(w | first, *arguments))
+      last = (w[f'decoder.head.{i}.2.{leaf}'] for leaf in _LEAVES)
+      values = torch.nn.functional.linear(units, *last)
+      outputs[name] = getattr(torch, out.activation)(values).numpy()
   return outputs
 
 
-def _mme_head(plain_torch, weights: Mapping[str, Any], info: Mapping[str, Any], head: str, rest):
-  """A head of MME: its first layer stands where VideoMAE has its only one."""
-  import torch
-
-  number = list(info['outputs']).index(head)
-  alone = len({fields[0] for fields in info['outputs'].values()}) > 1
-  j, i = (number, 0) if alone else (0, number)
-  w = {re.sub(rf'^(decoder|encoder_to_decoder)\.{j}\.', r'\1.', k): v for k, v in weights.items()}
-  first = {f'decoder.head.{leaf}': w[f'decoder.head.{i}.0.{leaf}'] for leaf in ('weight', 'bias')}
-  hidden = torch.nn.functional.gelu(plain_torch.decode(w | first, *rest))
-  last = (w[f'decoder.head.{i}.2.{leaf}'] for leaf in ('weight', 'bias'))
-  return getattr(torch, info['outputs'][head][3])(torch.nn.functional.linear(hidden, *last))
-
-
 def transformers_outputs(folder: str | Path, info: Mapping[str, Any]) -> tuple[Outputs, Outputs]:
-  """The same by transformers, from a folder.
+  """The same outputs by transformers, from a folder for `from_pretrained`.
 
   Args:
-    folder: Of `from_pretrained`.
-    info: As `load_pretrained` says; its heads and eps are used.
+    folder: The folder.
+    info: As `load_pretrained` returns it; its heads and eps are used.
 
   Returns:
     Outputs of the model as it is loaded, and with `eps` also in those LayerNorms in which
@@ -213,7 +201,7 @@ def transformers_outputs(folder: str | Path, info: Mapping[str, Any]) -> tuple[O
 def check_biases(model: Any, folder: str | Path, version: str) -> None:
   """Raises a UserError if a loaded model has other q and v biases than its files.
 
-  Early releases 5 of transformers set them to zero without a word.
+  Early releases 5 of transformers silently set them to zero.
   """
   parameters = {name: p.detach().numpy() for name, p in model.named_parameters()}
   for name, value in read_checkpoint(folder).tensors.items():
@@ -233,6 +221,5 @@ def _picked(x: Float[np.ndarray, '...']) -> Float[np.ndarray, ' p']:
   """Root mean square and values spread over an output."""
   flat = np.asarray(x, np.float32).reshape(-1)
   picks = flat[np.linspace(0, flat.size - 1, _PICKS).astype(int)]
-  return np.concatenate([[np.sqrt(np.square(flat, dtype=np.float64).mean())], picks]).astype(
-    np.float32
-  )
+  rms = np.sqrt(np.square(flat, dtype=np.float64).mean())
+  return np.concatenate([[rms], picks]).astype(np.float32)

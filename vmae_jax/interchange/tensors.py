@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,22 +12,21 @@ from safetensors import SafetensorError, safe_open
 
 from vmae_jax.errors import UserError, check_name
 from vmae_jax.frozen.files import FORMAT
+from vmae_jax.interchange.layout import rename
 from vmae_jax.interchange.torch_file import Inert, read_torch_file
-from vmae_jax.types import Num
 
-Tensors = Mapping[str, Num[np.ndarray, '...']]
-
-# Under which checkpoints keep their tensors, averages of them, and what wrappers of a model put
-# before each name.
+# Keys under which checkpoints store their tensors, and averages of them.
 _WRAPPERS = ('state_dict', 'model', 'module', 'params', 'model_state')
 _AVERAGED = ('model_ema', 'state_dict_ema', 'ema_state_dict', 'ema')
+# What wrappers of a model put before each name.
 _PREFIXES = ('module.', '_orig_mod.', 'model.', 'net.', 'network.', 'student.', 'backbone.')
 _HEADS = ('head.', 'fc_norm.', 'cls_head.')
+# mmaction2's names of VideoMAE's layers -> the official ones.
 _MMACTION2 = (
-  ('patch_embed.projection.', 'patch_embed.proj.'),
-  ('.mlp.layers.0.0.', '.mlp.fc1.'),
-  ('.mlp.layers.1.', '.mlp.fc2.'),
-  ('cls_head.fc_cls.', 'head.'),
+  (r'patch_embed\.projection\.', 'patch_embed.proj.'),
+  (r'\.mlp\.layers\.0\.0\.', '.mlp.fc1.'),
+  (r'\.mlp\.layers\.1\.', '.mlp.fc2.'),
+  (r'cls_head\.fc_cls\.', 'head.'),
 )
 # Names that only models of other architectures have.
 _OTHERS = (
@@ -51,8 +50,8 @@ class Checkpoint(NamedTuple):
   """What a file or folder holds.
 
   Attributes:
-    tensors: Name -> array; fractions are float32, whatever they were stored as.
-    about: What this package wrote beside them; {} in files of others.
+    tensors: Name -> array; floats are float32, in whatever precision they were stored.
+    about: What this package stored with them; {} in files of others.
     arguments: Options of the training script that are stored with them; {} if none are.
     notes: Lines for the report.
   """
@@ -67,7 +66,7 @@ def read_checkpoint(path: str | Path, *, weights: str = '') -> Checkpoint:
   """Reads a checkpoint of PyTorch, which need not be installed.
 
   Args:
-    path: A .safetensors file, what `torch.save` wrote, a folder of transformers (whole or in
+    path: A .safetensors file, a file of `torch.save`, a folder of transformers (in one file or in
       shards) or of DeepSpeed.
     weights: `ema` takes averaged weights that are stored beside the last ones.
 
@@ -87,22 +86,32 @@ def read_checkpoint(path: str | Path, *, weights: str = '') -> Checkpoint:
       if classes:
         notes.append(f'objects of {", ".join(classes[:6])} in {file.name} were not loaded')
       if isinstance(found, Mapping):
-        arguments = _arguments(found.get('args'))
+        arguments = found.get('args')
+        arguments = getattr(arguments, 'state', arguments)  # An argparse.Namespace is Inert.
         about |= _parse(found.get(FORMAT), file)
     state |= _unwrap(found, file, weights, notes)
   if state.pop('n_averaged', None) is not None:
     notes.append('these are averaged weights: n_averaged of torch.optim.swa_utils')
-  _refuse_others(map(str, state), path)
+  for pattern, model in _OTHERS:
+    if found := next((name for name in map(str, state) if re.search(pattern, name)), None):
+      raise UserError(
+        f'{path} holds {model}, as its {found} shows: another architecture than VideoMAE, with '
+        'parameters that have no place here.'
+      )
   if others := [k for k, v in state.items() if not (isinstance(k, str) and hasattr(v, 'shape'))]:
     raise UserError(
       f'{path} holds what is no tensor: {", ".join(map(str, others[:5]))}; give a file that '
       f'holds a state_dict, alone or as {", ".join(_WRAPPERS)}.'
     )
-  state = {_respelled(name): value for name, value in _strip_prefixes(state, notes).items()}
-  stored = sorted({str(value.dtype) for value in state.values()})
+  tensors = {rename(name, _MMACTION2): x for name, x in _strip_prefixes(state, notes).items()}
+  stored = sorted({str(x.dtype) for x in tensors.values()})
   if stored != ['float32']:
     notes.append(f'stored as {", ".join(stored)}')
-  return Checkpoint({k: _to_numpy(v) for k, v in state.items()}, about, arguments, notes)
+  for name, x in tensors.items():
+    if jnp.issubdtype(x.dtype, jnp.floating):  # NumPy does not count bfloat16 as such.
+      tensors[name] = x.astype(np.float32, copy=False)
+  arguments = dict(arguments) if isinstance(arguments, Mapping) else {}
+  return Checkpoint(tensors, about, arguments, notes)
 
 
 def _files(path: Path) -> list[Path]:
@@ -150,7 +159,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _unwrap(state: Any, path: Path, weights: str, notes: list[str]) -> dict[str, Any]:
-  """The tensors by name that a file of PyTorch holds, of which there may be two sets."""
+  """The tensors by name that a file of PyTorch holds, out of at most two sets."""
   known = state if isinstance(state, Mapping) else {}
   averaged = [key for key in _AVERAGED if isinstance(known.get(key), Mapping)]
   if weights == 'ema' and not averaged:
@@ -179,7 +188,11 @@ def _unwrap(state: Any, path: Path, weights: str, notes: list[str]) -> dict[str,
 
 def _strip_prefixes(state: dict[str, Any], notes: list[str]) -> dict[str, Any]:
   """Takes off what wrappers put before the names, where most names have it."""
-  while prefix := next((p for p in _PREFIXES if _share(state, p) > 0.5), None):
+
+  def common(prefix):
+    return sum(name.startswith(prefix) for name in state) > len(state) / 2
+
+  while prefix := next(filter(common, _PREFIXES), None):
     if prefix == 'backbone.':  # Beside it, frameworks keep the heads of other tasks.
       heads = [name for name in state if not name.startswith((prefix, *_HEADS))]
       if heads:
@@ -192,41 +205,10 @@ def _strip_prefixes(state: dict[str, Any], notes: list[str]) -> dict[str, Any]:
   return state
 
 
-def _share(names: Collection[str], prefix: str) -> float:
-  return sum(name.startswith(prefix) for name in names) / max(1, len(names))
-
-
-def _respelled(name: str) -> str:
-  """mmaction2's names of VideoMAE's layers -> the official ones."""
-  for theirs, official in _MMACTION2:
-    name = name.replace(theirs, official)
-  return name
-
-
-def _refuse_others(names: Iterable[str], path: Path) -> None:
-  names = list(names)
-  for pattern, model in _OTHERS:
-    if found := next((name for name in names if re.search(pattern, name)), None):
-      raise UserError(
-        f'{path} holds {model}, as its {found} shows: another architecture than VideoMAE, with '
-        'parameters that have no place here.'
-      )
-
-
-def _arguments(arguments: Any) -> dict[str, Any]:
-  if isinstance(arguments, Inert):  # An argparse.Namespace.
-    arguments = arguments.state
-  return dict(arguments) if isinstance(arguments, Mapping) else {}
-
-
 def _parse(text: Any, path: Path) -> dict[str, Any]:
+  """What this package stored as JSON; {} if there is nothing."""
   try:
     about = json.loads(text) if isinstance(text, str) else {}
   except ValueError as e:
     raise UserError(f'{path}: what vmae_jax wrote into it is damaged: get it again.') from e
   return about if isinstance(about, dict) else {}
-
-
-def _to_numpy(value: np.ndarray) -> np.ndarray:
-  floating = jnp.issubdtype(value.dtype, jnp.floating)  # bfloat16, too.
-  return value.astype(np.float32, copy=False) if floating else value

@@ -1,25 +1,37 @@
-"""VQGAN as taming-transformers names it -> the tokenizer and parameters of this package."""
+"""Checkpoints of VQGAN from taming-transformers."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
-import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax.errors import UserError
 from vmae_jax.frozen.tokenizer import param_shapes
 from vmae_jax.frozen.vqgan import VQGAN
-from vmae_jax.types import Num
+from vmae_jax.interchange.layout import Tensors, count_layers, name_first, rename
 
-Tensors = Mapping[str, Num[np.ndarray, '...']]
+CODEBOOKS = {'nearest': 'quantize.embedding.weight', 'gumbel': 'quantize.embed.weight'}
+# Our paths -> their names, in this order. In `mid` the number is a part of the name: `attn_1`.
+_RENAMED = (
+  (r'/(down|up)_(\d+)/', r'/\1.\2/'),
+  (r'(?<!/mid)/(block|attn)_(\d+)/', r'/\1.\2/'),
+  (r'/(downsample|upsample)/', r'/\1.conv/'),
+  ('code_logits/', 'quantize.proj/'),
+  ('(kernel|scale)$', 'weight'),
+  ('/', '.'),
+)
+
+
+def vqgan_kind(names: Collection[str]) -> bool:
+  """Whether tensors of these names are of a VQGAN."""
+  return 'post_quant_conv.weight' in names and 'encoder.conv_in.weight' in names
 
 
 def vqgan_from_taming(tensors: Tensors) -> tuple[VQGAN, dict[str, Any]]:
   """A model and its parameters from the state dict of a VQModel or a GumbelVQ.
 
-  Everything about the model follows from names and shapes, but for the 32 groups of its
-  GroupNorms, which are the same in all of them. What belongs to the training loss is left out.
+  The model follows from names and shapes, except for the 32 groups of its GroupNorms, which are
+  the same in all of them. What belongs to the training loss is left out.
 
   Args:
     tensors: The whole state dict.
@@ -31,7 +43,7 @@ def vqgan_from_taming(tensors: Tensors) -> tuple[VQGAN, dict[str, Any]]:
   model = _model(left)
   flat, missing, misshapen = {}, [], []
   for path, leaf in flatten_dict(param_shapes(model), sep='/').items():
-    name = _taming_name(path, model.quantizer)
+    name = CODEBOOKS[model.quantizer] if path == 'codebook' else rename(path, _RENAMED)
     value = left.pop(name, None)
     if value is None:
       missing.append(name)
@@ -49,22 +61,22 @@ def vqgan_from_taming(tensors: Tensors) -> tuple[VQGAN, dict[str, Any]]:
   ):
     if names:
       raise UserError(
-        f'{len(names)} tensors {what}: {_first(names)}; is this a checkpoint of a VQModel or '
+        f'{len(names)} tensors {what}: {name_first(names)}; is this a checkpoint of a VQModel or '
         'GumbelVQ of taming-transformers, with attention at the last level alone?'
       )
   return model, unflatten_dict(flat, sep='/')
 
 
 def _model(tensors: Tensors) -> VQGAN:
-  """The model that names and shapes tell of."""
+  """The model that has tensors of these names and shapes."""
   quantizer = 'gumbel' if 'quantize.embed.weight' in tensors else 'nearest'
-  levels = _count(tensors, r'encoder\.down\.(\d+)\.')
-  blocks = _count(tensors, r'encoder\.down\.0\.block\.(\d+)\.')
+  levels = count_layers(tensors, r'encoder\.down\.(\d+)\.')
+  blocks = count_layers(tensors, r'encoder\.down\.0\.block\.(\d+)\.')
   firsts = [f'encoder.down.{i}.block.0.conv1.weight' for i in range(levels)]
-  codebook = _codebook(quantizer)
-  needed = ['encoder.conv_in.weight', 'encoder.conv_out.weight', 'quant_conv.weight', codebook]
+  needed = ['encoder.conv_in.weight', 'encoder.conv_out.weight', 'quant_conv.weight']
+  needed.append(CODEBOOKS[quantizer])
   if missing := [name for name in needed + firsts if name not in tensors]:
-    raise UserError(f'this is no VQGAN of taming-transformers: it lacks {_first(missing)}.')
+    raise UserError(f'this is no VQGAN of taming-transformers: it lacks {name_first(missing)}.')
   channels, latent, embed, codes = (tensors[name].shape[0] for name in needed)
   return VQGAN(
     channels=channels,
@@ -75,28 +87,3 @@ def _model(tensors: Tensors) -> VQGAN:
     codes=codes,
     quantizer=quantizer,
   )
-
-
-def _count(tensors: Tensors, pattern: str) -> int:
-  found = (re.match(pattern, name) for name in tensors)
-  return 1 + max((int(match[1]) for match in found if match), default=-1)
-
-
-def _codebook(quantizer: str) -> str:
-  return {'nearest': 'quantize.embedding.weight', 'gumbel': 'quantize.embed.weight'}[quantizer]
-
-
-def _taming_name(path: str, quantizer: str) -> str:
-  """From `encoder/down_0/block_1/conv1/kernel` to `encoder.down.0.block.1.conv1.weight`."""
-  if path == 'codebook':
-    return _codebook(quantizer)
-  path = re.sub(r'/(down|up)_(\d+)/', r'/\1.\2/', path)
-  if '/mid/' not in path:  # There the number is a part of the name: `mid.attn_1`.
-    path = re.sub(r'/(block|attn)_(\d+)/', r'/\1.\2/', path)
-  path = re.sub(r'/(downsample|upsample)/', r'/\1.conv/', path)
-  path = path.replace('code_logits/', 'quantize.proj/')
-  return re.sub(r'(kernel|scale)$', 'weight', path).replace('/', '.')
-
-
-def _first(names: list[str]) -> str:
-  return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
