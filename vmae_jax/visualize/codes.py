@@ -1,9 +1,9 @@
-"""Predicted codes of a tokenizer, as pictures: decoded back to frames."""
+"""Predicted codes of a tokenizer, decoded to frames."""
 
 import numpy as np
 
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import labelled_rows, to_uint8
+from vmae_jax.visualize.images import labelled_rows, to_uint8, token_pixels
 
 GREY = 0.5  # Hidden patches.
 
@@ -19,22 +19,19 @@ def codes_grid(
   tokenizer: str,
   title: str = '',
 ) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """Draws the tokenised frames, what their codes decode to, and what predicted codes do.
+  """Draws the frames, and the decoded images of their true and of their predicted codes.
 
   Args:
-    frames: Those of the clip that are tokenised, in [0, 1].
+    frames: The frames of the clip that have codes, one for each time slot, in [0, 1].
     masked_tokens: True where a token was hidden.
-    decoded: From the true codes: the best that the model could reach.
-    predicted: From the predicted codes of hidden tokens beside the true ones of visible tokens.
+    decoded: From the true codes: the best result that a model can reach.
+    predicted: From the predicted codes of hidden tokens and the true ones of visible tokens.
     accuracy: Share of hidden codes that are right.
     columns: Text above each frame.
-    tokenizer: Its file, for the caption.
+    tokenizer: The name of its file, for the caption.
     title: Text above the picture.
   """
-  hidden = masked_tokens
-  for axis in (1, 2):
-    hidden = hidden.repeat(frames.shape[axis] // hidden.shape[axis], axis)
-  hidden = hidden[..., None]
+  hidden = token_pixels(masked_tokens, frames.shape)
   rows = {
     'input': frames,
     f'masked\n{masked_tokens.mean():.0%} hidden': np.where(hidden, GREY, frames),

@@ -9,11 +9,11 @@ import numpy as np
 from vmae_jax.errors import UserError
 from vmae_jax.types import Float, UInt8
 
-# Okabe and Ito's colours, told apart with any colour vision; line styles repeat the difference.
+# Okabe and Ito's colours, for any colour vision; line styles repeat the difference.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 STYLES = ('-', '--', '-.', ':')
-PANELS = 3  # Side by side.
-SMOOTHING = 0.05  # Of the run's length: the window of the thick line.
+PANELS = 3  # In a row.
+SMOOTHING = 0.05  # The window of the thick line, as a share of the run's length.
 
 
 def loss_curve(
@@ -27,7 +27,7 @@ def loss_curve(
   """Draws the loss over steps, raw thin and smoothed thick, above the learning rate.
 
   Args:
-    runs: Name of a run -> what `read_metrics` gave; a single run's name may be ''.
+    runs: Name of a run -> its records, from `read_metrics`; a single run's name may be ''.
     path: The PNG to write.
     keys: Scalars to draw, such as the losses of several heads.
     rate_key: The learning rate's scalar; the lower part is left out if no run has it.
@@ -45,7 +45,7 @@ def loss_curve(
   axes = figure.subplots(
     1 + with_rate, 1, sharex=True, squeeze=False, height_ratios=[3.5, 1][: 1 + with_rate]
   )[:, 0]
-  lines = 0
+  line = 0
   for name, metrics in runs.items():
     found = [key for key in keys if any(key in record for record in metrics)]
     if not found:
@@ -53,18 +53,13 @@ def loss_curve(
       raise UserError(
         f'run {name!r} has no {" or ".join(keys)} in its metrics; there is: {", ".join(there)}.'
       )
-    run_look = _look(lines)
-    for key in found:
-      look = _look(lines)
-      lines += 1
-      steps, values = series(metrics, key)
-      smooth = smoothed(values, window=1 + int(SMOOTHING * len(values)))
-      label = ': '.join(part for part in (name, key if len(keys) > 1 else '') if part)
-      axes[0].plot(steps, values, color=look['color'], linewidth=0.6, alpha=0.3)
-      axes[0].plot(steps, smooth, linewidth=1.8, label=label or None, marker=_marker(steps), **look)
     if with_rate:
       steps, rates = series(metrics, rate_key)
-      axes[1].plot(steps, rates, linewidth=1.2, marker=_marker(steps), **run_look)
+      axes[1].plot(steps, rates, linewidth=1.2, **_style(line, steps))
+    for key in found:
+      label = ': '.join(part for part in (name, key if len(keys) > 1 else '') if part)
+      _draw_series(axes[0], metrics, key, line, label)
+      line += 1
   axes[0].set_ylabel(keys[0] if len(keys) == 1 else 'loss')
   axes[0].set_title(title, loc='left', fontsize='medium')
   if axes[0].get_legend_handles_labels()[1]:
@@ -77,8 +72,7 @@ def loss_curve(
   axes[-1].set_xlabel('step')
   axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
   for ax in axes:
-    ax.spines[['top', 'right']].set_visible(False)
-    ax.grid(color='#dddddd', linewidth=0.6)
+    _plain_frame(ax)
   figure.align_ylabels()
   figure.savefig(path, dpi=160, format='png')
 
@@ -86,16 +80,15 @@ def loss_curve(
 def loss_panels(
   runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str = ''
 ) -> UInt8[np.ndarray, 'H W 3']:
-  """A panel for each run with the losses of its heads: what they count differs, so no common axis.
+  """A panel for each run with the losses of its heads, whose units differ between runs.
 
   Args:
-    runs: Name of a run -> what `read_metrics` gave.
+    runs: Name of a run -> its records, from `read_metrics`.
     title: Text above.
 
   Raises:
     UserError: there is no run, or one has no loss.
   """
-  # No pyplot: it would keep global state and could look for a display.
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
@@ -109,19 +102,14 @@ def loss_panels(
     keys = dict.fromkeys(k for record in metrics for k in record if k.startswith('loss_'))
     if not keys:
       raise UserError(f'run {name!r} has no loss in its metrics: has it done a step?')
-    for i, key in enumerate(keys):
-      look = dict(color=COLOURS[i % len(COLOURS)], linestyle=STYLES[i % len(STYLES)])
-      steps, values = series(metrics, key)
-      ax.plot(steps, values, linewidth=0.6, alpha=0.3, color=look['color'])
-      smooth = smoothed(values, window=1 + int(SMOOTHING * len(values)))
-      ax.plot(steps, smooth, linewidth=1.8, label=key.removeprefix('loss_'), **look)
+    for line, key in enumerate(keys):
+      _draw_series(ax, metrics, key, line, key.removeprefix('loss_'))
     ax.set_title(name, loc='left', fontsize='medium')
     ax.set_xlabel('step', fontsize='small')
     ax.tick_params(labelsize='small')
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False, fontsize='small')
-    ax.spines[['top', 'right']].set_visible(False)
-    ax.grid(color='#dddddd', linewidth=0.6)
+    _plain_frame(ax)
   for ax in axes[len(runs) :]:
     ax.set_visible(False)
   figure.suptitle(title, x=0.01, ha='left', fontsize='medium')
@@ -130,13 +118,24 @@ def loss_panels(
   return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _look(line: int) -> dict[str, str]:
-  return {'color': COLOURS[line % len(COLOURS)], 'linestyle': STYLES[line % len(STYLES)]}
+def _draw_series(ax, metrics: Sequence[Mapping[str, Any]], key: str, line: int, label: str) -> None:
+  """A scalar over steps, in the colour and style of the line's number."""
+  steps, values = series(metrics, key)
+  style = _style(line, steps)
+  smooth = smoothed(values, window=1 + int(SMOOTHING * len(values)))
+  ax.plot(steps, values, linewidth=0.6, alpha=0.3, color=style['color'])
+  ax.plot(steps, smooth, linewidth=1.8, label=label or None, **style)
 
 
-def _marker(steps: Float[np.ndarray, ' s']) -> str | None:
-  """A line through one point cannot be seen."""
-  return 'o' if len(steps) == 1 else None
+def _style(line: int, steps: Float[np.ndarray, ' s']) -> dict[str, Any]:
+  colour, style = COLOURS[line % len(COLOURS)], STYLES[line % len(STYLES)]
+  # A line through one point cannot be seen.
+  return {'color': colour, 'linestyle': style, 'marker': 'o' if len(steps) == 1 else None}
+
+
+def _plain_frame(ax) -> None:
+  ax.spines[['top', 'right']].set_visible(False)
+  ax.grid(color='#dddddd', linewidth=0.6)
 
 
 def series(
@@ -151,7 +150,7 @@ def series(
 def smoothed(values: Float[np.ndarray, ' s'], *, window: int) -> Float[np.ndarray, ' s']:
   """The mean over `window` values around each, fewer at the ends; NaN is left out.
 
-  Centred, so that the line does not lag behind; a step whose window is all NaN stays NaN.
+  Windows are centred, so that the line does not lag; a step whose window is all NaN stays NaN.
   """
   kernel = np.ones(window)
   known = np.isfinite(values)

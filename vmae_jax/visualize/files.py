@@ -1,10 +1,11 @@
-"""Clips of video files, to be looked at; pictures and films as bytes of PNG, GIF and MP4.
+"""Clips of video files for viewing; pictures and films as bytes of PNG, GIF and MP4.
 
 Path('masks.gif').write_bytes(gif(film, rate=8))
 """
 
 import io
 import os
+from collections.abc import Callable
 from fractions import Fraction
 
 import av
@@ -30,7 +31,7 @@ def gif(film: UInt8[np.ndarray, 'T H W 3'], *, rate: float | int) -> bytes:
 
   Args:
     film: Its frames.
-    rate: Of them a second; GIFs count in hundredths of a second.
+    rate: Frames a second; a GIF rounds their time to hundredths of a second.
   """
   _check(film, rate)
   # Without dithering: it would sparkle from frame to frame.
@@ -46,7 +47,7 @@ def gif(film: UInt8[np.ndarray, 'T H W 3'], *, rate: float | int) -> bytes:
 
 
 def mp4(film: UInt8[np.ndarray, 'T H W 3'], *, rate: float | int) -> bytes:
-  """A film as H.264 in an MP4 that browsers play; an odd last row or column is left out."""
+  """A film as H.264 in an MP4 that browsers play; an odd last row or column is cut off."""
   _check(film, rate)
   height, width = (side // 2 * 2 for side in film.shape[1:3])
   file = io.BytesIO()
@@ -71,7 +72,7 @@ def _check(film: UInt8[np.ndarray, 'T H W 3'], rate: float | int) -> None:
 def read_square(
   path: str | os.PathLike, *, frames: int, size: int, stride: int
 ) -> UInt8[np.ndarray, 'T H W 3']:
-  """The middle of a video, in time and space, as models see it when they are tested.
+  """The middle of a video, in time and space, as models see it in a test.
 
   Args:
     path: Of the file.
@@ -82,51 +83,45 @@ def read_square(
   Raises:
     UserError: the video cannot be read.
   """
-  video = _open(path)
-  indices = dense_indices(video.num_frames, frames=frames, stride=stride, rng=None)
+
+  def choose(count: int) -> list[int]:
+    return dense_indices(count, frames=frames, stride=stride, rng=None).tolist()
 
   def square(frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'S S 3']:
     return crop_resize(frame, centre_box(*frame.shape[:2]), size)
 
-  return _read(video, path, indices.tolist(), square)
+  return _read(path, choose, square)
 
 
 def read_whole(
   path: str | os.PathLike, *, frames: int, longest: int, stride: int = 1
 ) -> UInt8[np.ndarray, 'T H W 3']:
-  """A video from its first frame on, whole frames, made smaller where they are large.
+  """Whole frames of a video, from the first one on, made smaller where they are large.
 
   Args:
     path: Of the file.
-    frames: At most so many.
-    longest: At most so long are the sides.
+    frames: The most frames.
+    longest: The most pixels of a side.
     stride: Video frames from one to the next.
 
   Raises:
     UserError: the video cannot be read.
   """
-  video = _open(path)
 
   def small(frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'h w 3']:
     height, width = frame.shape[:2]
     scale = min(1.0, longest / max(height, width))
     return resize(frame, (round(height * scale), round(width * scale)))
 
-  return _read(video, path, list(range(0, video.num_frames, stride))[:frames], small)
-
-
-def _open(path: str | os.PathLike) -> Video:
-  try:
-    return Video(path)
-  except VideoError as e:
-    raise UserError(f'{path}: {e}; give a video file.') from e
+  return _read(path, lambda count: list(range(0, count, stride))[:frames], small)
 
 
 def _read(
-  video: Video, path: str | os.PathLike, indices: list[int], shrink: Shrink
+  path: str | os.PathLike, choose: Callable[[int], list[int]], shrink: Shrink
 ) -> UInt8[np.ndarray, '...']:
+  """The frames that `choose` takes out of how many there are, each after `shrink`."""
   try:
-    with video:
-      return video.read(indices, shrink=shrink)
+    with Video(path) as video:
+      return video.read(choose(video.num_frames), shrink=shrink)
   except VideoError as e:
-    raise UserError(f'{path}: {e}; give another video.') from e
+    raise UserError(f'{path}: {e}; give another video file.') from e

@@ -1,7 +1,7 @@
 """What methods see, hide and predict, as films: one picture for every frame of a clip.
 
-Every function takes a clip 'T H W 3' in [0, 1] and gives a film UInt8 'T H2 W2 3', enlarged where
-what is drawn needs room. What a target has once a time slot stands over all frames of the slot.
+Every function takes a clip 'T H W 3' in [0, 1] and returns a film UInt8 'T H2 W2 3', enlarged where
+strokes and paths need space. What a target has once a time slot is shown in all frames of the slot.
 """
 
 import functools
@@ -26,16 +26,16 @@ from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Bool, Float, UInt8
 from vmae_jax.visualize.flow import SHADE, flow_colours, flow_of_frames
 from vmae_jax.visualize.hog import MIN_CELL, glyphs
-from vmae_jax.visualize.images import labelled_rows, to_uint8
+from vmae_jax.visualize.images import labelled_rows, to_uint8, token_pixels
 from vmae_jax.visualize.trajectories import TRUE, draw_paths
 
-# Less and more, from Okabe and Ito's colours, told apart with any colour vision.
+# Less and more, of Okabe and Ito's colours, for any colour vision.
 LESS, MORE = np.array([0, 114, 178]) / 255, np.array([213, 94, 0]) / 255
-PATCH_RANGE = 2.5  # Deviations from a patch's mean at which its normalised pixels are full.
+PATCH_RANGE = 2.5  # Standard deviations from a patch's mean that are drawn black and white.
 
 
 def signed_colours(values: Float[np.ndarray, '*b']) -> UInt8[np.ndarray, '*b 3']:
-  """-1 is blue, 0 white, 1 orange-red; what lies outside is clipped."""
+  """-1 is blue, 0 white, 1 orange-red; values outside are clipped."""
   values = np.clip(values, -1, 1)[..., None]
   colour = np.where(values < 0, LESS, MORE)
   return to_uint8(1 - np.abs(values) * (1 - colour))
@@ -44,7 +44,7 @@ def signed_colours(values: Float[np.ndarray, '*b']) -> UInt8[np.ndarray, '*b 3']
 def pixels_film(
   video: Float[np.ndarray, 'T H W 3'], *, patch: tuple[int, int, int]
 ) -> UInt8[np.ndarray, 'T H W 3']:
-  """VideoMAE's target: of each patch its mean and contrast are taken out; grey is the mean."""
+  """VideoMAE's target: patches without their mean and contrast; grey is the mean."""
   values = pixels(jnp.asarray(video)[None], None, patch=patch, normalise='patch')
   grid = token_grid(video.shape[:3], patch)
   clip = np.asarray(unpatchify(values, patch=patch, grid=grid)[0])
@@ -54,7 +54,7 @@ def pixels_film(
 def difference_film(video: Float[np.ndarray, 'T H W 3']) -> UInt8[np.ndarray, 'T H W 3']:
   """What became lighter (orange) or darker (blue) since the frame before.
 
-  The first frame's difference is the second's, as in the target.
+  The first frame shows the second one's difference, as in the target.
   """
   patch = (1, *video.shape[1:3])
   values = frame_difference(jnp.asarray(video)[None], None, patch=patch, normalise='none')
@@ -72,8 +72,8 @@ def flow_film(
   Args:
     video: The clip; only its shape is used.
     flow: Of this one clip, with a batch axis of 1: of neighbouring frames, see `clip_pairs`.
-    longest: Speed, in pixels of the flow's grid, that gets the full colour; None for one that 2 %
-      of the clip exceed, so that a few wild values do not pale all others.
+    longest: Speed, in pixels of the flow's grid, that gets the full colour; None for the one that
+      2 % of the clip exceed, so that a few wild values do not make all others pale.
   """
   values = flow_of_frames(np.asarray(flow.values[0]), flow.pairs, len(video))
   values[-1] = values[-2]
@@ -84,7 +84,7 @@ def flow_film(
 
 
 def wheel(side: int = 160) -> UInt8[np.ndarray, 'H W 3']:
-  """The colours of `flow_film` around the point that does not move: its legend."""
+  """The legend of `flow_film`: the colours around a point that does not move."""
   at = (np.arange(side) + 0.5) / side * 2 - 1
   flow = np.stack(np.meshgrid(at, at), -1)
   inside = np.hypot(flow[..., 0], flow[..., 1]) <= 1
@@ -108,7 +108,7 @@ def trajectory_film(
     flow: As for `flow_film`.
     patch: Frames, height and width of a patch: 4 points each.
     steps: Of a path.
-    shade: What is left of the brightness of the frames under the paths.
+    shade: Share of the brightness of the frames under the paths that is kept.
   """
   options = dict(pitch=patch[1] // 2, smooth=False, camera=False, integer=False)
   follow = jax.jit(functools.partial(follow_clip, slot=patch[0], steps=steps, **options))
@@ -164,21 +164,16 @@ def hidden_map(mask: Mask, *, grid: tuple[int, int, int]) -> Bool[np.ndarray, 't
 
 
 def masked_film(
-  video: Float[np.ndarray, 'T H W 3'],
-  hidden: Bool[np.ndarray, 't h w'],
-  *,
-  shade: float = SHADE,
+  video: Float[np.ndarray, 'T H W 3'], hidden: Bool[np.ndarray, 't h w'], *, shade: float = SHADE
 ) -> UInt8[np.ndarray, 'T H W 3']:
-  """What the encoder sees: hidden patches are dark, so that one still knows where one is.
+  """What the encoder sees: hidden patches are dark, but not black, to show where they are.
 
   Args:
     video: The clip.
     hidden: See `hidden_map`.
-    shade: What is left of the brightness of a hidden patch.
+    shade: Share of a hidden patch's brightness that is kept.
   """
-  for axis in range(3):
-    hidden = hidden.repeat(video.shape[axis] // hidden.shape[axis], axis)
-  return to_uint8(np.where(hidden[..., None], shade * video, video))
+  return to_uint8(np.where(token_pixels(hidden, video.shape), shade * video, video))
 
 
 def side_by_side(
@@ -189,12 +184,12 @@ def side_by_side(
   title: str = '',
   caption: str = '',
 ) -> UInt8[np.ndarray, 'T H W 3']:
-  """One film of several, each with its name above.
+  """Several films in one, each with its name above.
 
   Args:
-    films: Name -> film; all have the same number of frames, none need be of the same size.
-    side: Width that each one gets, in pixels.
-    columns: At most so many in a row.
+    films: Name -> film; all have the same number of frames, sizes may differ.
+    side: Width of each film, in pixels.
+    columns: The most films in a row.
     title: Text above.
     caption: Text below.
 
@@ -207,15 +202,17 @@ def side_by_side(
     raise UserError(f'films side by side must have the same number of frames; these have: {told}.')
   sized = {name: _resized(film, side) for name, film in films.items()}
   height, width = next(iter(sized.values())).shape[1:3]
-  blank = np.full((height, width, 3), 255, np.uint8)
+  length = next(iter(lengths.values()))
   columns = min(columns, len(films))
-  names = [*films, *[''] * (-len(films) % columns)]  # The last row is filled with paper.
+  # The last row is filled with white films.
+  sized |= {'': np.full((length, height, width, 3), 255, np.uint8)}
+  names = [*films, *[''] * (-len(films) % columns)]
   parts = [names[i : i + columns] for i in range(0, len(names), columns)]
 
   def page(i: int) -> UInt8[np.ndarray, 'H W 3']:
     rows = [
       labelled_rows(
-        {'': [sized[name][i] if name else blank for name in part]},
+        {'': [sized[name][i] for name in part]},
         columns=part,
         title=title if part is parts[0] else '',
         caption=caption if part is parts[-1] else '',
@@ -223,16 +220,18 @@ def side_by_side(
       for part in parts
     ]
     widest = max(row.shape[1] for row in rows)
-    pad = [((0, 0), (0, widest - row.shape[1]), (0, 0)) for row in rows]
     return np.concatenate(
-      [np.pad(row, by, constant_values=255) for row, by in zip(rows, pad, strict=True)]
+      [
+        np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0)), constant_values=255)
+        for row in rows
+      ]
     )
 
-  return np.stack([page(i) for i in range(next(iter(lengths.values())))])
+  return np.stack([page(i) for i in range(length)])
 
 
 def _resized(film: UInt8[np.ndarray, 'T H W 3'], width: int) -> UInt8[np.ndarray, 'T H2 W2 3']:
-  """A film at another width; small pixels stay square where they are enlarged."""
+  """A film at another width; enlarged pixels stay sharp squares."""
   size = width, max(1, round(film.shape[1] * width / film.shape[2]))
   how = Image.Resampling.NEAREST if film.shape[2] <= width else Image.Resampling.LANCZOS
   return np.stack([np.asarray(Image.fromarray(frame).resize(size, how)) for frame in film])

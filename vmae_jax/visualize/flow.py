@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import labelled_rows, to_uint8
+from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, to_uint8, token_pixels
 
-# Steps between red, yellow, green, cyan, blue, magenta and red again: more of them where the
-# eye tells more hues apart (Baker et al., A Database and Evaluation Methodology for Optical
-# Flow, 2011, the wheel that nearly all pictures of flow use).
+# Steps from red over yellow, green, cyan, blue and magenta to red again: more where the eye
+# distinguishes more hues (Baker et al., A Database and Evaluation Methodology for Optical Flow,
+# 2011, the wheel of nearly all pictures of flow).
 _STEPS = (15, 6, 4, 11, 13, 6)
 _CORNERS = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1), (1, 0, 0))
 SHADE = 0.15  # What is left of the brightness of a hidden token.
@@ -29,8 +29,8 @@ def flow_colours(
 
   Args:
     flow: (x, y), y downwards.
-    longest: The length that gets the full colour, longer ones are darkened; None for the
-      longest of the flow.
+    longest: The length that gets the full colour; longer ones are darkened. None for the longest
+      of the flow.
   """
   flow = np.asarray(flow, np.float64)
   length = np.hypot(flow[..., 0], flow[..., 1])
@@ -55,7 +55,7 @@ def motion_grid(
   caption: str = '',
   max_frames: int = 8,
 ) -> UInt8[np.ndarray, 'H3 W3 3']:
-  """Draws a clip, its flow, the maps that follow it, and what masks leave visible.
+  """Draws a clip, its flow, the maps that follow the flow, and what masks leave visible.
 
   Args:
     video: In [0, 1].
@@ -65,10 +65,10 @@ def motion_grid(
     patch: Frames, height and width of a patch.
     title: Text above the picture.
     caption: Text below it.
-    max_frames: At most so many columns, evenly spaced.
+    max_frames: The most columns that are drawn.
   """
   frames, height, width, _ = video.shape
-  chosen = np.linspace(0, frames - 1, min(max_frames, frames)).round().astype(int)
+  chosen = evenly(frames, most=max_frames)
   factor = height // flow.shape[1], width // flow.shape[2]
   grey = video.mean(-1, keepdims=True)
   heat = (maps / maps.max()).repeat(factor[0], 1).repeat(factor[1], 2)[..., None]
@@ -81,12 +81,10 @@ def motion_grid(
   }
   for label, mask in masks.items():
     hidden = mask.reshape(frames // patch[0], height // patch[1], width // patch[2])
-    for axis, size in enumerate(patch):
-      hidden = hidden.repeat(size, axis)
-    rows[label] = to_uint8(np.where(hidden[..., None], SHADE * video, video))
+    rows[label] = to_uint8(np.where(token_pixels(hidden, video.shape), SHADE * video, video))
   return labelled_rows(
     {label: [row[i] for i in chosen] for label, row in rows.items()},
-    columns=[f'frame {i + 1}' for i in chosen],
+    columns=frame_names(chosen),
     title=title,
     caption=caption,
   )
@@ -95,10 +93,10 @@ def motion_grid(
 def flow_of_frames(
   flow: Float[np.ndarray, 'q H W 2'], pairs: Sequence[tuple[int, int]], frames: int
 ) -> Float[np.ndarray, 'T H W 2']:
-  """For each frame its flow, forward in time as far as the pairs tell, to be drawn.
+  """The flow of each frame forward in time, for pictures.
 
-  A frame with no pair of its own that goes forward gets the reverse of one that goes
-  backward; one with none gets zeros.
+  A frame with no pair that goes forward gets the reverse of one that goes backward; a frame with
+  no pair gets zeros.
   """
   out = np.zeros((frames, *flow.shape[1:]), flow.dtype)
   for (i, j), values in sorted(zip(pairs, flow, strict=True), key=lambda entry: entry[0][1]):

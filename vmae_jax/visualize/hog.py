@@ -8,9 +8,9 @@ import numpy as np
 from vmae_jax.models.patches import token_grid
 from vmae_jax.targets.hog import BINS, FRAMES, bin_angles
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import labelled_rows, to_uint8
+from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, prediction_rows, to_uint8
 
-MIN_CELL = 16  # Cells are enlarged to at least so many pixels.
+MIN_CELL = 16  # Cells are enlarged to at least this many pixels.
 
 
 def glyphs(
@@ -20,7 +20,7 @@ def glyphs(
 
   Args:
     cells: Histograms.
-    variant: Of the target: which directions bins stand for.
+    variant: Of the target, which decides what directions bins stand for.
     side: Height and width of a glyph in pixels.
 
   Returns:
@@ -28,9 +28,9 @@ def glyphs(
   """
   at = np.arange(side) - (side - 1) / 2
   angles = bin_angles(variant)[:, None, None]
-  off = np.abs(np.cos(angles) * at + np.sin(angles) * at[:, None])  # From the edge's line.
+  distance = np.abs(np.cos(angles) * at + np.sin(angles) * at[:, None])  # To the edge's line.
   inside = np.hypot(at, at[:, None]) < side / 2
-  strokes = np.clip(1.2 - off, 0, 1) * inside
+  strokes = np.clip(1.2 - distance, 0, 1) * inside
   *b, h, w, _ = cells.shape
   drawn = np.zeros((*b, h, side, w, side))
   for k in range(BINS):
@@ -49,19 +49,16 @@ def hog_grid(
   title: str = '',
   max_slots: int = 4,
 ) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """Draws frames, their true histograms, those predicted, and the latter beside visible ones.
+  """Draws frames, their true histograms, the predicted ones, and these among visible ones.
 
-  Glyphs show the mean over the channels; of histograms along trajectories, the first step.
+  Glyphs show the mean over the channels, and the first step of histograms along trajectories.
+
+  Arguments are those of `reconstruction_grid`, except for:
 
   Args:
-    video: The clip in [0, 1].
-    masked_tokens: True where a token was hidden.
     true: The target of all tokens.
     predicted: The model's values, in the order of the hidden tokens' indices.
-    patch: Frames, height and width of a patch.
     options: Of the target.
-    title: Text above the picture.
-    max_slots: At most so many columns, each a time slot.
   """
   t, h, w = token_grid(video.shape[:3], patch)
   factor = math.ceil(2 * MIN_CELL / patch[1])
@@ -72,32 +69,20 @@ def hog_grid(
     return mean.transpose(0, 1, 4, 2, 5, 3).reshape(t, 2 * h, 2 * w, BINS)
 
   peak = max(float(np.quantile(cells(true).max(-1), 0.99)), 1e-6)
-  slots = np.linspace(0, t - 1, min(max_slots, t)).round().astype(int)
+  slots = evenly(t, most=max_slots)
   frames = slots * patch[0]
   if true.shape[1] == 12 * BINS:
     frames += FRAMES[options.get('frame', 'middle')](patch[0])
 
-  def film(hidden, seen):
-    values = np.zeros_like(true)
-    values[masked_tokens], values[~masked_tokens] = hidden, seen
-    drawn = glyphs(
-      cells(values)[slots],
-      variant=options.get('variant', 'mme'),
-      side=patch[1] // 2 * factor,
-    )
-    return list(to_uint8(drawn / peak)[..., None].repeat(3, -1))
+  def draw(values):
+    variant, side = options.get('variant', 'mme'), patch[1] // 2 * factor
+    strokes = glyphs(cells(values)[slots], variant=variant, side=side)
+    return to_uint8(strokes / peak)[..., None].repeat(3, -1)
 
-  hidden, seen = true[masked_tokens], true[~masked_tokens]
-  rows = {
-    'input': list(to_uint8(video[frames]).repeat(factor, 1).repeat(factor, 2)),
-    'true': film(hidden, seen),
-    f'visible\n{masked_tokens.mean():.0%} hidden': film(0, seen),
-    'predicted': film(predicted, 0),
-    'predicted\n+ visible': film(predicted, seen),
-  }
   return labelled_rows(
-    rows,
-    columns=[f'frame {i + 1}' for i in frames],
+    {'input': list(to_uint8(video[frames]).repeat(factor, 1).repeat(factor, 2))}
+    | prediction_rows(true, predicted, masked_tokens, draw=draw),
+    columns=frame_names(frames),
     title=title,
     caption='Strokes run along edges; the stronger the gradients of that direction in a cell, the '
     'brighter. Nothing is borrowed from the hidden tokens.',

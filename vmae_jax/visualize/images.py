@@ -1,12 +1,12 @@
-"""Rows of labelled frames as one picture, drawn with Pillow alone."""
+"""Rows of labelled frames as one picture, drawn with Pillow alone, and what such rows are of."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vmae_jax.types import Float, UInt8
+from vmae_jax.types import Bool, Float, Int, UInt8
 
 MIN_SIDE = 96  # Smaller frames are enlarged to at least this many pixels.
 _GAP, _MARGIN = 4, 10
@@ -16,8 +16,64 @@ Font = ImageFont.ImageFont | ImageFont.FreeTypeFont  # The first where Pillow la
 
 
 def to_uint8(frames: Float[np.ndarray, '*shape']) -> UInt8[np.ndarray, '*shape']:
-  """Frames in [0, 1] to bytes; values outside are clipped."""
+  """Frames in [0, 1] as bytes; values outside are clipped."""
   return np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8)
+
+
+def evenly(count: int, *, most: int) -> Int[np.ndarray, ' q']:
+  """Numbers from 0 to count - 1, at most so many of them, evenly spaced, with both ends."""
+  return np.linspace(0, count - 1, min(most, count)).round().astype(int)
+
+
+def frame_names(frames: Iterable[int]) -> list[str]:
+  """Titles of columns; people count frames from 1."""
+  return [f'frame {i + 1}' for i in frames]
+
+
+def token_pixels(
+  tokens: Bool[np.ndarray, 't h w'], shape: Sequence[int]
+) -> Bool[np.ndarray, 'T H W 1']:
+  """A value of each token, repeated over the frames and pixels of its patch.
+
+  Args:
+    tokens: The values.
+    shape: Of the clip: T, H and W first.
+  """
+  for axis in range(3):
+    tokens = tokens.repeat(shape[axis] // tokens.shape[axis], axis)
+  return tokens[..., None]
+
+
+def prediction_rows(
+  true: Float[np.ndarray, 'n f'],
+  predicted: Float[np.ndarray, 'm f'],
+  masked_tokens: Bool[np.ndarray, ' n'],
+  *,
+  draw: Callable[..., Sequence[UInt8[np.ndarray, 'H W 3']]],
+  name: str = 'true',
+) -> dict[str, list[UInt8[np.ndarray, 'H W 3']]]:
+  """Rows of true values, of visible ones, of predicted ones, and of the last two together.
+
+  Args:
+    true: Values of all tokens.
+    predicted: The model's values, in the order of the hidden tokens' indices.
+    masked_tokens: True where a token was hidden.
+    draw: (values of all tokens, 0 where none are shown) -> a frame for each column.
+    name: Of the first row.
+  """
+
+  def row(hidden, visible):
+    values = np.zeros_like(true)
+    values[masked_tokens], values[~masked_tokens] = hidden, visible
+    return list(draw(values))
+
+  visible = true[~masked_tokens]
+  return {
+    name: row(true[masked_tokens], visible),
+    f'visible\n{masked_tokens.mean():.0%} hidden': row(0, visible),
+    'predicted': row(predicted, 0),
+    'predicted\n+ visible': row(predicted, visible),
+  }
 
 
 def labelled_rows(

@@ -1,11 +1,11 @@
-"""Masks of objects: drawn over their frames, and painted with words.
+"""Masks of objects: painted from a description, and drawn over their frames.
 
 `paint` makes the first mask of a video that is to be segmented:
 
     box 40,30 120,160; polygon 10,10 60,12 35,80 + box 50,70 60,90
 
 Points are x,y in pixels from the frame's upper left corner. A semicolon starts the next object,
-a plus adds a shape to the same one; where shapes overlap, the later object lies on top.
+a plus adds a shape to the same one; where shapes overlap, the later object is on top.
 """
 
 import re
@@ -25,15 +25,14 @@ _HOW = (
   "write 'box X,Y X,Y' (two opposite corners) or 'polygon X,Y X,Y X,Y ...', with ; before the "
   'next object.'
 )
-_RULER, _TICKS = 34, 8  # Pixels of a ruler; about so many numbers along the longer side.
-
-COLUMNS = 6
-WIDTH = 240  # Of a frame in the picture.
+_RULER, _TICKS = 34, 8  # Width of a ruler in pixels, and about how many numbers it has.
+COLUMNS = 6  # Frames in the picture of a clip.
+WIDTH = 240  # Of each of them.
 _SAFE = (COLOURS[4], COLOURS[5], *COLOURS[1:4], COLOURS[0], '#F0E442')  # Light ones first.
 
 
 def palette() -> UInt8[np.ndarray, '256 3']:
-  """The colours of DAVIS and PASCAL VOC: bits of the index, dealt to red, green, blue."""
+  """The colours of DAVIS and PASCAL VOC: bits of the index, in turn for red, green and blue."""
   index = np.arange(256)
   colours = np.zeros((256, 3), int)
   for bit in range(8):
@@ -51,7 +50,7 @@ def paint(text: str, *, height: int, width: int) -> UInt8[np.ndarray, 'H W']:
     width: Of the frame.
 
   Raises:
-    UserError: the text is none, a shape lies outside the frame, or an object is not to be seen.
+    UserError: the text cannot be read, a shape lies outside the frame, or an object is covered.
   """
   objects = [part for part in text.split(';') if part.strip()]
   if not objects:
@@ -102,18 +101,19 @@ def _parse(shape: str) -> tuple[str, list[tuple[float, float]]]:
 
 
 def ruled(frame: UInt8[np.ndarray, 'H W 3'], *, width: int = 640) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """A frame with rulers in its own pixels, to read off the points of a shape.
+  """A frame with rulers in its own pixels, from which the points of a shape are read.
 
   Args:
     frame: The first one of a video.
-    width: That the picture gets beside its rulers.
+    width: Of the picture without its rulers.
   """
   factor = width / frame.shape[1]
   size = width, round(frame.shape[0] * factor)
   page = Image.new('RGB', (size[0] + 2 * _RULER, size[1] + 2 * _RULER), (255, 255, 255))
   page.paste(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC), (_RULER, _RULER))
   draw, font = ImageDraw.Draw(page, 'RGBA'), ImageFont.load_default(13)
-  step = _round_step(max(frame.shape[:2]) / _TICKS)
+  least = max(frame.shape[:2]) / _TICKS
+  step = next(k * 10**e for e in range(9) for k in (1, 2, 5) if k * 10**e >= least)
   ink, line = (25, 25, 25, 255), (255, 255, 255, 90)
   for value in range(0, frame.shape[1] + 1, step):
     x = _RULER + value * factor
@@ -126,14 +126,8 @@ def ruled(frame: UInt8[np.ndarray, 'H W 3'], *, width: int = 640) -> UInt8[np.nd
   return np.asarray(page)
 
 
-def _round_step(least: float) -> int:
-  """The next of 1, 2, 5, 10, 20, 50, ..."""
-  power = 10 ** max(0, int(np.floor(np.log10(max(least, 1)))))
-  return next(int(k * power) for k in (1, 2, 5, 10) if k * power >= least)
-
-
 def safe_colours() -> UInt8[np.ndarray, '256 3']:
-  """Colours of objects that any colour vision tells apart, seven of them in turn; 0 is black."""
+  """Seven colours of objects in turn that are distinct for any colour vision; 0 is black."""
   seven = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _SAFE], np.uint8)
   return np.concatenate([np.zeros((1, 3), np.uint8), seven[np.arange(255) % len(seven)]])
 
@@ -151,10 +145,9 @@ def overlay(
     mask: The object of each pixel, 0 for none.
     colours: Of objects; None for DAVIS's palette, as in files.
   """
-  inner = np.pad(mask, 1, mode='edge')
-  edge = np.zeros(mask.shape, bool)
-  for part in (inner[:-2, 1:-1], inner[2:, 1:-1], inner[1:-1, :-2], inner[1:-1, 2:]):
-    edge |= part != mask
+  around = np.pad(mask, 1, mode='edge')
+  neighbours = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
+  edge = np.any([part != mask for part in neighbours], axis=0)
   colours = (palette() if colours is None else colours)[mask]
   half = ((frame.astype(np.uint16) + colours) // 2).astype(np.uint8)
   covered = np.where(edge[..., None], colours, half)

@@ -1,10 +1,10 @@
 """What a model predicts, as pictures that say what was borrowed from the clip.
 
-A model that predicts patch-normalised pixels says nothing of a patch's mean and contrast.
-Pictures that add both from the ground truth look good whatever the model does, since the
-means alone show the scene: the usual demonstration overstates every such model. Here mean
-and contrast of a hidden patch come from the visible patches around it; the other way
-exists for comparison, and its picture says so.
+A model that predicts patch-normalised pixels does not predict a patch's mean and contrast.
+Pictures that take both from the ground truth look good for any model, since the means alone show
+the scene: the usual demonstration overstates every such model. Here mean and contrast of a
+hidden patch come from the visible patches around it. The usual way exists for comparison, and
+its picture says so.
 """
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from vmae_jax.errors import lookup
 from vmae_jax.models.patches import patchify, token_grid, unpatchify
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import labelled_rows, to_uint8
+from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, to_uint8, token_pixels
 
 # Where a hidden patch's mean and std came from -> what the caption says of it.
 CAPTIONS = {
@@ -38,29 +38,25 @@ def reconstruction_grid(
   title: str = '',
   max_frames: int = 8,
 ) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """Draws input, masked input, prediction, and prediction beside the visible patches.
+  """Draws the input, the masked input, the prediction, and the prediction among visible patches.
 
   Args:
     video: The clip in [0, 1].
     masked_tokens: True where a token was hidden.
-    predicted: What `predicted_video` gave, or the pixels that a model predicts directly;
-      only its hidden patches are shown.
+    predicted: From `predicted_video`, or the pixels that a model predicts directly; only its
+      hidden patches are shown.
     patch: Frames, height and width of a patch.
     statistics: A key of CAPTIONS: how `predicted` got its mean and contrast.
     title: Text above the picture.
-    max_frames: At most so many columns, each the first frame of a time slot.
+    max_frames: The most columns that are drawn, each the first frame of a time slot.
 
   Raises:
     UserError: there are no such statistics.
   """
   caption = lookup(CAPTIONS, statistics, 'statistics of the reconstruction')
   grid = token_grid(video.shape[:3], patch)
-  hidden = np.asarray(masked_tokens).reshape(grid)
-  for axis, size in enumerate(patch):
-    hidden = hidden.repeat(size, axis)
-  hidden = hidden[..., None]
-  slots = np.linspace(0, grid[0] - 1, min(max_frames, grid[0])).round().astype(int)
-  frames = slots * patch[0]
+  hidden = token_pixels(np.asarray(masked_tokens).reshape(grid), video.shape)
+  frames = evenly(grid[0], most=max_frames) * patch[0]
   rows = {
     'input': video,
     f'masked\n{masked_tokens.mean():.0%} hidden': np.where(hidden, GREY, video),
@@ -69,7 +65,7 @@ def reconstruction_grid(
   }
   return labelled_rows(
     {label: list(to_uint8(row[frames])) for label, row in rows.items()},
-    columns=[f'frame {i + 1}' for i in frames],
+    columns=frame_names(frames),
     title=title,
     caption=caption,
   )
@@ -84,15 +80,10 @@ def predicted_video(
   statistics: str,
   eps: float = 1e-6,
 ) -> Float[np.ndarray, 'T H W 3']:
-  """Puts predicted patches into the clip they were hidden from.
+  """The clip with predicted patches in place of the hidden ones.
 
-  Args:
-    predicted: The model's patches, in the order of the hidden tokens' indices.
-    video: The clip in [0, 1].
-    masked_tokens: True where a token was hidden.
-    patch: Frames, height and width of a patch.
-    statistics: A key of CAPTIONS; 'none' if the model predicts pixels as they are.
-    eps: What the target's normalisation added to the std.
+  Arguments are those of `reconstruction_grid` and `denormalise`; with the statistics 'none' the
+  model predicts pixels as they are.
   """
   grid = token_grid(video.shape[:3], patch)
   patches = np.array(patchify(jnp.asarray(video)[None], patch=patch)[0])
@@ -126,7 +117,9 @@ def denormalise(
   Raises:
     UserError: there are no such statistics.
   """
-  means, stds = patch_statistics(patches)
+  colours = patches.reshape(len(patches), -1, 3)
+  # The unbiased std, as in VideoMAE's target.
+  means, stds = colours.mean(axis=1), colours.std(axis=1, ddof=1)
   choices = {
     'visible': lambda values: interpolate_visible(values, masked_tokens, grid=grid),
     'ground truth': lambda values: values[masked_tokens],
@@ -137,18 +130,10 @@ def denormalise(
   return colours.reshape(predicted.shape)
 
 
-def patch_statistics(
-  patches: Float[np.ndarray, 'n p'],
-) -> tuple[Float[np.ndarray, 'n 3'], Float[np.ndarray, 'n 3']]:
-  """Mean and std (unbiased, as in VideoMAE's target) of each patch and channel."""
-  colours = patches.reshape(len(patches), -1, 3)
-  return colours.mean(axis=1), colours.std(axis=1, ddof=1)
-
-
 def interpolate_visible(
   values: Float[np.ndarray, 'n c'], masked_tokens: Bool[np.ndarray, ' n'], *, grid: tuple[int, ...]
 ) -> Float[np.ndarray, 'm c']:
-  """Values at hidden tokens from those at visible ones; hidden values are not looked at.
+  """Values at hidden tokens from those at visible ones; hidden values are not used.
 
   A hidden token gets the mean over its NEIGHBOURS nearest visible tokens in space and time,
   weighted by one over the squared distance.

@@ -9,14 +9,14 @@ from PIL import Image, ImageDraw
 
 from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import labelled_rows, to_uint8
+from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, to_uint8
 from vmae_jax.visualize.reconstruction import interpolate_visible
 
-MIN_SIDE = 320  # Frames are enlarged to at least this, so that paths of a few pixels show.
-TRUE, PREDICTED = (230, 159, 0), (86, 180, 233)  # Orange and blue, told apart by all eyes.
+MIN_SIDE = 320  # Frames are enlarged to this, so that paths of a few pixels can be seen.
+TRUE, PREDICTED = (230, 159, 0), (86, 180, 233)  # Orange and blue, for any colour vision.
 POINTS = 4  # Of a token.
 SHADE = 0.45  # What is left of the brightness of the frames under the paths.
-_SMOOTH = 2  # Pictures are drawn so many times larger first.
+_SMOOTH = 2  # Paths are drawn this many times larger, then made smaller: smooth edges.
 
 _BORROWED = {
   'none': 'Nothing is borrowed from the hidden tokens.',
@@ -42,23 +42,20 @@ def trajectory_grid(
 ) -> UInt8[np.ndarray, 'H2 W2 3']:
   """Draws what is visible, the true paths, the predicted ones of hidden tokens, and both.
 
+  Arguments are those of `reconstruction_grid`, except for:
+
   Args:
-    video: The clip in [0, 1].
-    masked_tokens: True where a token was hidden.
     true: Values of `trajectory` with `normalise='none'`, the same `scale` and no mean.
     predicted: The model's values, in the order of the hidden tokens' indices.
     valid: Tokens whose paths are drawn: the weights of `trajectory`.
-    patch: Frames, height and width of a patch.
     options: Of the target `trajectory`.
-    title: Text above the picture.
-    max_slots: At most so many columns, each the first frame of a time slot.
   """
   grid = token_grid(video.shape[:3], patch)
   scale = options.get('scale', 20.0)
   paths = np.full(true.shape, np.nan)
   paths[masked_tokens] = predicted_steps(predicted, true, masked_tokens, grid=grid, options=options)
   hidden_true = np.where(masked_tokens[:, None], true, np.nan)
-  slots = np.linspace(0, grid[0] - 1, min(max_slots, grid[0])).round().astype(int)
+  slots = evenly(grid[0], most=max_slots)
   frames = video[slots * patch[0]]
   hidden = masked_tokens.reshape(grid)[slots].repeat(patch[1], 1).repeat(patch[2], 2)
   seen = to_uint8(np.where(hidden[..., None], 0.15 * frames, frames))
@@ -75,7 +72,7 @@ def trajectory_grid(
     ]
 
   rows = {
-    f'visible\n{masked_tokens.mean():.0%} hidden': [_enlarge(frame) for frame in seen],
+    f'visible\n{masked_tokens.mean():.0%} hidden': [_enlarged(frame) for frame in seen],
     'true': drawn((true, TRUE)),
     'predicted': drawn((paths, PREDICTED)),
     'both': drawn((hidden_true, TRUE), (paths, PREDICTED)),
@@ -83,7 +80,7 @@ def trajectory_grid(
   normalise, mean = options.get('normalise', 'patch_std'), options.get('mean', False)
   return labelled_rows(
     rows,
-    columns=[f'frame {i + 1}' for i in slots * patch[0]],
+    columns=frame_names(slots * patch[0]),
     title=title,
     caption='Where points of the frame go in the next frames, a dot at the end. Orange: along the '
     'optical flow. Blue: predicted, for hidden tokens only. '
@@ -99,17 +96,9 @@ def predicted_steps(
   grid: tuple[int, ...],
   options: dict[str, Any],
 ) -> Float[np.ndarray, 'm f']:
-  """Undoes the target's normalisation, by what is known of visible tokens alone.
+  """Undoes the target's normalisation by statistics of visible tokens alone.
 
-  Args:
-    predicted: The model's values, in the order of the hidden tokens' indices.
-    true: All tokens' steps over `scale`.
-    masked_tokens: True where a token was hidden.
-    grid: Tokens (t, h, w) of the clip.
-    options: Of the target `trajectory`.
-
-  Returns:
-    Steps over `scale`.
+  Arguments are those of `trajectory_grid`; `true` and the result are steps over `scale`.
   """
   m, eps = len(predicted), options.get('eps', 0.01)
   steps = true.reshape(len(true), 2, -1, POINTS)
@@ -143,12 +132,10 @@ def _points(
   return np.stack([x, y], -1).reshape(-1, 2) * pitch + pitch / 2, steps
 
 
-def _factor(frame: UInt8[np.ndarray, 'H W 3']) -> int:
-  return math.ceil(MIN_SIDE / min(frame.shape[:2]))
-
-
-def _enlarge(frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'H2 W2 3']:
-  return frame.repeat(_factor(frame), 0).repeat(_factor(frame), 1)
+def _enlarged(frame: UInt8[np.ndarray, 'H W 3'], times: int = 1) -> UInt8[np.ndarray, 'H2 W2 3']:
+  """A frame of at least MIN_SIDE pixels, or so many times that."""
+  factor = math.ceil(MIN_SIDE / min(frame.shape[:2])) * times
+  return frame.repeat(factor, 0).repeat(factor, 1)
 
 
 def draw_paths(
@@ -162,10 +149,10 @@ def draw_paths(
   Args:
     frame: What is drawn over.
     layers: Where points start, their steps (x, y) in pixels of the frame, and the colour. Paths
-      that are not finite are left out.
+      with values that are not finite are left out.
   """
-  factor = _factor(frame) * _SMOOTH
-  big = Image.fromarray(frame.repeat(factor, 0).repeat(factor, 1))
+  big = Image.fromarray(_enlarged(frame, _SMOOTH))
+  factor = big.width // frame.shape[1]
   draw = ImageDraw.Draw(big)
   for starts, steps, colour in layers:
     paths = np.concatenate([starts[:, None], starts[:, None] + steps.cumsum(1)], 1) * factor
