@@ -1,8 +1,8 @@
-"""An attentive probe: a learnt query reads all tokens of a frozen encoder.
+"""An attentive probe: a learnt query attends to all tokens of a frozen encoder.
 
 As in V-JEPA's evaluations: one block of cross-attention and a linear layer, with several
 learning rates and weight decays at once, over one stream of tokens. Here a held-out tenth of
-the training set chooses among them, where V-JEPA reports the best on the test set.
+the training set chooses among them; V-JEPA reports the best on the test set.
 """
 
 import functools
@@ -15,16 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vmae_jax.evaluation.features import Batch
 from vmae_jax.evaluation.results import accuracy
 from vmae_jax.models.attention import attention
 from vmae_jax.models.blocks import Mlp, decays, layer_norm
-from vmae_jax.types import Array, Float, Int
+from vmae_jax.types import Array, Float
 
 RATES = (5e-3, 1e-3, 3e-4, 1e-4)
 DECAYS = (0.01, 0.1)
 _ADAM = optax.scale_by_adam(0.9, 0.999, 1e-8)
-# Tokens, labels, and how much each clip counts.
-Batch = tuple[Float[Array, 'b n d'], Int[Array, ' b'], Float[Array, ' b']]
 
 
 class AttentiveClassifier(nn.Module):
@@ -54,33 +53,36 @@ class AttentiveClassifier(nn.Module):
 # Compiled once for all models that are probed.
 @functools.partial(jax.jit, static_argnums=(0, 1, 3))
 def _start(model: AttentiveClassifier, width: int, key, pairs: int):
-  """Parameters, Adam's moments and number of steps; the parameters are the same for all pairs."""
+  """Parameters and Adam's moments of each pair, all alike at first, and the number of steps."""
   params = model.init(key, jnp.zeros((1, 2, width)))['params']
   params = jax.tree.map(lambda x: jnp.repeat(x[None], pairs, axis=0), params)
-  return params, _ADAM.init(params), jnp.zeros((), jnp.int32)
+  return params, jax.vmap(_ADAM.init)(params), jnp.zeros((), jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _step(model: AttentiveClassifier, state, batch: Batch, rate, decay, total):
+def _step(model: AttentiveClassifier, state, batch: Batch, rates, weight_decays, total):
   params, moments, number = state
   tokens, labels, weights = batch
   tokens = tokens.astype(jnp.float32)
+  warmup = total // 10
+  falling = 0.5 + 0.5 * jnp.cos(jnp.pi * (number - warmup) / jnp.maximum(total - warmup, 1))
+  share = jnp.where(number < warmup, (number + 1) / jnp.maximum(warmup, 1), falling)
 
   def loss(params):
     logits = model.apply({'params': params}, tokens)
     errors = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return (errors * weights).sum() / jnp.maximum(weights.sum(), 1)
 
-  updates, moments = _ADAM.update(jax.vmap(jax.grad(loss))(params), moments)
-  warmup = total // 10
-  falling = 0.5 + 0.5 * jnp.cos(jnp.pi * (number - warmup) / jnp.maximum(total - warmup, 1))
-  now = rate * jnp.where(number < warmup, (number + 1) / jnp.maximum(warmup, 1), falling)
+  def one(params, moments, rate, decay):
+    updates, moments = _ADAM.update(jax.grad(loss)(params), moments)
 
-  def move(p, update, kernel):
-    each = (-1, *(1,) * (p.ndim - 1))
-    return p - now.reshape(each) * (update + kernel * decay.reshape(each) * p)
+    def move(p, update, kernel):
+      return p - rate * share * (update + kernel * decay * p)
 
-  return jax.tree.map(move, params, updates, decays(params)), moments, number + 1
+    return jax.tree.map(move, params, updates, decays(params)), moments
+
+  params, moments = jax.vmap(one)(params, moments, rates, weight_decays)
+  return params, moments, number + 1
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -110,7 +112,7 @@ def attentive_probe(
     train: Epoch -> its batches.
     held_out: The part of the training set that chooses among the pairs; not in `train`.
     test: The test set, which chooses nothing.
-    classes: How many there are.
+    classes: Number of classes.
     width: d.
     steps: Batches in an epoch.
     epochs: Passes over `train`.
@@ -120,7 +122,7 @@ def attentive_probe(
 
   Returns:
     `top1` and `top5` (shares of the test set) of the pair chosen, `learning_rate`,
-    `weight_decay`, `held_out_top1`, and `best_top1`, what the best pair has on the test set.
+    `weight_decay`, `held_out_top1`, and `best_top1`, the top-1 of the best pair on the test set.
   """
   pairs = list(itertools.product(rates, weight_decays))
   rate, decay = (jnp.asarray(x, jnp.float32) for x in zip(*pairs, strict=True))

@@ -7,7 +7,7 @@
     _, params, classify = load_classifier('runs/b_k400_ft')
     logits = classify(params, video)  # float32 (b, c)
 
-T, H and W of what is encoded may be any that whole patches make up.
+T, H and W may be any multiples of the patch.
 """
 
 import functools
@@ -42,23 +42,13 @@ Encode = Callable[[Any, UInt8[Array, 'b T H W 3']], Float[Array, 'b ...']]
 Classify = Callable[[Any, UInt8[Array, 'b T H W 3']], Float[Array, 'b c']]
 
 
-def pool_tokens(x: Float[Array, 'b t h w d']) -> Float[Array, 'b t h w d']:
-  """All tokens, as they are."""
-  return x
-
-
-def pool_slots(x: Float[Array, 'b t h w d']) -> Float[Array, 'b t d']:
-  """Mean over the places of each time slot: keeps the order of time."""
-  return einops.reduce(x, 'b t h w d -> b t d', 'mean')
-
-
-def pool_mean(x: Float[Array, 'b t h w d']) -> Float[Array, 'b d']:
-  """Mean over all tokens."""
-  return einops.reduce(x, 'b t h w d -> b d', 'mean')
-
-
 POSITIONS = ('rebuild', 'interpolate')
-POOLS = {'tokens': pool_tokens, 'slots': pool_slots, 'mean': pool_mean}
+# Float 'b t h w d' -> what is left of it.
+POOLS = {
+  'tokens': lambda x: x,
+  'slots': lambda x: x.mean((2, 3)),  # Keeps the order of time.
+  'mean': lambda x: x.mean((1, 2, 3)),
+}
 
 
 def load_encoder(
@@ -69,16 +59,16 @@ def load_encoder(
   Args:
     path: The workdir of a run (pre-training or fine-tuning), one of its checkpoints, or a file or
       folder of another implementation, see `load_pretrained`.
-    pool: A key of POOLS.
-    layer: See `build_encoder`.
-    positions: See `build_encoder`.
-    weights: See `choose_weights`; of a file of others, `ema` takes averaged weights beside the
-      last ones, which are taken otherwise.
+    pool: See `build_encoder`, as for the next two.
+    layer: The block whose output is taken.
+    positions: For clips of another size than in training.
+    weights: See `choose_weights`; for a file of another implementation, `ema` takes averaged
+      weights, '' the last ones.
 
   Returns:
-    The run's config (of another implementation, the blocks `model` and `data` as far as they are
-    known) with what was taken in `weights` (there 'as stored'), the encoder's parameters, and
-    (parameters, uint8 clips) -> features.
+    The run's config (for another implementation its blocks `model` and `data`, as far as they are
+    known) with `weights` (there 'as stored'), the encoder's parameters, and (parameters, uint8
+    clips) -> features.
 
   Raises:
     UserError: there is no checkpoint, it is of another model, or has no such layer or weights.
@@ -114,8 +104,8 @@ def resolve(path: str) -> str:
 
 
 def _load_foreign(path: str, weights: str) -> tuple[ml_collections.ConfigDict, Any]:
-  """What `build_encoder` needs of a config, and the parameters."""
-  # Not above: our own checkpoints need none of it.
+  """The part of a config that `build_encoder` needs, and the parameters."""
+  # Imported here, as our own checkpoints do not need it.
   from vmae_jax.interchange.pretrained import load_pretrained
 
   params, info = load_pretrained(path, weights=weights)
@@ -135,17 +125,17 @@ def _load_foreign(path: str, weights: str) -> tuple[ml_collections.ConfigDict, A
 
 
 def _pace(info: Mapping[str, Any], path: str) -> dict[str, Any]:
-  """Stride and sampling of the clips that a file's model was trained on, as far as it tells."""
-  run = (info['config'] or {}).get('data', {})  # Of ours, which it was exported from.
+  """Stride and sampling of the clips that a file's model was trained on, if it says so."""
+  run = (info['config'] or {}).get('data', {})  # Of our run that it was exported from.
   stride, sampling = (run.get(key) or info.get(key) for key in ('stride', 'sampling'))
   if not stride:
     stride = 4
-    logging.warning('%s does not tell the stride of its clips: 4, as of most models.', path)
+    logging.warning('%s does not say the stride of its clips: 4 is taken, as in most models.', path)
   return {'stride': stride, 'sampling': sampling or 'dense'}
 
 
 def recut(config, clip: Mapping[str, Any]) -> None:
-  """Sets how clips are cut, in place of how they were in training.
+  """Changes how clips are cut.
 
   Args:
     config: As `load_encoder` returns it; its block `data` changes.
@@ -171,14 +161,13 @@ def build_encoder(
 
   Args:
     config: Of the run, as `load_encoder` returns it.
-    pool: A key of POOLS.
-    layer: The block whose output is taken: 1 for the first, -1 for the last. The last
-      LayerNorm, which a fine-tuned encoder lacks, follows whichever it is, as in DINO's
-      evaluations.
+    pool: A key of POOLS: `tokens`, means over each time `slots`, or the `mean` of all.
+    layer: The block whose output is taken: 1 for the first, -1 for the last. The last LayerNorm
+      (fine-tuned encoders have none) is applied to it, as in DINO's evaluations.
     positions: For clips of another size than in training: 'rebuild' counts their tokens anew,
-      'interpolate' enlarges the training grid in space. Of its time slots the first ones are
-      taken if the clip has fewer; if it has more, time is interpolated, too. A model that was
-      itself trained on interpolated positions always has those.
+      'interpolate' enlarges the training grid in space. A clip with fewer time slots takes the
+      first ones of the grid; for more slots, time is interpolated, too. A model that was trained
+      on interpolated positions always has those.
   """
   patch, model, data = tuple(config.model.patch), config.model, config.data
   if 'encoder' in model:  # Of another implementation.
@@ -192,7 +181,7 @@ def build_encoder(
       f'layer is {layer}: the encoder has the layers 1 to {encoder.depth}, from the end -1 to '
       f'-{encoder.depth}.'
     )
-  blocks = layer % (encoder.depth + 1)  # How many are run: -1 is all of them.
+  blocks = layer % (encoder.depth + 1)  # The number of blocks that run: -1 is all of them.
   check_name(positions, POSITIONS, 'positions')
   trained = tuple(n // p for n, p in zip((data.frames, data.size, data.size), patch, strict=True))
   if model.get('positions') == 'interpolate':
@@ -220,17 +209,14 @@ def init_encoder(config, encoder: Encoder) -> Any:
 
 
 def load_classifier(path: str) -> tuple[ml_collections.ConfigDict, Any, Classify]:
-  """Reads a fine-tuned model of ours.
-
-  Args:
-    path: The workdir of a fine-tuning, or one of its checkpoints.
+  """Reads a fine-tuned model of ours: the workdir of a run, or one of its checkpoints.
 
   Returns:
-    The run's config, the parameters (the moving average, where there is one), and
-    (parameters, uint8 clips) -> logits, jitted.
+    The run's config, the parameters (the moving average, if there is one), and (parameters,
+    uint8 clips) -> logits, jitted.
 
   Raises:
-    UserError: there is no checkpoint, or it is none of a classifier.
+    UserError: there is no checkpoint, or it is not a classifier's.
   """
   params, info = load_run(path)
   if info['kind'] != 'classification':

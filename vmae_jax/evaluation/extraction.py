@@ -1,14 +1,12 @@
-"""Features of all clips of a list of videos, in shards: files that are there are done.
+"""Features of all clips of a list of videos, in shards, each of which is a finished file.
 
-Shard s holds the videos from s * n to (s + 1) * n of the list, whoever computes it and with
-however many devices; of several processes each takes every so many-th shard.
+Shard s holds the videos from s * n to (s + 1) * n of the list, on any number of devices; process
+i of p computes the shards i, i + p, i + 2 p, ...
 """
 
-import csv
-import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +18,8 @@ from tqdm import tqdm
 
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
+from vmae_jax.evaluation.features import check_finite, one_behind
+from vmae_jax.evaluation.results import write_csv
 from vmae_jax.evaluation.windows import Windows, read_windows
 from vmae_jax.runs.run_dir import write_atomically
 from vmae_jax.sharding import batch_sharding, make_mesh, replicated
@@ -30,7 +30,7 @@ _DONE = '.shards'  # Holds a JSON file for each finished shard: its rows and bro
 
 
 class Shard(NamedTuple):
-  """What came of the videos of one shard.
+  """The result for the videos of one shard.
 
   Attributes:
     features: Float 's ...', a row for each clip; None if there is no clip.
@@ -56,7 +56,7 @@ def extract_all(
   form: str,
   metadata: dict[str, str],
 ) -> tuple[int, int]:
-  """Writes features, an index and a list of broken videos; goes on where it stopped.
+  """Writes features, an index and a list of broken videos; continues where it was stopped.
 
   Args:
     source: The videos.
@@ -69,7 +69,7 @@ def extract_all(
     shard_videos: Videos in a shard.
     threads: Videos decoded at a time.
     form: One of FORMATS.
-    metadata: What made the features; written into each file.
+    metadata: How the features were made; written into each file.
 
   Returns:
     How many clips have features, and how many videos are broken.
@@ -100,44 +100,37 @@ def extract_all(
 
 
 def _encode(found, encode, mesh, windows: Windows, batch_size: int, bar: tqdm) -> Shard:
-  """Runs the model over the clips of a shard, a batch ahead of the host."""
+  """Runs the model over the clips of a shard."""
   batch_size = -(-batch_size // mesh.size) * mesh.size
-  rows, features, broken, clips, pending = [], [], {}, [], []
+  rows, broken, clips = [], {}, []
 
-  def read() -> None:
-    x, used = pending.pop()
-    features.append(np.asarray(x)[:used])
-
-  def run() -> None:
+  def run() -> tuple[Array, int]:
     used = len(clips)
     batch = np.zeros((batch_size, windows.frames, *windows.sides, 3), np.uint8)
     batch[:used] = clips
     clips.clear()
-    coming = encode(jax.device_put(batch, batch_sharding(mesh))), used
-    if pending:
-      read()
-    pending.append(coming)
+    return encode(jax.device_put(batch, batch_sharding(mesh))), used
 
-  for item in found:
-    if item.clip is None:
-      bar.update()
-      if item.reason:
-        broken[item.video] = item.reason
-      continue
-    rows.append((item.video, item.start))
-    clips.append(item.clip)
-    if len(clips) == batch_size:
-      run()
-  if clips:
-    run()
-  if pending:
-    read()
+  def started() -> Iterator[tuple[Array, int]]:
+    for item in found:
+      if item.clip is None:
+        bar.update()
+        if item.reason:
+          broken[item.video] = item.reason
+        continue
+      rows.append((item.video, item.start))
+      clips.append(item.clip)
+      if len(clips) == batch_size:
+        yield run()
+    if clips:
+      yield run()
+
+  features = [np.asarray(x)[:used] for x, used in one_behind(started())]
   whole = [video not in broken for video, _ in rows]
   if not any(whole):
     return Shard(None, [], broken)
   array = np.concatenate(features)[whole]
-  if not np.isfinite(array).all():
-    raise UserError('features hold NaN or infinity: the checkpoint comes from a diverged run.')
+  check_finite(array)
   return Shard(array, [row for row, keep in zip(rows, whole, strict=True) if keep], broken)
 
 
@@ -156,7 +149,7 @@ def _save(path: Path, shard: Shard, form: str, metadata: dict[str, str]) -> None
 
 
 def _write_index(source: Source, out: Path, shards: list[tuple[str, Path]]) -> tuple[int, int]:
-  """Writes index.csv and broken.csv from what each shard says of itself."""
+  """Writes index.csv and broken.csv from the JSON file of each shard."""
   index, broken = [], []
   for name, path in shards:
     about = json.loads(path.read_text(encoding='utf-8'))
@@ -164,13 +157,9 @@ def _write_index(source: Source, out: Path, shards: list[tuple[str, Path]]) -> t
       index.append((source.name(i), source.label(i), i, start, name, row))
     broken += [(source.name(int(i)), reason) for i, reason in about['broken'].items()]
   if jax.process_index() == 0:
-    for name, columns, table in (
-      ('index.csv', ('path', 'label', 'video', 'start', 'file', 'row'), index),
-      ('broken.csv', ('path', 'reason'), broken),
-    ):
-      text = io.StringIO()
-      csv.writer(text, lineterminator='\n').writerows([columns, *table])
-      write_atomically(out / name, text.getvalue())
+    columns = ('path', 'label', 'video', 'start', 'file', 'row')
+    write_csv(out / 'index.csv', [columns, *index])
+    write_csv(out / 'broken.csv', [('path', 'reason'), *broken])
   if not index:
     raise UserError(
       f'none of the {len(broken)} videos can be read, such as {broken[0][0]} ({broken[0][1]}): '

@@ -1,21 +1,67 @@
 """Frozen features of a data set: pooled ones from one pass, or all tokens for several passes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.attentive import Batch
 from vmae_jax.types import Array, Bool, Float, Int, UInt8
 
 # Of tokens: some encoders without a last LayerNorm have values above float16's 65,504.
 TOKENS_DTYPE = jnp.bfloat16
+# Tokens, labels, and how much each clip counts.
+Batch = tuple[Float[Array, 'b n d'], Int[Array, ' b'], Float[Array, ' b']]
+
+
+def one_behind(results: Iterable[Any]) -> Iterator[Any]:
+  """Yields each result when the next one has been started, so devices work while the host waits."""
+  results = iter(results)
+  for before in results:
+    for result in results:
+      yield before
+      before = result
+    yield before
+
+
+def check_finite(features: Float[np.ndarray, 's ...']) -> None:
+  """Raises a UserError for features that are not finite."""
+  if not np.isfinite(features).all():
+    raise UserError('features hold NaN or infinity: the checkpoint comes from a diverged run.')
+
+
+def middle_clips(
+  source: Source, data, *, batch_size: int, seed: int | None = None, mesh: Mesh | None = None
+) -> Loader:
+  """One pass over a source, with one clip from the middle of each video.
+
+  Args:
+    source: The videos.
+    data: The config block that says how clips are cut.
+    batch_size: Clips in a batch.
+    seed: Of a random order; None for the order of the source.
+    mesh: The devices; None for one device.
+  """
+  sampler = ClipSampler(
+    frames=data.frames, size=data.size, stride=data.stride, sampling=data.sampling, train=False
+  )
+  return Loader(
+    source,
+    sampler,
+    batch_size=batch_size,
+    seed=seed or 0,
+    shuffle=seed is not None,
+    num_steps=None,
+    mesh=mesh,
+  )
 
 
 def extract(
@@ -36,27 +82,15 @@ def extract(
     UserError: there is no valid clip, or a feature is not finite.
   """
   features, labels = [], []
-
-  def keep(*arrays: Array) -> None:
+  for arrays in one_behind((apply_fn(x['video']), x['label'], x['valid']) for x in batches):
     feature, label, valid = multihost_utils.process_allgather(arrays, tiled=True)
     # bfloat16 features would be too coarse to add up.
     features.append(feature[valid].astype(np.float32))
     labels.append(label[valid])
-
-  # Read one batch late, so that the device has work while the host waits.
-  pending = None
-  for batch in batches:
-    coming = apply_fn(batch['video']), batch['label'], batch['valid']
-    if pending:
-      keep(*pending)
-    pending = coming
-  if pending:
-    keep(*pending)
   if not sum(map(len, labels)):
     raise UserError('there is no clip to take features from: look at the data set.')
   features = np.concatenate(features)
-  if not np.isfinite(features).all():
-    raise UserError('features hold NaN or infinity: the checkpoint comes from a diverged run.')
+  check_finite(features)
   return features, np.concatenate(labels)
 
 
@@ -84,13 +118,10 @@ class TokenSet:
       source: Labelled videos.
       data: The config block that says how clips are cut.
       batch_size: Clips in a batch.
-      cache_bytes: Tokens are kept if they need no more.
+      cache_bytes: Tokens are kept in memory if they need no more than this.
     """
     self._encode = jax.jit(lambda x: encode(x).astype(TOKENS_DTYPE).reshape(len(x), -1, self.width))
-    self._source, self._batch_size = source, batch_size
-    self._sampler = ClipSampler(
-      frames=data.frames, size=data.size, stride=data.stride, sampling=data.sampling, train=False
-    )
+    self._source, self._data, self._batch_size = source, data, batch_size
     video = jax.ShapeDtypeStruct((1, data.frames, data.size, data.size, 3), np.uint8)
     shape = jax.eval_shape(encode, video).shape
     self.width, self.steps = shape[-1], -(-len(source) // batch_size)
@@ -120,7 +151,7 @@ class TokenSet:
       order = np.random.default_rng(epoch).permutation(order)
     for first in range(0, len(order), self._batch_size):
       some = order[first : first + self._batch_size]
-      # The last batch is filled up, lest it be compiled for its own size.
+      # The last batch is filled up, so that nothing is compiled for its own size.
       filled = np.resize(some, self._batch_size)
       there = np.arange(self._batch_size) < len(some)
       weight = (valid[filled] & counted[filled] & there).astype(np.float32)
@@ -138,18 +169,8 @@ class TokenSet:
 
   def _read(self, epoch: int | None) -> Iterator[tuple]:
     """Tokens, labels, places in the source (-1: none) and which could be read."""
-    passed = 0 if epoch is None else epoch
-    loader = Loader(
-      self._source,
-      self._sampler,
-      batch_size=self._batch_size,
-      seed=passed,
-      shuffle=epoch is not None,
-      num_steps=None,
-    )
-    try:
+    loader = middle_clips(self._source, self._data, batch_size=self._batch_size, seed=epoch)
+    with closing(loader):
       for batch in loader:
         names = ('label', 'sample', 'valid')
         yield self._encode(batch['video']), *(np.asarray(batch[name]) for name in names)
-    finally:
-      loader.close()

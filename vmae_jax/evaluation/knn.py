@@ -22,11 +22,10 @@ def vote(
   classes: int,
   chunk: int,
 ) -> Float[Array, 'q c']:
-  """What the k nearest training samples say of each test sample.
+  """The votes of the k nearest training samples for each test sample.
 
-  Each votes for its class with exp(similarity / temperature), as in DINO (Caron et al. 2021),
-  here over the nearest one's vote: whatever the temperature, that is 1. A class without a
-  vote is no guess: -inf.
+  Each votes for its class with exp(similarity / temperature), as in DINO (Caron et al. 2021), here
+  divided by the nearest one's vote, so that it cannot overflow. A class without votes gets -inf.
   """
 
   def unit(x: Float[Array, '*any d']) -> Float[Array, '*any d']:
@@ -35,13 +34,12 @@ def vote(
   train = unit(train)
 
   def one(x: Float[Array, ' d']) -> Float[Array, ' c']:
-    # In full precision: GPUs and TPUs would round it, and change who is near.
+    # In full precision: GPUs and TPUs would round it, and change which samples are near.
     similarity, nearest = jax.lax.top_k(jnp.dot(train, unit(x), precision='highest'), k)
     votes = jnp.exp((similarity - similarity[0]) / temperature)
     total = jnp.zeros(classes).at[train_labels[nearest]].add(votes)
     return jnp.where(total > 0, total, -jnp.inf)
 
-  # `chunk` samples at a time: the similarities of all would not fit.
   return jax.lax.map(one, test, batch_size=chunk)
 
 
@@ -63,8 +61,8 @@ def knn(
     test: Features of the test set.
     test_labels: Their classes.
     k: Neighbours that vote.
-    temperature: Of the votes: the smaller, the more the nearest count.
-    chunk: Test samples at a time.
+    temperature: Of the votes: the lower, the more the nearest count.
+    chunk: Test samples at a time, as the similarities of all would not fit.
 
   Returns:
     `top1` and `top5`, shares of the test set.
@@ -75,13 +73,6 @@ def knn(
   classes = count_classes(train_labels, test_labels)
   if not 1 <= k <= len(train):
     raise UserError(f'k is {k}: choose 1 to {len(train)}, the size of the training set.')
-  votes = vote(
-    jnp.asarray(train),
-    jnp.asarray(train_labels),
-    jnp.asarray(test),
-    k=k,
-    temperature=jnp.float32(temperature),
-    classes=classes,
-    chunk=chunk,
-  )
-  return accuracy(np.asarray(votes), test_labels)
+  arrays = map(jnp.asarray, (train, train_labels, test))
+  options = dict(temperature=jnp.float32(temperature), classes=classes, chunk=chunk)
+  return accuracy(np.asarray(vote(*arrays, k=k, **options)), test_labels)

@@ -26,19 +26,19 @@ def fit(
   classes: int,
   max_steps: int,
 ) -> tuple[Float[Array, 'd c'], Float[Array, ' c']]:
-  """Weight and bias of the classifier of least cross-entropy + strength / 2 |weight|^2.
+  """Weight and bias of the classifier with the least cross-entropy + strength / 2 |weight|^2.
 
-  The problem is convex and all features are at hand: L-BFGS from zero needs no learning rate
-  and no random order. One strength at a time: side by side under vmap the line searches wait
-  for the slowest, and measured slower than one after the other.
+  The problem is convex and all features are in memory: L-BFGS from zero needs no learning rate and
+  no random order. Several strengths at once, under vmap, measured slower than one after another,
+  as all line searches wait for the slowest.
 
   Args:
     features: Standardised.
     labels: Classes.
-    counts: How much each sample counts: 0 leaves it out without another compilation.
-    strength: Of L2; the bias is free.
+    counts: Weight of each sample: 0 leaves it out without another compilation.
+    strength: Of L2 on the weight; the bias is free.
     classes: c.
-    max_steps: Ends what has not converged: gradient at a thousandth of its first size.
+    max_steps: Stops a fit that has not converged: gradient at a thousandth of its first size.
   """
 
   def loss(parameters):
@@ -75,7 +75,7 @@ def standardise(
   """Both sets less the mean of the training set, over sqrt(its variance + EPS).
 
   Sums are in float64: in float32 the deviation of a feature that is constant over 240,000 clips
-  came out as 2e-4 instead of 0, and what it does in the test set was enlarged by as much.
+  was 2e-4 instead of 0, and its values in the test set were enlarged accordingly.
   """
   mean = train.mean(0, dtype=np.float64)
   scale = np.sqrt(train.var(0, dtype=np.float64) + EPS)
@@ -93,16 +93,16 @@ def linear_probe(
   seed: int = 0,
   max_steps: int = 200,
 ) -> dict[str, float]:
-  """Fits a linear classifier to the training set and tells its accuracy on the test set.
+  """The accuracy on the test set of a linear classifier that is fitted to the training set.
 
-  Features are standardised over the training set, which is what a BatchNorm without parameters
-  before the classifier comes to (as in MAE's linear probe, with its eps). A tenth of the set is
-  held out to choose the strength of L2 by top-1 (the strongest of equals); then all of it is
-  fitted. The test set chooses nothing.
+  Features are standardised over the training set, like a BatchNorm without parameters before the
+  classifier (as in MAE's linear probe, with its eps). A held-out tenth of the set chooses the
+  strength of L2 by top-1 (the strongest of equals); then all of it is fitted. The test set
+  chooses nothing.
 
   Args:
-    train: Features of the training set.
-    train_labels: Their classes, from 0.
+    train: See `knn`, as for the next three.
+    train_labels: Classes from 0.
     test: Features of the test set.
     test_labels: Their classes.
     strengths: Of L2, to choose from.

@@ -1,8 +1,8 @@
-"""The multi-view test: what a classifier says of each video, averaged over clips and crops.
+"""The multi-view test: a classifier's predictions for each video, over several clips and crops.
 
-Softmax of every view, then the mean (averaging logits instead cost VideoMAE half a point).
-Each video counts once, however the work is spread. Records are written as they come, one line
-a video, so that a test that was cut off goes on with the video that it had reached.
+The mean is taken over the softmax of every view (that of logits costs VideoMAE half a point).
+Each video counts once on any number of devices. Records are written at once, one line a video,
+so that an interrupted test goes on with the next video.
 """
 
 import json
@@ -22,13 +22,14 @@ from tqdm import tqdm
 from vmae_jax.data.clips import ViewSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Frames, Source
-from vmae_jax.types import Array, Float, UInt8
+from vmae_jax.evaluation.features import one_behind
+from vmae_jax.types import Array, Float, Int, UInt8
 
 Record = dict[str, Any]
 TOP_CLASSES = 5  # Classes kept of each video.
 
 
-class Rest:
+class SourceFrom:
   """The videos of a source from `first` on."""
 
   def __init__(self, source: Source, first: int):
@@ -63,21 +64,21 @@ def classify(
   """Classifies every video of a source once.
 
   Args:
-    probabilities: Of the classes of a batch of clips, over the mesh; jitted.
+    probabilities: Clips -> probabilities of their classes, over the mesh; jitted.
     source: Labelled videos.
     sampler: Cuts their views.
-    path: Where records are kept: first a line with `about`, then one for each video. If it is
-      there and about the same, its videos are not done again.
+    path: The file of records: first a line with `about`, then one for each video. If it exists
+      with the same `about`, its videos are not done again.
     about: What is tested, and how; JSON.
     batch_size: Clips at a time, raised to whole videos on whole devices.
     mesh: The devices.
-    threads: That decode, in each process.
-    stopping: Asked after each batch whether to leave off.
+    threads: Decoding threads in each process.
+    stopping: Called after each batch: whether to stop.
 
   Returns:
     For each video in the order of the source: `label`, and `best` (at most five classes, the
     most probable first) and `probability` (theirs), or `failed`, the reason why it could not
-    be read. None if it was left off.
+    be read. None if it was stopped.
   """
   views = sampler.repeats
   about = about | {'videos': len(source), 'segments': sampler.segments, 'crops': sampler.crops}
@@ -86,11 +87,11 @@ def classify(
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(f'{path} is there')
   records = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()[1:]]
-  # Each device must hold as many clips, each process whole videos, wherever its devices stand.
+  # Each device must hold as many clips as the others, each process whole videos.
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   whole = math.lcm(ways, views) if jax.process_count() == 1 else ways * views
   loader = Loader(
-    Rest(source, len(records)),
+    SourceFrom(source, len(records)),
     sampler,
     batch_size=-(-batch_size // whole) * whole,
     seed=0,
@@ -104,7 +105,7 @@ def classify(
     initial=len(records),
     desc=f'{len(source):,} videos, {sampler.segments} x {sampler.crops} views',
     unit='video',
-    mininterval=0.5 if sys.stderr.isatty() else 30,  # A line each, in the log of a job.
+    mininterval=0.5 if sys.stderr.isatty() else 30,  # In the log of a job each one is a line.
     disable=not main,
   )
   try:
@@ -125,39 +126,32 @@ def classify(
 
 
 def _prepare(path: Path, about: dict[str, Any]) -> None:
-  """Leaves a file of whole lines that begins with `about`."""
+  """Makes a file that begins with `about`, or removes an incomplete last line from it."""
   header = json.dumps(about, sort_keys=True) + '\n'
   path.parent.mkdir(exist_ok=True)
   text = path.read_bytes().decode(errors='replace') if path.exists() else ''
   if not text.startswith(header):
     path.write_text(header, encoding='utf-8')
-  elif not text.endswith('\n'):  # Torn by the end of a process.
+  elif not text.endswith('\n'):  # A process ended while it wrote.
     with path.open('rb+') as file:
       file.truncate(file.read().rfind(b'\n') + 1)
 
 
 def _results(probabilities, loader: Loader, views: int) -> Iterator[tuple[np.ndarray, ...]]:
   """Probabilities averaged over views, labels, and which videos are there and could be read."""
-
-  def fetch(*arrays):
+  started = (
+    (probabilities(batch['video']), batch['label'], batch['sample'], batch['valid'])
+    for batch in loader
+  )
+  for arrays in one_behind(started):
     p, *rest = multihost_utils.process_allgather(arrays, tiled=True)
-    # In float64, so that the order of views makes no difference that shows.
+    # In float64, so that the order of views makes no visible difference.
     p = p.astype(np.float64).reshape(-1, views, p.shape[-1]).mean(axis=1)
-    return p, *(x[::views] for x in rest)
-
-  # Read one batch late, so that the devices have work while the host waits.
-  pending = None
-  for batch in loader:
-    coming = probabilities(batch['video']), batch['label'], batch['sample'], batch['valid']
-    if pending:
-      yield fetch(*pending)
-    pending = coming
-  if pending:
-    yield fetch(*pending)
+    yield p, *(x[::views] for x in rest)
 
 
 def _records(batch, source: Source, first: int, failures: dict[str, str]) -> Iterator[Record]:
-  """What is written of each video of a batch; what only fills it up is left out."""
+  """The records of the videos of a batch, without the clips that only fill it up."""
   number = first
   for p, label, sample, valid in zip(*batch, strict=True):
     if sample < 0:
@@ -166,18 +160,18 @@ def _records(batch, source: Source, first: int, failures: dict[str, str]) -> Ite
     if valid:
       best = np.argsort(-p, kind='stable')[:TOP_CLASSES]
       record |= {'best': best.tolist(), 'probability': [round(float(x), 6) for x in p[best]]}
-    else:  # Which of the other processes' videos failed is known, but not why.
+    else:  # Why videos of other processes failed is not known here.
       record['failed'] = failures.get(source.name(number), 'could not be read')
     number += 1
     yield record
 
 
 def score(records: list[Record], *, classes: int) -> dict[str, int | float]:
-  """Shares of the videos that could be read, in which broken ones have no part.
+  """Accuracies over the videos that could be read.
 
   Returns:
     `top1`, `top5` (if there are more than five classes), `mean_class` (the mean over classes of
-    their own top-1), `videos` (all of them) and `unreadable`.
+    their own top-1), `videos` (the number of all videos) and `unreadable`.
   """
   read = [record for record in records if 'best' in record]
   labels = np.array([record['label'] for record in read])
@@ -192,8 +186,8 @@ def score(records: list[Record], *, classes: int) -> dict[str, int | float]:
   return result | {'mean_class': float(np.mean(own))}
 
 
-def confusion(records: list[Record], *, classes: int):
-  """How many videos of each class (row) were told to be of each class (column)."""
+def confusion(records: list[Record], *, classes: int) -> Int[np.ndarray, 'c c']:
+  """The number of videos of each class (row) that were predicted as each class (column)."""
   counts = np.zeros((classes, classes), int)
   for record in records:
     if 'best' in record:

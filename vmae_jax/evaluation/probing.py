@@ -1,11 +1,12 @@
-"""Probes of frozen features: what an encoder knows of classes that it was never told.
+"""Probes of frozen features: what an encoder knows about classes that it was never trained on.
 
-The same model with fresh weights is probed beside it: what pre-training has added is the
-difference, not the figure.
+The same model with fresh weights is probed beside it: the difference between the two is what
+pre-training has added.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -14,26 +15,23 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Source, check_paths, open_source
 from vmae_jax.errors import UserError, check_name
 from vmae_jax.evaluation.attentive import attentive_probe
 from vmae_jax.evaluation.encoder import build_encoder, init_encoder, load_encoder, recut
-from vmae_jax.evaluation.features import TokenSet, extract
+from vmae_jax.evaluation.features import TokenSet, extract, middle_clips
 from vmae_jax.evaluation.knn import knn
 from vmae_jax.evaluation.linear import linear_probe
 from vmae_jax.evaluation.results import count_classes
 from vmae_jax.models.patches import token_grid
 
-# How probes are called in the table.
+# Titles of the probes in the table.
 TITLES = {
   'knn': 'k-NN',
   'linear': 'linear',
   'linear_plain': 'linear without BatchNorm',
   'attentive': 'attentive',
 }
-
 # Probes of pooled features: (features, labels, held-out features, their labels) -> top1 and more.
 FROZEN: dict[str, Callable[..., dict[str, float]]] = {
   'knn': lambda x, y, *val: knn(x, y, *val, k=min(20, len(y))),
@@ -79,8 +77,8 @@ def probe(
 
   Returns:
     `accuracy`: model -> probe -> top1 and more; `clips`, the size of both sets;
-    `largest_class`, what always naming the most frequent class gives; `checkpoint`, `pool`,
-    `weights` (which were taken) and `clip` (frames, size, stride and sampling).
+    `largest_class`, the accuracy of always predicting the most frequent class; `checkpoint`,
+    `pool`, `weights` (which were taken) and `clip` (frames, size, stride and sampling).
 
   Raises:
     UserError: there is no such checkpoint, probe or video, or videos have no labels.
@@ -129,57 +127,53 @@ def probe(
 
 
 def table(result: dict[str, Any]) -> str:
-  """What `probe` returned, for people."""
+  """The result of `probe` as text."""
   names = next(iter(result['accuracy'].values()))
   titles = {name: f'{TITLES[name]} top-1' for name in names}
   lines = [f'{"":14}' + ''.join(f'{title:>{len(title) + 2}}' for title in titles.values())]
   for model, row in result['accuracy'].items():
     cells = (f'{row[name]["top1"]:{len(title) + 2}.3f}' for name, title in titles.items())
     lines.append(f'{model:14}' + ''.join(cells))
-  clips = result['clips']
-  lines.append(
-    f'({clips["train"]} training and {clips["val"]} held-out clips; always naming the largest '
-    f'class gives {result["largest_class"]:.3f})'
-  )
   clip = result['clip']
   pace = f'stride {clip["stride"]}' if clip['sampling'] == 'dense' else 'one of each segment'
-  lines.append(
+  lines += [
+    f'({_sizes(result)})',
     f'(clips of {clip["frames"]} frames of {clip["size"]} x {clip["size"]}, {pace}; '
-    f'weights: {result["weights"]})'
-  )
+    f'weights: {result["weights"]})',
+  ]
   return '\n'.join(lines)
 
 
+def _sizes(result: Mapping[str, Any]) -> str:
+  clips, largest = result['clips'], result['largest_class']
+  return (
+    f'{clips["train"]:,} training and {clips["val"]:,} held-out clips; always naming the largest '
+    f'class gives {largest:.3f}'
+  )
+
+
 def probe_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-  """Markdown: for each run what its frozen features know, beside those of its untrained twin.
+  """A Markdown table of the probes of several runs and of their untrained models.
 
   Args:
-    results: Name of a run -> what `probe` gave.
+    results: Name of a run -> the result of `probe`.
 
   Raises:
     UserError: there is no run, or runs were probed on other clips.
   """
   if not results:
-    raise UserError('there is no probe to tell of.')
+    raise UserError('there is no probe to show.')
   first = next(iter(results.values()))
-  clips = first['clips']
-  if any(result['clips'] != clips for result in results.values()):
+  if any(result['clips'] != first['clips'] for result in results.values()):
     raise UserError('runs probed on different clips do not belong into one table.')
   probes = list(next(iter(first['accuracy'].values())))
-  models = [(name, model) for name, result in results.items() for model in result['accuracy']]
-  titles = [f'{TITLES[probe]} top-1' for probe in probes]
-  lines = ['| run | ' + ' | '.join(['weights', *titles]) + ' |', '|---' * (2 + len(titles)) + '|']
-  for name, model in models:
-    row = results[name]['accuracy'][model]
-    cells = [f'{row[probe]["top1"]:.3f}' for probe in probes]
-    lines.append('| ' + ' | '.join([name, model, *cells]) + ' |')
-  chance = first['largest_class']
-  lines += [
-    '',
-    f'{clips["train"]:,} training and {clips["val"]:,} held-out clips; always naming the largest '
-    f'class gives {chance:.3f}.',
-  ]
-  return '\n'.join(lines)
+  rows = [['run', 'weights', *(f'{TITLES[probe]} top-1' for probe in probes)]]
+  for name, result in results.items():
+    for model, row in result['accuracy'].items():
+      rows.append([name, model, *(f'{row[probe]["top1"]:.3f}' for probe in probes)])
+  lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
+  lines.insert(1, '|---' * len(rows[0]) + '|')
+  return '\n'.join([*lines, '', f'{_sizes(first)}.'])
 
 
 class PeriodicProbe:
@@ -197,7 +191,7 @@ class PeriodicProbe:
     self._apply = build_encoder(config, pool=config.probe.pool)[1]
 
   def __call__(self, step: int, state, log, stopping) -> dict[str, float] | None:
-    """Accuracies, if they are due after this step; None if it was left off."""
+    """Accuracies, if they are due after this step; None if the run is to stop."""
     if not step or (step % self._every and step != self._steps):
       return {}
     log.fetch()
@@ -207,14 +201,7 @@ class PeriodicProbe:
     models, found = {'': params['encoder']}, []
     for spec, source in self._sources:
       features, labels = _features(
-        self._config,
-        models,
-        self._apply,
-        source,
-        spec,
-        size,
-        mesh=self._mesh,
-        stopping=stopping,
+        self._config, models, self._apply, source, spec, size, mesh=self._mesh, stopping=stopping
       )
       if stopping():
         return None
@@ -247,14 +234,8 @@ def _features(
   mesh: Mesh | None = None,
   stopping: Callable[[], bool] = lambda: False,
 ):
-  """Features of each model and labels, from one pass over the videos unless it is left off."""
-  data = config.data
-  sampler = ClipSampler(
-    frames=data.frames, size=data.size, stride=data.stride, sampling=data.sampling, train=False
-  )
-  loader = Loader(
-    source, sampler, batch_size=batch_size, seed=0, shuffle=False, num_steps=None, mesh=mesh
-  )
+  """Features of each model and labels, from one pass over the videos, up to a stop."""
+  loader = middle_clips(source, config.data, batch_size=batch_size, mesh=mesh)
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *models.values())
   several = jax.jit(jax.vmap(apply, in_axes=(0, None), out_axes=1))
 
@@ -262,19 +243,22 @@ def _features(
     x = several(stacked, video)
     return x.reshape(len(x), -1)
 
-  total = -(-len(source) // batch_size)
-  with tqdm(loader, total=total, desc=f'features of {title}', unit='batch', leave=False) as batches:
-    both, labels = extract(features, _until(stopping, batches))
-  loader.close()
+  def until_stopped(batches):
+    for batch in batches:
+      yield batch
+      if stopping():
+        return
+
+  bar = tqdm(
+    loader,
+    total=-(-len(source) // batch_size),
+    desc=f'features of {title}',
+    unit='batch',
+    leave=False,
+  )
+  with closing(loader), bar as batches:
+    both, labels = extract(features, until_stopped(batches))
   return dict(zip(models, np.split(both, len(models), axis=1), strict=True)), labels
-
-
-def _until(stopping: Callable[[], bool], batches: Iterable) -> Iterator:
-  """Batches up to the first one after which `stopping()` is true."""
-  for batch in batches:
-    yield batch
-    if stopping():
-      return
 
 
 def _attentive(
@@ -290,9 +274,16 @@ def _attentive(
 ) -> dict[str, float]:
   """The attentive probe of one model."""
   _, encode = build_encoder(config, pool='tokens')
-  size = dict(batch_size=batch_size, cache_bytes=cache_bytes)
-  train_set = TokenSet(lambda video: encode(params, video), train, config.data, **size)
-  val_set = TokenSet(lambda video: encode(params, video), val, config.data, **size)
+  train_set, val_set = (
+    TokenSet(
+      lambda video: encode(params, video),
+      source,
+      config.data,
+      batch_size=batch_size,
+      cache_bytes=cache_bytes,
+    )
+    for source in (train, val)
+  )
   chooses = np.random.default_rng(0).permutation(len(train)) < len(train) // 10
   return attentive_probe(
     lambda epoch: train_set.batches(epoch, counted=~chooses),

@@ -1,8 +1,8 @@
-"""Label propagation: what is where in a frame, told by the frames before it.
+"""Label propagation: the objects of a frame, from the frames before it.
 
-Each token of a new frame takes the labels of the tokens most like it, in the first frame and
-in the last few, near its own place. Nothing is learnt: what the masks are worth is what frozen
-features are worth. Positions in the grid count tokens, in rows and columns.
+Each token of a new frame takes the labels of the most similar tokens near its own place, in the
+first frame and in the last few. Nothing is learnt, so the masks measure the frozen features.
+Positions in the grid count tokens, in rows and columns.
 """
 
 import functools
@@ -18,33 +18,31 @@ from vmae_jax.types import Array, Bool, Float, Int, UInt8
 SHAPES = ('square', 'circle')
 FIRST_MASKS = ('nearest', 'linear')
 CHUNK = 128  # Queries at a time: bounds the memory that similarities take.
-# One compiled program for most videos: labels have a multiple of so many channels.
-CHANNELS = 8
+CHANNELS = 8  # Labels have a multiple of these, so that most videos share a compiled program.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-  """How labels are propagated. All of it changes the result: name it beside any figure.
+  """How labels are propagated. All of it changes the result, so report it with any figure.
 
   Attributes:
-    size: What frames are resized to, see `vmae_jax.evaluation.segmentation.input_size`.
+    size: Of resized frames, see `vmae_jax.evaluation.segmentation.input_size`.
     topk: Tokens that a token takes its labels from.
     last: Frames remembered beside the first.
     shape: Of the neighbourhood: 'square' or 'circle'.
-    radius: Of the neighbourhood, in tokens: rows and columns are at most this far, in a circle
-      tokens are nearer than this.
-    limit_first: Whether the neighbourhood holds for the first frame, too.
+    radius: Of the neighbourhood, in tokens: rows and columns are at most this far away, tokens
+      in a circle are nearer than this.
+    limit_first: Whether the neighbourhood also limits the first frame.
     temperature: Weights are exp(cosine similarity / temperature).
-    pad: How many of the `last` frames are the first one at the start, until others take their
-      place.
-    exact_k: Whether tokens as similar as the k-th share what is left of the k; otherwise all of
-      them count.
+    pad: How many of the `last` frames are copies of the first one at the start.
+    exact_k: Whether tokens that are equally similar to the k-th share the remaining places of
+      the k; otherwise all of them count.
     first_mask: How the given mask becomes labels of tokens: 'nearest', or 'linear', which mixes
       the objects of four pixels (as OpenCV's INTER_LINEAR does).
-    enlarge_to_frame: Whether labels of tokens are enlarged to the frame itself; otherwise to
-      what the encoder saw, from which each pixel of the frame takes the nearest.
+    enlarge_to_frame: Whether labels of tokens are enlarged to the frame; otherwise to the
+      encoder's input, of which each pixel of the frame takes the nearest pixel.
     stretch: Whether each object's labels are stretched to [0, 1] over the frame before the
-      largest wins, so that small and faint objects hold out.
+      largest wins, which keeps small and faint objects.
   """
 
   size: str
@@ -103,11 +101,11 @@ _VFS = Protocol(
   exact_k=True,
   enlarge_to_frame=True,
 )
-# What the released code of each makes of features; tests compare labels and masks with its values.
-# Around that, alike for all: frames are resized linearly, as OpenCV does and they do, to whole
-# patches, and normalised as the model was trained; masks are scored at DAVIS's own size (CropMAE
-# and RSP first bring DAVIS to 480 x 880, RSP taking the nearest pixel, and score it there).
-# Radii are in tokens of each one's own stride: 8 of crw and vfs, 16 of the others.
+# How the released code of each turns features into masks; tests compare with its values. The rest
+# is the same for all: frames are resized linearly, as OpenCV and all of them do, to whole patches,
+# and normalised as in the model's training; masks are scored at DAVIS's own size (CropMAE and RSP
+# first resize DAVIS to 480 x 880, RSP by the nearest pixel, and score it there). Radii are in
+# tokens of each one's own stride: 8 of crw and vfs, 16 of the others.
 PRESETS = {
   # Caron et al. 2021, facebookresearch/dino, eval_video_segmentation.py.
   'dino': _DINO,
@@ -127,7 +125,7 @@ PRESETS = {
 
 
 class Memory(NamedTuple):
-  """Frames that labels are taken from: the first one, then `last` places used in turn.
+  """Frames that labels are taken from: the first one, and `last` places that are reused in turn.
 
   Attributes:
     features: Float 'f n d', of length 1.
@@ -155,7 +153,7 @@ def remember_first(
   features, labels = (
     jnp.broadcast_to(x, (frames, *x.shape)) for x in (unit(features), labels.astype(jnp.float32))
   )
-  # A frame t lies at place 1 + t modulo `last`: those before the first are the first, too.
+  # Frame t has the place 1 + t modulo `last`; copies of the first one precede it.
   padded = -jnp.arange(protocol.last) % protocol.last < protocol.pad
   return Memory(features, labels, jnp.append(True, padded))
 
@@ -185,20 +183,18 @@ def propagate(
   protocol: Protocol,
   chunk: int = CHUNK,
 ) -> tuple[Float[Array, 'n c'], Memory]:
-  """Labels of a frame, and the memory with it in place of the oldest.
+  """Soft labels of a frame, and the memory with this frame in place of the oldest.
 
-  The k most similar tokens are looked for over all remembered frames at once.
+  The k most similar tokens are those of all remembered frames together. Labels sum to 1 where the
+  remembered ones do.
 
   Args:
-    memory: Of the frames before; its buffers are used again.
+    memory: Of the frames before; its buffers are reused.
     features: Of the frame's tokens.
     frame: The frame's number, from 1.
     grid: Rows and columns of tokens.
-    protocol: How.
+    protocol: How labels are propagated.
     chunk: Tokens of the frame at a time.
-
-  Returns:
-    Soft labels, which sum to 1 where the remembered ones do, and the new memory.
   """
   features = unit(features)
   rows, columns = (x.reshape(-1) for x in jnp.indices(grid))
@@ -214,7 +210,7 @@ def propagate(
     allowed = jnp.broadcast_to(near, memory.features.shape[:2])
     if not protocol.limit_first:
       allowed = allowed.at[0].set(True)
-    # In full precision: GPUs and TPUs would round it, and change who is most similar.
+    # In full precision: GPUs and TPUs would round it, and change which tokens are most similar.
     logits = jnp.einsum('fnd,d->fn', memory.features, x, precision='highest')
     logits = jnp.where(allowed & memory.filled[:, None], logits / protocol.temperature, -jnp.inf)
     weights = jnp.exp(logits - logits.max())

@@ -1,9 +1,9 @@
-"""How right a model is, and the folder that tells it: settings, predictions, confusion, table."""
+"""Accuracies, and the folder of results: settings, predictions, confusion matrix, table."""
 
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,8 @@ from vmae_jax.types import Float, Int
 from vmae_jax.visualize.confusion import confusion_matrix
 
 SETTINGS = 'settings.json'
-COLUMNS = (
-  *('video', 'label', 'class', 'predicted', 'predicted_class', 'probability', 'correct'),
-  *('best', 'failed'),
-)
-# What `score` says -> how it is called.
+COLUMNS = 'video label class predicted predicted_class probability correct best failed'.split()
+# Entries of `score` -> what tables call them.
 SHARES = {'top1': 'top-1', 'top5': 'top-5', 'mean_class': 'mean over classes'}
 
 
@@ -41,7 +38,7 @@ def accuracy(scores: Float[np.ndarray, 'q c'], labels: Int[np.ndarray, ' q']) ->
 def count_classes(train_labels: Int[np.ndarray, ' s'], test_labels: Int[np.ndarray, ' q']) -> int:
   """One more than the highest label of either set: how many scores a sample gets.
 
-  Classes that the training set lacks are counted, too: their test samples are told wrongly.
+  Classes that only the test set has are counted, too: their samples are wrongly classified.
 
   Raises:
     UserError: a set is empty, a label is unknown (-1), or all training samples are of one class.
@@ -55,14 +52,14 @@ def count_classes(train_labels: Int[np.ndarray, ' s'], test_labels: Int[np.ndarr
         'for each clip.'
       )
   if len(np.unique(train_labels)) < 2:
-    raise UserError('the training set has one class alone: a probe needs at least two.')
+    raise UserError('the training set has only one class: a probe needs at least two.')
   return int(max(train_labels.max(), test_labels.max())) + 1
 
 
 def claim(out: Path, settings: Mapping[str, Any]) -> None:
-  """Makes the folder of results, or checks that what is in it was made in the same way.
+  """Makes the folder of results, or checks that its results were made with the same settings.
 
-  Of several processes the first one does so, and the others wait for it.
+  The first process does so while the others wait.
 
   Raises:
     UserError: it holds other files, results of other settings, or cannot be written to. All
@@ -112,47 +109,53 @@ def write_results(
   names: tuple[str, ...],
   facts: dict[str, Any],
 ) -> None:
-  """Writes the three files.
+  """Writes predictions.csv, confusion.png and results.md.
 
   Args:
-    folder: Where to.
+    folder: The folder.
     records: From `classify`.
     source: The videos.
-    classes: How many there are.
-    names: Theirs; may be empty.
+    classes: Number of classes.
+    names: Their names; may be empty.
     facts: What was tested and how, for the table: name -> value.
   """
   result = score(records, classes=classes)
-  write_atomically(folder / 'predictions.csv', _predictions(records, source, names))
+  write_csv(folder / 'predictions.csv', [COLUMNS, *_predictions(records, source, names)])
   counts = confusion(records, classes=classes)
   title = f'{result["videos"] - result["unreadable"]:,} videos, top-1 {result["top1"]:.1%}'
-  part = folder / '.confusion.png'  # A PNG that is there is whole.
+  part = folder / '.confusion.png'  # The PNG appears when it is complete.
   confusion_matrix(counts, names, part, title=title)
   part.replace(folder / 'confusion.png')
   write_atomically(folder / 'results.md', _table(result, counts, names, facts))
 
 
-def _predictions(records: list[Record], source: Source, names: tuple[str, ...]) -> str:
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+  """Writes a table; the file appears when it is complete."""
   text = io.StringIO()
-  rows = csv.writer(text, lineterminator='\n')
-  rows.writerow(COLUMNS)
+  csv.writer(text, lineterminator='\n').writerows(rows)
+  write_atomically(path, text.getvalue())
+
+
+def _predictions(
+  records: list[Record], source: Source, names: tuple[str, ...]
+) -> Iterator[tuple[Any, ...]]:
+  """The values of COLUMNS for each video."""
   for i, record in enumerate(records):
     label = record['label']
     known = source.name(i), label, names[label] if names else ''
     if 'failed' in record:
-      rows.writerow((*known, '', '', '', '', '', record['failed']))
+      yield *known, '', '', '', '', '', record['failed']
       continue
     best, probability = record['best'], record['probability']
-    told = best[0], names[best[0]] if names else '', probability[0], int(best[0] == label)
+    first = best[0], names[best[0]] if names else '', probability[0], int(best[0] == label)
     pairs = ' '.join(f'{c}:{p:.4f}' for c, p in zip(best, probability, strict=True))
-    rows.writerow((*known, *told, pairs, ''))
-  return text.getvalue()
+    yield *known, *first, pairs, ''
 
 
 def _table(
   result: dict[str, int | float], counts, names: tuple[str, ...], facts: dict[str, Any]
 ) -> str:
-  """The figures, what they are of, and the worst classes."""
+  """What was tested, the accuracies, and the worst classes."""
   shares = {text: result[key] for key, text in SHARES.items() if key in result}
   shares['always naming the largest class'] = counts.sum(axis=1).max() / max(1, counts.sum())
   numbers = {'videos': result['videos'], 'could not be read': result['unreadable']}

@@ -1,5 +1,6 @@
-"""From the frames of a clip and the mask of the first to the masks of all."""
+"""Masks of all frames of a clip, from the mask of the first."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -12,13 +13,7 @@ from PIL import Image
 
 from vmae_jax.data.crop import resize
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.propagation import (
-  CHANNELS,
-  Protocol,
-  decide,
-  propagate,
-  remember_first,
-)
+from vmae_jax.evaluation.propagation import CHANNELS, Protocol, decide, propagate, remember_first
 from vmae_jax.evaluation.sequences import Clip
 from vmae_jax.types import Array, Float, Int, UInt8
 
@@ -27,17 +22,17 @@ FrameFeatures = Callable[[UInt8[np.ndarray, 'T H W 3'], int], Float[Array, 'h w 
 
 
 def input_size(height: int, width: int, *, size: str, patch: tuple[int, int]) -> tuple[int, int]:
-  """Rows and columns that frames are resized to, made up of whole patches (rounded down).
+  """Rows and columns that frames are resized to, rounded down to whole patches.
 
   Args:
-    height: The frame's.
-    width: The frame's.
-    size: `native`; `480`, the shorter side, the other in proportion; `480/64`, and the longer
-      side rounded down to a multiple of 64 first; `480x880`, rows and columns.
+    height: Of the frame.
+    width: Of the frame.
+    size: `native`; `480`, the shorter side, with the other in proportion; `480/64`, where the
+      longer side is rounded down to a multiple of 64 first; `480x880`, rows and columns.
     patch: Rows and columns of a patch.
 
   Raises:
-    UserError: the size is written otherwise, or is smaller than a patch.
+    UserError: the size has another form, or is smaller than a patch.
   """
   match = re.fullmatch(r'native|(\d+)(?:/([1-9]\d*)|x(\d+))?', size)
   if match is None:
@@ -59,7 +54,7 @@ def input_size(height: int, width: int, *, size: str, patch: tuple[int, int]) ->
 
 
 def nearest(mask: UInt8[np.ndarray, 'H W'], size: tuple[int, int]) -> UInt8[np.ndarray, 'H2 W2']:
-  """A mask at another size: numbers of objects cannot be mixed."""
+  """A mask at another size, by the nearest pixel: numbers of objects cannot be mixed."""
   return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
@@ -75,7 +70,7 @@ def first_labels(
 
 
 def around(frame: int, count: int, *, length: int, slot: int) -> tuple[Int[np.ndarray, ' T'], int]:
-  """The clip that a frame's features are taken from.
+  """The clip that a frame's features are computed from.
 
   Args:
     frame: Its number.
@@ -84,8 +79,8 @@ def around(frame: int, count: int, *, length: int, slot: int) -> tuple[Int[np.nd
     slot: Frames in a time slot.
 
   Returns:
-    The clip's frames, `length` in a row with the frame near the middle (at the ends of the
-    sequence not so; one that is shorter repeats its last frame), and the frame's time slot.
+    The clip's frames, `length` in a row with the frame near the middle, except at the ends of the
+    sequence (a shorter sequence repeats its last frame), and the frame's time slot.
   """
   if not length:
     return np.full(slot, frame), 0
@@ -94,13 +89,9 @@ def around(frame: int, count: int, *, length: int, slot: int) -> tuple[Int[np.nd
 
 
 def frame_features(encode: Callable[..., Array], params: Any) -> FrameFeatures:
-  """Features of one time slot, from an encoder that keeps its tokens."""
-
-  @jax.jit
-  def one(params, video, slot):
-    return encode(params, video[None])[0, slot]
-
-  return lambda video, slot: one(params, video, slot)
+  """Features of one time slot, from an encoder with the pool `tokens`."""
+  one = jax.jit(lambda params, video, slot: encode(params, video[None])[0, slot])
+  return functools.partial(one, params)
 
 
 def segment(
@@ -152,9 +143,8 @@ def segment(
   labels = first_labels(mask, grid, channels=channels, how=protocol.first_mask)
   memory = remember_first(tokens(0), labels, protocol=protocol)
   for frame in range(1, len(clip.frames)):
-    labels, memory = propagate(
-      memory, tokens(frame), jnp.int32(frame), grid=grid, protocol=protocol
-    )
+    new = tokens(frame), jnp.int32(frame)
+    labels, memory = propagate(memory, *new, grid=grid, protocol=protocol)
     shown = (height, width) if protocol.enlarge_to_frame else size
     found = np.asarray(decide(labels, grid=grid, size=shown, stretch=protocol.stretch))
     yield nearest(found, (height, width))

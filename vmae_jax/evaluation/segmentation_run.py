@@ -1,7 +1,5 @@
-"""All clips of a set, segmented and scored, into one folder; goes on where it stopped."""
+"""Segments and scores all clips of a set, into one folder; continues where it was stopped."""
 
-import csv
-import io
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,6 +12,7 @@ from tqdm import tqdm
 
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.propagation import Protocol
+from vmae_jax.evaluation.results import write_csv
 from vmae_jax.evaluation.segmentation import FrameFeatures, segment
 from vmae_jax.evaluation.segmentation_scores import Statistics, evaluate
 from vmae_jax.evaluation.sequences import Clip, first_mask, read_mask, write_mask
@@ -34,26 +33,18 @@ def segment_all(
   length: int,
   caption: str,
 ) -> None:
-  """Writes masks and a picture of each clip that has none yet.
+  """Writes masks and a picture of each clip that has none yet, into `out`/masks and pictures.
 
-  A clip's folder of masks gets its name when it is complete: what an interrupted run has
-  finished stays, the rest is done again.
-
-  Args:
-    clips: What to segment.
-    features: Of frames.
-    out: Gets `masks` and `pictures`.
-    protocol: How labels are propagated.
-    patch: Frames, rows and columns of a patch.
-    length: See `segmentation.around`.
-    caption: Of the pictures: what made the masks.
+  A clip's folder of masks gets its name when it is complete, so that the clips that an
+  interrupted run has finished are not done again. The other arguments are those of `segment`, and
+  the caption of the pictures.
   """
   masks, pictures = out / 'masks', out / 'pictures'
   for folder in (masks, pictures):
     folder.mkdir(parents=True, exist_ok=True)
   left = [clip for clip in clips if not (masks / clip.name).is_dir()]
   total = sum(len(clip.frames) for clip in left)
-  # Mistakes in any mask are told before hours are spent on the others.
+  # A mistake in any mask must be found before hours are spent on the others.
   firsts = {clip.name: first_mask(clip.mask) for clip in left}
   with tqdm(total=total, unit='frame', desc='segmenting') as bar:
     for clip in left:
@@ -114,13 +105,10 @@ def _stack(paths: Sequence[Path]) -> UInt8[np.ndarray, 'T H W']:
 
 def global_results(scores: Scores) -> dict[str, float]:
   """The official table: means over all objects of all clips."""
-  pairs = np.array([pair for clip in scores.values() for pair in clip])  # o, (J, F), statistic
-  (j, f) = pairs.mean(0)
-  names = 'Mean', 'Recall', 'Decay'
-  result = {'J&F-Mean': float((j[0] + f[0]) / 2)}
-  for measure, values in (('J', j), ('F', f)):
-    result |= {f'{measure}-{name}': float(x) for name, x in zip(names, values, strict=True)}
-  return result
+  pairs = np.array([pair for clip in scores.values() for pair in clip])  # object, (J, F), statistic
+  names = [f'{measure}-{name}' for measure in 'JF' for name in ('Mean', 'Recall', 'Decay')]
+  values = dict(zip(names, pairs.mean(0).ravel().tolist(), strict=True))
+  return {'J&F-Mean': (values['J-Mean'] + values['F-Mean']) / 2} | values
 
 
 def write_results(scores: Scores, out: Path, *, split: str, settings: Mapping[str, Any]) -> str:
@@ -139,9 +127,7 @@ def write_results(scores: Scores, out: Path, *, split: str, settings: Mapping[st
     ],
   }
   for name, table in tables.items():
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows(table)
-    write_atomically(out / name, text.getvalue())
+    write_csv(out / name, table)
   lines = [
     '| ' + ' | '.join(['', *whole]) + ' |',
     '|---' * (1 + len(whole)) + '|',

@@ -1,4 +1,4 @@
-"""What is segmented: DAVIS's sequences, a folder of frames, or a video file; and its masks.
+"""Inputs of segmentation: DAVIS's sequences, a folder of frames, or a video file; and masks.
 
 Masks are pictures whose pixels are numbers of objects.
 """
@@ -19,9 +19,8 @@ from vmae_jax.evaluation.segmentation_scores import VOID
 from vmae_jax.types import UInt8
 from vmae_jax.visualize.masks import MAX_OBJECTS, palette
 
-RESOLUTION = '480p'  # The folder of DAVIS that all published figures are for.
-
-BLOCK = 32  # Frames of a video decoded at a time, as each time starts at a keyframe.
+RESOLUTION = '480p'  # The folder of DAVIS that all published results are for.
+BLOCK = 32  # Frames of a video decoded at a time: each time, decoding starts at a keyframe.
 
 Read = Callable[[Sequence[int]], UInt8[np.ndarray, 'T H W 3']]
 
@@ -31,11 +30,11 @@ class Clip:
   """Frames, and the mask of the first.
 
   Attributes:
-    name: Of the folder that its masks are written to.
-    frames: Name of each frame, hence of each mask's file.
+    name: Name of the folder that its masks are written to.
+    frames: Name of each frame and of its mask's file.
     read: Frame numbers -> RGB in [0, 255].
     mask: The file of the first frame's mask.
-    truth: The file of each frame's mask, or none.
+    truth: The file of each frame's true mask, or nothing.
   """
 
   name: str
@@ -48,7 +47,7 @@ class Clip:
 def open_davis(folder: str | os.PathLike, split: str) -> list[Clip]:
   """The sequences of a split of DAVIS 2017, in the folder layout of its download.
 
-  A sequence of which the first mask alone is there (test-dev) is segmented and not scored.
+  A sequence that has only its first mask (test-dev) is segmented and not scored.
 
   Raises:
     UserError: something is missing.
@@ -100,15 +99,12 @@ def open_frames(path: str | os.PathLike, mask: str | os.PathLike) -> Clip:
     video = Video(path)
   except VideoError as e:
     raise UserError(f'{path}: {e}; give a folder of frames, or a video.') from e
+  read_video = _with_user_errors(video.read, path)
 
   @functools.lru_cache(maxsize=2)
   def block(number: int) -> UInt8[np.ndarray, 'T H W 3']:
     first = number * BLOCK
-    indices = range(first, min(first + BLOCK, video.num_frames))
-    try:
-      return video.read(indices)
-    except VideoError as e:
-      raise UserError(f'{path}, frames {first} to {indices[-1]}: {e}.') from e
+    return read_video(range(first, min(first + BLOCK, video.num_frames)))
 
   def read(indices: Sequence[int]) -> UInt8[np.ndarray, 'T H W 3']:
     return np.stack([block(i // BLOCK)[i % BLOCK] for i in indices])
@@ -117,31 +113,30 @@ def open_frames(path: str | os.PathLike, mask: str | os.PathLike) -> Clip:
 
 
 def _open_folder(folder: Path) -> tuple[tuple[str, ...], Read]:
-  """Names of the frames in a folder, without suffixes, and what reads them.
-
-  Raises:
-    UserError: there is none, or one is missing.
-  """
+  """Names of the frames in a folder, without suffixes, and a function that reads them."""
   if not folder.is_dir():
     raise UserError(f'there is no folder {folder}.')
   try:
     frames = FrameFolder(folder)
   except VideoError as e:
     raise UserError(f'{folder}: {e}.') from e
+  return tuple(Path(name).stem for name in frames.names), _with_user_errors(frames.read, folder)
 
-  def read(indices: Sequence[int]) -> UInt8[np.ndarray, 'T H W 3']:
+
+def _with_user_errors(read: Read, path: str | os.PathLike) -> Read:
+  def wrapped(indices: Sequence[int]) -> UInt8[np.ndarray, 'T H W 3']:
     try:
-      return frames.read(indices)
+      return read(indices)
     except VideoError as e:
-      raise UserError(f'{folder}: {e}.') from e
+      raise UserError(f'{path}, frames {indices[0]} to {indices[-1]}: {e}.') from e
 
-  return tuple(Path(name).stem for name in frames.names), read
+  return wrapped
 
 
 def read_mask(path: str | os.PathLike) -> UInt8[np.ndarray, 'H W']:
-  """The object of each pixel: 0 for none, VOID (255) where nobody knows.
+  """The object of each pixel: 0 for none, VOID (255) where it is unknown.
 
-  A picture of black and white alone is one object.
+  A picture of only black and white is one object.
 
   Raises:
     UserError: there is no such picture, or its pixels are colours instead of numbers.
@@ -150,7 +145,8 @@ def read_mask(path: str | os.PathLike) -> UInt8[np.ndarray, 'H W']:
     with Image.open(path) as image:
       mode, mask = image.mode, np.asarray(image)
   except (OSError, UnidentifiedImageError) as e:
-    raise UserError(f'cannot read the mask {path}: {_reason(e)}.') from e
+    reason = ' '.join((getattr(e, 'strerror', None) or str(e)).split())
+    raise UserError(f'cannot read the mask {path}: {reason}.') from e
   if mode == '1':
     mask = mask.astype(np.uint8) * 255
   elif mode not in ('P', 'L'):
@@ -164,7 +160,7 @@ def read_mask(path: str | os.PathLike) -> UInt8[np.ndarray, 'H W']:
 
 
 def first_mask(path: str | os.PathLike) -> UInt8[np.ndarray, 'H W']:
-  """A mask to propagate: as `read_mask`, and nothing is unknown.
+  """A mask to propagate: as `read_mask`, with no object where it is unknown.
 
   Raises:
     UserError: it has no object, or more than MAX_OBJECTS.
@@ -186,7 +182,3 @@ def write_mask(path: str | os.PathLike, mask: UInt8[np.ndarray, 'H W']) -> None:
   image = Image.fromarray(mask, 'L')
   image.putpalette(palette().tobytes())
   image.save(path)
-
-
-def _reason(e: Exception) -> str:
-  return ' '.join((getattr(e, 'strerror', None) or str(e)).split())

@@ -18,7 +18,7 @@ from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError, VideoError
 from vmae_jax.types import Int, UInt8
 
-AHEAD = 4  # Clips of each open video that lie ready.
+AHEAD = 4  # Clips that are decoded ahead of each open video.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Windows:
   Attributes:
     frames: Frames in a clip.
     stride: Video frames from one to the next.
-    hop: Video frames from one clip's start to the next one's; 0 takes one clip, the middle one.
-    sampling: Where hop is 0: a name in `vmae_jax.data.sampling`.
+    hop: Video frames from one clip's start to the next one's; 0 takes only the middle clip.
+    sampling: For hop 0, a name in `vmae_jax.data.sampling`.
     size: `224`: the centre square at this size, as a model sees it in evaluation; `480x880`:
       whole frames, resized to these rows and columns.
   """
@@ -54,10 +54,10 @@ class Windows:
     return int(rows), int(columns or rows)
 
   def indices(self, num_frames: int) -> list[Int[np.ndarray, ' T']]:
-    """The video's frames that make each clip.
+    """The frames of the video in each clip.
 
-    Windows start every `hop` frames; a last one ends with the video if the others leave
-    frames over. A video shorter than a window repeats its last frame.
+    Windows start every `hop` frames; one more ends with the video if frames are left. A video
+    shorter than a window repeats its last frame.
     """
     if not self.hop:
       how = dict(sampling=self.sampling, frames=self.frames, stride=self.stride)
@@ -93,38 +93,35 @@ class Found(NamedTuple):
 def read_windows(
   source: Source, videos: Sequence[int], windows: Windows, *, threads: int
 ) -> Iterator[Found]:
-  """Yields the clips of some videos in order, each video's end after them.
+  """Yields the clips of the given videos in order, and the end of each video after its clips.
 
-  A thread for each of the next few videos decodes ahead; each waits when AHEAD clips of it
-  lie ready, so that memory is bounded however long videos are.
+  Threads decode the next few videos, at most AHEAD clips of each, so that memory is bounded for
+  videos of any length.
   """
   stop = threading.Event()
 
-  def put(ready: queue.Queue, item: Found | BaseException) -> bool:
-    while not stop.is_set():
-      with contextlib.suppress(queue.Full):
-        ready.put(item, timeout=0.1)
-        return True
-    return False
+  def clips(i: int) -> Iterator[Found | BaseException]:
+    try:
+      with source.open(i) as video:
+        if video.num_frames < 1:
+          raise VideoError('no frames')
+        for indices in windows.indices(video.num_frames):
+          frames, where = np.unique(indices, return_inverse=True)
+          yield Found(i, int(indices[0]), video.read(frames, shrink=windows.cut)[where])
+      yield Found(i)
+    except VideoError as e:
+      yield Found(i, reason=str(e))
+    except Exception as e:  # The caller must see any error instead of waiting for ever.
+      yield e
 
   def read(i: int, ready: queue.Queue) -> None:
-    try:
-      put_all(i, ready)
-      put(ready, Found(i))
-    except VideoError as e:
-      put(ready, Found(i, reason=str(e)))
-    except BaseException as e:  # Whatever it is, the caller must see it rather than wait.
-      put(ready, e)
-
-  def put_all(i: int, ready: queue.Queue) -> None:
-    with source.open(i) as video:
-      if video.num_frames < 1:
-        raise VideoError('no frames')
-      for indices in windows.indices(video.num_frames):
-        frames, where = np.unique(indices, return_inverse=True)
-        clip = video.read(frames, shrink=windows.cut)[where]
-        if not put(ready, Found(i, int(indices[0]), clip)):
-          return
+    for item in clips(i):
+      while not stop.is_set():
+        with contextlib.suppress(queue.Full):
+          ready.put(item, timeout=0.1)
+          break
+      else:
+        return
 
   pool = ThreadPoolExecutor(threads)
   left, active = deque(videos), deque()
