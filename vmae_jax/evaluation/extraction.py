@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,27 +20,13 @@ from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.features import check_finite, one_behind
 from vmae_jax.evaluation.results import write_csv
-from vmae_jax.evaluation.windows import Windows, read_windows
+from vmae_jax.evaluation.windows import Found, Windows, read_windows
 from vmae_jax.runs.run_dir import write_atomically
 from vmae_jax.sharding import batch_sharding, make_mesh, replicated
 from vmae_jax.types import Array, Float
 
 FORMATS = ('safetensors', 'npz')
 _DONE = '.shards'  # Holds a JSON file for each finished shard: its rows and broken videos.
-
-
-class Shard(NamedTuple):
-  """The result for the videos of one shard.
-
-  Attributes:
-    features: Float 's ...', a row for each clip; None if there is no clip.
-    rows: Video and first frame of each row's clip.
-    broken: Video -> why it could not be read. None of its clips has a row.
-  """
-
-  features: Float[np.ndarray, 's ...'] | None
-  rows: list[tuple[int, int]]
-  broken: dict[int, str]
 
 
 def extract_all(
@@ -90,17 +76,24 @@ def extract_all(
   with jax.set_mesh(mesh), tqdm(total=total, unit='video', desc='encoding') as bar:
     for s, part in zip(left, videos, strict=True):
       found = read_windows(source, part, windows, threads=threads)
-      shard = _encode(found, lambda x: encode(params, x), mesh, windows, batch_size, bar)
-      if shard.features is not None:
-        _save(out / name.format(s), shard, form, metadata)
-      about = {'rows': shard.rows, 'broken': shard.broken}
-      write_atomically(done / f'{s:05d}.json', json.dumps(about))
+      features, rows, broken = _encode(
+        found, lambda x: encode(params, x), mesh, windows, batch_size, bar
+      )
+      if rows:
+        _save(out / name.format(s), features, rows, form, metadata)
+      about = json.dumps({'rows': rows, 'broken': broken})
+      write_atomically(done / f'{s:05d}.json', about)
   multihost_utils.sync_global_devices('all shards are written')
   return _write_index(source, out, [(name.format(s), done / f'{s:05d}.json') for s in range(count)])
 
 
-def _encode(found, encode, mesh, windows: Windows, batch_size: int, bar: tqdm) -> Shard:
-  """Runs the model over the clips of a shard."""
+def _encode(
+  found: Iterator[Found], encode, mesh, windows: Windows, batch_size: int, bar: tqdm
+) -> tuple[Float[np.ndarray, 's ...'] | None, list[tuple[int, int]], dict[int, str]]:
+  """Features of the clips of a shard, video and first frame of each, and why videos are broken.
+
+  A broken video has no row, even if some of its clips could be read.
+  """
   batch_size = -(-batch_size // mesh.size) * mesh.size
   rows, broken, clips = [], {}, []
 
@@ -128,15 +121,15 @@ def _encode(found, encode, mesh, windows: Windows, batch_size: int, bar: tqdm) -
   features = [np.asarray(x)[:used] for x, used in one_behind(started())]
   whole = [video not in broken for video, _ in rows]
   if not any(whole):
-    return Shard(None, [], broken)
+    return None, [], broken
   array = np.concatenate(features)[whole]
   check_finite(array)
-  return Shard(array, [row for row, keep in zip(rows, whole, strict=True) if keep], broken)
+  return array, [row for row, keep in zip(rows, whole, strict=True) if keep], broken
 
 
-def _save(path: Path, shard: Shard, form: str, metadata: dict[str, str]) -> None:
-  video, start = np.array(shard.rows, np.int64).T.copy()
-  arrays = {'features': shard.features, 'video': video, 'start': start}
+def _save(path: Path, features, rows, form: str, metadata: dict[str, str]) -> None:
+  video, start = np.array(rows, np.int64).T.copy()
+  arrays = {'features': features, 'video': video, 'start': start}
   part = path.with_name(f'.{path.name}.part')
   with part.open('wb') as f:
     if form == 'npz':

@@ -2,7 +2,7 @@
 
 The mean is taken over the softmax of every view (that of logits costs VideoMAE half a point).
 Each video counts once on any number of devices. Records are written at once, one line a video,
-so that an interrupted test goes on with the next video.
+so that an interrupted test continues with the next video.
 """
 
 import json

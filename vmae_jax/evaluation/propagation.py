@@ -119,7 +119,7 @@ PRESETS = {
     _CRW, size='480x880', topk=7, radius=20, temperature=0.7, enlarge_to_frame=False
   ),
   # Jang et al. 2024, huiwon-jang/RSP, which has DINO's code. It resizes DAVIS to 480 x 880 first,
-  # then as DINO does: 480 x 832, whatever the sequence.
+  # then as DINO does: 480 x 832 for all sequences.
   'rsp': replace(_DINO, size='480x832', topk=7, last=30, radius=30),
 }
 

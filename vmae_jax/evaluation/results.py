@@ -86,8 +86,10 @@ def _claim(out: Path, settings: Mapping[str, Any]) -> None:
       here = json.loads(json.dumps(settings))
       names = [k for k in sorted({*there, *here}) if there.get(k) != here.get(k)]
       if names:
-        told = '; '.join(f'{k} was {there.get(k)}, is {here.get(k)}' for k in names[:5])
-        raise UserError(f'{path}: results there are of other settings: {told}. Give another --out.')
+        changes = '; '.join(f'{k} was {there.get(k)}, is {here.get(k)}' for k in names[:5])
+        raise UserError(
+          f'{path}: results there are of other settings: {changes}. Give another --out.'
+        )
     elif foreign := sorted(p.name for p in out.iterdir() if not p.name.startswith('.')):
       raise UserError(
         f'--out={out} holds {foreign[0]!r} and no {SETTINGS}: give a new or an empty folder.'

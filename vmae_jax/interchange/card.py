@@ -1,4 +1,4 @@
-"""The model card that lies beside exported weights."""
+"""The model card beside exported weights."""
 
 import json
 import re
@@ -48,7 +48,7 @@ biases of queries and values):
 import torch
 from transformers import {model}
 
-folder = '.'  # Where this card lies.
+folder = '.'  # The folder of this card.
 model = {model}.from_pretrained(folder).eval()
 {eps}video = torch.zeros(1, {frames}, {channels}, {size}, {size})  # A normalised clip.
 with torch.no_grad():
@@ -85,10 +85,11 @@ def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
   Args:
     info: As `load_pretrained` or `load_run` returns it.
     file: Name of the file of weights beside the card.
-    rest: Parameters that lie in a side file.
+    rest: Parameters in a side file.
   """
   huggingface = file == 'model.safetensors'
-  kind, method = info['kind'], info['method']
+  kind, method, config = info['kind'], info['method'], info['config'] or {}
+  data, masking = config.get('data', {}), config.get('masking', {})
   sizes = 'width {width}, depth {depth}, {heads} heads, MLP {mlp}'
   holds = {'pretraining': 'encoder and decoder', 'encoder': 'encoder'}
   rows = {
@@ -98,15 +99,30 @@ def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
     'decoder': sizes.format(**info['decoder']) if info['decoder'] else '',
     'input': f'{info["frames"]} frames of {info["size"]} x {info["size"]}, patches of '
     + ' x '.join(map(str, info['patch'])),
-    **_training(info),
+    'started from': last_part(config.get('init_from', '')),
+    'training data': last_part(data.get('train', '')),
+    'frame stride': data.get('stride', ''),
+    'steps': info.get('step', ''),
+    'clips in a step': config.get('batch_size', ''),
+    'masking': f'{masking["name"]}, ratio {masking["ratio"]}' if masking else '',
     **_metrics(info.get('results', {})),
   }
   if rest:
     parts = ', '.join(sorted({path.split('/')[0] for path in rest}))
     rows['in the side file'] = f'{len(rest)} parameters of {parts}, for vmae_jax alone'
   what = 'A video transformer pre-trained by masked autoencoding'
+  # What the Hub reads of a card: YAML, of which JSON is a part.
+  header = dict(
+    library_name='transformers' if huggingface else 'pytorch',
+    pipeline_tag='video-classification' if kind == 'classification' else 'feature-extraction',
+    license='unknown',
+    tags=['video', 'masked-autoencoder', method],
+  )
+  name = rows['training data'].removesuffix('.txt').removesuffix('.csv')
+  if name := re.sub(r'[^\w.-]+', '-', name).strip('-.'):
+    header['datasets'] = [name]
   return _CARD.format(
-    header='\n'.join(f'{k}: {json.dumps(v)}' for k, v in _header(info, huggingface).items()),
+    header='\n'.join(f'{k}: {json.dumps(v)}' for k, v in header.items()),
     title=f'{method}, width {info["encoder"]["width"]}, depth {info["encoder"]["depth"]}',
     what=f'{what} and fine-tuned.' if kind == 'classification' else f'{what}.',
     rows='\n'.join(f'| {name} | {value} |' for name, value in rows.items() if value != ''),
@@ -117,42 +133,17 @@ def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
   )
 
 
-def _header(info: Mapping[str, Any], huggingface: bool) -> dict[str, Any]:
-  """What the Hub reads of a card: YAML, of which JSON is a part."""
-  task = 'video-classification' if info['kind'] == 'classification' else 'feature-extraction'
-  header = dict(library_name='transformers' if huggingface else 'pytorch', pipeline_tag=task)
-  header |= dict(license='unknown', tags=['video', 'masked-autoencoder', info['method']])
-  data = last_part((info['config'] or {}).get('data', {}).get('train', ''))
-  if name := re.sub(r'[^\w.-]+', '-', data.removesuffix('.txt').removesuffix('.csv')).strip('-.'):
-    header['datasets'] = [name]
-  return header
-
-
 def last_part(path: str) -> str:
-  """What of a path may be published: its last part."""
+  """The part of a path that may be published: its last one."""
   return re.split(r'[/\\]', path.rstrip('/\\'))[-1]
-
-
-def _training(info: Mapping[str, Any]) -> dict[str, Any]:
-  """Rows about the training, as far as it is known."""
-  config = info['config'] or {}
-  data, masking = config.get('data', {}), config.get('masking', {})
-  return {
-    'started from': last_part(config.get('init_from', '')),
-    'training data': last_part(data.get('train', '')),
-    'frame stride': data.get('stride', ''),
-    'steps': info.get('step', ''),
-    'clips in a step': config.get('batch_size', ''),
-    'masking': f'{masking["name"]}, ratio {masking["ratio"]}' if masking else '',
-  }
 
 
 def _metrics(results: Mapping[str, Any]) -> dict[str, Any]:
   """Rows with results, from the files that a run leaves."""
-  rows = {}
-  if (loss := results.get('summary.json', {}).get('loss')) is not None:
-    rows['loss at the end'] = f'{loss:.4f}'
-  for name, value in results.get('summary.json', {}).items():
+  summary, rows = results.get('summary.json', {}), {}
+  if summary.get('loss') is not None:
+    rows['loss at the end'] = f'{summary["loss"]:.4f}'
+  for name, value in summary.items():
     if name in ('top1', 'top5', 'test_top1', 'test_top5'):
       rows[f'{name.removeprefix("test_")} of the last test'] = f'{value:.3f}'
   for name, value in results.get('probe.json', {}).get('accuracy', {}).items():

@@ -78,7 +78,7 @@ def convert(
     decoder_heads: The same for the decoder.
 
   Returns:
-    A report: what was converted, what lies beside it, how far both sides differ.
+    A report: what was converted, what is beside it, how far both sides differ.
 
   Raises:
     UserError: the source cannot be read or is of no known kind, the format cannot hold it, both

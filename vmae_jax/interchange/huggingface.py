@@ -13,7 +13,7 @@ from vmae_jax.interchange.layout import Names, Tensors, count_layers, model_info
 from vmae_jax.interchange.official import canonical_path, check_heads, find_size
 from vmae_jax.models.sizes import SIZES
 
-# transformers' LayerNorms before the last layers have this eps, whatever config.json says.
+# transformers' LayerNorms before the last layers have this eps for any config.json.
 LAST_NORM_EPS = 1e-5
 SCALE = 1 / 255
 # What transformers' VideoMAEConfig has where config.json says nothing.

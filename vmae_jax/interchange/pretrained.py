@@ -45,7 +45,7 @@ def load_pretrained(
       official VideoMAE, VideoMAE V2, MGMAE or MME.
     kind: One of FORMATS; '' to recognise it by the names of its tensors.
     weights: See `read_checkpoint`.
-    heads: Heads of the encoder's attention where the file does not tell or is wrong.
+    heads: Heads of the encoder's attention where the file does not say or is wrong.
     decoder_heads: The same of the decoder.
 
   Returns:
@@ -226,7 +226,7 @@ def digest(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def _with_rest(params: dict, held: dict[str, Any], path: Path, notes: list[str]) -> dict:
-  """Parameters with those of the file beside `path`, if it is there."""
+  """Parameters together with those of the file beside `path`, if it exists."""
   file = rest_path(path)
   if not file.is_file():
     notes.append(f'{file.name} is not beside it: {len(held["names"])} parameters are left out')

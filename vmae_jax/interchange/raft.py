@@ -10,7 +10,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vmae_jax.errors import UserError
 from vmae_jax.frozen.raft import RAFT
 from vmae_jax.interchange.layout import Tensors, name_first, rename
-from vmae_jax.types import Float
 
 # Princeton's names -> torchvision's, in this order.
 _PRINCETON = (
@@ -91,8 +90,15 @@ def raft_from_torch(tensors: Tensors) -> tuple[str, dict[str, Any]]:
     values = [v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for v in values]
     wrong = [name for name, v in zip(names, values, strict=True) if v.shape != shapes[path].shape]
     misshapen += [f'{name} {left[name].shape}' for name in wrong]
-    if not wrong:
-      flat[path] = _folded(*values) if '/norm/' in path else values[0]
+    if wrong:
+      continue
+    flat[path] = values[0]
+    if '/norm/' in path:
+      weight, variance, *shift = values
+      flat[path] = scale = weight / np.sqrt(variance + np.float32(1e-5))
+      if shift:
+        bias, mean = shift
+        flat[path] = bias - mean * scale
   _refuse(size, list(dict.fromkeys(misshapen)), 'have other shapes')
   return size, unflatten_dict(flat, sep='/')
 
@@ -110,17 +116,6 @@ def _their_names(path: str) -> list[str]:
     parts = ('weight', 'running_var', 'bias', 'running_mean')
     return [f'{layer}.{part}' for part in parts[: 2 if leaf == 'scale' else 4]]
   return [f'{layer}.{"weight" if leaf == "kernel" else "bias"}']
-
-
-def _folded(
-  weight: Float[np.ndarray, ' d'],
-  variance: Float[np.ndarray, ' d'],
-  bias: Float[np.ndarray, ' d'] | None = None,
-  mean: Float[np.ndarray, ' d'] | None = None,
-) -> Float[np.ndarray, ' d']:
-  """The scale of a frozen BatchNorm, or its bias if bias and mean are given."""
-  scale = weight / np.sqrt(variance + np.float32(1e-5))
-  return scale if bias is None else bias - mean * scale
 
 
 def _refuse(size: str, names: list[str], what: str) -> None:

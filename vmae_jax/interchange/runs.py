@@ -62,7 +62,7 @@ def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], di
   both = bool(tree.get('ema'))
   notes = [f'its {WEIGHTS[weights]} weights are taken, not the other ones'] if both else []
   info = _info(ml_collections.ConfigDict(saved), params)
-  # What a run has beside its checkpoints, a checkpoint that stands alone has in its own folder.
+  # A run has other files beside its checkpoints; an exported checkpoint has them in its own folder.
   workdir = folder.parent.parent if folder.parent.name == 'checkpoints' else folder
   info |= dict(format='vmae_jax', config=saved, notes=notes, results={})
   for name in _RESULTS:

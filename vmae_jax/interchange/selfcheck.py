@@ -131,8 +131,8 @@ def plain_torch_outputs(tensors: Mapping[str, np.ndarray], info: Mapping[str, An
       if not out.hidden:
         outputs[name] = plain_torch.decode(weights, *arguments).numpy()
         continue
-      # MME numbers decoders and their heads, and a head's first layer stands where VideoMAE's
-      # only one does.
+      # MME numbers decoders and their heads. The first layer of a head is run as VideoMAE's only
+      # one, the second one here.
       j, i = (number, 0) if separate else (0, number)
       numbered = rf'^(decoder|encoder_to_decoder)\.{j}\.'
       w = {re.sub(numbered, r'\1.', name): x for name, x in weights.items()}

@@ -50,7 +50,7 @@ class Checkpoint(NamedTuple):
   """What a file or folder holds.
 
   Attributes:
-    tensors: Name -> array; floats are float32, in whatever precision they were stored.
+    tensors: Name -> array; floats of any precision become float32.
     about: What this package stored with them; {} in files of others.
     arguments: Options of the training script that are stored with them; {} if none are.
     notes: Lines for the report.

@@ -1,7 +1,7 @@
-"""What `torch.save` wrote, read without PyTorch and without running anything that is in it.
+"""Files of `torch.save`, read without PyTorch and without running anything that is in them.
 
-A pickle names functions and classes that its reader calls. Here every name but those that
-tensors are made of stands for an inert object that keeps its contents and does nothing.
+A pickle names functions and classes that its reader calls. Here every name, except for those that
+tensors are made of, becomes an inert object that keeps its contents and does nothing.
 """
 
 import io
@@ -35,7 +35,7 @@ _ZIP_HEADER = 30
 
 
 class Inert(dict):
-  """Stands for an object of a class that is not loaded; what was stored of it is in `state`."""
+  """An object of a class that is not loaded; `state` is what was stored of it."""
 
   name = ''
   state: Any = None
@@ -50,20 +50,16 @@ class Inert(dict):
     return Inert()
 
   def _nothing(self, *_):
-    """As lists and sets are filled."""
+    """How lists and sets are filled."""
 
   append = extend = add = _nothing
   __hash__ = object.__hash__
 
 
 def read_torch_file(path: Path) -> tuple[Any, list[str]]:
-  """What a file holds, tensors as arrays that are read when they are used.
+  """The object in a file of any release of PyTorch, and the names of its `Inert` classes.
 
-  Args:
-    path: Of any release of PyTorch.
-
-  Returns:
-    The object, and the names of classes that objects in it are `Inert` for.
+  Tensors are arrays whose values are read when they are used.
 
   Raises:
     UserError: it is damaged, packed, or no such file.
@@ -80,14 +76,14 @@ def read_torch_file(path: Path) -> tuple[Any, list[str]]:
       return _read_zip(file, path, records)
   except UserError as e:
     raise UserError(f'{path}: {e}: get the file again.') from e
-  except Exception as e:  # Of many classes, whatever is wrong with the file.
+  except Exception as e:  # Damaged files raise errors of many classes.
     raise UserError(
       f'{path} is no PyTorch checkpoint or a damaged one ({type(e).__name__}): get it again.'
     ) from e
 
 
 class _Reader(pickle.Unpickler):
-  """Makes arrays of tensors, and inert objects of all else."""
+  """Makes arrays of tensors, and inert objects of everything else."""
 
   def __init__(self, file: io.BufferedIOBase, storage):
     super().__init__(file)
@@ -105,7 +101,7 @@ class _Reader(pickle.Unpickler):
     full = f'{module}.{name}'
     if full in self._known:
       return self._known[full]
-    if full not in self._inert:  # A class of this file's own: it may set attributes of it.
+    if full not in self._inert:  # A new class for each file, which may set its attributes.
       self._inert[full] = type(name.rpartition('.')[2], (Inert,), {'name': full})
     return self._inert[full]
 
@@ -116,13 +112,13 @@ class _Reader(pickle.Unpickler):
 
   @property
   def classes(self) -> list[str]:
-    """Names of the classes that are not those that PyTorch writes into every file."""
+    """Names of the inert classes without those that PyTorch writes into every file."""
     usual = ('torch', 'numpy', 'collections', 'argparse', '_codecs')
     return sorted(name for name in self._inert if name.partition('.')[0] not in usual)
 
 
 def _tensor(storage: Any, offset: int, shape: tuple, strides: tuple) -> Any:
-  """A view of a storage; something inert where that is of no kind that is known."""
+  """A view of a storage, or an inert object if the storage is of an unknown kind."""
   if isinstance(storage, Inert):
     return Inert()
   last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
@@ -174,7 +170,7 @@ def _read_old(file: io.BufferedIOBase, path: Path) -> tuple[Any, list[str]]:
   reader = _Reader(file, storage)
   found = reader.load()
   for key in _Reader(file, storage).load():
-    file.read(8)  # The number of values, which the object tells, too.
+    file.read(8)  # The number of values, which is known from the object.
     if file.readinto(storages[key]) != len(storages[key]):
       raise EOFError
   return found, reader.classes

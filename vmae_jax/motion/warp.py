@@ -28,7 +28,7 @@ def warp_backward(
   if released_scale:
     flow = flow * jnp.array([(width - 1) / width, (height - 1) / height])
   corners, weights = _corners(flow)
-  # One pixel of zeros around the image stands for all that lies outside.
+  # All look-ups outside the image take the one pixel of zeros around it.
   padded = jnp.pad(image, 1).reshape(-1)
   index = (corners[..., 1] + 1) * (width + 2) + corners[..., 0] + 1
   return (padded[index] * weights).sum(0)

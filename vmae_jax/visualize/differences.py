@@ -50,7 +50,7 @@ def difference_grid(
   elif normalise == 'global':
     predicted = predicted * options.get('scale', TYPICAL)
 
-  per_slot = true.shape[-1] // (ph * pw * 3)  # One less than pt where a slot stands alone.
+  per_slot = true.shape[-1] // (ph * pw * 3)  # pt, or pt - 1 where differences stay in a slot.
   peak = max(float(np.quantile(np.abs(true), 0.995)), 0.02)
   slots = evenly(grid[0], most=max_slots)
   shown = (slots[:, None] * per_slot + np.arange(per_slot)).ravel()

@@ -124,4 +124,4 @@ def _read(
     with Video(path) as video:
       return video.read(choose(video.num_frames), shrink=shrink)
   except VideoError as e:
-    raise UserError(f'{path}: {e}; give another video file.') from e
+    raise UserError(f'{path}: {e}; give a video file that can be read.') from e

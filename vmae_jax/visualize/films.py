@@ -21,11 +21,11 @@ from vmae_jax.motion.flow import Flow
 from vmae_jax.motion.follow import follow_clip
 from vmae_jax.targets.codes import codes
 from vmae_jax.targets.frame_difference import frame_difference
-from vmae_jax.targets.hog import BINS, hog_target
+from vmae_jax.targets.hog import hog_target
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Bool, Float, UInt8
 from vmae_jax.visualize.flow import SHADE, flow_colours, flow_of_frames
-from vmae_jax.visualize.hog import MIN_CELL, glyphs
+from vmae_jax.visualize.hog import MIN_CELL, cells, glyphs
 from vmae_jax.visualize.images import labelled_rows, to_uint8, token_pixels
 from vmae_jax.visualize.trajectories import TRUE, draw_paths
 
@@ -131,11 +131,9 @@ def hog_film(
   """MME's shape target: a stroke along the edges of each cell, brighter where they are clearer."""
   target = jax.jit(lambda clip: hog_target(clip, None, patch=patch))
   values = np.asarray(target(video[None])[0])
-  t, h, w = token_grid(video.shape[:3], patch)
-  cells = values.reshape(t, h, w, -1, BINS, 2, 2).mean(3)
-  cells = cells.transpose(0, 1, 4, 2, 5, 3).reshape(t, 2 * h, 2 * w, BINS)
+  histograms = cells(values, token_grid(video.shape[:3], patch))
   side = patch[1] // 2 * math.ceil(2 * MIN_CELL / patch[1])
-  drawn = glyphs(cells, side=side) / max(float(np.quantile(cells.max(-1), 0.99)), 1e-6)
+  drawn = glyphs(histograms, side=side) / max(float(np.quantile(histograms.max(-1), 0.99)), 1e-6)
   return to_uint8(drawn)[..., None].repeat(3, -1).repeat(patch[0], 0)
 
 
@@ -198,8 +196,8 @@ def side_by_side(
   """
   lengths = {name: len(film) for name, film in films.items()}
   if not films or len(set(lengths.values())) > 1:
-    told = ', '.join(f'{name} {length}' for name, length in lengths.items()) or 'none'
-    raise UserError(f'films side by side must have the same number of frames; these have: {told}.')
+    have = ', '.join(f'{name} {length}' for name, length in lengths.items()) or 'none'
+    raise UserError(f'films side by side must have the same number of frames; these have: {have}.')
   sized = {name: _resized(film, side) for name, film in films.items()}
   height, width = next(iter(sized.values())).shape[1:3]
   length = next(iter(lengths.values()))

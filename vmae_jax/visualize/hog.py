@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import einops
 import numpy as np
 
 from vmae_jax.models.patches import token_grid
@@ -11,6 +12,15 @@ from vmae_jax.types import Bool, Float, UInt8
 from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, prediction_rows, to_uint8
 
 MIN_CELL = 16  # Cells are enlarged to at least this many pixels.
+
+
+def cells(
+  values: Float[np.ndarray, 'n f'], grid: tuple[int, int, int]
+) -> Float[np.ndarray, 't Hc Wc 9']:
+  """The histogram of each cell: the mean over channels, of the first step along a trajectory."""
+  (t, h, w), steps = grid, values.shape[1] // (12 * BINS)
+  first = values.reshape(t, h, w, -1, BINS, steps, 2, 2)[:, :, :, :, :, 0]
+  return einops.rearrange(first.mean(3), 't h w k a b -> t (h a) (w b) k')
 
 
 def glyphs(
@@ -60,23 +70,17 @@ def hog_grid(
     predicted: The model's values, in the order of the hidden tokens' indices.
     options: Of the target.
   """
-  t, h, w = token_grid(video.shape[:3], patch)
+  grid = token_grid(video.shape[:3], patch)
   factor = math.ceil(2 * MIN_CELL / patch[1])
-
-  def cells(values):
-    values = values.reshape(t, h, w, -1, BINS, true.shape[1] // (12 * BINS), 2, 2)[:, :, :, :, :, 0]
-    mean = values.mean(3)  # t h w k h2 w2
-    return mean.transpose(0, 1, 4, 2, 5, 3).reshape(t, 2 * h, 2 * w, BINS)
-
-  peak = max(float(np.quantile(cells(true).max(-1), 0.99)), 1e-6)
-  slots = evenly(t, most=max_slots)
+  peak = max(float(np.quantile(cells(true, grid).max(-1), 0.99)), 1e-6)
+  slots = evenly(grid[0], most=max_slots)
   frames = slots * patch[0]
   if true.shape[1] == 12 * BINS:
     frames += FRAMES[options.get('frame', 'middle')](patch[0])
 
   def draw(values):
     variant, side = options.get('variant', 'mme'), patch[1] // 2 * factor
-    strokes = glyphs(cells(values)[slots], variant=variant, side=side)
+    strokes = glyphs(cells(values, grid)[slots], variant=variant, side=side)
     return to_uint8(strokes / peak)[..., None].repeat(3, -1)
 
   return labelled_rows(

@@ -1,7 +1,7 @@
 """Rows of labelled frames as one picture, drawn with Pillow alone, and what such rows are of."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -25,7 +25,7 @@ def evenly(count: int, *, most: int) -> Int[np.ndarray, ' q']:
   return np.linspace(0, count - 1, min(most, count)).round().astype(int)
 
 
-def frame_names(frames: Iterable[int]) -> list[str]:
+def frame_names(frames: range | Int[np.ndarray, ' q']) -> list[str]:
   """Titles of columns; people count frames from 1."""
   return [f'frame {i + 1}' for i in frames]
 

@@ -64,7 +64,7 @@ class Pictures:
     sampler: Cuts clips from them.
     config: The run's config.
     workdir: The main process writes pictures to WORKDIR/pictures.
-    mesh: Where the parameters lie.
+    mesh: The devices of the parameters.
   """
 
   def __init__(
