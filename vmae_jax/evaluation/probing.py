@@ -4,9 +4,9 @@ The same model with fresh weights is probed beside it: the difference between th
 pre-training has added.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from vmae_jax.evaluation.encoder import build_encoder, init_encoder, load_encode
 from vmae_jax.evaluation.features import TokenSet, extract, middle_clips
 from vmae_jax.evaluation.knn import knn
 from vmae_jax.evaluation.linear import linear_probe
-from vmae_jax.evaluation.results import count_classes
+from vmae_jax.evaluation.results import count_classes, markdown
 from vmae_jax.models.patches import token_grid
 
 # Titles of the probes in the table.
@@ -36,7 +36,7 @@ TITLES = {
 FROZEN: dict[str, Callable[..., dict[str, float]]] = {
   'knn': lambda x, y, *val: knn(x, y, *val, k=min(20, len(y))),
   'linear': linear_probe,
-  'linear_plain': functools.partial(linear_probe, batch_norm=False),
+  'linear_plain': partial(linear_probe, batch_norm=False),
 }
 
 
@@ -100,19 +100,26 @@ def probe(
   train_features, train_labels = features(train_source, train)
   val_features, val_labels = features(val_source, val)
   rows = {}
+  _, encode = build_encoder(config, pool='tokens')
+  # The part of the training set by which the attentive probe chooses its settings.
+  chooses = np.random.default_rng(0).permutation(len(train_source)) < len(train_source) // 10
+  sizes = dict(batch_size=batch_size, cache_bytes=int(cache_gb * 2**30))
   for name, params in models.items():
     arguments = train_features[name], train_labels, val_features[name], val_labels
     rows[name] = {kind: FROZEN[kind](*arguments) for kind in FROZEN if kind in probes}
     if 'attentive' in probes:
-      rows[name]['attentive'] = _attentive(
-        config,
-        params,
-        train_source,
-        val_source,
+      train_set, val_set = (
+        TokenSet(partial(encode, params), source, data, **sizes)
+        for source in (train_source, val_source)
+      )
+      rows[name]['attentive'] = attentive_probe(
+        partial(train_set.batches, counted=~chooses),
+        partial(train_set.batches, counted=chooses),
+        val_set.batches,
         classes=count_classes(train_labels, val_labels),
+        width=train_set.width,
+        steps=train_set.steps,
         epochs=epochs,
-        batch_size=batch_size,
-        cache_bytes=int(cache_gb * 2**30),
       )
   largest = np.bincount(val_labels).max() / len(val_labels)
   return {
@@ -171,9 +178,7 @@ def probe_table(results: Mapping[str, Mapping[str, Any]]) -> str:
   for name, result in results.items():
     for model, row in result['accuracy'].items():
       rows.append([name, model, *(f'{row[probe]["top1"]:.3f}' for probe in probes)])
-  lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
-  lines.insert(1, '|---' * len(rows[0]) + '|')
-  return '\n'.join([*lines, '', f'{_sizes(first)}.'])
+  return '\n'.join([*markdown(rows), '', f'{_sizes(first)}.'])
 
 
 class PeriodicProbe:
@@ -259,38 +264,3 @@ def _features(
   with closing(loader), bar as batches:
     both, labels = extract(features, until_stopped(batches))
   return dict(zip(models, np.split(both, len(models), axis=1), strict=True)), labels
-
-
-def _attentive(
-  config,
-  params,
-  train: Source,
-  val: Source,
-  *,
-  classes: int,
-  epochs: int,
-  batch_size: int,
-  cache_bytes: int,
-) -> dict[str, float]:
-  """The attentive probe of one model."""
-  _, encode = build_encoder(config, pool='tokens')
-  train_set, val_set = (
-    TokenSet(
-      lambda video: encode(params, video),
-      source,
-      config.data,
-      batch_size=batch_size,
-      cache_bytes=cache_bytes,
-    )
-    for source in (train, val)
-  )
-  chooses = np.random.default_rng(0).permutation(len(train)) < len(train) // 10
-  return attentive_probe(
-    lambda epoch: train_set.batches(epoch, counted=~chooses),
-    lambda: train_set.batches(counted=chooses),
-    val_set.batches,
-    classes=classes,
-    width=train_set.width,
-    steps=train_set.steps,
-    epochs=epochs,
-  )

@@ -138,6 +138,12 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
   write_atomically(path, text.getvalue())
 
 
+def markdown(rows: Sequence[Sequence[Any]]) -> list[str]:
+  """The lines of a table; the first row is its header."""
+  lines = ['| ' + ' | '.join(map(str, row)) + ' |' for row in rows]
+  return [lines[0], '|---' * len(rows[0]) + '|', *lines[1:]]
+
+
 def _predictions(
   records: list[Record], source: Source, names: tuple[str, ...]
 ) -> Iterator[tuple[Any, ...]]:
@@ -158,27 +164,20 @@ def _table(
   result: dict[str, int | float], counts, names: tuple[str, ...], facts: dict[str, Any]
 ) -> str:
   """What was tested, the accuracies, and the worst classes."""
-  shares = {text: result[key] for key, text in SHARES.items() if key in result}
-  shares['always naming the largest class'] = counts.sum(axis=1).max() / max(1, counts.sum())
-  numbers = {'videos': result['videos'], 'could not be read': result['unreadable']}
-  lines = ['| | |', '|---|---|']
-  lines += [f'| {key} | {value} |' for key, value in facts.items()]
-  lines += [f'| {key} | {value:,} |' for key, value in numbers.items()]
-  lines += [f'| {key} | {value:.1%} |' for key, value in shares.items()]
   totals = counts.sum(axis=1)
-  there = [i for i in range(len(counts)) if totals[i]]
-  worst = sorted(there, key=lambda i: counts[i, i] / totals[i])[:10]
-  lines += ['', '| class | videos | right | most often predicted instead |', '|---|---|---|---|']
-  for i in worst:
+  shares = {text: result[key] for key, text in SHARES.items() if key in result}
+  shares['always naming the largest class'] = totals.max() / max(1, totals.sum())
+  numbers = {'videos': result['videos'], 'could not be read': result['unreadable']}
+  facts = facts | {key: f'{value:,}' for key, value in numbers.items()}
+  facts |= {key: f'{value:.1%}' for key, value in shares.items()}
+  classes = [('class', 'videos', 'right', 'most often predicted instead')]
+  shown = names or [str(i) for i in range(len(counts))]
+  present = np.flatnonzero(totals)
+  for i in sorted(present, key=lambda i: counts[i, i] / totals[i])[:10]:
     others = counts[i].copy()
     others[i] = 0
     j = int(others.argmax())
-    instead = f'{_name(j, names)} ({others[j]})' if others[j] else ''
-    lines.append(
-      f'| {_name(i, names)} | {totals[i]} | {counts[i, i] / totals[i]:.1%} | {instead} |'
-    )
+    instead = f'{shown[j]} ({others[j]})' if others[j] else ''
+    classes.append((shown[i], totals[i], f'{counts[i, i] / totals[i]:.1%}', instead))
+  lines = [*markdown([('', ''), *facts.items()]), '', *markdown(classes)]
   return '\n'.join(lines) + '\n'
-
-
-def _name(i: int, names: tuple[str, ...]) -> str:
-  return names[i] if names else str(i)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.propagation import Protocol
-from vmae_jax.evaluation.results import write_csv
+from vmae_jax.evaluation.results import markdown, write_csv
 from vmae_jax.evaluation.segmentation import FrameFeatures, segment
 from vmae_jax.evaluation.segmentation_scores import Statistics, evaluate
 from vmae_jax.evaluation.sequences import Clip, first_mask, read_mask, write_mask
@@ -128,14 +128,12 @@ def write_results(scores: Scores, out: Path, *, split: str, settings: Mapping[st
   }
   for name, table in tables.items():
     write_csv(out / name, table)
+  percent = [f'{100 * x:.1f}' for x in whole.values()]
+  objects = [(n, f'{100 * j:.1f}', f'{100 * f:.1f}', f'{50 * (j + f):.1f}') for n, j, f in rows]
   lines = [
-    '| ' + ' | '.join(['', *whole]) + ' |',
-    '|---' * (1 + len(whole)) + '|',
-    '| ' + ' | '.join([f'{len(rows)} objects', *(f'{100 * x:.1f}' for x in whole.values())]) + ' |',
+    *markdown([('', *whole), (f'{len(rows)} objects', *percent)]),
     '',
-    '| object | J-Mean | F-Mean | J&F-Mean |',
-    '|---|---|---|---|',
-    *(f'| {name} | {100 * j:.1f} | {100 * f:.1f} | {50 * (j + f):.1f} |' for name, j, f in rows),
+    *markdown([('object', 'J-Mean', 'F-Mean', 'J&F-Mean'), *objects]),
     '',
     'Percent. ' + ', '.join(f'{key} {value}' for key, value in settings.items()) + '.',
   ]
