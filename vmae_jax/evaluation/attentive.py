@@ -117,8 +117,8 @@ def attentive_probe(
     steps: Batches in an epoch.
     epochs: Passes over `train`.
     rates: Peak learning rates.
-    weight_decays: Of kernels.
-    seed: Of the initial weights, the same for all pairs.
+    weight_decays: Weight decays of kernels.
+    seed: Seed of the initial weights, which are the same for all pairs.
 
   Returns:
     `top1` and `top5` (shares of the test set) of the pair chosen, `learning_rate`,

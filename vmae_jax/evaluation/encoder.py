@@ -61,7 +61,7 @@ def load_encoder(
       folder of another implementation, see `load_pretrained`.
     pool: See `build_encoder`, as for the next two.
     layer: The block whose output is taken.
-    positions: For clips of another size than in training.
+    positions: Positions of clips of another size than in training.
     weights: See `choose_weights`; for a file of another implementation, `ema` takes averaged
       weights, '' the last ones.
 
@@ -126,7 +126,7 @@ def _load_foreign(path: str, weights: str) -> tuple[ml_collections.ConfigDict, A
 
 def _pace(info: Mapping[str, Any], path: str) -> dict[str, Any]:
   """Stride and sampling of the clips that a file's model was trained on, if it says so."""
-  run = (info['config'] or {}).get('data', {})  # Of our run that it was exported from.
+  run = (info['config'] or {}).get('data', {})  # The run that it was exported from.
   stride, sampling = (run.get(key) or info.get(key) for key in ('stride', 'sampling'))
   if not stride:
     stride = 4
@@ -138,7 +138,7 @@ def recut(config, clip: Mapping[str, Any]) -> None:
   """Changes how clips are cut.
 
   Args:
-    config: As `load_encoder` returns it; its block `data` changes.
+    config: The config from `load_encoder`; its block `data` changes.
     clip: `frames`, `stride` or `sampling`; None where nothing changes.
 
   Raises:
@@ -160,17 +160,17 @@ def build_encoder(
   """The encoder of a config, and (parameters, uint8 clips) -> pooled features, jitted.
 
   Args:
-    config: Of the run, as `load_encoder` returns it.
+    config: The run's config, or the one from `load_encoder`.
     pool: A key of POOLS: `tokens`, means over each time `slots`, or the `mean` of all.
     layer: The block whose output is taken: 1 for the first, -1 for the last. The last LayerNorm
       (fine-tuned encoders have none) is applied to it, as in DINO's evaluations.
-    positions: For clips of another size than in training: 'rebuild' counts their tokens anew,
+    positions: If clips have another size than in training, 'rebuild' counts their tokens anew,
       'interpolate' enlarges the training grid in space. A clip with fewer time slots takes the
       first ones of the grid; for more slots, time is interpolated, too. A model that was trained
       on interpolated positions always has those.
   """
   patch, model, data = tuple(config.model.patch), config.model, config.data
-  if 'encoder' in model:  # Of another implementation.
+  if 'encoder' in model:  # A model of another implementation.
     dtype = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
     encoder = Encoder(**model.encoder, dtype=dtype)
   else:

@@ -47,7 +47,7 @@ def extract_all(
   Args:
     source: The videos.
     encode: (parameters, uint8 clips 'b T H W 3') -> features 'b ...'.
-    params: Of the encoder.
+    params: The encoder's parameters.
     out: Gets `features-SHARD-of-SHARDS.FORM`, `index.csv` (path, label, video, start, file, row)
       and `broken.csv` (path, reason); video counts the list from 0.
     windows: Which clips.

@@ -16,7 +16,7 @@ from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.types import Array, Bool, Float, Int, UInt8
 
-# Of tokens: some encoders without a last LayerNorm have values above float16's 65,504.
+# Some encoders without a last LayerNorm have values above float16's 65,504.
 TOKENS_DTYPE = jnp.bfloat16
 # Tokens, labels, and how much each clip counts.
 Batch = tuple[Float[Array, 'b n d'], Int[Array, ' b'], Float[Array, ' b']]
@@ -47,7 +47,7 @@ def middle_clips(
     source: The videos.
     data: The config block that says how clips are cut.
     batch_size: Clips in a batch.
-    seed: Of a random order; None for the order of the source.
+    seed: Seed of a random order; None for the order of the source.
     mesh: The devices; None for one device.
   """
   sampler = ClipSampler(
@@ -72,7 +72,7 @@ def extract(
 
   Args:
     apply_fn: Makes one feature of each clip; jitted by the caller.
-    batches: With `video`, `label` and `valid`; clips that are not valid only fill the last
+    batches: Dicts with `video`, `label` and `valid`; clips that are not valid only fill the last
       batch and are left out.
 
   Returns:
@@ -135,7 +135,7 @@ class TokenSet:
     """One pass.
 
     Args:
-      epoch: Of the random order; None for the order of the source.
+      epoch: Seed of a random order; None for the order of the source.
       counted: Which videos count; by default all. Those that could not be read never do.
     """
     counted = np.ones(len(self._source), bool) if counted is None else counted

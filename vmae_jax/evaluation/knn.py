@@ -34,7 +34,7 @@ def vote(
   train = unit(train)
 
   def one(x: Float[Array, ' d']) -> Float[Array, ' c']:
-    # In full precision: GPUs and TPUs would round it, and change which samples are near.
+    # Full precision: GPUs and TPUs would round, and change which samples are near.
     similarity, nearest = jax.lax.top_k(jnp.dot(train, unit(x), precision='highest'), k)
     votes = jnp.exp((similarity - similarity[0]) / temperature)
     total = jnp.zeros(classes).at[train_labels[nearest]].add(votes)
@@ -61,7 +61,7 @@ def knn(
     test: Features of the test set.
     test_labels: Their classes.
     k: Neighbours that vote.
-    temperature: Of the votes: the lower, the more the nearest count.
+    temperature: Temperature of the votes; the lower, the more the nearest count.
     chunk: Test samples at a time, as the similarities of all would not fit.
 
   Returns:

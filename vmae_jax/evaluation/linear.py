@@ -12,8 +12,8 @@ from vmae_jax.errors import UserError
 from vmae_jax.evaluation.results import accuracy, count_classes
 from vmae_jax.types import Array, Float, Int
 
-EPS = 1e-6  # As the BatchNorm of MAE's linear probe.
-STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # Of L2, on standardised features.
+EPS = 1e-6  # The BatchNorm of MAE's linear probe has this one.
+STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on standardised features.
 
 
 @functools.partial(jax.jit, static_argnames=('classes', 'max_steps'))
@@ -36,14 +36,14 @@ def fit(
     features: Standardised.
     labels: Classes.
     counts: Weight of each sample: 0 leaves it out without another compilation.
-    strength: Of L2 on the weight; the bias is free.
+    strength: Strength of L2 on the weight; the bias is free.
     classes: c.
     max_steps: Stops a fit that has not converged: gradient at a thousandth of its first size.
   """
 
   def loss(parameters):
     weight, bias = parameters
-    # In full precision: the line search compares losses that differ by little.
+    # Full precision: the line search compares losses that differ by little.
     logits = jnp.dot(features, weight, precision='highest') + bias
     errors = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return (errors * counts).sum() / counts.sum() + strength / 2 * (weight**2).sum()
@@ -105,10 +105,10 @@ def linear_probe(
     train_labels: Classes from 0.
     test: Features of the test set.
     test_labels: Their classes.
-    strengths: Of L2, to choose from.
+    strengths: Strengths of L2 to choose from.
     batch_norm: False takes the features as they are.
-    seed: Of the choice of the held-out tenth.
-    max_steps: Of L-BFGS.
+    seed: Seed of the choice of the held-out tenth.
+    max_steps: The most steps of L-BFGS.
 
   Returns:
     `top1` and `top5` (shares of the test set), `l2` (the strength chosen) and `held_out_top1`.

@@ -105,7 +105,7 @@ def classify(
     initial=len(records),
     desc=f'{len(source):,} videos, {sampler.segments} x {sampler.crops} views',
     unit='video',
-    mininterval=0.5 if sys.stderr.isatty() else 30,  # In the log of a job each one is a line.
+    mininterval=0.5 if sys.stderr.isatty() else 30,  # Each update is a line in the log of a job.
     disable=not main,
   )
   try:
@@ -145,7 +145,7 @@ def _results(probabilities, loader: Loader, views: int) -> Iterator[tuple[np.nda
   )
   for arrays in one_behind(started):
     p, *rest = multihost_utils.process_allgather(arrays, tiled=True)
-    # In float64, so that the order of views makes no visible difference.
+    # float64, so that the order of views makes no visible difference.
     p = p.astype(np.float64).reshape(-1, views, p.shape[-1]).mean(axis=1)
     yield p, *(x[::views] for x in rest)
 

@@ -72,7 +72,7 @@ def probe(
     cache_gb: Tokens for the attentive probe are kept in memory up to this size.
     batch_size: Clips encoded at a time.
     untrained: Whether fresh weights are probed, too.
-    weights: Of a run, see `choose_weights`.
+    weights: See `choose_weights`.
     clip: `frames`, `stride` or `sampling` of the clips where they are not those of training.
 
   Returns:
@@ -202,7 +202,7 @@ class PeriodicProbe:
     log.fetch()
     ways = self._mesh.shape['data'] * self._mesh.shape['fsdp']
     size = -(-self._config.probe.batch_size // ways) * ways
-    params = state.params if state.ema is None else state.ema  # As `probe` takes them.
+    params = state.params if state.ema is None else state.ema  # `probe` takes the same.
     models, found = {'': params['encoder']}, []
     for spec, source in self._sources:
       features, labels = _features(

@@ -26,11 +26,11 @@ class Protocol:
   """How labels are propagated. All of it changes the result, so report it with any figure.
 
   Attributes:
-    size: Of resized frames, see `vmae_jax.evaluation.segmentation.input_size`.
+    size: Size of resized frames, see `vmae_jax.evaluation.segmentation.input_size`.
     topk: Tokens that a token takes its labels from.
     last: Frames remembered beside the first.
-    shape: Of the neighbourhood: 'square' or 'circle'.
-    radius: Of the neighbourhood, in tokens: rows and columns are at most this far away, tokens
+    shape: Shape of the neighbourhood: 'square' or 'circle'.
+    radius: Size of the neighbourhood in tokens: rows and columns are at most this far away, tokens
       in a circle are nearer than this.
     limit_first: Whether the neighbourhood also limits the first frame.
     temperature: Weights are exp(cosine similarity / temperature).
@@ -189,8 +189,8 @@ def propagate(
   remembered ones do.
 
   Args:
-    memory: Of the frames before; its buffers are reused.
-    features: Of the frame's tokens.
+    memory: The frames before; its buffers are reused.
+    features: The features of the frame's tokens.
     frame: The frame's number, from 1.
     grid: Rows and columns of tokens.
     protocol: How labels are propagated.
@@ -210,7 +210,7 @@ def propagate(
     allowed = jnp.broadcast_to(near, memory.features.shape[:2])
     if not protocol.limit_first:
       allowed = allowed.at[0].set(True)
-    # In full precision: GPUs and TPUs would round it, and change which tokens are most similar.
+    # Full precision: GPUs and TPUs would round, and change which tokens are most similar.
     logits = jnp.einsum('fnd,d->fn', memory.features, x, precision='highest')
     logits = jnp.where(allowed & memory.filled[:, None], logits / protocol.temperature, -jnp.inf)
     weights = jnp.exp(logits - logits.max())
@@ -238,7 +238,7 @@ def decide(
   """The object of each pixel: labels are enlarged bilinearly, and the largest wins.
 
   Args:
-    labels: Of the tokens.
+    labels: The labels of the tokens.
     grid: Rows and columns of tokens.
     size: Rows and columns of pixels.
     stretch: See `Protocol`; a channel that is the same everywhere stays.

@@ -115,7 +115,7 @@ def write_results(
 
   Args:
     folder: The folder.
-    records: From `classify`.
+    records: The result of `classify`.
     source: The videos.
     classes: Number of classes.
     names: Their names; may be empty.

@@ -25,8 +25,8 @@ def input_size(height: int, width: int, *, size: str, patch: tuple[int, int]) ->
   """Rows and columns that frames are resized to, rounded down to whole patches.
 
   Args:
-    height: Of the frame.
-    width: Of the frame.
+    height: Rows of the frame.
+    width: Columns of the frame.
     size: `native`; `480`, the shorter side, with the other in proportion; `480/64`, where the
       longer side is rounded down to a multiple of 64 first; `480x880`, rows and columns.
     patch: Rows and columns of a patch.

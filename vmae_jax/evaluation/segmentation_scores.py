@@ -14,7 +14,7 @@ from vmae_jax.errors import UserError
 from vmae_jax.types import Bool, Float, UInt8
 
 VOID = 255
-TOLERANCE = 0.008  # Of boundaries, as a share of the picture's diagonal.
+TOLERANCE = 0.008  # Distance between boundaries, as a share of the picture's diagonal.
 
 
 class Statistics(NamedTuple):
@@ -117,7 +117,7 @@ def evaluate(
   Args:
     truth: Object of each pixel, 0 for none, VOID where it is unknown.
     found: The predicted objects.
-    name: Of the video, for messages.
+    name: The name of the video, for messages.
 
   Raises:
     UserError: sizes differ, there is no frame to score or no object, or more objects are

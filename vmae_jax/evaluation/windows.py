@@ -29,7 +29,7 @@ class Windows:
     frames: Frames in a clip.
     stride: Video frames from one to the next.
     hop: Video frames from one clip's start to the next one's; 0 takes only the middle clip.
-    sampling: For hop 0, a name in `vmae_jax.data.sampling`.
+    sampling: A name in `vmae_jax.data.sampling`, which hop 0 uses.
     size: `224`: the centre square at this size, as a model sees it in evaluation; `480x880`:
       whole frames, resized to these rows and columns.
   """

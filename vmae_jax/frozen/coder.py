@@ -27,8 +27,8 @@ class Part(nn.Module):
   """What all parts have in common.
 
   Attributes:
-    groups: Of each GroupNorm.
-    dtype: Of convolutions and matrix work.
+    groups: Groups of each GroupNorm.
+    dtype: Type of convolutions and matrix work.
   """
 
   groups: int

@@ -53,7 +53,7 @@ class RAFT(nn.Module):
   Attributes:
     size: 'small' or 'large'.
     iterations: Updates of the flow; MGMAE has 6, torchvision 12 by default.
-    dtype: Of convolutions and activations. Coordinates, correlations and flow are float32.
+    dtype: Type of convolutions and activations. Coordinates, correlations and flow are float32.
   """
 
   size: str
@@ -157,12 +157,12 @@ def raft_flow(
   15 calls cost 140 and 752. Correlations take 49 MB a clip.
 
   Args:
-    params: Of RAFT.
+    params: RAFT's parameters.
     clip: RGB in [0, 1].
     pairs: (first, second) frames of each flow.
     size: See `RAFT`, as for the next two.
     iterations: Updates of the flow.
-    dtype: Of convolutions and activations.
+    dtype: Type of convolutions and activations.
     eighth: Returns the flow at an eighth of the size, in pixels of that size.
 
   Returns:

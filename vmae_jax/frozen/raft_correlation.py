@@ -51,9 +51,9 @@ def look_up(
   """Correlations around the places that the flow points to, bilinear, zero outside.
 
   Args:
-    pyramid: Of `correlation_pyramid`.
+    pyramid: The result of `correlation_pyramid`.
     target: Where each place of the first frame is in the second, (x, y) in pixels of the map.
-    radius: Of the window at each level, in pixels of the level.
+    radius: Radius of the window at each level, in pixels of the level.
 
   Returns:
     (2 radius + 1) ** 2 values a level, finest level first; in a window x varies slowest, as the

@@ -90,11 +90,11 @@ class FrameEncoder(nn.Module):
   """A stem, three stages of two blocks, and a linear map to the output's width.
 
   Attributes:
-    widths: Of the stem and of the three stages.
+    widths: Widths of the stem and of the three stages.
     out: Width of the output.
     norm: 'instance', 'batch' (frozen) or 'none'.
     bottleneck: Whether blocks are bottlenecks.
-    dtype: Of convolutions and activations.
+    dtype: Type of convolutions and activations.
   """
 
   widths: tuple[int, int, int, int]

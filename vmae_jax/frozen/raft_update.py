@@ -37,9 +37,9 @@ class Update(nn.Module):
     corr: Widths of the layers on the correlations: 1x1, then 3x3.
     flow: Widths of the layers on the flow: 7x7 and 3x3.
     motion: Width of the layer after both.
-    kernels: Of the recurrent units.
+    kernels: Kernels of the recurrent units.
     head: Width of the layer before the change of the flow.
-    dtype: Of convolutions and activations.
+    dtype: Type of convolutions and activations.
   """
 
   corr: tuple[int, ...]

@@ -14,7 +14,7 @@ from vmae_jax.frozen.files import load_params, read_kind, save_params
 from vmae_jax.frozen.patch_vq import PatchVQ
 from vmae_jax.frozen.vqgan import VQGAN
 
-UNTRAINED = 'untrained'  # In place of a path.
+UNTRAINED = 'untrained'  # A config may give this in place of a path.
 # Kind that a file names -> its model.
 MODELS = {'vqgan': VQGAN, 'patches': PatchVQ}
 _HOW_TO_GET_ONE = (

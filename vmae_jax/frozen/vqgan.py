@@ -50,8 +50,8 @@ class VQGAN(nn.Module):
     embed: Width of a code's vector.
     codes: Number of codes.
     quantizer: 'nearest' (VQModel) or 'gumbel' (GumbelVQ), which has a layer that scores codes.
-    groups: Of each GroupNorm; 32 in the original.
-    dtype: Of convolutions and matrix work; scores of codes are float32.
+    groups: Groups of each GroupNorm; 32 in the original.
+    dtype: Type of convolutions and matrix work; scores of codes are float32.
   """
 
   channels: int = 128

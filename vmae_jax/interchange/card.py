@@ -61,7 +61,7 @@ _CALLS = {
     model.config.image_size // model.config.patch_size
   ) ** 2
   hidden = torch.arange(tokens)[None] % 10 > 0  # True where a token is not shown.
-  features = model.videomae(video).last_hidden_state  # Of all tokens.
+  features = model.videomae(video).last_hidden_state  # Features of all tokens.
   pixels = model(video, bool_masked_pos=hidden).logits  # Patches of the hidden ones.""",
   'classification': '  logits = model(video).logits',
   'encoder': '  features = model(video).last_hidden_state',
@@ -83,7 +83,7 @@ def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
   """Markdown: method, data, steps, metrics, and how to load the weights.
 
   Args:
-    info: As `load_pretrained` or `load_run` returns it.
+    info: The info from `load_pretrained` or `load_run`.
     file: Name of the file of weights beside the card.
     rest: Parameters in a side file.
   """

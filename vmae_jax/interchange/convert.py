@@ -1,4 +1,4 @@
-"""Between our checkpoints and those of other implementations."""
+"""Converts checkpoints between this package and other implementations."""
 
 import json
 import os

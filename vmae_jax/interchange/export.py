@@ -32,9 +32,9 @@ def write_huggingface(
 
   Args:
     out: The folder.
-    params: Of the model.
-    info: As `load_pretrained` returns it.
-    fingerprint: Of the model's outputs.
+    params: The model's parameters.
+    info: The info from `load_pretrained`.
+    fingerprint: The fingerprint of the model's outputs.
 
   Raises:
     UserError: transformers has no such model.

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.errors import UserError
-from vmae_jax.interchange.layout import Names, Tensors, count_layers, model_info, rename
+from vmae_jax.interchange import layout
 from vmae_jax.interchange.official import canonical_path, check_heads, find_size
+from vmae_jax.interchange.tensors import Checkpoint, Read
 from vmae_jax.models.sizes import SIZES
 
 # transformers' LayerNorms before the last layers have this eps for any config.json.
@@ -62,7 +63,7 @@ _RENAMED = (
 )
 
 
-def huggingface_names(info: Mapping[str, Any]) -> Names:
+def huggingface_names(info: Mapping[str, Any]) -> layout.Names:
   """The format, for `layout.from_tensors` and `to_tensors`: the names of files on the Hub.
 
   These are those of transformers 4, where q and v have a `q_bias` and a `v_bias`. Release 5
@@ -70,7 +71,7 @@ def huggingface_names(info: Mapping[str, Any]) -> Names:
   """
 
   def names(path, layer):
-    name = rename(canonical_path(path, info), _RENAMED).format(layer)
+    name = layout.rename(canonical_path(path, info), _RENAMED).format(layer)
     if info['kind'] == 'encoder':  # The base model alone.
       name = name.removeprefix('videomae.')
     if not name.endswith('attention.qkv.weight'):
@@ -90,7 +91,7 @@ def _has_biases(config: Mapping[str, Any]) -> bool:
   return config.get('qkv_bias', config.get('qv_bias', True)) is not False
 
 
-def hub_names(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def hub_names(tensors: layout.Tensors, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """The same tensors under the names of files on the Hub, whichever release saved them.
 
   A model that has no q and v biases by its config.json gets zeros for them.
@@ -144,8 +145,28 @@ def _normalisation(folder: Path) -> dict[str, list[float]]:
   return {key: processor.get(key) or [0.5] * 3 for key in ('image_mean', 'image_std')}
 
 
+def read_huggingface(
+  checkpoint: Checkpoint, path: Path, heads: int | None, decoder_heads: int | None
+) -> Read:
+  """See `pretrained.Format`."""
+  config = read_config(path if path.is_dir() else path.parent)
+  tensors = hub_names(checkpoint.tensors, config)
+  if checkpoint.exported('encoder').get('heads') == config.get('num_attention_heads'):
+    heads = heads or config.get('num_attention_heads')  # It was right when this was written.
+  info, notes = huggingface_info(
+    tensors, config, heads=heads, decoder_heads=decoder_heads, where=str(path)
+  )
+  # Users edit the JSON files, so these count more than what was true when they were written.
+  edited = ('frames', 'size', 'eps', 'mean', 'std', 'id2label')
+  info |= {key: value for key, value in checkpoint.exported_info().items() if key not in edited}
+  if info['kind'] == 'encoder':  # It has the prefix if it was taken out of a larger model.
+    tensors = {name.removeprefix('videomae.'): value for name, value in tensors.items()}
+  params, left = layout.from_tensors(tensors, info, huggingface_names(info), where=str(path))
+  return params, info, left, notes
+
+
 def huggingface_info(
-  tensors: Tensors,
+  tensors: layout.Tensors,
   config: Mapping[str, Any],
   *,
   heads: int | None = None,
@@ -198,7 +219,7 @@ def huggingface_info(
     )
   if not _has_biases(config):
     notes.append('config.json says that there are no q and v biases: they are zeros here')
-  info = model_info(
+  info = layout.model_info(
     kind=kind,
     encoder=encoder,
     decoder=decoder,
@@ -223,7 +244,7 @@ def huggingface_info(
   return info, notes
 
 
-def _mean_pooling(tensors: Tensors, config: Mapping[str, Any], where: str) -> bool:
+def _mean_pooling(tensors: layout.Tensors, config: Mapping[str, Any], where: str) -> bool:
   """Whether tokens are averaged; only without that, the encoder has a last LayerNorm."""
   norm = next((name for name in tensors if re.search(r'(^|\.)layernorm\.weight$', name)), '')
   said = config.get('use_mean_pooling', not norm)
@@ -236,18 +257,18 @@ def _mean_pooling(tensors: Tensors, config: Mapping[str, Any], where: str) -> bo
   return said
 
 
-def _check_sizes(tensors: Tensors, config: Mapping[str, Any], where: str) -> None:
+def _check_sizes(tensors: layout.Tensors, config: Mapping[str, Any], where: str) -> None:
   """Compares config.json with the tensors before anything is made in the size that it says."""
   prefix = 'videomae.' if f'videomae.{_EMBEDDING}' in tensors else ''
   kernel = tensors[f'{prefix}{_EMBEDDING}'].shape
   found = {
     'hidden_size': kernel[0],
     'num_channels': kernel[1],
-    'num_hidden_layers': count_layers(tensors, rf'{prefix}encoder\.layer\.(\d+)\.'),
+    'num_hidden_layers': layout.count_layers(tensors, rf'{prefix}encoder\.layer\.(\d+)\.'),
   }
   if 'encoder_to_decoder.weight' in tensors:
     found['decoder_hidden_size'] = len(tensors['encoder_to_decoder.weight'])
-    layers = count_layers(tensors, r'decoder\.decoder_layers\.(\d+)\.')
+    layers = layout.count_layers(tensors, r'decoder\.decoder_layers\.(\d+)\.')
     found['decoder_num_hidden_layers'] = layers
   if wrong := [f'{k} {config[k]}, not {n}' for k, n in found.items() if config[k] != n]:
     raise UserError(f'{where}: config.json says otherwise than the tensors: {", ".join(wrong)}.')

@@ -1,4 +1,4 @@
-"""Between our tree of parameters and the tensors of another implementation, value for value.
+"""Maps our parameters to the tensors of another implementation and back, value for value.
 
 Ours has layers stacked along a first axis and matrices that multiply from the right; the others
 have a tensor for each layer, and their matrices are the transposes of ours. A format is a
@@ -43,8 +43,8 @@ def build_model(info: Mapping[str, Any], heads: Mapping[str, Output] | None = No
   """The model that `info` describes.
 
   Args:
-    info: As `load_pretrained` returns it.
-    heads: Of a pre-training model, if not the one of pixels alone.
+    info: The info from `load_pretrained`.
+    heads: The heads of a pre-training model; None for the one of pixels alone.
   """
   encoder = dict(info['encoder'], patch=tuple(info['patch']))
   common = {'eps': info['eps'], 'scan': True}
@@ -93,7 +93,7 @@ def from_tensors(
 
   Args:
     tensors: All tensors.
-    info: As `load_pretrained` returns it.
+    info: The info from `load_pretrained`.
     names: The format.
     where: The file, for messages.
 
@@ -126,7 +126,7 @@ def tensor_shapes(
   """Name -> shape of every tensor that a format has for the model that `info` describes.
 
   Args:
-    info: As `load_pretrained` returns it.
+    info: The info from `load_pretrained`.
     names: The format.
     leaves: `param_shapes(info)`, flattened, where the caller has it.
   """

@@ -10,6 +10,7 @@ keep a copy in each. What each part becomes here, as in configs/mme.py:
 
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vmae_jax.errors import UserError
 from vmae_jax.interchange.layout import Names, Tensors, from_tensors, model_info, refuse
 from vmae_jax.interchange.official import clip_sizes, decoder_info, encoder_info, official_names
+from vmae_jax.interchange.tensors import Checkpoint, Read
 
 DECODERS = {1: ('decoder',), 2: ('shape_decoder', 'motion_decoder')}
 # Head -> how many values its target has for each step, and its last activation.
@@ -27,6 +29,20 @@ HEADS = {'shape': (108, 'sigmoid'), 'motion': (8, 'tanh')}
 def mme_kind(names: Collection[str]) -> bool:
   """Whether tensors of these names are of MME's pre-training."""
   return 'encoder_to_decoder.0.weight' in names
+
+
+def read_mme(
+  checkpoint: Checkpoint, path: Path, heads: int | None, decoder_heads: int | None
+) -> Read:
+  """See `pretrained.Format`."""
+  params, info, left = mme_from_torch(
+    checkpoint.tensors,
+    checkpoint.arguments,
+    heads=heads,
+    decoder_heads=decoder_heads,
+    where=str(path),
+  )
+  return params, info | checkpoint.exported_info(), left, []
 
 
 def mme_from_torch(

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vmae_jax.errors import UserError
-from vmae_jax.interchange.layout import Names, Tensors, count_layers, model_info, rename
+from vmae_jax.interchange import layout
+from vmae_jax.interchange.tensors import Checkpoint, Read
 from vmae_jax.models.positions import sincos_positions
 from vmae_jax.models.sizes import SIZES
 
@@ -25,11 +27,11 @@ _RENAMED = (
 )
 
 
-def official_names(info: Mapping[str, Any]) -> Names:
+def official_names(info: Mapping[str, Any]) -> layout.Names:
   """The format, for `layout.from_tensors` and `to_tensors`."""
 
   def names(path, layer):
-    name = rename(canonical_path(path, info), _RENAMED).format(layer)
+    name = layout.rename(canonical_path(path, info), _RENAMED).format(layer)
     return (name.removeprefix('encoder.') if info['kind'] == 'classification' else name,)
 
   return names
@@ -50,8 +52,36 @@ def official_kind(names: Collection[str]) -> bool:
   )
 
 
+def read_videomae(
+  checkpoint: Checkpoint, path: Path, heads: int | None, decoder_heads: int | None
+) -> Read:
+  """See `pretrained.Format`."""
+  tensors, notes = split_biases(checkpoint.tensors)
+  info = official_info(
+    tensors,
+    checkpoint.arguments,
+    heads=heads or checkpoint.exported('encoder').get('heads'),
+    decoder_heads=decoder_heads or checkpoint.exported('decoder').get('heads'),
+    where=str(path),
+  )
+  info |= checkpoint.exported_info()
+  if checkpoint.exported('encoder').get('final_norm') is False:
+    info['encoder']['final_norm'] = False  # Models of transformers; the official code has none.
+  names = official_names(info)
+  if info['kind'] == 'encoder':
+    tensors = with_prefix(tensors)
+  params, left = layout.from_tensors(tensors, info, names, where=str(path))
+  if info['encoder'].get('final_norm') is False and 'fc_norm.weight' in left:
+    left = {name: value for name, value in left.items() if not name.startswith('fc_norm.')}
+    notes.append(
+      'fc_norm is left out: VideoMAE V2 applies it to the mean of all tokens, and features here '
+      'are the tokens themselves'
+    )
+  return params, info, left, notes
+
+
 def official_info(
-  tensors: Tensors,
+  tensors: layout.Tensors,
   arguments: Mapping[str, Any],
   *,
   heads: int | None = None,
@@ -70,7 +100,7 @@ def official_info(
   pretrained = 'encoder.patch_embed.proj.weight' in tensors
   prefix = 'encoder.' if pretrained else ''
   encoder, size, kernel = encoder_info(tensors, prefix, heads=heads, where=where)
-  info = model_info(
+  info = layout.model_info(
     kind='encoder',
     encoder=encoder,
     patch=tuple(kernel[2:]),
@@ -110,7 +140,7 @@ def clip_sizes(arguments: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def split_biases(tensors: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
+def split_biases(tensors: layout.Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
   """The tensors with q_bias and v_bias in place of a whole qkv.bias, and notes.
 
   A bias of the keys adds the same number to all scores of a query, which softmax does not see.
@@ -127,14 +157,14 @@ def split_biases(tensors: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
   return split, [note] * dropped
 
 
-def with_prefix(tensors: Tensors) -> dict[str, np.ndarray]:
+def with_prefix(tensors: layout.Tensors) -> dict[str, np.ndarray]:
   """An encoder's tensors under the names that they have in pre-training."""
   own = ('patch_embed.', 'blocks.', 'norm.')
   return {f'encoder.{k}' if k.startswith(own) else k: value for k, value in tensors.items()}
 
 
 def encoder_info(
-  tensors: Tensors, prefix: str, *, heads: int | None, where: str
+  tensors: layout.Tensors, prefix: str, *, heads: int | None, where: str
 ) -> tuple[dict[str, Any], str | None, tuple[int, ...]]:
   """Arguments of the encoder, its name in the table of sizes, and the shape of its embedding."""
   kernel = tensors[f'{prefix}patch_embed.proj.weight'].shape
@@ -148,7 +178,7 @@ def encoder_info(
     raise UserError(f'{where}: {first} is missing, so this is no VideoMAE.')
   encoder = dict(
     width=kernel[0],
-    depth=count_layers(tensors, rf'{re.escape(prefix)}blocks\.(\d+)\.'),
+    depth=layout.count_layers(tensors, rf'{re.escape(prefix)}blocks\.(\d+)\.'),
     mlp=tensors[first].shape[0],
   )
   size = find_size(encoder)
@@ -164,7 +194,7 @@ def encoder_info(
 
 
 def decoder_info(
-  tensors: Tensors, prefix: str, size: str | None, *, heads: int | None, where: str
+  tensors: layout.Tensors, prefix: str, size: str | None, *, heads: int | None, where: str
 ) -> dict[str, Any]:
   """Arguments of a decoder; the usual number of heads follows from the encoder's size."""
   first = f'{prefix}blocks.0.mlp.fc1.weight'
@@ -175,7 +205,7 @@ def decoder_info(
   mlp, width = tensors[first].shape
   decoder = dict(
     width=width,
-    depth=count_layers(tensors, rf'{re.escape(prefix)}blocks\.(\d+)\.'),
+    depth=layout.count_layers(tensors, rf'{re.escape(prefix)}blocks\.(\d+)\.'),
     heads=heads or SIZES[size]['decoder']['heads'],
     mlp=mlp,
   )

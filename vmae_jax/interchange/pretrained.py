@@ -10,9 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax.errors import UserError, lookup
 from vmae_jax.frozen.files import load_params
-from vmae_jax.interchange import huggingface as hf
-from vmae_jax.interchange import mme, official
-from vmae_jax.interchange.layout import from_tensors, refuse
+from vmae_jax.interchange import huggingface, mme, official
+from vmae_jax.interchange.layout import refuse
 from vmae_jax.interchange.tensors import Checkpoint, read_checkpoint
 from vmae_jax.models.patches import token_grid
 
@@ -28,6 +27,22 @@ class Format(NamedTuple):
 
   recognise: Callable[[Collection[str]], bool]
   read: Callable[..., Any]
+
+
+FORMATS = {
+  'huggingface': Format(huggingface.huggingface_kind, huggingface.read_huggingface),
+  'videomae': Format(official.official_kind, official.read_videomae),
+  'mme': Format(mme.mme_kind, mme.read_mme),
+}
+_LARGEST_CLIP = 2**28  # Pixels.
+_POSITION_TABLES = (
+  'pos_embed',
+  'encoder.pos_embed',
+  'decoder.pos_embed',
+  'embeddings.position_embeddings',
+  'videomae.embeddings.position_embeddings',
+  'position_embeddings',
+)
 
 
 def load_pretrained(
@@ -46,7 +61,7 @@ def load_pretrained(
     kind: One of FORMATS; '' to recognise it by the names of its tensors.
     weights: See `read_checkpoint`.
     heads: Heads of the encoder's attention where the file does not say or is wrong.
-    decoder_heads: The same of the decoder.
+    decoder_heads: The same for the decoder.
 
   Returns:
     Parameters as NumPy arrays in float32, {'encoder': ..., 'decoder': ...} as in
@@ -59,11 +74,11 @@ def load_pretrained(
         encoder without a last LayerNorm also final_norm=False.
       pixels: Names of the decoder and the head of pixels, or None.
       patch, channels, frames, size, mean, std: Of the input.
-      eps: Of the LayerNorms, which reproduces the source.
+      eps: The eps of the LayerNorms that reproduces the source.
       normalised_targets: Whether the pixels to predict were normalised in each patch.
       classes, pool, id2label: Of a classifier: its number of classes, `mean` or `first` for the
         tokens that it looks at, and the names of the classes; or None.
-      config: Of the run that it was exported from, or None.
+      config: The config of the run that it was exported from, or None.
       notes: Lines to show: what is unusual, left out, or differs between implementations.
 
   Raises:
@@ -86,7 +101,9 @@ def from_checkpoint(
   kind = kind or recognise(checkpoint, path, FORMATS)
   read = lookup(FORMATS, kind, '--kind').read
   params, info, left, notes = read(checkpoint, Path(path), heads, decoder_heads)
-  notes = checkpoint.notes + notes + official.drop_positions(left, _TABLES, where=str(path))
+  notes = (
+    checkpoint.notes + notes + official.drop_positions(left, _POSITION_TABLES, where=str(path))
+  )
   refuse(list(left), f'have no place in a {kind} model', str(path))
   if info['kind'] != 'pretraining':
     info['pixels'] = None
@@ -129,91 +146,6 @@ def rest_path(path: str | Path) -> Path:
   """The file of what the format of `path` cannot hold: beside it, or in it if it is a folder."""
   path = Path(path)
   return path / 'rest.safetensors' if path.is_dir() else path.with_suffix('.rest.safetensors')
-
-
-def _huggingface(checkpoint, path, heads, decoder_heads):
-  config = hf.read_config(path if path.is_dir() else path.parent)
-  tensors = hf.hub_names(checkpoint.tensors, config)
-  if _exported(checkpoint, 'encoder').get('heads') == config.get('num_attention_heads'):
-    heads = heads or config.get('num_attention_heads')  # It was right when this was written.
-  info, notes = hf.huggingface_info(
-    tensors, config, heads=heads, decoder_heads=decoder_heads, where=str(path)
-  )
-  # Users edit the JSON files, so these count more than what was true when they were written.
-  edited = ('frames', 'size', 'eps', 'mean', 'std', 'id2label')
-  info |= {key: value for key, value in _exported_info(checkpoint).items() if key not in edited}
-  if info['kind'] == 'encoder':  # With the prefix where it was taken out of a larger model.
-    tensors = {name.removeprefix('videomae.'): value for name, value in tensors.items()}
-  params, left = from_tensors(tensors, info, hf.huggingface_names(info), where=str(path))
-  return params, info, left, notes
-
-
-def _videomae(checkpoint, path, heads, decoder_heads):
-  tensors, notes = official.split_biases(checkpoint.tensors)
-  info = official.official_info(
-    tensors,
-    checkpoint.arguments,
-    heads=heads or _exported(checkpoint, 'encoder').get('heads'),
-    decoder_heads=decoder_heads or _exported(checkpoint, 'decoder').get('heads'),
-    where=str(path),
-  )
-  info |= _exported_info(checkpoint)
-  if _exported(checkpoint, 'encoder').get('final_norm') is False:
-    info['encoder']['final_norm'] = False  # As transformers has it, and no official model.
-  names = official.official_names(info)
-  if info['kind'] == 'encoder':
-    tensors = official.with_prefix(tensors)
-  params, left = from_tensors(tensors, info, names, where=str(path))
-  if info['encoder'].get('final_norm') is False and 'fc_norm.weight' in left:
-    left = {name: value for name, value in left.items() if not name.startswith('fc_norm.')}
-    notes.append(
-      'fc_norm is left out: VideoMAE V2 applies it to the mean of all tokens, and features here '
-      'are the tokens themselves'
-    )
-  return params, info, left, notes
-
-
-def _mme(checkpoint, path, heads, decoder_heads):
-  params, info, left = mme.mme_from_torch(
-    checkpoint.tensors,
-    checkpoint.arguments,
-    heads=heads,
-    decoder_heads=decoder_heads,
-    where=str(path),
-  )
-  return params, info | _exported_info(checkpoint), left, []
-
-
-FORMATS = {
-  'huggingface': Format(hf.huggingface_kind, _huggingface),
-  'videomae': Format(official.official_kind, _videomae),
-  'mme': Format(mme.mme_kind, _mme),
-}
-_LARGEST_CLIP = 2**28  # Pixels.
-_TABLES = (  # Of positions.
-  'pos_embed',
-  'encoder.pos_embed',
-  'decoder.pos_embed',
-  'embeddings.position_embeddings',
-  'videomae.embeddings.position_embeddings',
-  'position_embeddings',
-)
-
-
-def _exported(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
-  """What an export of ours stores of its encoder or decoder."""
-  return checkpoint.about.get('info', {}).get(part) or {}
-
-
-def _exported_info(checkpoint: Checkpoint) -> dict[str, Any]:
-  """What an export of ours stores beside the tensors because shapes do not show it."""
-  info = checkpoint.about.get('info', {})
-  same = ('method', 'frames', 'size', 'eps', 'normalised_targets')
-  found = {key: info[key] for key in same if key in info}
-  found |= {key: tuple(info[key]) for key in ('mean', 'std', 'pixels') if info.get(key)}
-  if info.get('id2label'):  # JSON has no whole numbers for keys.
-    found['id2label'] = {int(k): v for k, v in info['id2label'].items()}
-  return found
 
 
 def digest(tensors: Mapping[str, np.ndarray]) -> str:

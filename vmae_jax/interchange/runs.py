@@ -86,9 +86,9 @@ def save_run(
 
   Args:
     out: Its folder.
-    params: Of the model.
-    config: Of the run.
-    names: Of the classes, in their order.
+    params: The model's parameters.
+    config: The run's config.
+    names: The names of the classes, in their order.
   """
   items = ocp.args.Composite(
     state=ocp.args.StandardSave({'params': params}), config=ocp.args.JsonSave(dict(config))
@@ -139,7 +139,7 @@ def run_config(info: Mapping[str, Any]) -> dict[str, Any]:
   return c.to_dict()
 
 
-# As configs/mme.py has them for the released script.
+# The heads in configs/mme.py for the released script.
 MME_HEADS = {
   'shape': dict(target='hog', options=dict(norm='none'), loss='mse', weight=54.0),
   'motion': dict(

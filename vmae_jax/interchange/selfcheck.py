@@ -149,7 +149,7 @@ def transformers_outputs(folder: str | Path, info: Mapping[str, Any]) -> tuple[O
 
   Args:
     folder: The folder.
-    info: As `load_pretrained` returns it; its heads and eps are used.
+    info: The info from `load_pretrained`, whose heads and eps are used.
 
   Returns:
     Outputs of the model as it is loaded, and with `eps` also in those LayerNorms in which

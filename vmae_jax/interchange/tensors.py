@@ -61,6 +61,24 @@ class Checkpoint(NamedTuple):
   arguments: dict[str, Any]
   notes: list[str]
 
+  def exported(self, part: str) -> dict[str, Any]:
+    """What an export of ours stores of its encoder or decoder."""
+    return self.about.get('info', {}).get(part) or {}
+
+  def exported_info(self) -> dict[str, Any]:
+    """What an export of ours stores beside the tensors because shapes do not show it."""
+    info = self.about.get('info', {})
+    same = ('method', 'frames', 'size', 'eps', 'normalised_targets')
+    found = {key: info[key] for key in same if key in info}
+    found |= {key: tuple(info[key]) for key in ('mean', 'std', 'pixels') if info.get(key)}
+    if info.get('id2label'):  # JSON has no whole numbers for keys.
+      found['id2label'] = {int(k): v for k, v in info['id2label'].items()}
+    return found
+
+
+# What the reader of a format returns: parameters, info, tensors that were not used, and notes.
+Read = tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray], list[str]]
+
 
 def read_checkpoint(path: str | Path, *, weights: str = '') -> Checkpoint:
   """Reads a checkpoint of PyTorch, which need not be installed.

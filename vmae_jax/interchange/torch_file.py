@@ -30,7 +30,7 @@ _DTYPES = {
   'ByteStorage': np.uint8,
   'BoolStorage': np.bool_,
 }
-_OLD_MAGIC = 0x1950A86A20F9469CFC6C  # Of files before release 1.6, which are no zip archives.
+_OLD_MAGIC = 0x1950A86A20F9469CFC6C  # Files before release 1.6 are no zip archives.
 _ZIP_HEADER = 30
 
 

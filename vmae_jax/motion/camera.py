@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from vmae_jax.types import Array, Float
 
 PAN_ROUNDS = 8
-OUTLIER_SCALES = (16, 8, 4, 2, 1, 1)  # Of each later round, in units of the noise.
+OUTLIER_SCALES = (16, 8, 4, 2, 1, 1)  # One for each later round, in units of the noise.
 SLOPE_PENALTY = 0.3  # On zoom, roll and shear in the rounds for the pan; see below.
 
 
@@ -25,7 +25,7 @@ def camera_motion(
   have the weights of Geman and McClure, at a scale that falls to the noise.
 
   Args:
-    flow: In pixels of its own grid.
+    flow: Flow in pixels of its own grid.
     noise: Errors of the flow, in pixels of its grid.
   """
   h, w = flow.shape[-3:-1]

@@ -51,7 +51,7 @@ def estimate(
   """Estimates the flow of all pairs of all clips in one call, without a gradient.
 
   Args:
-    clip: In [0, 1].
+    clip: The clips in [0, 1].
     pairs: Frames (i, j): from i to j.
     estimator: An entry of ESTIMATORS, its options bound.
 

@@ -24,8 +24,8 @@ class Followed(NamedTuple):
   """What targets along trajectories need.
 
   Attributes:
-    frames: In [0, 1]: the first of each slot and those that its steps end in.
-    tracks: With a batch axis (b t), the slots of a clip one after another.
+    frames: The first frame of each slot and those that its steps end in, in [0, 1].
+    tracks: The tracks, with a batch axis (b t): the slots of a clip one after another.
   """
 
   frames: Float[Array, 'b t l H W C']
@@ -45,9 +45,9 @@ def follow_window(
   The encoder sees every stride-th frame and has to predict how points move in between.
 
   Args:
-    window: For each time slot, consecutive frames of the video from the slot's first one on.
+    window: Consecutive frames of the video from the first one of each time slot on.
     estimator: An entry of ESTIMATORS with its options bound.
-    **options: Of `_follow`.
+    **options: The options of `_follow`.
   """
   rows = einops.rearrange(window, 'b t l H W C -> (b t) l H W C')
   flow = estimate(rows, pairs=clip_pairs(rows.shape[1]), estimator=estimator)
@@ -62,11 +62,11 @@ def follow_clip(
   In the last slots the steps end after the clip; points that start there are not valid.
 
   Args:
-    clip: In [0, 1].
-    flow: Of `clip_pairs`, at least.
+    clip: The clips in [0, 1].
+    flow: Flow of `clip_pairs`, at least.
     slot: Frames in a time slot.
     steps: L.
-    **options: Of `_follow`.
+    **options: The options of `_follow`.
   """
   last = clip.shape[1] - 1
   frames = np.arange(0, last + 1, slot)[:, None] + np.arange(steps + 1)  # t L+1
@@ -93,8 +93,8 @@ def _follow(
   """Moves one point of each cell along the flow.
 
   Args:
-    frames: Of each slot.
-    flow: From each of them to the next, for all slots.
+    frames: The frames of each slot.
+    flow: Flow from each of them to the next, for all slots.
     pitch: Height and width of a cell in pixels.
     smooth: Takes the median of 3 x 3 flow values first.
     camera: Records steps without the camera's motion; points still follow the whole flow.

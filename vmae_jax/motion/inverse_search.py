@@ -37,8 +37,8 @@ def inverse_search(
   Args:
     clip: RGB in [0, 1].
     pairs: Frames (i, j): from i to j.
-    rounds: Of trying the neighbours' flow and improving the best, at each level.
-    steps: In a round.
+    rounds: Times that patches try their neighbours' flow and improve the best, at each level.
+    steps: Gauss-Newton steps in a round.
     damping: Added to a patch's squared gradients, so that one without detail stays where it is.
     noise: Difference in brightness below which all patches explain a pixel equally well.
 

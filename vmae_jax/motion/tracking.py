@@ -24,7 +24,7 @@ class Tracks:
   """Where points went; a pytree.
 
   Attributes:
-    displacements: As recorded for each step, in pixels of the clip.
+    displacements: What was recorded for each step, in pixels of the clip.
     positions: Before each step and after the last one. A point that has left the frame is put
       back on its edge before the next step.
     valid: Whether the point was in the frame at the beginning of every step.
@@ -46,14 +46,14 @@ def track(
   """Follows one point of each cell over L steps.
 
   Args:
-    flow: From frame j to frame j + 1, in pixels of its own grid, which may be coarser than
+    flow: Flow from frame j to frame j + 1, in pixels of its own grid, which may be coarser than
       the clip.
     size: Height and width of the clip.
     pitch: Height and width of a cell, in pixels of the clip.
     described: Recorded as displacements in place of `flow`, on the same grid, such as flow
       without the camera's motion; points still follow `flow`. (The released code moves them by
       what it records.)
-    integer: As in the released code: flow is truncated to whole pixels and taken from the pixel
+    integer: Follows the released code: flow is truncated to whole pixels and taken from the pixel
       that the point is in, and recorded steps are cut to LONGEST. Motion of less than a pixel
       is lost.
   """

@@ -19,8 +19,8 @@ def warp_backward(
   """Takes each pixel from where the flow points to: out(p) = image(p + flow(p)), bilinearly.
 
   Args:
-    image: Of frame j.
-    flow: From frame i to frame j; the result belongs to frame i.
+    image: The map of frame j.
+    flow: Flow from frame i to frame j; the result belongs to frame i.
     released_scale: Shortens the flow by (W - 1) / W and (H - 1) / H, as MGMAE's released code
       does: it divides by W / 2 where its grid spans W - 1 pixels.
   """
@@ -42,8 +42,8 @@ def splat_forward(
   Papers call it average splatting: bilinear weights, zero where nothing arrives.
 
   Args:
-    image: Of frame i.
-    flow: From frame i to frame j; the result belongs to frame j.
+    image: The map of frame i.
+    flow: Flow from frame i to frame j; the result belongs to frame j.
     released_scale: An error: only the backward warp has it.
 
   Raises:

@@ -24,8 +24,8 @@ def codes_grid(
   Args:
     frames: The frames of the clip that have codes, one for each time slot, in [0, 1].
     masked_tokens: True where a token was hidden.
-    decoded: From the true codes: the best result that a model can reach.
-    predicted: From the predicted codes of hidden tokens and the true ones of visible tokens.
+    decoded: Images of the true codes, the best result that a model can reach.
+    predicted: Images of the predicted codes of hidden tokens and the true ones of visible tokens.
     accuracy: Share of hidden codes that are right.
     columns: Text above each frame.
     tokenizer: The name of its file, for the caption.

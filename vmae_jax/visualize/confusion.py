@@ -7,8 +7,8 @@ import numpy as np
 
 from vmae_jax.types import Int
 
-NAMED = 60  # With more classes, their names would not be legible.
-COUNTED = 25  # With more, the numbers in the cells would not.
+NAMED = 60  # The names of more classes would not be legible.
+COUNTED = 25  # The numbers in the cells of more classes would not be legible.
 
 
 def confusion_matrix(
@@ -18,7 +18,7 @@ def confusion_matrix(
 
   Args:
     counts: Row: the true class; column: the one that was predicted.
-    names: Of the classes; numbers where there are none.
+    names: The names of the classes; if there are none, numbers are shown.
     path: The PNG to write.
     title: Text above.
   """

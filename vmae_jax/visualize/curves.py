@@ -12,7 +12,7 @@ from vmae_jax.types import Float, UInt8
 # Okabe and Ito's colours, for any colour vision; line styles repeat the difference.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 STYLES = ('-', '--', '-.', ':')
-PANELS = 3  # In a row.
+PANELS = 3  # The most panels in a row.
 SMOOTHING = 0.05  # The window of the thick line, as a share of the run's length.
 
 

@@ -75,7 +75,7 @@ def read_square(
   """The middle of a video, in time and space, as models see it in a test.
 
   Args:
-    path: Of the file.
+    path: The video file.
     frames: T; a shorter video repeats its last one.
     size: H and W.
     stride: Video frames from one to the next.
@@ -99,7 +99,7 @@ def read_whole(
   """Whole frames of a video, from the first one on, made smaller where they are large.
 
   Args:
-    path: Of the file.
+    path: The video file.
     frames: The most frames.
     longest: The most pixels of a side.
     stride: Video frames from one to the next.

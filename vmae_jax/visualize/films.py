@@ -71,7 +71,7 @@ def flow_film(
 
   Args:
     video: The clip; only its shape is used.
-    flow: Of this one clip, with a batch axis of 1: of neighbouring frames, see `clip_pairs`.
+    flow: Flow between neighbouring frames of this clip (`clip_pairs`), with a batch axis of 1.
     longest: Speed, in pixels of the flow's grid, that gets the full colour; None for the one that
       2 % of the clip exceed, so that a few wild values do not make all others pale.
   """
@@ -105,9 +105,9 @@ def trajectory_film(
 
   Args:
     video: The clip.
-    flow: As for `flow_film`.
+    flow: See `flow_film`.
     patch: Frames, height and width of a patch: 4 points each.
-    steps: Of a path.
+    steps: Steps of a path.
     shade: Share of the brightness of the frames under the paths that is kept.
   """
   options = dict(pitch=patch[1] // 2, smooth=False, camera=False, integer=False)

@@ -58,8 +58,8 @@ def motion_grid(
   """Draws a clip, its flow, the maps that follow the flow, and what masks leave visible.
 
   Args:
-    video: In [0, 1].
-    flow: Of each frame, on its own grid, which divides the frames; zero where there is none.
+    video: The clip in [0, 1].
+    flow: The flow of each frame, on a grid that divides the frames; zero where there is none.
     maps: What `warped_maps` gives, on the same grid.
     masks: Label -> True where a token is hidden; such as motion-guided and tube.
     patch: Frames, height and width of a patch.

@@ -30,7 +30,7 @@ def glyphs(
 
   Args:
     cells: Histograms.
-    variant: Of the target, which decides what directions bins stand for.
+    variant: The target's variant, which gives the directions of bins.
     side: Height and width of a glyph in pixels.
 
   Returns:
@@ -38,7 +38,9 @@ def glyphs(
   """
   at = np.arange(side) - (side - 1) / 2
   angles = bin_angles(variant)[:, None, None]
-  distance = np.abs(np.cos(angles) * at + np.sin(angles) * at[:, None])  # To the edge's line.
+  distance = np.abs(
+    np.cos(angles) * at + np.sin(angles) * at[:, None]
+  )  # Pixels to the edge's line.
   inside = np.hypot(at, at[:, None]) < side / 2
   strokes = np.clip(1.2 - distance, 0, 1) * inside
   *b, h, w, _ = cells.shape
@@ -68,7 +70,7 @@ def hog_grid(
   Args:
     true: The target of all tokens.
     predicted: The model's values, in the order of the hidden tokens' indices.
-    options: Of the target.
+    options: The target's options.
   """
   grid = token_grid(video.shape[:3], patch)
   factor = math.ceil(2 * MIN_CELL / patch[1])

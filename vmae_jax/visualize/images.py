@@ -37,7 +37,7 @@ def token_pixels(
 
   Args:
     tokens: The values.
-    shape: Of the clip: T, H and W first.
+    shape: Shape of the clip, which begins with T, H and W.
   """
   for axis in range(3):
     tokens = tokens.repeat(shape[axis] // tokens.shape[axis], axis)
@@ -59,7 +59,7 @@ def prediction_rows(
     predicted: The model's values, in the order of the hidden tokens' indices.
     masked_tokens: True where a token was hidden.
     draw: (values of all tokens, 0 where none are shown) -> a frame for each column.
-    name: Of the first row.
+    name: Label of the first row.
   """
 
   def row(hidden, visible):

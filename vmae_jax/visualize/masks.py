@@ -27,7 +27,7 @@ _HOW = (
 )
 _RULER, _TICKS = 34, 8  # Width of a ruler in pixels, and about how many numbers it has.
 COLUMNS = 6  # Frames in the picture of a clip.
-WIDTH = 240  # Of each of them.
+WIDTH = 240  # Pixels of each of them.
 _SAFE = (COLOURS[4], COLOURS[5], *COLOURS[1:4], COLOURS[0], '#F0E442')  # Light ones first.
 
 
@@ -46,8 +46,8 @@ def paint(text: str, *, height: int, width: int) -> UInt8[np.ndarray, 'H W']:
 
   Args:
     text: Shapes, see the module.
-    height: Of the frame.
-    width: Of the frame.
+    height: Rows of the frame.
+    width: Columns of the frame.
 
   Raises:
     UserError: the text cannot be read, a shape lies outside the frame, or an object is covered.
@@ -105,7 +105,7 @@ def ruled(frame: UInt8[np.ndarray, 'H W 3'], *, width: int = 640) -> UInt8[np.nd
 
   Args:
     frame: The first one of a video.
-    width: Of the picture without its rulers.
+    width: Width of the picture without its rulers.
   """
   factor = width / frame.shape[1]
   size = width, round(frame.shape[0] * factor)
@@ -143,7 +143,7 @@ def overlay(
   Args:
     frame: RGB.
     mask: The object of each pixel, 0 for none.
-    colours: Of objects; None for DAVIS's palette, as in files.
+    colours: Colours of objects; None for DAVIS's palette, as in files.
   """
   around = np.pad(mask, 1, mode='edge')
   neighbours = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
@@ -167,7 +167,7 @@ def strip(
   Args:
     frames: A few of a clip, from the first to the last.
     rows: Label -> a mask for each frame.
-    names: Of the frames.
+    names: Names of the frames.
     title: Above the picture.
     caption: Below it.
   """

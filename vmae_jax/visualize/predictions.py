@@ -37,11 +37,11 @@ class Shown(NamedTuple):
   """One head's prediction of one clip, to be drawn.
 
   Attributes:
-    clip: In [0, 1].
+    clip: The clip in [0, 1].
     hidden: True where a token was hidden.
     values: What `_outputs` returns for the head.
     how: Patch, options of the target, and title of the picture.
-    method: Whose head it is.
+    method: The method of the head.
     config: The run's config.
   """
 
@@ -59,7 +59,7 @@ class Pictures:
   All hidden tokens are predicted, even if training decodes only some of them.
 
   Args:
-    method: Whose predictions are drawn.
+    method: The method that predicts.
     source: The training videos.
     sampler: Cuts clips from them.
     config: The run's config.
@@ -95,8 +95,8 @@ class Pictures:
     """Name -> picture; each is also written to WORKDIR/pictures as a PNG.
 
     Args:
-      step: For the title and the file's name.
-      params: Of the model.
+      step: The step in the title and the file's name.
+      params: The model's parameters.
       frozen: The method's frozen parameters, on the devices.
     """
     outputs = jax.device_get(self._outputs(params, self._batch, frozen))
@@ -219,7 +219,7 @@ def _outputs(method: Method, config, params, batch, frozen):
     keys = clip_keys(method.seed, batch, 'mask')
     where = dict(grid=method.grid, ratio=masking.ratio)
     maps = functools.partial(warped_maps, **where, **masking.options)
-    # With the same key as the mask's own map.
+    # The mask's own map has the same key.
     maps = jax.vmap(lambda key, *args: maps(jax.random.split(key)[0], *args))
     other = jax.vmap(lambda key: tube(key, None, None, **where))(keys)
     outputs |= {'flow': out.flow, 'maps': maps(keys, out.clip, out.flow), 'tube': hidden_map(other)}

@@ -43,7 +43,7 @@ def reconstruction_grid(
   Args:
     video: The clip in [0, 1].
     masked_tokens: True where a token was hidden.
-    predicted: From `predicted_video`, or the pixels that a model predicts directly; only its
+    predicted: The result of `predicted_video`, or the pixels that a model predicts; only its
       hidden patches are shown.
     patch: Frames, height and width of a patch.
     statistics: A key of CAPTIONS: how `predicted` got its mean and contrast.

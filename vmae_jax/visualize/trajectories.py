@@ -14,7 +14,7 @@ from vmae_jax.visualize.reconstruction import interpolate_visible
 
 MIN_SIDE = 320  # Frames are enlarged to this, so that paths of a few pixels can be seen.
 TRUE, PREDICTED = (230, 159, 0), (86, 180, 233)  # Orange and blue, for any colour vision.
-POINTS = 4  # Of a token.
+POINTS = 4  # In each token.
 SHADE = 0.45  # What is left of the brightness of the frames under the paths.
 _SMOOTH = 2  # Paths are drawn this many times larger, then made smaller: smooth edges.
 
@@ -48,7 +48,7 @@ def trajectory_grid(
     true: Values of `trajectory` with `normalise='none'`, the same `scale` and no mean.
     predicted: The model's values, in the order of the hidden tokens' indices.
     valid: Tokens whose paths are drawn: the weights of `trajectory`.
-    options: Of the target `trajectory`.
+    options: Options of the target `trajectory`.
   """
   grid = token_grid(video.shape[:3], patch)
   scale = options.get('scale', 20.0)
