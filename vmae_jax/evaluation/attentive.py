@@ -102,7 +102,6 @@ def attentive_probe(
   epochs: int,
   rates: Sequence[float] = RATES,
   weight_decays: Sequence[float] = DECAYS,
-  seed: int = 0,
 ) -> dict[str, float]:
   """Trains a probe for each pair of learning rate and weight decay, all over the same batches.
 
@@ -118,7 +117,6 @@ def attentive_probe(
     epochs: Passes over `train`.
     rates: Peak learning rates.
     weight_decays: Weight decays of kernels.
-    seed: Seed of the initial weights, which are the same for all pairs.
 
   Returns:
     `top1` and `top5` (shares of the test set) of the pair chosen, `learning_rate`,
@@ -127,7 +125,7 @@ def attentive_probe(
   pairs = list(itertools.product(rates, weight_decays))
   rate, decay = (jnp.asarray(x, jnp.float32) for x in zip(*pairs, strict=True))
   model = AttentiveClassifier(max(1, width // 64), classes)
-  state, total = _start(model, width, jax.random.key(seed), len(pairs)), epochs * steps
+  state, total = _start(model, width, jax.random.key(0), len(pairs)), epochs * steps
   for epoch in range(epochs):
     for batch in train(epoch):
       state = _step(model, state, batch, rate, decay, jnp.int32(total))

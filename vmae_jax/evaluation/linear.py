@@ -13,6 +13,7 @@ from vmae_jax.evaluation.results import accuracy, count_classes
 from vmae_jax.types import Array, Float, Int
 
 EPS = 1e-6  # The BatchNorm of MAE's linear probe has this one.
+MAX_STEPS = 200  # L-BFGS stops here if it has not converged.
 STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on standardised features.
 
 
@@ -90,8 +91,6 @@ def linear_probe(
   *,
   strengths: Sequence[float] = STRENGTHS,
   batch_norm: bool = True,
-  seed: int = 0,
-  max_steps: int = 200,
 ) -> dict[str, float]:
   """The accuracy on the test set of a linear classifier that is fitted to the training set.
 
@@ -107,8 +106,6 @@ def linear_probe(
     test_labels: Their classes.
     strengths: Strengths of L2 to choose from.
     batch_norm: False takes the features as they are.
-    seed: Seed of the choice of the held-out tenth.
-    max_steps: The most steps of L-BFGS.
 
   Returns:
     `top1` and `top5` (shares of the test set), `l2` (the strength chosen) and `held_out_top1`.
@@ -130,11 +127,11 @@ def linear_probe(
       jnp.asarray(counts, jnp.float32),
       jnp.float32(strength),
       classes=classes,
-      max_steps=max_steps,
+      max_steps=MAX_STEPS,
     )
     return np.asarray(jnp.dot(features, weight, precision='highest') + bias)
 
-  order = np.random.default_rng(seed).permutation(len(train))
+  order = np.random.default_rng(0).permutation(len(train))
   held_out = order < len(train) // 10
   strengths = sorted(strengths, reverse=True)
   top1 = [

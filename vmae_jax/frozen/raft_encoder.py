@@ -21,11 +21,11 @@ def conv(
   return nn.Conv(width, kernel, strides=stride, padding=padding, dtype=dtype, name=name)
 
 
-def instance_norm(x: Float[Array, 'b h w d'], *, eps: float = 1e-5) -> Float[Array, 'b h w d']:
+def instance_norm(x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
   """Zero mean and unit variance of each channel over the map; statistics in float32."""
   y = x.astype(jnp.float32)
   y -= y.mean(axis=(1, 2), keepdims=True)
-  y *= jax.lax.rsqrt(jnp.square(y).mean(axis=(1, 2), keepdims=True) + eps)
+  y *= jax.lax.rsqrt(jnp.square(y).mean(axis=(1, 2), keepdims=True) + 1e-5)
   return y.astype(x.dtype)
 
 

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 
 from vmae_jax.types import Array, Float
 
+NOISE = 0.1  # Errors of the flow, in pixels of its grid.
 PAN_ROUNDS = 8
 OUTLIER_SCALES = (16, 8, 4, 2, 1, 1)  # One for each later round, in units of the noise.
 SLOPE_PENALTY = 0.3  # On zoom, roll and shear in the rounds for the pan; see below.
 
 
-def camera_motion(
-  flow: Float[Array, '*b h w 2'], *, noise: float = 0.1
-) -> Float[Array, '*b h w 2']:
+def camera_motion(flow: Float[Array, '*b h w 2']) -> Float[Array, '*b h w 2']:
   """The affine motion (pan, zoom, roll, shear) that most of each frame follows.
 
   `flow - camera_motion(flow)` is the motion of objects. MME removes the camera's motion by a
@@ -22,11 +21,8 @@ def camera_motion(
   iterated least squares. The first rounds weight values by one over their distance from the last
   fit (so that the sum of distances is least, not of squares) and penalise all but a pan: an
   object that covers a third of the frame at one side would tilt the fit otherwise. The others
-  have the weights of Geman and McClure, at a scale that falls to the noise.
-
-  Args:
-    flow: Flow in pixels of its own grid.
-    noise: Errors of the flow, in pixels of its grid.
+  have the weights of Geman and McClure, at a scale that falls to the noise. Flow and result are in
+  pixels of the flow's grid.
   """
   h, w = flow.shape[-3:-1]
   x, y = jnp.meshgrid(jnp.linspace(-1, 1, w), jnp.linspace(-1, 1, h))
@@ -44,7 +40,7 @@ def camera_motion(
 
   def pan(field, _):
     error = jnp.square(flow - field).sum(axis=-1)
-    return fit(1 / jnp.sqrt(error + noise**2), SLOPE_PENALTY), None
+    return fit(1 / jnp.sqrt(error + NOISE**2), SLOPE_PENALTY), None
 
   def refine(field, scale):
     error = jnp.square(flow - field).sum(axis=-1)
@@ -52,4 +48,4 @@ def camera_motion(
     return fit(jnp.square(scale**2 / (scale**2 + error)), 1e-6), None
 
   field, _ = jax.lax.scan(pan, jnp.zeros_like(flow), length=PAN_ROUNDS)
-  return jax.lax.scan(refine, field, noise * jnp.array(OUTLIER_SCALES, jnp.float32))[0]
+  return jax.lax.scan(refine, field, NOISE * jnp.array(OUTLIER_SCALES, jnp.float32))[0]

@@ -21,16 +21,14 @@ def loss_curve(
   path: str | os.PathLike,
   *,
   keys: Sequence[str] = ('loss',),
-  rate_key: str = 'learning_rate',
   title: str = '',
 ) -> None:
-  """Draws the loss over steps, raw thin and smoothed thick, above the learning rate.
+  """Draws the loss over steps, raw thin and smoothed thick, above the learning rate, if logged.
 
   Args:
     runs: Name of a run -> its records, from `read_metrics`; a single run's name may be ''.
     path: The PNG to write.
     keys: Scalars to draw, such as the losses of several heads.
-    rate_key: The learning rate's scalar; the lower part is left out if no run has it.
     title: Text above.
 
   Raises:
@@ -40,7 +38,7 @@ def loss_curve(
   from matplotlib.figure import Figure
   from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-  with_rate = any(rate_key in record for metrics in runs.values() for record in metrics)
+  with_rate = any('learning_rate' in record for metrics in runs.values() for record in metrics)
   figure = Figure(figsize=(7.2, 4.2 if with_rate else 3.4), layout='constrained')
   axes = figure.subplots(
     1 + with_rate, 1, sharex=True, squeeze=False, height_ratios=[3.5, 1][: 1 + with_rate]
@@ -54,7 +52,7 @@ def loss_curve(
         f'run {name!r} has no {" or ".join(keys)} in its metrics; there is: {", ".join(there)}.'
       )
     if with_rate:
-      steps, rates = series(metrics, rate_key)
+      steps, rates = series(metrics, 'learning_rate')
       axes[1].plot(steps, rates, linewidth=1.2, **_style(line, steps))
     for key in found:
       label = ': '.join(part for part in (name, key if len(keys) > 1 else '') if part)

@@ -11,6 +11,7 @@ from vmae_jax.types import Bool, Float, UInt8
 from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, prediction_rows, to_uint8
 from vmae_jax.visualize.reconstruction import denormalise
 
+MAX_SLOTS = 4  # The most time slots that are drawn, with all their frames.
 _SCALE = 'Grey is no change; full range is {:.2f} of the intensity. '
 CAPTIONS = {
   'patch': _SCALE + 'The model predicts normalised patches; the mean and std of each hidden patch '
@@ -28,12 +29,10 @@ def difference_grid(
   patch: tuple[int, int, int],
   options: dict[str, Any],
   title: str = '',
-  max_slots: int = 4,
 ) -> UInt8[np.ndarray, 'H2 W2 3']:
   """Draws the clip, its true differences, the predicted ones, and these among visible ones.
 
-  Arguments are those of `reconstruction_grid`, except for `options`, those of the target
-  `frame_difference`, and `max_slots`, the most time slots that are drawn, with all their frames.
+  Arguments are those of `reconstruction_grid`, and the options of the target `frame_difference`.
   """
   pt, ph, pw = patch
   grid = token_grid(video.shape[:3], patch)
@@ -52,7 +51,7 @@ def difference_grid(
 
   per_slot = true.shape[-1] // (ph * pw * 3)  # pt, or pt - 1 where differences stay in a slot.
   peak = max(float(np.quantile(np.abs(true), 0.995)), 0.02)
-  slots = evenly(grid[0], most=max_slots)
+  slots = evenly(grid[0], most=MAX_SLOTS)
   shown = (slots[:, None] * per_slot + np.arange(per_slot)).ravel()
   frames = (slots[:, None] * pt + np.arange(pt - per_slot, pt)).ravel()
 

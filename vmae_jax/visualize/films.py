@@ -27,6 +27,7 @@ from vmae_jax.types import Bool, Float, UInt8
 from vmae_jax.visualize.flow import SHADE, flow_colours, flow_of_frames
 from vmae_jax.visualize.hog import MIN_CELL, cells, glyphs
 from vmae_jax.visualize.images import labelled_rows, to_uint8, token_pixels
+from vmae_jax.visualize.trajectories import SHADE as PATH_SHADE
 from vmae_jax.visualize.trajectories import TRUE, draw_paths
 
 # Less and more, of Okabe and Ito's colours, for any colour vision.
@@ -97,7 +98,6 @@ def trajectory_film(
   *,
   patch: tuple[int, int, int],
   steps: int = 6,
-  shade: float = 0.45,
 ) -> UInt8[np.ndarray, 'T H2 W2 3']:
   """MME's motion target: where points go in the next frames of the clip, a dot at the end.
 
@@ -108,13 +108,12 @@ def trajectory_film(
     flow: See `flow_film`.
     patch: Frames, height and width of a patch: 4 points each.
     steps: Steps of a path.
-    shade: Share of the brightness of the frames under the paths that is kept.
   """
   options = dict(pitch=patch[1] // 2, smooth=False, camera=False, integer=False)
   follow = jax.jit(functools.partial(follow_clip, slot=patch[0], steps=steps, **options))
   tracks = follow(video[None], flow).tracks
   positions, valid = np.asarray(tracks.positions), np.asarray(tracks.valid)
-  grey = to_uint8(video.mean(-1, keepdims=True).repeat(3, -1) * shade)
+  grey = to_uint8(video.mean(-1, keepdims=True).repeat(3, -1) * PATH_SHADE)
   film = []
   for i, frame in enumerate(grey):
     slot = i // patch[0]

@@ -12,6 +12,7 @@ from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, to_uin
 # 2011, the wheel of nearly all pictures of flow).
 _STEPS = (15, 6, 4, 11, 13, 6)
 _CORNERS = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1), (1, 0, 0))
+MAX_FRAMES = 8  # The most columns.
 SHADE = 0.15  # What is left of the brightness of a hidden token.
 
 
@@ -53,7 +54,6 @@ def motion_grid(
   patch: tuple[int, int, int],
   title: str = '',
   caption: str = '',
-  max_frames: int = 8,
 ) -> UInt8[np.ndarray, 'H3 W3 3']:
   """Draws a clip, its flow, the maps that follow the flow, and what masks leave visible.
 
@@ -65,10 +65,9 @@ def motion_grid(
     patch: Frames, height and width of a patch.
     title: Text above the picture.
     caption: Text below it.
-    max_frames: The most columns that are drawn.
   """
   frames, height, width, _ = video.shape
-  chosen = evenly(frames, most=max_frames)
+  chosen = evenly(frames, most=MAX_FRAMES)
   factor = height // flow.shape[1], width // flow.shape[2]
   grey = video.mean(-1, keepdims=True)
   heat = (maps / maps.max()).repeat(factor[0], 1).repeat(factor[1], 2)[..., None]

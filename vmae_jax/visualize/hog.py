@@ -11,6 +11,7 @@ from vmae_jax.targets.hog import BINS, FRAMES, bin_angles
 from vmae_jax.types import Bool, Float, UInt8
 from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, prediction_rows, to_uint8
 
+MAX_SLOTS = 4  # The most columns.
 MIN_CELL = 16  # Cells are enlarged to at least this many pixels.
 
 
@@ -59,7 +60,6 @@ def hog_grid(
   patch: tuple[int, int, int],
   options: dict[str, Any],
   title: str = '',
-  max_slots: int = 4,
 ) -> UInt8[np.ndarray, 'H2 W2 3']:
   """Draws frames, their true histograms, the predicted ones, and these among visible ones.
 
@@ -75,7 +75,7 @@ def hog_grid(
   grid = token_grid(video.shape[:3], patch)
   factor = math.ceil(2 * MIN_CELL / patch[1])
   peak = max(float(np.quantile(cells(true, grid).max(-1), 0.99)), 1e-6)
-  slots = evenly(grid[0], most=max_slots)
+  slots = evenly(grid[0], most=MAX_SLOTS)
   frames = slots * patch[0]
   if true.shape[1] == 12 * BINS:
     frames += FRAMES[options.get('frame', 'middle')](patch[0])
