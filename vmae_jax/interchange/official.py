@@ -173,14 +173,7 @@ def encoder_info(
       f'{where}: {prefix}patch_embed.proj.weight is {list(kernel)}, but a video model has five '
       'axes there (width, channels, frames, rows, columns): this is a model of images.'
     )
-  first = f'{prefix}blocks.0.mlp.fc1.weight'
-  if first not in tensors:
-    raise UserError(f'{where}: {first} is missing, so this is no VideoMAE.')
-  encoder = dict(
-    width=kernel[0],
-    depth=layout.count_layers(tensors, rf'{re.escape(prefix)}blocks\.(\d+)\.'),
-    mlp=tensors[first].shape[0],
-  )
+  encoder = _sizes(tensors, prefix, where, 'so this is no VideoMAE')
   size = find_size(encoder)
   if heads is None and size is None:
     raise UserError(
@@ -197,20 +190,22 @@ def decoder_info(
   tensors: layout.Tensors, prefix: str, size: str | None, *, heads: int | None, where: str
 ) -> dict[str, Any]:
   """Arguments of a decoder; the usual number of heads follows from the encoder's size."""
-  first = f'{prefix}blocks.0.mlp.fc1.weight'
-  if first not in tensors:
-    raise UserError(f'{where}: {first} is missing, although there is a decoder.')
+  decoder = _sizes(tensors, prefix, where, 'although there is a decoder')
   if heads is None and size is None:
     raise UserError(f'{where}: shapes do not show the heads of the decoder: add --decoder_heads=N.')
-  mlp, width = tensors[first].shape
-  decoder = dict(
-    width=width,
-    depth=layout.count_layers(tensors, rf'{re.escape(prefix)}blocks\.(\d+)\.'),
-    heads=heads or SIZES[size]['decoder']['heads'],
-    mlp=mlp,
-  )
+  decoder['heads'] = heads or SIZES[size]['decoder']['heads']
   check_heads(decoder, where)
   return decoder
+
+
+def _sizes(tensors: layout.Tensors, prefix: str, where: str, consequence: str) -> dict[str, Any]:
+  """Width, depth and mlp of some blocks; the consequence is part of the error without them."""
+  first = f'{prefix}blocks.0.mlp.fc1.weight'
+  if first not in tensors:
+    raise UserError(f'{where}: {first} is missing, {consequence}.')
+  mlp, width = tensors[first].shape[0], tensors[first].shape[-1]
+  depth = layout.count_layers(tensors, rf'{re.escape(prefix)}blocks\.(\d+)\.')
+  return dict(width=width, depth=depth, mlp=mlp)
 
 
 def find_size(encoder: Mapping[str, Any]) -> str | None:
