@@ -100,7 +100,7 @@ def read_windows(
   """
   stop = threading.Event()
 
-  def clips(i: int) -> Iterator[Found | BaseException]:
+  def clips(i: int) -> Iterator[Found]:
     try:
       with source.open(i) as video:
         if video.num_frames < 1:
@@ -111,17 +111,20 @@ def read_windows(
       yield Found(i)
     except VideoError as e:
       yield Found(i, reason=str(e))
-    except Exception as e:  # The caller must see any error instead of waiting for ever.
-      yield e
+
+  def put(ready: queue.Queue, item: Found | BaseException) -> None:
+    while not stop.is_set():
+      with contextlib.suppress(queue.Full):
+        return ready.put(item, timeout=0.1)
 
   def read(i: int, ready: queue.Queue) -> None:
-    for item in clips(i):
-      while not stop.is_set():
-        with contextlib.suppress(queue.Full):
-          ready.put(item, timeout=0.1)
-          break
-      else:
-        return
+    try:
+      for item in clips(i):
+        put(ready, item)
+        if stop.is_set():
+          return
+    except BaseException as e:  # The caller must see any error instead of waiting for ever.
+      put(ready, e)
 
   pool = ThreadPoolExecutor(threads)
   left, active = deque(videos), deque()
