@@ -60,7 +60,7 @@ DEFAULTS = dict(
     decoder_mlp=Number(None, 1),  # With another width: four times that.
     eps=1e-6,  # In every LayerNorm.
     dtype='auto',  # For matrix products; auto: bfloat16, on CPU float32.
-    attention='auto',  # auto, xla, cudnn, mapped.
+    attention='auto',  # auto, xla, cudnn, mapped, pallas (TPU).
     scan=False,  # Loop over layers instead of writing them out.
     remat='none',  # none, dots, full: what the backward pass computes again.
   ),

@@ -9,6 +9,8 @@
   methods    the same step of every method here, each beside VideoMAE's: time, FLOPs, peak memory
   attention  attention's implementations by number of tokens and size of a head, and which of them
              model.attention=auto takes
+  bundles    the same by the compiler's count for TPUs that need not be there (libtpu), kernels by
+             the bundles of their final schedules: --topologies
   checkpoint seconds to save and restore a train state, and for which training waits
   fits       whether the step of every method and size fits TPU slices that need not be there, and
              what it sends between chips; some minutes each, by libtpu (pip install "jax[tpu]").
@@ -45,6 +47,7 @@ from absl import flags
 
 from tests.benchmark import (
   attention,
+  bundles,
   checkpoint,
   clips,
   decode,
@@ -74,7 +77,9 @@ _SIZES = flags.DEFINE_list(
 )
 _METHODS = flags.DEFINE_list('methods', list(fits.METHODS), 'fits: files in configs/.')
 _TOPOLOGIES = flags.DEFINE_list(
-  'topologies', list(fits.TOPOLOGIES), 'fits: TPU slices, or local for the devices at hand.'
+  'topologies',
+  None,
+  'fits: TPU slices, or local for the devices at hand; bundles: slices of one chip or host.',
 )
 _BATCH = flags.DEFINE_integer(
   'batch',
@@ -152,6 +157,12 @@ def _attention(_) -> Iterator[dict]:
   yield result
 
 
+def _bundles(_) -> Iterator[list[dict]]:
+  for rows in bundles.benchmark_bundles(topologies=_TOPOLOGIES.value or list(bundles.TOPOLOGIES)):
+    yield rows
+  print('\n' + bundles.table(rows) + '\n', flush=True)
+
+
 def _checkpoint(_) -> Iterator[list[dict]]:
   results = [
     checkpoint.benchmark_checkpoint(size=size, rounds=_ROUNDS.value) for size in _SIZES.value
@@ -171,8 +182,9 @@ def _fits(_) -> Iterator[list[dict]]:
   kept = []
   with contextlib.suppress(OSError, ValueError, KeyError):  # None, or another file's.
     kept = json.loads(Path(_OUT.value).read_text())['results']['fits']
+  topologies = _TOPOLOGIES.value or list(fits.TOPOLOGIES)
   rows = fits.benchmark_fits(
-    methods=_METHODS.value, sizes=_SIZES.value, topologies=_TOPOLOGIES.value, kept=kept
+    methods=_METHODS.value, sizes=_SIZES.value, topologies=topologies, kept=kept
   )
   for result in rows:
     yield result
@@ -236,6 +248,7 @@ COMMANDS = {
   'inference': functools.partial(_step, 'inference'),
   'methods': _methods,
   'attention': _attention,
+  'bundles': _bundles,
   'checkpoint': _checkpoint,
   'scaling': _scaling,
   'flow': _flow,

@@ -1,5 +1,7 @@
 """Cycles read from a program in the form that libtpu prints."""
 
+import pytest
+
 from vmae_jax.planning.cycles import read_cycles
 
 
@@ -53,6 +55,22 @@ def test_parts_with_loops_as_often_as_they_run_and_fusions_once():
     ('masks, targets, loss', 7),
     ('decoder, mlp', 5),
   ]
+
+
+KERNEL = """ENTRY %main (p: f32[8]) -> f32[8] {{
+  %jvp_{}.1 = ({}f32[4,6,1,1568]{{3,2,1,0:T(1,128)}}) custom-call(%copy.1, %copy.2), \
+custom_call_target="tpu_custom_call", operand_layout_constraints={{bf16[4,1568,384]{{2,1,0}}, \
+bf16[4,1568,384]{{2,1,0}}, bf16[4,1568,384]{{2,1,0}}}}, metadata={{op_name="jit(step)/\
+jvp(MaskedAutoencoder)/decoder/blocks/block/attention/pallas_call"}}
+}}
+"""
+
+
+def test_kernels_by_what_was_counted_in_their_schedules():
+  given = 'bf16[4,1568,384]{2,1,0:T(8,128)(2,1)S(1)}, '
+  for kernel, bundles in ('forward_kernel_', 328_617), ('backward_kernel__', 586_979):
+    (found,) = read_cycles(KERNEL.format(kernel, given)).items()
+    assert found == ('decoder, attention', pytest.approx(bundles, rel=0.01))
 
 
 def test_other_compilers_tell_none():

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from vmae_jax import sharding
+from vmae_jax.models.attention_kernel import SAVED_NAME, attention_kernel, supports
 from vmae_jax.types import Array, Float
 
-IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'mapped')
+IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'mapped', 'pallas')
 # Tokens from which on a head's scores outweigh its queries, keys and values several times.
 RECOMPUTE_FROM_TOKENS = 512
 # Tokens from which on `mapped` pays: on CPU as measured, on TPU by the compiler's count of cycles
@@ -19,7 +20,6 @@ RECOMPUTE_FROM_TOKENS = 512
 MAPPED_FROM_TOKENS = {'cpu': 384, 'tpu': RECOMPUTE_FROM_TOKENS}
 # Bytes of scores that `mapped` computes at once, but at least those of one head.
 SCORES_BYTES = {'tpu': 40e6}
-SAVED_NAME = 'attention'  # Name of what `mapped` needs in the backward pass, for policies of remat.
 
 
 def attention(
@@ -38,12 +38,14 @@ def attention(
     implementation: `xla` (any device; many scores are computed again in the backward pass, since
       kept they would be most of a step's memory), `cudnn` (NVIDIA, half precision), `mapped`
       (some heads of one clip at a time, so that scores never leave the fast memory; they are
-      computed again in the backward pass), or `auto`, see `choose`.
+      computed again in the backward pass), `pallas` (a kernel that does so on TPUs), or `auto`, see
+      `choose`.
   """
   if implementation == 'auto':
     implementation = choose(q, k)
-  if implementation == 'mapped':
-    return _on_each_device(_mapped, q, k, v)
+  if implementation in ('mapped', 'pallas'):
+    kernel = _mapped if implementation == 'mapped' else attention_kernel
+    return _on_each_device(kernel, q, k, v)
   kernel = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
   if implementation == 'xla' and _scores(q, k) >= RECOMPUTE_FROM_TOKENS**2:
     kernel = jax.checkpoint(kernel)
@@ -56,6 +58,10 @@ def choose(q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e']) -> str:
   if platform == 'gpu' and q.dtype in (jnp.bfloat16, jnp.float16) and _gpu_has_cudnn_kernels():
     if q.shape[-1] % 8 == 0 and q.shape[-1] <= 128:
       return 'cudnn'
+  if platform == 'tpu' and q.dtype == jnp.bfloat16:
+    heads, tensor = q.shape[2], _devices_of_a_clip()
+    if heads % tensor == 0 and supports(heads=heads // tensor, head=q.shape[3], keys=k.shape[1]):
+      return 'pallas'
   return (
     'mapped'
     if platform in MAPPED_FROM_TOKENS and _scores(q, k) >= MAPPED_FROM_TOKENS[platform] ** 2
@@ -75,6 +81,11 @@ def _gpu_has_cudnn_kernels() -> bool:
   return generation is not None and int(generation[1]) >= 8
 
 
+def _devices_of_a_clip() -> int:
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.shape['tensor']
+
+
 def _scores(q: Array, k: Array) -> int:
   return q.shape[1] * k.shape[1]
 
@@ -85,7 +96,9 @@ def _on_each_device(kernel, q, k, v):
   if mesh.empty or mesh.size == 1:
     return kernel(q, k, v)
   spec = sharding.spec(sharding.BATCH_AXES, None, 'tensor', shape=q.shape, mesh=mesh)
-  return jax.shard_map(kernel, in_specs=(spec,) * 3, out_specs=spec)(q, k, v)
+  # Over which axes the results of a Pallas kernel vary is not known.
+  known = kernel is not attention_kernel
+  return jax.shard_map(kernel, in_specs=(spec,) * 3, out_specs=spec, check_vma=known)(q, k, v)
 
 
 @jax.custom_vjp
