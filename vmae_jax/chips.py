@@ -64,6 +64,9 @@ _V6E = Chip(
   clock=918e12 / 2**19,
 )
 _A100 = Chip(312e12, 'https://www.nvidia.com/en-us/data-center/a100')
+_A100_SXM = _A100._replace(
+  source=f'{_A100.source} (80 GB; NVLink 600 GB/s in both)', memory=80 * 10**9, network=300e9
+)
 
 # Read in November 2026. Data sheets give twice as much where they count zeros (sparsity).
 CHIPS = {
@@ -77,7 +80,12 @@ CHIPS = {
   # Each of the chip's two cores is a device with half of its 2,307 TFLOP/s and 192 GiB.
   'TPU7x': Chip(2307e12 / 2, f'{_TPU}tpu7x', memory=96 * GIB),
   'NVIDIA GB200': Chip(2500e12, f'{_SHEET}Blackwell (GB200 NVL72)'),
-  'NVIDIA B200': Chip(2250e12, f'{_SHEET}Blackwell (HGX B200)'),
+  'NVIDIA B200': Chip(
+    2250e12,
+    f'{_SHEET}Blackwell (HGX B200: 180 GB; NVLink 1,800 GB/s in both)',
+    memory=180 * 10**9,
+    network=900e9,
+  ),
   'NVIDIA H200': Chip(
     989e12,
     f'{_SYSTEMS}H200-SXM-141GBx8_TRT.json (NVLink 900 GB/s in both); {_SHEET}H200',
@@ -93,7 +101,7 @@ CHIPS = {
   'NVIDIA H100 NVL': Chip(835e12, f'{_SHEET}H100'),
   'NVIDIA H100 PCIe': Chip(756e12, f'{_SHEET}H100'),
   'NVIDIA A100-SXM4-40GB': _A100,
-  'NVIDIA A100-SXM4-80GB': _A100,
+  'NVIDIA A100-SXM4-80GB': _A100_SXM,
   'NVIDIA A100-PCIE-40GB': _A100,
   'NVIDIA A100 80GB PCIe': _A100,
   'NVIDIA L40S': Chip(362e12, f'{_SHEET}L40S'),

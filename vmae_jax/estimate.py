@@ -3,8 +3,9 @@
   python -m vmae_jax.estimate --config=configs/videomae.py:b,k400 --topology=v5e:16x16
   python -m vmae_jax.estimate --config=configs/videomae.py:l,k400 --topology=v5p:4x4x8 --search
 
-Compiles the real step for a TPU slice that need not be there (with libtpu, which
-`pip install "jax[tpu]"` brings), or with --topology=local for the devices at hand, and prints
+Compiles the real step for a TPU slice or GPUs that need not be there (with libtpu, which
+`pip install "jax[tpu]"` brings, or `pip install "jax[cuda13]"`), or with --topology=local for the
+devices at hand, and prints
 memory by kind, FLOPs, what chips send each other, the least time by published figures, the time
 that the compiler's count of cycles means (or an assumed MFU where it counts none), hours, and what
 hosts need to feed it. A step takes minutes to compile.
@@ -21,7 +22,10 @@ from vmae_jax.errors import UserError
 
 _CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string(
-  'topology', None, "A TPU slice such as v5e:16x16, several such as '2*v5e:16x16', or local."
+  'topology',
+  None,
+  "A TPU slice such as v5e:16x16, several such as '2*v5e:16x16', a host of GPUs such as h200:8, "
+  "several such as '2*h200:8', or local.",
 )
 _BATCH = flags.DEFINE_integer('batch', None, 'Clips in a step; by default as the config says.')
 _MFU = flags.DEFINE_float(
@@ -92,7 +96,9 @@ def _check_flags() -> None:
   """Before minutes of compiling: what would fail after them."""
   _CONFIG()
   if not _TOPOLOGY.value:
-    raise UserError('give --topology: a TPU slice such as v5e:16x16, or local.')
+    raise UserError(
+      'give --topology: a TPU slice such as v5e:16x16, GPUs such as h200:8, or local.'
+    )
   if _MFU.value is not None and not 0 < _MFU.value <= 1:
     raise UserError(f'--mfu={_MFU.value}: a share of the peak lies above 0 and up to 1.')
   for flag in (_BATCH, _VIDEOS, _DECODE_RATE, _VIDEO_MB):

@@ -35,7 +35,7 @@ class CompiledStep(NamedTuple):
     fits: Whether its memory suffices.
     memory: Kind -> bytes; 'all' is their sum and `limit` what there is. Where the compiler
       refused the step, it tells but these two beside what is held by shape.
-    flops: As the compiler counts, which takes the body of a loop once; None if it refused.
+    flops: As the compiler counts, which takes the body of a loop once; None if it does not tell.
     collectives: What is sent between devices.
     cycles: Of a core, by part of the model, where the compiler tells them; see `read_cycles`.
     resharded: Arrays of the state that a step leaves on other devices than it found them, so that
@@ -57,7 +57,7 @@ class CompiledStep(NamedTuple):
 def resolve(config: ml_collections.ConfigDict, platform: str) -> ml_collections.ConfigDict:
   """A copy whose `auto` type is what it becomes on the platform, whatever runs this process."""
   config = config.copy_and_resolve_references()
-  if platform == 'tpu' and config.model.dtype == 'auto':
+  if platform in ('tpu', 'gpu') and config.model.dtype == 'auto':
     config.model.dtype = 'bfloat16'
   return config
 
@@ -131,7 +131,7 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Metho
     CompiledStep(
       fits=memory['all'] <= limit,
       memory=memory | {'limit': limit},
-      flops=compiled.cost_analysis()['flops'],
+      flops=(compiled.cost_analysis() or {}).get('flops'),  # None of GPUs that are not here.
       collectives=read_collectives(text, devices=mesh.size),
       cycles=read_cycles(text),
       resharded=moved,

@@ -109,12 +109,15 @@ def estimate(
 def published(devices) -> tuple[float | None, float | None]:
   """FLOP/s of a device, and bytes a second that it can send; None where nothing is known.
 
-  Between slices another network counts, of which nothing is known here.
+  Between slices, and hosts of GPUs, another network counts, of which nothing is known here.
   """
-  chip = chips.CHIPS.get(next(iter(devices)).device_kind)
+  devices = list(devices)
+  chip = chips.CHIPS.get(devices[0].device_kind)
   if chip is None:
     return None, None
-  return chip.flops, chip.network if sharding.count_slices(devices) == 1 else None
+  hosts = len({d.process_index for d in devices}) if devices[0].platform == 'gpu' else 1
+  one = hosts == sharding.count_slices(devices) == 1
+  return chip.flops, chip.network if one else None
 
 
 def prepare(config, topology: str):
@@ -133,7 +136,10 @@ def _memory_limit(devices: list) -> int:
   chip = chips.CHIPS.get(devices[0].device_kind)
   if devices[0].platform == 'tpu' and chip:
     return chip.memory
-  limit = (devices[0].memory_stats() or {}).get('bytes_limit') or (chip and chip.memory)
+  try:
+    limit = (devices[0].memory_stats() or {}).get('bytes_limit')
+  except jax.errors.JaxRuntimeError:  # It is not here; launch/xla_flags.sh gives JAX 0.9 of it.
+    limit = chip and chip.memory and int(0.9 * chip.memory)
   if limit is None:
     raise UserError(
       f'{devices[0].device_kind} does not tell its memory, nor is it in vmae_jax/chips.py.'

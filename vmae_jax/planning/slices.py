@@ -1,4 +1,4 @@
-"""The TPU slices that can be compiled for without one."""
+"""The TPU slices, or GPUs, that can be compiled for without one."""
 
 import math
 import re
@@ -8,6 +8,7 @@ import jax
 from jax.experimental import topologies
 
 from vmae_jax.errors import UserError, lookup
+from vmae_jax.planning.gpus import GPUS, gpu_devices, is_gpu
 
 _FLAT = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
 _CUBES = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8', '8x8x8')
@@ -34,7 +35,8 @@ def parse_slice(name: str) -> dict[str, Any]:
   if match is None:
     known = '; '.join(f'{tpu}:{{{",".join(shapes)}}}' for tpu, (shapes, _) in SLICES.items())
     raise UserError(
-      f'--topology={name} is not known. There is: local; {known}; of several slices N*SLICE.'
+      f'--topology={name} is not known. There is: local; {known}; of several slices '
+      f'N*SLICE; {", ".join(GPUS)}, as h200:8 or, of several hosts, 2*h200:8.'
     )
   count, slice_name, tpu, shape = match.groups()
   shapes, cores = lookup(SLICES, tpu, '--topology')
@@ -55,11 +57,13 @@ def parse_slice(name: str) -> dict[str, Any]:
 
 
 def slice_devices(name: str) -> list:
-  """Devices of a TPU slice that need not be there: programs can be compiled for them.
+  """Devices of a TPU slice, or GPUs, that need not be there: programs can be compiled for them.
 
   Raises:
     UserError: as `parse_slice`, or libtpu, which knows them, is not installed.
   """
+  if is_gpu(name):
+    return gpu_devices(name)
   options = parse_slice(name)
   try:
     return list(topologies.get_topology_desc(platform='tpu', **options).devices)

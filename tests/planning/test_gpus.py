@@ -1,0 +1,43 @@
+"""GPUs that are not here: their names, and what a step compiles to for one."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import started
+from vmae_jax.errors import UserError
+from vmae_jax.planning import gpus, slices
+
+HERE = importlib.util.find_spec('jax_plugins') is not None
+
+
+@pytest.mark.parametrize('name, known', [('h200:8', True), ('2*b200:8', True), ('h300:8', False)])
+def test_names(name, known):
+  assert gpus.is_gpu(name) == known
+
+
+def test_what_is_missing_is_told(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(UserError, match=r'a100:8 .* pip install "jax\[cuda13\]==.*no GPU'):
+    slices.slice_devices('a100:8')
+  with pytest.raises(UserError, match=r'h300:8 is not known.* h200, .* 2\*h200:8'):
+    slices.slice_devices('h300:8')
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HERE, reason='JAX for CUDA is not installed: pip install jax[cuda13]')
+def test_a_step_for_two_hosts_of_gpus(tmp_path):
+  command = [sys.executable, '-m', 'vmae_jax.estimate', f'--config={started.SMOKE}', '--batch=16']
+  command += ['--topology=2*h200:8', f'--out={tmp_path}/out.json', '--config.model.attention=xla']
+  done = subprocess.run(
+    command, env=started.environment(1), cwd=started.ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  result = json.loads((tmp_path / 'out.json').read_text())
+  assert (result['device'], result['devices'], result['hosts']) == ('NVIDIA H200', 16, 2)
+  assert result['model']['dtype'] == 'bfloat16' and result['fits']
+  assert set(result['collectives']) == {'all-reduce'}
+  assert result['memory']['limit'] == int(0.9 * 141e9) and result['compiled_clip_flops'] is None

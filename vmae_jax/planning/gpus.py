@@ -1,0 +1,75 @@
+"""The NVIDIA GPUs that can be compiled for without one, by what XLA is told of them."""
+
+import importlib.util
+import re
+
+import jax
+from jax.experimental import topologies
+
+from vmae_jax.errors import UserError
+
+# XLA's description of a GPU (GpuTargetConfigProto). Figures: openxla/xla, November 2026,
+# xla/backends/gpu/target_config/specs. What is the same for all of them is in _TARGET. A GPU that
+# is at hand tells its own: python -m vmae_jax.planning.gpus.
+GPUS = {
+  'a100': dict(
+    name='NVIDIA A100-SXM4-80GB', major=8, cores=108, fpus=64, shared=167936, optin=166912,
+    bandwidth=2039040000000, l2=41943040, clock=1.41, memory=85100068864,
+  ),
+  'h100': dict(
+    name='NVIDIA H100 80GB HBM3', major=9, cores=132, fpus=128, shared=233472, optin=232448,
+    bandwidth=3352320000000, l2=52428800, clock=1.98, memory=84942979072,
+  ),
+  'h200': dict(
+    name='NVIDIA H200', major=9, cores=132, fpus=128, shared=233472, optin=232448,
+    bandwidth=4800000000000, l2=52428800, clock=1.98, memory=151397597184,
+  ),
+  'b200': dict(
+    name='NVIDIA B200', major=10, cores=148, fpus=128, shared=233472, optin=232448,
+    bandwidth=7672320000000, l2=132644864, clock=1.965, memory=191514411008,
+  ),
+}  # fmt: skip
+_TARGET = """
+gpu_device_info {{
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_core: {shared}
+  shared_memory_per_block_optin: {optin} registers_per_core_limit: 65536
+  registers_per_block_limit: 65536 core_count: {cores} fpus_per_core: {fpus}
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: {bandwidth} l2_cache_size: {l2} clock_rate_ghz: {clock}
+  device_memory_size: {memory} cuda_compute_capability {{ major: {major} }}
+}}
+platform_name: "CUDA" device_description_str: "{name}"
+dnn_version_info {{ major: 9 minor: 12 }} runtime_version {{ major: 13 }}
+"""
+_NAME = re.compile(rf'(?:([1-9]\d*)\*)?({"|".join(GPUS)}):([1-9]\d*)')
+
+
+def is_gpu(topology: str) -> bool:
+  """Whether a topology names GPUs: h200:8 is a host of eight, 2*h200:8 are two such hosts."""
+  return _NAME.fullmatch(topology) is not None
+
+
+def gpu_devices(topology: str) -> list:
+  """GPUs that need not be there: programs can be compiled for them, by defaults and not by trial.
+
+  Raises:
+    UserError: what compiles for GPUs is not installed.
+  """
+  hosts, gpu, count = _NAME.fullmatch(topology).groups()
+  if importlib.util.find_spec('jax_plugins') is None:
+    raise UserError(
+      f'--topology={topology} cannot be compiled for without JAX for CUDA: '
+      f'pip install "jax[cuda13]=={jax.__version__}" (no GPU or driver is needed).'
+    )
+  target = _TARGET.format(**GPUS[gpu])
+  shape = f'1x{hosts or 1}x{count}'
+  return list(
+    topologies.get_topology_desc(platform='cuda', target_config=target, topology=shape).devices
+  )
+
+
+if __name__ == '__main__':
+  from jaxlib import xla_client
+
+  print(xla_client.get_topology_for_devices(jax.devices('gpu')).target_config)
