@@ -16,12 +16,12 @@ import pytest
 
 from tests.interchange import peer
 from tests.stored import assert_close
-from vmae_jax.method.forward import normalise, unit_range
 from vmae_jax.method.losses import mse
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.decoder import Output
 from vmae_jax.models.encoder import gather
+from vmae_jax.models.patches import normalise, unit_range
 from vmae_jax.targets.pixels import pixels
 
 pytestmark = pytest.mark.optimised

@@ -267,7 +267,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from configs import mgmae
 from vmae_jax.sharding import batch_sharding, make_mesh
 from vmae_jax.method.build import build_method
-from vmae_jax.method.forward import unit_range
+from vmae_jax.models.patches import unit_range
 
 method = build_method(mgmae.get_config('smoke'))
 index = np.arange(8, dtype=np.int32)

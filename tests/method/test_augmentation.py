@@ -19,10 +19,10 @@ from vmae_jax.errors import UserError
 from vmae_jax.method import augmentation
 from vmae_jax.method.augmentation import augment, build_augmentation, gaussian_blur
 from vmae_jax.method.build import build_method
-from vmae_jax.method.forward import unit_range
 from vmae_jax.method.keys import clip_keys
 from vmae_jax.method.mixing import pair
 from vmae_jax.method.supervised import build_supervised
+from vmae_jax.models.patches import unit_range
 
 # Compiles in a fraction of the time.
 QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}

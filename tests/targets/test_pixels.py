@@ -4,8 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vmae_jax import sharding
 from vmae_jax.errors import UserError
 from vmae_jax.targets.pixels import pixels
+
+
+@pytest.fixture(params=['cpu', 'tpu'], autouse=True)
+def platform(request, monkeypatch):
+  """On TPUs, sums are products."""
+  monkeypatch.setattr(sharding, 'platform', lambda: request.param)
 
 
 def clip(seed=0):

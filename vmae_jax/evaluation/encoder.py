@@ -25,10 +25,9 @@ from vmae_jax.data.clips import SAMPLINGS
 from vmae_jax.errors import UserError, check_name, lookup
 from vmae_jax.interchange.runs import load_run
 from vmae_jax.method.build import encoder_arguments
-from vmae_jax.method.forward import normalise, unit_range
 from vmae_jax.method.supervised import build_supervised
 from vmae_jax.models.encoder import Encoder
-from vmae_jax.models.patches import token_grid
+from vmae_jax.models.patches import normalise, token_grid, unit_range
 from vmae_jax.runs.checkpoint import (
   choose_weights,
   find_checkpoint,

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from vmae_jax.types import Array, Float, Key
+from vmae_jax.models.patches import unit_range
+from vmae_jax.types import Array, Float, Key, Num
 
 # Chances in the config's block `augment`: if all are 0, nothing is computed at all.
 CHANCES = ('jitter', 'grey', 'blur', 'solarise')
@@ -25,7 +26,7 @@ STRENGTHS = ('brightness', 'contrast', 'saturation', 'hue')  # Strengths of the 
 THRESHOLD = 0.5  # Values from here on are inverted by solarising.
 BLUR_SHARE = 0.1  # Width of the blur's kernel, of the picture's shorter side.
 
-Images = dict[str, Float[Array, 'b ...']]
+Images = dict[str, Num[Array, 'b ...']]
 
 
 def build_augmentation(
@@ -59,7 +60,7 @@ def augment(
 
   Args:
     keys: The keys of the clips for this purpose.
-    images: Name -> 'b ... H W 3' in [0, 1]: a clip and, if there is one, its window.
+    images: Name -> 'b ... H W 3', uint8 or in [0, 1]: a clip and, if there is one, its window.
     jitter, grey, blur, solarise: Chances of each change, the first one of the colours.
     brightness: The greatest amount that is added or taken away.
     contrast, saturation: The greatest distance of the factor from 1.
@@ -99,6 +100,7 @@ def augment(
       frames = jnp.where(chosen['solarise'] < solarise, changed, frames)
     return _clip(frames)
 
+  images = jax.tree.map(unit_range, images)
   # All images at once, since the contrast of a window is about the same mean as its clip's.
   rows = [x.reshape(len(x), -1, *x.shape[-3:]) for x in images.values()]
   ends = np.cumsum([x.shape[1] for x in rows])[:-1]

@@ -12,7 +12,7 @@ from vmae_jax.frozen.raft import load_raft
 from vmae_jax.frozen.tokenizer import UNTRAINED, Tokenizer, load_tokenizer, untrained_tokenizer
 from vmae_jax.masking import DECODER_MASKINGS, MASKINGS, Mask
 from vmae_jax.method.augmentation import build_augmentation
-from vmae_jax.method.forward import Head, Method, normalise
+from vmae_jax.method.forward import Head, Method
 from vmae_jax.method.losses import LOSSES
 from vmae_jax.models.attention import IMPLEMENTATIONS
 from vmae_jax.models.autoencoder import MaskedAutoencoder
@@ -79,7 +79,6 @@ def build_method(config) -> Method:
     decoder_masking=decoder_masking,
     heads=heads,
     own_losses={} if regressor.name == 'none' else {'alignment': regressor.alignment_weight},
-    normalise=functools.partial(normalise, mean=tuple(data.mean), std=tuple(data.std)),
     tokenizer=tokenizer,
     frozen=frozen,
     window=between,
@@ -92,6 +91,7 @@ def build_method(config) -> Method:
 def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | RegressedAutoencoder:
   """The autoencoder of the config blocks `model` and `regressor`, with the given heads."""
   encoder, decoder, common = model_arguments(config.model)
+  encoder |= {'mean': tuple(config.data.mean), 'std': tuple(config.data.std)}
   regressor = config.regressor
   if regressor.name == 'none':
     return MaskedAutoencoder(encoder, decoder, heads, common)

@@ -14,11 +14,12 @@ from vmae_jax.method.losses import code_accuracy, cross_entropy
 from vmae_jax.models import flops as flops_lib
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.encoder import gather
+from vmae_jax.models.patches import unit_range
 from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
 from vmae_jax.motion.flow import Flow
 from vmae_jax.motion.follow import Followed
 from vmae_jax.targets.target import Target
-from vmae_jax.types import Array, Float, Key, UInt8
+from vmae_jax.types import Array, Float, Key
 
 
 class Head(NamedTuple):
@@ -63,7 +64,6 @@ class Method(NamedTuple):
     decoder_masking: (keys 'b', Mask) -> the same with part of the hidden tokens, or None: all.
     heads: What the model predicts.
     own_losses: Loss that the model itself defines -> its weight.
-    normalise: Clip in [0, 1] -> the model's input.
     tokenizer: The frozen tokenizer that a target asks for, or None.
     frozen: Parameters of frozen networks that a step needs; in no state and no checkpoint.
     window: Frames that the loader adds to each time slot for `follow`, or 0.
@@ -80,7 +80,6 @@ class Method(NamedTuple):
   decoder_masking: Callable[..., Mask] | None
   heads: dict[str, Head]
   own_losses: dict[str, float]
-  normalise: Callable[[Array], Array]
   tokenizer: Tokenizer | None
   frozen: dict[str, Any]
   window: int
@@ -100,17 +99,19 @@ class Method(NamedTuple):
       frozen: `self.frozen`, on the devices.
       decode_all: Predicts all hidden tokens, as pictures want it.
     """
-    images = _images(batch)
-    images = self.augment(clip_keys(self.seed, batch, 'look'), images)
+    images = self.augment(clip_keys(self.seed, batch, 'look'), _images(batch))
+    # Mostly still uint8, of which model and targets cut the same patches, a quarter of the bytes.
+    video = images['video']
+    images = jax.tree.map(unit_range, images)
     clip = images['video']
     flow = self.flow(clip, frozen)
     followed = self.follow(clip, images.get('window'), flow, frozen)
     mask = self.masking(clip_keys(self.seed, batch, 'mask'), clip, flow)
     if self.decoder_masking and not decode_all:
       mask = self.decoder_masking(clip_keys(self.seed, batch, 'decoded share'), mask)
-    targets = {name: head.target(clip, followed, frozen) for name, head in self.heads.items()}
+    targets = {name: head.target(video, followed, frozen) for name, head in self.heads.items()}
     predictions, sown = self.model.apply(
-      {'params': params}, self.normalise(clip), mask.visible, mask.masked, mutable='losses'
+      {'params': params}, video, mask.visible, mask.masked, mutable='losses'
     )
     own_losses = {name: values[0] for name, values in sown.get('losses', {}).items()}
     targets = jax.lax.stop_gradient(targets)
@@ -175,7 +176,7 @@ class Method(NamedTuple):
     """Floating-point operations of flow, followed points and targets for one clip."""
 
     def ask(batch, frozen):
-      images = _images(batch)
+      images = jax.tree.map(unit_range, _images(batch))
       clip = images['video']
       flow = self.flow(clip, frozen)
       followed = self.follow(clip, images.get('window'), flow, frozen)
@@ -196,16 +197,4 @@ class Method(NamedTuple):
 
 
 def _images(batch: dict[str, Array]) -> dict[str, Array]:
-  return {name: unit_range(batch[name]) for name in ('video', 'window') if name in batch}
-
-
-def unit_range(video: UInt8[Array, '*b H W C']) -> Float[Array, '*b H W C']:
-  """RGB in [0, 255] to [0, 1]."""
-  return video.astype(jnp.float32) / 255
-
-
-def normalise(
-  clip: Float[Array, 'b T H W C'], *, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Array, 'b T H W C']:
-  """A clip in [0, 1] with the given mean and deviation of each channel taken out."""
-  return (clip - jnp.asarray(mean)) / jnp.asarray(std)
+  return {name: batch[name] for name in ('video', 'window') if name in batch}

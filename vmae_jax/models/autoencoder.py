@@ -9,7 +9,7 @@ import flax.linen as nn
 from vmae_jax.models.decoder import Decoder, Output, each_decoder
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import token_grid
-from vmae_jax.types import Array, Float, Int
+from vmae_jax.types import Array, Float, Int, Num
 
 
 class MaskedAutoencoder(nn.Module):
@@ -30,14 +30,14 @@ class MaskedAutoencoder(nn.Module):
   @nn.compact
   def __call__(
     self,
-    video: Float[Array, 'b T H W C'],
+    video: Num[Array, 'b T H W C'],
     visible: Int[Array, 'b k'],
     masked: Int[Array, 'b m'],
   ) -> dict[str, Float[Array, 'b m _']]:
     """Predictions at the masked tokens, in the order of `masked`, in float32.
 
     Args:
-      video: A normalised clip.
+      video: A clip as the encoder takes it.
       visible: Tokens that the encoder sees.
       masked: Tokens to predict.
     """

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vmae_jax.models.blocks import Blocks, Shared, layer_norm
-from vmae_jax.models.patches import patchify, token_grid
+from vmae_jax.models.patches import normalise, patchify, token_grid, unit_range
 from vmae_jax.models.positions import interpolated_positions, sincos_positions
 from vmae_jax.types import Array, Float, Int, Num
 
@@ -33,6 +33,8 @@ class Encoder(Shared):
   Attributes:
     patch: Size of a patch in frames, rows and columns.
     final_norm: Whether latents are normalised; a classifier norms after pooling instead.
+    mean: Of each channel, taken out of the clip with `std`; None: it is normalised already.
+    std: See `mean`.
     position_grid: None makes the table of positions anew for the clip's own tokens; (t, h, w)
       interpolates that of a clip of so many tokens.
   """
@@ -43,19 +45,21 @@ class Encoder(Shared):
   mlp: int
   patch: tuple[int, int, int] = (2, 16, 16)
   final_norm: bool = True
+  mean: tuple[float, ...] | None = None
+  std: tuple[float, ...] | None = None
   position_grid: tuple[int, int, int] | None = None
 
   @nn.compact
   def __call__(
     self,
-    video: Float[Array, 'b T H W C'],
+    video: Num[Array, 'b T H W C'],
     visible: Int[Array, 'b k'] | None = None,
     keep: Float[Array, 'depth 2 b'] | None = None,
   ) -> Float[Array, 'b k d']:
     """Latents of the visible tokens, in the order of `visible`; of all tokens without it.
 
     Args:
-      video: A normalised clip.
+      video: A clip, normalised unless `mean` is given; then uint8, or floats in [0, 1].
       visible: Token indices, or None for all.
       keep: Factors of the blocks' branches, see `drop_path`.
     """
@@ -68,6 +72,9 @@ class Encoder(Shared):
       positions = jnp.asarray(table)
     if visible is not None:
       x, positions = gather(x, visible), positions[visible]
+    x = unit_range(x)
+    if self.mean is not None:
+      x = normalise(x, mean=self.mean, std=self.std)
     init = torch_uniform(x.shape[-1])
     x = nn.Dense(self.width, kernel_init=init, bias_init=init, dtype=self.dtype, name='embed')(x)
     x = x + positions.astype(self.dtype)

@@ -1,9 +1,11 @@
 """Between a clip and its patches, in the one token layout of the package."""
 
 import einops
+import jax.numpy as jnp
+import numpy as np
 
 from vmae_jax.errors import UserError
-from vmae_jax.types import Array, Num
+from vmae_jax.types import Array, Float, Num
 
 
 def token_grid(video_shape: tuple[int, int, int], patch: tuple[int, int, int]) -> tuple[int, ...]:
@@ -46,3 +48,16 @@ def unpatchify(
     h=h,
     w=w,
   )
+
+
+def unit_range(video: Num[Array, '*b C']) -> Float[Array, '*b C']:
+  """RGB in [0, 1]: uint8 over 255, floats as they are."""
+  return video.astype(jnp.float32) / 255 if video.dtype == jnp.uint8 else video
+
+
+def normalise(
+  video: Float[Array, '*b C'], *, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, '*b C']:
+  """Frames or patches in [0, 1] with the given mean and deviation of each channel taken out."""
+  values = video.shape[-1] // len(mean)  # Of each channel, in a patch.
+  return (video - np.tile(mean, values)) / np.tile(std, values)

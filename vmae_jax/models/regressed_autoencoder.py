@@ -14,7 +14,7 @@ from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import token_grid
 from vmae_jax.models.positions import sincos_positions
 from vmae_jax.models.regressor import Regressor
-from vmae_jax.types import Array, Float, Int
+from vmae_jax.types import Array, Float, Int, Num
 
 
 class RegressedAutoencoder(nn.Module):
@@ -48,14 +48,14 @@ class RegressedAutoencoder(nn.Module):
   @nn.compact
   def __call__(
     self,
-    video: Float[Array, 'b T H W C'],
+    video: Num[Array, 'b T H W C'],
     visible: Int[Array, 'b k'],
     masked: Int[Array, 'b m'],
   ) -> dict[str, Float[Array, 'b m _']]:
     """Predictions at the masked tokens, in the order of `masked`, in float32.
 
     Args:
-      video: A normalised clip.
+      video: A clip as the encoder takes it.
       visible: Tokens that the encoder sees.
       masked: Tokens to predict: all hidden ones or some of them.
     """

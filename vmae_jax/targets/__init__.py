@@ -7,7 +7,7 @@ from vmae_jax.targets.pixels import pixels
 from vmae_jax.targets.trajectory import trajectory
 
 # (clip, followed, *, patch, **options) -> Float 'b n p', Int 'b n f' of codes, or a `Target`:
-#   clip      Float 'b T H W C' in [0, 1], not normalised
+#   clip      'b T H W C', uint8 or floats in [0, 1], not normalised
 #   followed  points along the flow, or None, see `motion.follow.Followed`
 #   patch     size of a patch in frames, rows and columns
 # A function says with the decorator `target.needs` what it needs besides the clip.

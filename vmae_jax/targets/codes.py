@@ -6,9 +6,10 @@ import einops
 import jax
 
 from vmae_jax.errors import lookup
+from vmae_jax.models.patches import unit_range
 from vmae_jax.motion.follow import Followed
 from vmae_jax.targets.target import needs
-from vmae_jax.types import Array, Float, Int
+from vmae_jax.types import Array, Int, Num
 
 # Which frames of a time slot are tokenised -> their places in it.
 FRAMES = {'first': slice(0, 1), 'last': slice(-1, None), 'both': slice(None)}
@@ -16,7 +17,7 @@ FRAMES = {'first': slice(0, 1), 'last': slice(-1, None), 'both': slice(None)}
 
 @needs('tokenizer')
 def codes(
-  clip: Float[Array, 'b T H W C'],
+  clip: Num[Array, 'b T H W C'],
   followed: Followed | None,
   *,
   patch: tuple[int, int, int],
@@ -41,7 +42,7 @@ def codes(
   """
   pt, ph, pw = patch
   place = lookup(FRAMES, frames, 'target codes, frames')
-  slots = einops.rearrange(clip, 'b (t pt) H W C -> b t pt H W C', pt=pt)[:, :, place]
+  slots = einops.rearrange(unit_range(clip), 'b (t pt) H W C -> b t pt H W C', pt=pt)[:, :, place]
   b, t, f, H, W, C = slots.shape
   size = H // ph * factor, W // pw * factor
   images = slots.reshape(b * t * f, H, W, C)

@@ -4,10 +4,10 @@ import einops
 import jax.numpy as jnp
 
 from vmae_jax.errors import UserError, check_name, lookup
-from vmae_jax.models.patches import patchify
+from vmae_jax.models.patches import patchify, unit_range
 from vmae_jax.motion.follow import Followed
 from vmae_jax.targets.pixels import NORMALISATIONS
-from vmae_jax.types import Array, Float
+from vmae_jax.types import Array, Float, Num
 
 PADS = {'repeat': 'edge', 'zero': 'constant'}
 DIRECTIONS = ('backward', 'forward')
@@ -17,7 +17,7 @@ TYPICAL = 0.055
 
 
 def frame_difference(
-  clip: Float[Array, 'b T H W C'],
+  clip: Num[Array, 'b T H W C'],
   followed: Followed | None,
   *,
   patch: tuple[int, int, int],
@@ -67,6 +67,7 @@ def frame_difference(
       if frames > 1
       else 'frame_difference: there is but one frame to take differences of (scope, model.patch).'
     )
+  clip = unit_range(clip)
   if grey:
     clip = clip.mean(axis=-1, keepdims=True)
   if scope == 'slot':

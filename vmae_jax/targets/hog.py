@@ -16,10 +16,11 @@ import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
 
 from vmae_jax.errors import UserError, check_name, lookup
+from vmae_jax.models.patches import unit_range
 from vmae_jax.motion.follow import Followed
 from vmae_jax.motion.tracking import Tracks
 from vmae_jax.targets.target import Target, needs
-from vmae_jax.types import Array, Float
+from vmae_jax.types import Array, Float, Num
 
 BINS = 9  # Bins of 20 degrees: a gradient and its opposite count as the same.
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -177,7 +178,7 @@ def _gaussian(side: int, shape: tuple[int, int]) -> Float[np.ndarray, 'H W']:
 
 
 def hog_target(
-  clip: Float[Array, 'b T H W C'],
+  clip: Num[Array, 'b T H W C'],
   followed: Followed | None,
   *,
   patch: tuple[int, int, int],
@@ -199,14 +200,14 @@ def hog_target(
     In the order (channel, bin, row and column of the cell in its token): 108 for RGB.
   """
   at = lookup(FRAMES, frame, 'target hog, frame')(patch[0])
-  frames = clip[:, at :: patch[0]]
+  frames = unit_range(clip[:, at :: patch[0]])
   cells = hog(frames, cell=cell_of(patch), variant=variant, norm=norm, std=std, gaussian=gaussian)
   return einops.rearrange(cells, 'b t (h h2) (w w2) C k -> b (t h w) (C k h2 w2)', h2=2, w2=2)
 
 
 @needs('points')
 def aligned_hog(
-  clip: Float[Array, 'b T H W C'],
+  clip: Num[Array, 'b T H W C'],
   followed: Followed,
   *,
   patch: tuple[int, int, int],

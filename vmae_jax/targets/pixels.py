@@ -4,10 +4,11 @@ import functools
 
 import jax.numpy as jnp
 
+from vmae_jax import sharding
 from vmae_jax.errors import lookup
-from vmae_jax.models.patches import patchify
+from vmae_jax.models.patches import patchify, unit_range
 from vmae_jax.motion.follow import Followed
-from vmae_jax.types import Array, Float
+from vmae_jax.types import Array, Float, Num
 
 
 def normalise_patches(
@@ -21,12 +22,18 @@ def normalise_patches(
     eps: Added to the standard deviation, in units of the patches.
   """
   count = patches.shape[-1] // channels
+  if sharding.platform() != 'tpu':
+    x = patches.reshape(*patches.shape[:-1], count, channels)
+    for _ in range(2):  # What rounding leaves of the mean would be all there is in a flat patch.
+      x = x - x.mean(axis=-2, keepdims=True)
+    std = jnp.sqrt(jnp.square(x).sum(axis=-2, keepdims=True) / (count - 1))
+    return (x / (std + eps)).reshape(patches.shape)
   # Sums over a channel's values, and back to all of them, as products with zeros and ones: an axis
   # of three channels would fill 3 of a TPU's 128 lanes.
   mine = jnp.tile(jnp.eye(channels), (count, 1))
   dot = functools.partial(jnp.matmul, precision='highest')
   x = patches
-  for _ in range(2):  # What rounding leaves of the mean would be all there is in a flat patch.
+  for _ in range(2):  # As above.
     x = x - dot(dot(x, mine) / count, mine.T)
   std = jnp.sqrt(dot(jnp.square(x), mine) / (count - 1))
   return x / (dot(std, mine.T) + eps)
@@ -43,7 +50,7 @@ NORMALISATIONS = {
 
 
 def pixels(
-  clip: Float[Array, 'b T H W C'],
+  clip: Num[Array, 'b T H W C'],
   followed: Followed | None,
   *,
   patch: tuple[int, int, int],
@@ -54,7 +61,7 @@ def pixels(
   """Pixels of each token, per channel normalised over the patch as VideoMAE does.
 
   Args:
-    clip: In [0, 1], not normalised.
+    clip: uint8, or floats in [0, 1].
     followed: Not used.
     patch: Size of a patch in frames, rows and columns.
     normalise: `patch`, `global` or `none`.
@@ -65,4 +72,5 @@ def pixels(
   Source: VideoMAE section 3; papers' released code, `engine_for_pretraining.py`.
   """
   function = lookup(NORMALISATIONS, normalise, 'target pixels, normalise')
-  return function(patchify(clip, patch=patch), channels=clip.shape[-1], eps=eps, scale=scale)
+  patches = unit_range(patchify(clip, patch=patch))
+  return function(patches, channels=clip.shape[-1], eps=eps, scale=scale)

@@ -7,7 +7,7 @@ from vmae_jax.errors import lookup
 from vmae_jax.models.patches import token_grid
 from vmae_jax.motion.follow import Followed
 from vmae_jax.targets.target import Target, needs
-from vmae_jax.types import Array, Float
+from vmae_jax.types import Array, Float, Num
 
 
 def _patch_std(
@@ -39,7 +39,7 @@ NORMALISATIONS = {
 
 @needs('points')
 def trajectory(
-  clip: Float[Array, 'b T H W C'],
+  clip: Num[Array, 'b T H W C'],
   followed: Followed,
   *,
   patch: tuple[int, int, int],

@@ -1,0 +1,54 @@
+"""What a step does with a batch before the model sees it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from vmae_jax.config_file import load_config
+from vmae_jax.method.build import build_method
+from vmae_jax.models.patches import patchify
+
+
+def transposed(jaxpr):
+  """Type and size of all that is transposed in a program."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == 'transpose':
+      yield equation.invars[0].aval.dtype, equation.invars[0].aval.size
+    for inner in jaxprs_in_params(equation.params):
+      yield from transposed(inner)
+
+
+@pytest.mark.parametrize('look', [False, True])
+def test_the_clip_is_cut_into_patches_as_bytes(look):
+  config = load_config('configs/videomae.py:demo')
+  if look:  # Of changed colours there are no bytes.
+    config.augment.grey = 0.5
+  method = build_method(config)
+  batch = method._example()
+  params = jax.eval_shape(method.init, jax.random.key(0))
+  traced = jax.make_jaxpr(lambda *x: method.forward(*x).predictions)(params, batch, {})
+  video = batch['video'].size
+  whole = {str(dtype) for dtype, size in transposed(traced.jaxpr) if size == video}
+  assert whole == ({'float32'} if look else {'uint8'})
+
+
+def test_bytes_give_the_numbers_of_floats():
+  method = build_method(load_config('configs/videomae.py:demo'))
+  rng = np.random.default_rng(0)
+  video = rng.integers(0, 256, (2, 8, 32, 32, 3), dtype=np.uint8)
+  number = np.arange(2)
+  batch = dict(video=video, epoch=number, sample=number, repeat=number)
+  params = method.init(jax.random.key(0))
+  out = jax.jit(method.forward)(params, batch, {})
+  model = method.model.clone(encoder=method.model.encoder | {'mean': None, 'std': None})
+  mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+  given = (((video / 255 - mean) / std).astype(np.float32), out.mask.visible, out.mask.masked)
+  expected = jax.jit(model.apply)({'params': params}, *given)
+  np.testing.assert_allclose(out.predictions['pixels'], expected['pixels'], atol=1e-5)
+  patches = patchify(jnp.asarray(video / 255, jnp.float32), patch=(2, 8, 8))
+  patches = np.asarray(patches).reshape(2, 64, 128, 3)
+  deviation = patches.std(axis=2, ddof=1, keepdims=True) + 0.05
+  normalised = (patches - patches.mean(axis=2, keepdims=True)) / deviation
+  np.testing.assert_allclose(out.targets['pixels'].values, normalised.reshape(2, 64, -1), atol=1e-5)
