@@ -218,6 +218,9 @@ def test_shards(tmp_path):
   data = (tmp_path / '1.mp4').read_bytes()
   at = content.index(data) + 40
   path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+  done = _run(str(shards), f'--out={out}', '--hashes')
+  told = f'error: {shards}: 1 shards are not the files that were written ({path.name})'
+  assert done.returncode == 2 and told in done.stderr and not out.exists()
   done = _run(str(shards), f'--out={out}', '--frames=4', '--stride=5', '--workers=1')
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith('2 ok, 0 odd, 0 short, 1 broken\nbroken: ')

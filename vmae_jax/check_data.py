@@ -20,6 +20,7 @@ or `ok`.
 """
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -45,6 +46,11 @@ ROOT = flags.DEFINE_string('root', '', "Where relative paths start; by default t
 FRAMES = flags.DEFINE_integer('frames', 16, 'Frames in a clip.', lower_bound=1)
 STRIDE = flags.DEFINE_integer('stride', 4, 'Video frames from one to the next.', lower_bound=1)
 WORKERS = flags.DEFINE_integer('workers', 0, 'Processes; 0 means one a core.', lower_bound=0)
+HASHES = flags.DEFINE_bool(
+  'hashes',
+  False,
+  'Of shards: first compare each file with its sha256 in manifest.json.',
+)
 SECONDS = flags.DEFINE_float('seconds', 120.0, 'Time limit for one file.', lower_bound=0.1)
 
 JOURNAL = 'findings-'
@@ -172,8 +178,30 @@ def _write(
   return statuses, list(texts)
 
 
+def check_hashes(source: ShardSource) -> None:
+  """Raises a UserError that names the shards which are not those that were written."""
+  wrong = []
+  for shard in tqdm(source.manifest['shards'], unit='shard', desc='hashing'):
+    path = storage.stream(f'{source.folder}/{shard["name"]}')
+    with open(path, 'rb') if isinstance(path, str) else path as file:
+      if hashlib.file_digest(file, 'sha256').hexdigest() != shard['sha256']:
+        wrong.append(shard['name'])
+  if wrong:
+    raise UserError(
+      f'{source.folder}: {len(wrong)} shards are not the files that were written '
+      f'({", ".join(wrong[:6])}{", ..." * (len(wrong) > 6)}): copy them again.'
+    )
+
+
 def check(
-  data: str, out: str, *, root: str = '', span: int = 64, workers: int = 1, seconds: float = 120.0
+  data: str,
+  out: str,
+  *,
+  root: str = '',
+  span: int = 64,
+  workers: int = 1,
+  seconds: float = 120.0,
+  hashes: bool = False,
 ) -> None:
   """Examines data and writes the report, see the module.
 
@@ -184,9 +212,11 @@ def check(
     span: Video frames that a clip covers.
     workers: Processes.
     seconds: Time limit for one file.
+    hashes: Whether to compare shards with their manifest, too; not done for other data.
 
   Raises:
-    UserError: the data cannot be opened, or the folder cannot be written.
+    UserError: the data cannot be opened, a shard is another file than was written, or the folder
+      cannot be written.
   """
   check_name(out)
   source = open_source(data, root=root)
@@ -194,6 +224,8 @@ def check(
     raise UserError(f'{data!r} does not consist of video files: there is nothing to check.')
   if os.path.realpath(data) == os.path.realpath(f'{out}/clean.txt'):
     raise UserError(f'--out={out} would overwrite the list {data}: give another folder.')
+  if hashes and isinstance(source, ShardSource):
+    check_hashes(source)
   names = list(dict.fromkeys(map(source.name, range(len(source)))))
   try:
     storage.make_folder(out)
@@ -239,6 +271,7 @@ def main(argv: list[str]) -> None:
     span=FRAMES.value * STRIDE.value,
     workers=WORKERS.value or usable_cores(),
     seconds=SECONDS.value,
+    hashes=HASHES.value,
   )
 
 
