@@ -25,8 +25,9 @@
 #   --dry-run        checks the flags, prints the commands
 #
 # Needs gcloud, logged in. --workdir and data must be seen by all hosts under the same path: a
-# Filestore share or a bucket mounted with gcsfuse (see --setup). The run lives on the hosts, not
-# in this terminal: after Ctrl-C the same command shows its log again.
+# gs:// bucket that the slices' service account may write to, or a Filestore share (see --setup).
+# The run lives on the hosts, not in this terminal: after Ctrl-C the same command shows its log
+# again.
 #
 # It starts again after preemption and after exit code 75 (stopped and saved) however often, after
 # other failures as often as --restarts says, and never where a host ended with 2 (a mistake in

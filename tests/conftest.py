@@ -50,6 +50,28 @@ def memory():
   fs.rm('/', recursive=True)
 
 
+@pytest.fixture(scope='session')
+def store():
+  """A server of Google's protocol for buckets."""
+  from tests.stand_in import Store
+
+  with Store() as store:
+    yield store
+
+
+@pytest.fixture
+def gs(store, monkeypatch):
+  """fsspec's file system of that server, with an empty bucket, also for Orbax and children."""
+  import fsspec
+
+  for name, value in store.environment().items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.setitem(fsspec.config.conf, 'gs', {'token': 'anon', 'use_listings_cache': False})
+  fsspec.get_filesystem_class('gs').clear_instance_cache()
+  yield fsspec.filesystem('gs')
+  store.storage.wipe(keep_buckets=True)
+
+
 @pytest.fixture
 def shards(tmp_path, memory, monkeypatch):
   """The same five videos in a folder of shards here and at memory://bucket/shards."""

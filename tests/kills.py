@@ -1,95 +1,158 @@
-"""Kills a small pre-training at random moments, again and again, and compares with one left alone.
+"""Kills small pre-trainings at random moments, again and again, and compares with one left alone.
 
-    python -m tests.kills --seed=0 --count=40
+    python -m tests.kills --seed=0 --count=200
 
-Each method is started, killed with SIGKILL after a random time, started again and so on until it
+Each method is started, killed with SIGKILL at a random moment, started again and so on until it
 ends; then parameters, moments, counters and all lines of metrics.jsonl must equal those of an
-unbroken run to the last bit, each step logged once. Exit code 1 if any does not.
+unbroken run to the last bit, each step logged once. Such runs follow one another until so many
+kills have hit a living process. Exit code 1 if any run differs or a start fails. What a method
+meets depends on the seed and its name alone, so that one can be done again by `--methods`.
+
+Moments (`KINDS`): in start-up; within a quarter of a second after a new checkpoint's folder
+appears, half-written or whole, or after a new line of metrics; at any time; with the disk full,
+which needs the right to mount one; and with --bucket, where the killed runs lie in a stand-in of
+Google's buckets, in place of that while the store answers 503.
 """
 
 import argparse
+import contextlib
+import functools
 import os
 import pathlib
 import random
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 
+import fsspec
+
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 from tests import started
+from vmae_jax import storage
 
 METHODS = ('videomae', 'motionmae', 'mam2', 'mgmae', 'mme')
+KINDS = ('start', 'save', 'step', 'time', 'full')
 STEPS = 30
 # Log lines fall between checkpoints.
-OVERRIDES = (f'steps={STEPS}', 'checkpoint.every_steps=2', 'log.every_steps=3')
+OVERRIDES = (
+  *('checkpoint.every_steps=2', 'log.every_steps=3', 'log.pictures_every_steps=20'),
+  *('batch_size=2', 'data.repeats=2'),
+)
+IN_A_RUN = 10  # Kills, at most.
+DISK = 300  # Megabytes; three runs of the largest method take less.
 
 
-def run_with_kills(folder, method, *, env, kills, draw):
-  """Lets one run of a method alone, and kills another one so many times.
+def run_with_kills(folder, method, *, env, kills, draw, kinds, store=None, steps=STEPS):
+  """Lets one run of a method alone, and kills others so many times.
 
-  Moments are drawn from all the time that the first one took, within a quarter of a second after
-  a new checkpoint's folder appears, half-written or whole, and after a new line of metrics.
+  Args:
+    folder: Where the runs lie; a disk of its own if `kinds` has 'full'.
+    store: In whose bucket those that are killed lie, if it is not None.
+    steps: Of a run; a multiple of 3.
 
   Returns:
-    What was done to it, a line for each kill.
+    What was done, a line for each kill.
 
   Raises:
-    AssertionError: the two runs differ.
+    AssertionError: two runs differ, or a start failed.
   """
-  config, begun = f'{started.ROOT}/configs/{method}.py:smoke', time.monotonic()
-  started.run(folder / method, *OVERRIDES, env=env, config=config)
-  seconds, workdir, told = time.monotonic() - begun, folder / f'{method}-killed', []
-  while True:
-    process = started.start(workdir, *OVERRIDES, env=env, config=config)
-    if len(told) < kills:
-      told.append(_kill(process, workdir, seconds, draw))
-    output, _ = process.communicate(timeout=600)
-    if process.returncode == 0:
-      break
-    assert process.returncode == -signal.SIGKILL, output
-  try:
-    _compare(folder / method, workdir)
-  except AssertionError as e:
-    raise AssertionError('\n'.join([*told, str(e)])) from e
+  config = f'{started.ROOT}/configs/{method}.py:smoke'
+  start = functools.partial(started.start, env=env, config=config)
+  alone, begun = folder / method, time.time()
+  process = start(alone, *OVERRIDES, f'steps={steps}')
+  while process.poll() is None and not _lines(alone):
+    time.sleep(0.05)
+  startup = time.time() - begun
+  output, _ = process.communicate(timeout=1200)
+  assert process.returncode == 0, output
+  spans, told = {'start': startup, 'time': time.time() - begun}, []
+  workdir = f'{"gs://bucket" if store else folder}/{method}-killed'
+  while len(told) < kills:
+    most = len(told) + min(IN_A_RUN, kills - len(told))
+    while True:
+      process = start(workdir, *OVERRIDES, f'steps={steps}')
+      if len(told) < most:
+        about = _kill(process, workdir, spans, draw.choice(kinds), draw, store)
+      output, _ = process.communicate(timeout=1200)
+      (folder / 'filler').unlink(missing_ok=True)
+      if process.returncode == 0:
+        break
+      code = process.returncode
+      assert code == -signal.SIGKILL or (code == 74 and about.startswith(('full', 'busy'))), (
+        f'{told}\n{about}: exit code {code}\n{output}'
+      )
+      told.append(f'{about}, code {code}')
+    if store:
+      fsspec.filesystem('gs').get(workdir, str(copy := folder / 'copy'), recursive=True)
+    try:
+      _compare(alone, copy if store else workdir, steps)
+    except AssertionError as e:
+      raise AssertionError('\n'.join([*told, str(e)])) from e
+    if store:
+      shutil.rmtree(copy)
+    storage.remove(workdir)
   return told
 
 
-def _kill(process, workdir, seconds, draw):
-  kind, pause = draw.choice(('time', 'save', 'step')), draw.uniform(0, 0.25)
-  if kind == 'time':
-    pause = draw.uniform(0, seconds)
-  else:
-    look = _folders if kind == 'save' else _lines
+def _kill(process, workdir, spans, kind, draw, store):
+  pause = draw.uniform(0, spans.get(kind, 0.25))
+  if kind in ('save', 'step', 'full', 'busy'):
+    look = _lines if kind == 'step' else _folders
     before, wanted = look(workdir), draw.randint(1, 3)
     while process.poll() is None and len(look(workdir) - before) < wanted:
       time.sleep(0.002)
-  time.sleep(pause)
+  if kind == 'full':
+    filler = f'{os.path.dirname(workdir)}/filler'
+    with contextlib.suppress(OSError), open(filler, 'wb', 0) as file:
+      while process.poll() is None:
+        file.write(bytes(1 << 16))
+  if kind in ('full', 'busy'):
+    pause = draw.uniform(0, 20)  # Until after the save that ends the run, sometimes.
+  if kind == 'busy':
+    store.answer = 503
+  with contextlib.suppress(subprocess.TimeoutExpired):
+    process.wait(pause)
   process.kill()
+  if store:
+    store.answer = 0
   return f'{kind} {pause:.2f} s, checkpoints {sorted(_folders(workdir))}'
 
 
 def _folders(workdir):
-  try:
-    return set(os.listdir(workdir / 'checkpoints'))
-  except FileNotFoundError:
-    return set()
+  folder = f'{workdir}/checkpoints'
+  with contextlib.suppress(FileNotFoundError):
+    return set(storage.names(folder))
+  return set()
 
 
 def _lines(workdir):
-  try:
-    return set((workdir / 'metrics.jsonl').read_text().splitlines())
-  except FileNotFoundError:
-    return set()
+  with contextlib.suppress(FileNotFoundError):
+    return set(storage.read(f'{workdir}/metrics.jsonl').splitlines())
+  return set()
 
 
-def _compare(one, other):
-  started.assert_same_state(one, other, STEPS)
+def _compare(one, other, steps):
+  started.assert_same_state(one, other, steps)
   assert started.metrics(one) == started.metrics(other)
-  assert [line['step'] for line in started.metrics(other)] == list(range(3, STEPS + 1, 3))
+  assert [line['step'] for line in started.metrics(other)] == list(range(3, steps + 1, 3))
   left = [name for name in _folders(other) if not name.isdigit()]
   assert not left, left
+
+
+@contextlib.contextmanager
+def disk(folder):
+  """A small disk in a folder; says whether it could be mounted."""
+  command = ['mount', '-t', 'tmpfs', '-o', f'size={DISK}m', 'tmpfs', str(folder)]
+  mounted = subprocess.run(command, capture_output=True).returncode == 0
+  try:
+    yield mounted
+  finally:
+    if mounted:
+      subprocess.run(['umount', '--lazy', str(folder)], check=True)
 
 
 def main():
@@ -97,20 +160,34 @@ def main():
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--count', type=int, default=40, help='kills, over all methods')
   parser.add_argument('--methods', default=','.join(METHODS))
+  parser.add_argument('--bucket', action='store_true')
   args = parser.parse_args()
-  methods, draw = args.methods.split(','), random.Random(args.seed)
-  failed = 0
-  with tempfile.TemporaryDirectory() as folder:
-    folder = pathlib.Path(folder)
-    env = started.environment(cache=os.environ.get('JAX_COMPILATION_CACHE_DIR', folder / 'cache'))
+  methods, failed = args.methods.split(','), 0
+  with contextlib.ExitStack() as stack:
+    store, last = None, 'full'
+    if args.bucket:
+      from tests.stand_in import Store
+
+      store, last = stack.enter_context(Store()), 'busy'
+      os.environ |= store.environment()
+      fsspec.config.set_conf_env(fsspec.config.conf)
     for i, method in enumerate(methods):
       kills = args.count // len(methods) + (i < args.count % len(methods))
-      try:
-        told = run_with_kills(folder, method, env=env, kills=kills, draw=draw)
-        print(*told, f'{method}: {len(told)} kills, equal', sep='\n', flush=True)
-      except AssertionError as e:
-        failed += 1
-        print(f'{method}: DIFFERS\n{e}', flush=True)
+      draw = random.Random(f'{args.seed} {method}')
+      with tempfile.TemporaryDirectory() as folder, disk(folder) as mounted:
+        if not mounted:
+          print('no disk can be mounted here: none is filled')
+        kinds = KINDS if mounted or store else KINDS[:-1]
+        kinds = [last if kind == 'full' else kind for kind in kinds]
+        folder = pathlib.Path(folder)
+        cache = os.environ.get('JAX_COMPILATION_CACHE_DIR', folder / 'cache')
+        options = dict(env=started.environment(cache=cache), kills=kills, draw=draw)
+        try:
+          told = run_with_kills(folder, method, kinds=kinds, store=store, **options)
+          print(*told, f'{method}: {len(told)} kills, equal', sep='\n', flush=True)
+        except AssertionError as e:
+          failed += 1
+          print(f'{method}: DIFFERS\n{e}', flush=True)
   return 1 if failed else 0
 
 

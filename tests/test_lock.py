@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vmae_jax import lock
+from vmae_jax import lock, storage
 from vmae_jax.errors import UserError
 
 HOLD = (
@@ -141,12 +141,34 @@ def test_two_take_a_dead_lock(tmp_path, monkeypatch):
     pass
 
 
+def test_in_a_bucket(memory, monkeypatch, capsys):
+  monkeypatch.setattr(lock, 'BEAT', 0.02)
+  folder, path = 'memory://bucket/run', '/bucket/run/.lock'
+  with lock.held(folder):
+    with pytest.raises(UserError, match=f'^{folder} is in use by process {os.getpid()}'):
+      with lock.held(folder):
+        pass
+    memory.pipe('/bucket/run/other', b'')
+    before = storage.stamp(f'memory:/{path}')
+    end = time.monotonic() + 20
+    while storage.stamp(f'memory:/{path}') == before and time.monotonic() < end:
+      time.sleep(0.01)
+    assert storage.stamp(f'memory:/{path}') != before  # It is renewed.
+  assert not memory.exists(path)
+  monkeypatch.setattr(lock, 'PAUSE', 0.05)
+  monkeypatch.setattr(lock, 'SILENCE', 0.2)
+  memory.pipe(path, b'{"host": "far", "pid": 7, "birth": "1", "pids": "x", "since": "noon"}')
+  with lock.held(folder):
+    assert json.loads(memory.cat(path))['pid'] == os.getpid()
+  assert 'process 7 on far since noon, which is dead' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('number', [errno.ENOSYS, errno.ENOTSUP])
 def test_a_disk_without_exclusive_files(tmp_path, monkeypatch, capsys, number):
   def refuse(*_, **__):
     raise OSError(number, os.strerror(number))
 
-  monkeypatch.setattr(Path, 'open', refuse)
+  monkeypatch.setattr(storage, 'create', refuse)
   with lock.held(tmp_path):
     assert 'not kept from writing' in capsys.readouterr().err
 

@@ -8,7 +8,7 @@ from tests.started import ROOT
 
 # From low to high. A file imports its own room and what stands before it.
 ORDER = """
-errors types chips cores patience lock peers storage sharding
+errors types chips cores patience storage lock peers sharding
 models frozen motion masking data config config_file config_finetuning targets method
 visualize runs interchange evaluation training prepare planning
 """.split()

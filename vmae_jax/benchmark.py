@@ -29,7 +29,7 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
-from vmae_jax import chips, cli, config_finetuning, peers, sharding
+from vmae_jax import chips, cli, config_finetuning, peers, sharding, storage
 from vmae_jax import config as config_lib
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import open_source
@@ -37,7 +37,7 @@ from vmae_jax.errors import UserError
 from vmae_jax.method.build import build_method
 from vmae_jax.method.state import init_state
 from vmae_jax.method.supervised import build_supervised
-from vmae_jax.runs.run_dir import environment, write_atomically
+from vmae_jax.runs.run_dir import environment
 from vmae_jax.training import finetuning, loop, pretraining
 from vmae_jax.training.step import jit_step
 
@@ -223,7 +223,7 @@ def main(argv):
   if jax.process_index() == 0:
     print(table(result), flush=True)
     if out:
-      write_atomically(out, json.dumps(environment() | result, indent=2) + '\n')
+      storage.write_text(str(out), json.dumps(environment() | result, indent=2) + '\n')
 
 
 if __name__ == '__main__':

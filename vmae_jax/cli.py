@@ -26,7 +26,7 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from vmae_jax import peers
+from vmae_jax import peers, storage
 from vmae_jax.config_file import load_config, look_up
 from vmae_jax.errors import (
   EXIT_INTERRUPTED,
@@ -106,8 +106,11 @@ def need(*needed: flags.FlagHolder) -> None:
       raise UserError(f'give --{flag.name}: {flags.FLAGS[flag.name].help}')
 
 
-def check_file(out: Path) -> None:
+def check_file(out: str | Path) -> None:
   """Raises a UserError, before hours of work, if --out cannot be written as a file."""
+  if storage.is_remote(str(out)):
+    return
+  out = Path(out)
   if out.is_dir() or not os.access(out.parent, os.W_OK):
     raise UserError(f'--out={out}: give the name of a file, in a folder that can be written to.')
 

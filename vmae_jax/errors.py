@@ -31,18 +31,40 @@ class Unavailable(Exception):
   """
 
 
+UNAVAILABLE = 'unavailable: '  # Begins the reason of what is not known to be damaged.
 _OUTAGES = 'ENOSPC EDQUOT EIO ESTALE ETIMEDOUT EREMOTEIO ENOTCONN EHOSTDOWN ENETDOWN'.split()
 OUTAGES = {getattr(errno, name) for name in _OUTAGES if hasattr(errno, name)}
+_NETWORK = ('aiohttp', 'botocore', 'requests', 'urllib3')  # Without a code: no answer came.
 _CODES = r'(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED): '  # Of tensorstore.
 
 
 def is_outage(e: BaseException) -> bool:
-  """Whether a failure is of a kind that may pass: a full disk, a mount or a store that is away."""
-  if isinstance(e, (ConnectionError, TimeoutError)):
+  """Whether a failure is of a kind that may pass: a full disk, a mount or a store that is away.
+
+  A store is where it gave no answer, or one of 408, 429 and 5xx.
+  """
+  if 'redential' in type(e).__name__:
+    return False
+  answer = getattr(e, 'response', None)  # Of botocore.
+  answer = answer.get('ResponseMetadata', {}) if isinstance(answer, dict) else {}
+  codes = (getattr(e, name, None) for name in ('code', 'status'))
+  code = answer.get('HTTPStatusCode') or next(filter(None, codes), None)
+  if str(code).isdecimal() and int(code) >= 400:
+    return int(code) in (408, 429) or int(code) >= 500
+  if isinstance(e, (ConnectionError, TimeoutError)) or _library(e) in _NETWORK:
     return True
   number = re.search(r"os_error_code='(\d+)'", str(e))  # As tensorstore says it.
   number = int(number[1]) if number else getattr(e, 'errno', None)
   return number in OUTAGES or bool(re.match(_CODES, str(e)))
+
+
+def of_a_store(e: BaseException) -> bool:
+  """Whether a library that speaks to stores has raised it."""
+  return _library(e) in (*_NETWORK, 'gcsfs', 'google')
+
+
+def _library(e: BaseException) -> str:
+  return type(e).__module__.partition('.')[0]
 
 
 def may_pass(e: BaseException | None) -> bool:

@@ -1,8 +1,8 @@
 """A lock on a folder: one process writes there at a time, from whichever host.
 
-The file `.lock` names its holder. Making it exclusively is what NFS and Lustre do right where
-`flock` knows one host only, or is missing. While it is held, its time stamp is renewed; so a
-holder of another host that has died is known by its silence, and one of this host at once.
+The file `.lock` names its holder. Making it exclusively is what NFS, Lustre and buckets do right
+where `flock` knows one host only, or is missing. While it is held, its time stamp is renewed; so
+a holder of another host that has died is known by its silence, and one of this host at once.
 """
 
 import errno
@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from vmae_jax import storage
 from vmae_jax.errors import UserError
 
 NAME = '.lock'
@@ -27,12 +28,12 @@ PAUSE = 1.0  # After taking a dead lock: two may take it at once, and the later 
 EXIT_LOST = 74  # To be started again, as for what is unavailable.
 UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
-_held: dict[Path, str] = {}
+_held: dict[str, str] = {}
 
 
 @contextmanager
 def held(folder: str | os.PathLike) -> Iterator[None]:
-  """Holds the lock of a folder of this machine or of a network disk, not of a bucket.
+  """Holds the lock of a folder of this machine, of a network disk or of a bucket.
 
   Only the process that entered the block holds it: processes that it forks free nothing. Where
   the disk knows no exclusive files, a line says so and there is no lock. A process whose lock was
@@ -42,7 +43,7 @@ def held(folder: str | os.PathLike) -> Iterator[None]:
     UserError: a live process holds it; says which, and since when.
     OSError: the folder is not there or cannot be written.
   """
-  path, pid = Path(folder, NAME), os.getpid()
+  path, pid = storage.join(os.fspath(folder), NAME), os.getpid()
   mine = {'host': socket.gethostname(), 'pid': pid, 'birth': _birth(pid), 'pids': _pids()}
   mine |= {'since': datetime.now().astimezone().isoformat(' ', 'seconds'), 'key': uuid.uuid4().hex}
   text = json.dumps(mine)
@@ -65,45 +66,41 @@ def free_all() -> None:
     _free(path)
 
 
-def _free(path: Path) -> None:
+def _free(path: str) -> None:
   text = _held.pop(path, None)
   with suppress(OSError):
-    if path.read_text(encoding='utf-8') == text:
-      path.unlink()
+    if storage.read_text(path) == text:
+      storage.remove(path)
 
 
-def _take(path: Path, text: str) -> bool:
+def _take(path: str, text: str) -> bool:
   """Makes the file; returns whether this disk can."""
   taken = False
   while True:
     try:
-      with path.open('x', encoding='utf-8') as file:
-        try:
-          file.write(text)
-          file.flush()
-        except OSError:  # A full disk: nobody could read who holds it.
-          path.unlink()
-          raise
+      storage.create(path, text.encode())
     except FileExistsError:
-      taken = _free_dead(path) or taken
-      continue
+      # After an answer of a bucket that got lost, it is this process's own.
+      if (there := _read(path)) is None or there[0] != text:
+        taken = _free_dead(path) or taken
+        continue
     except OSError as e:
       if e.errno not in UNSUPPORTED:
         raise
       print(
-        f'{path.parent}: this disk knows no exclusive files ({e.strerror}), so a second process '
-        'is not kept from writing there.',
+        f'{os.path.dirname(path)}: this disk knows no exclusive files ({e.strerror}), so a second '
+        'process is not kept from writing there.',
         file=sys.stderr,
       )
       return False
     if taken:
       time.sleep(PAUSE)
     with suppress(FileNotFoundError):
-      if not taken or path.read_text(encoding='utf-8') == text:
+      if not taken or storage.read_text(path) == text:
         return True
 
 
-def _free_dead(path: Path) -> bool:
+def _free_dead(path: str) -> bool:
   """Removes the lock of a dead process; returns False if it was free by then.
 
   Raises:
@@ -112,7 +109,7 @@ def _free_dead(path: Path) -> bool:
   there = _read(path)
   if there is None:
     return False
-  folder, text = path.parent, there[0]
+  folder, text = os.path.dirname(path), there[0]
   try:
     holder = json.loads(text)
     who = f'process {holder["pid"]} on {holder["host"]}'
@@ -142,30 +139,29 @@ def _free_dead(path: Path) -> bool:
   now = _read(path)
   if now is None or now[0] != text:
     return False
-  with suppress(FileNotFoundError):
-    path.unlink()
+  storage.remove(path)
   print(f'{folder} was locked by {who_since}, which is dead: going on.', file=sys.stderr)
   return True
 
 
-def _read(path: Path) -> tuple[str, int] | None:
-  """Text and time of the lock as the disk has them now, None if there is none."""
-  try:
-    with path.open(encoding='utf-8', errors='replace') as file:  # Opening asks an NFS server anew.
-      return file.read(), os.fstat(file.fileno()).st_mtime_ns
+def _read(path: str) -> tuple[str, str] | None:
+  """Text and stamp of the lock as the disk has them now, None if there is none."""
+  try:  # Opening it asks an NFS server anew.
+    return storage.read(path).decode(errors='replace'), storage.stamp(path)
   except FileNotFoundError:
     return None
 
 
-def _renew(path: Path, text: str, ended: threading.Event) -> None:
+def _renew(path: str, text: str, ended: threading.Event) -> None:
   """Renews the time stamp; ends the process if another one has taken the lock."""
   while not ended.wait(BEAT):
     with suppress(OSError):  # The disk is away for a while, or somebody has removed the lock.
-      there = path.read_text(encoding='utf-8')
+      there = storage.read_text(path)
       if there == text:
-        os.utime(path)
+        storage.touch(path, text.encode())
       elif there and not ended.is_set():
-        print(f'{path.parent}: another process has taken the lock; ending.', file=sys.stderr)
+        folder = os.path.dirname(path)
+        print(f'{folder}: another process has taken the lock; ending.', file=sys.stderr)
         sys.stderr.flush()
         os._exit(EXIT_LOST)
 

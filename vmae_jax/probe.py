@@ -7,11 +7,11 @@ beside it: what pre-training has added is the difference, not the figure.
 """
 
 import json
-import pathlib
+import os
 
 from absl import flags
 
-from vmae_jax import cli
+from vmae_jax import cli, storage
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A run, or one of its checkpoints.')
 _TRAIN = flags.DEFINE_string('train', None, 'Labelled training videos: a list, folder, tfds:...')
@@ -49,17 +49,17 @@ def main(argv):
   cli.need(_CHECKPOINT, _TRAIN, _VAL)
   check_probes(_PROBES.value)
   resolve(_CHECKPOINT.value)
-  folder = pathlib.Path(_CHECKPOINT.value)
-  if folder.is_file():
-    folder = folder.parent
-  elif (folder / 'state').is_dir():
-    folder = folder.parent.parent
-  out = pathlib.Path(_OUT.value or folder / 'probe.json')
+  folder = _CHECKPOINT.value.rstrip('/')
+  if storage.is_file(folder):
+    folder = os.path.dirname(folder)
+  elif storage.is_folder(f'{folder}/state'):
+    folder = os.path.dirname(os.path.dirname(folder))
+  out = _OUT.value or storage.join(folder, 'probe.json')
   cli.check_file(out)
   options = cli.values(_TRAIN, _VAL, _POOL, _PROBES, _EPOCHS, _CACHE, _BATCH, _UNTRAINED, _WEIGHTS)
   result = probe(_CHECKPOINT.value, **options, clip=cli.values(*_CLIP))
   print(table(result))
-  out.write_text(json.dumps(result, indent=2) + '\n')
+  storage.write_text(out, json.dumps(result, indent=2) + '\n')
   print(f'written to {out}')
 
 

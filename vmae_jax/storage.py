@@ -10,6 +10,7 @@ import io
 import os
 import posixpath
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +21,10 @@ from vmae_jax.patience import NoAnswer, ask_all
 
 ATTEMPTS = 4
 PAUSE = 0.5  # Seconds before the second attempt; twice as long before each further one.
-FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+FINAL = (
+  *(FileNotFoundError, FileExistsError),
+  *(PermissionError, IsADirectoryError, NotADirectoryError),
+)
 LOG_IN = (
   'log in (gcloud auth application-default login; for s3:// aws configure) or open the bucket'
 )
@@ -56,6 +60,8 @@ def _filesystem(path: str) -> Any:
   except ImportError as e:
     what = EXTRAS.get(protocol, 'gcs')
     raise UserError(f"{path} needs fsspec: pip install 'vmae_jax[{what}]' ({e}).") from e
+  if protocol in ('gs', 'gcs'):  # Orbax asks for the same; what others write must be seen.
+    fsspec.config.conf.setdefault('gs', {}).setdefault('use_listings_cache', False)
   try:
     return fsspec.filesystem(protocol)
   except ImportError as e:
@@ -74,25 +80,14 @@ def _attempt(path: str, function: Callable[[Any], Any]) -> Any:
     except FINAL as e:
       raise type(e)(e.errno, _line(e), path) from e
     except Exception as e:  # Each library has errors of its own.
-      if 'redential' in type(e).__name__:
+      if 'redential' in type(e).__name__ or getattr(e, 'code', None) == 401:
         raise OSError(None, f'{_line(e)}; {LOG_IN}', path) from e
       if attempt == ATTEMPTS:
-        number = errno.ETIMEDOUT if _may_pass(e) else None
+        busy = is_outage(e) or getattr(e, 'errno', None) == errno.EBUSY  # s3fs: slow down.
+        number = errno.ETIMEDOUT if busy else None
         raise OSError(number, f'{_line(e)}, asked {ATTEMPTS} times', path) from e
     time.sleep(pause * random.uniform(0.5, 1.5))  # Lest a thousand hosts ask at once.
     pause *= 2
-
-
-def _may_pass(e: Exception) -> bool:
-  """Whether a store was away or busy: it gave no answer, or one of 408, 429 and 5xx."""
-  answer = getattr(e, 'response', None)  # Of botocore.
-  answer = answer.get('ResponseMetadata', {}) if isinstance(answer, dict) else {}
-  codes = (getattr(e, name, None) for name in ('code', 'status'))
-  code = answer.get('HTTPStatusCode') or next(filter(None, codes), None)
-  if str(code).isdecimal():
-    return int(code) in (408, 429) or int(code) >= 500
-  silent = type(e).__module__.partition('.')[0] in ('aiohttp', 'botocore', 'requests', 'urllib3')
-  return silent or is_outage(e) or getattr(e, 'errno', None) == errno.EBUSY  # s3fs: slow down.
 
 
 def _line(e: Exception) -> str:
@@ -135,21 +130,71 @@ def read_lines(path: str) -> list[str]:
   return read_text(path).replace('\r\n', '\n').replace('\r', '\n').split('\n')
 
 
+def read_failure(path: str) -> OSError | None:
+  """What a file of this machine cannot be read for, all of it; None where it can, or elsewhere.
+
+  Libraries that read files themselves say the same of a damaged file and of a disk that fails.
+  """
+  if is_remote(path) or not os.path.isfile(path):
+    return None
+  try:
+    with open(path, 'rb') as f:
+      while f.read(1 << 24):
+        pass
+  except OSError as e:
+    return e
+
+
 def write(path: str, data: bytes) -> None:
   """Writes a file, which is there either completely or not at all."""
   if is_remote(path):  # An object is there when all of it is.
     _attempt(path, lambda fs: fs.pipe_file(path, data))
     return
-  with open(f'{path}.partial', 'wb') as f:
+  folder, name = os.path.split(path)
+  part = os.path.join(folder, f'.{name}.partial')  # Hidden, hence no foreign file to anybody.
+  with open(part, 'wb') as f:
     f.write(data)
     f.flush()
     os.fsync(f.fileno())
-  os.replace(f'{path}.partial', path)
+  os.replace(part, path)
 
 
 def write_text(path: str, text: str) -> None:
   """The same in UTF-8."""
   write(path, text.encode())
+
+
+def create(path: str, data: bytes) -> None:
+  """Writes a new file; of several processes that do so at once, one does.
+
+  Raises:
+    FileExistsError: it is there.
+  """
+  if is_remote(path):
+    _attempt(path, lambda fs: fs.pipe_file(path, data, mode='create'))
+    return
+  with open(path, 'xb') as f:
+    try:
+      f.write(data)
+      f.flush()
+    except OSError:  # A full disk: an empty file would be there.
+      os.remove(path)
+      raise
+
+
+def touch(path: str, data: bytes) -> None:
+  """Renews the `stamp` of a file that holds `data`."""
+  if is_remote(path):
+    write(path, data)
+  else:
+    os.utime(path)
+
+
+def stamp(path: str) -> str:
+  """Another text after each change of a file."""
+  if is_remote(path):
+    return _attempt(path, lambda fs: fs.ukey(path))
+  return str(os.stat(path).st_mtime_ns)
 
 
 def video_file(path: str) -> str | io.BytesIO:
@@ -263,18 +308,18 @@ def put(file: str | os.PathLike, path: str) -> None:
 
 
 def move(path: str, new: str) -> None:
-  """Moves a complete file to another place of the same disk or bucket."""
+  """Moves a file or folder to another place of the same disk or bucket."""
   if is_remote(path):
-    _attempt(path, lambda fs: fs.mv(path, new))
+    _attempt(path, lambda fs: fs.mv(path, new, recursive=True))
   else:
     os.replace(path, new)
 
 
 def remove(path: str) -> None:
-  """Removes a file or, elsewhere, a folder with all that is in it, if it is there."""
+  """Removes a file, or a folder with all that is in it, if it is there."""
   if not is_remote(path):
     with suppress(FileNotFoundError):
-      os.remove(path)
+      shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
   elif _kind(path):
     _attempt(path, lambda fs: fs.rm(path, recursive=True))
 

@@ -60,12 +60,11 @@ from tests.benchmark import (
   step,
 )
 from tests.benchmark.report import describe
-from vmae_jax import cli
+from vmae_jax import cli, storage
 from vmae_jax.cores import usable_cores
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import Entry, FileSource, open_source
 from vmae_jax.errors import UserError, lookup
-from vmae_jax.runs.run_dir import write_atomically
 
 MAX_VIDEOS = 20  # More of a list are left out, evenly: a data set would take days.
 
@@ -299,7 +298,8 @@ def main(argv: list[str]) -> None:
     for command in commands:
       for result in COMMANDS[command](videos):
         report['results'][command] = result
-        write_atomically(out, json.dumps(report, indent=2) + '\n')  # It may hold hours of work.
+        # It may hold hours of work.
+        storage.write_text(str(out), json.dumps(report, indent=2) + '\n')
   print(f'written: {out}')
 
 

@@ -35,25 +35,6 @@ def s3(monkeypatch):
   s3fs.S3FileSystem.clear_instance_cache()
 
 
-@pytest.fixture
-def gs(monkeypatch):
-  """A server of Google's protocol with an empty bucket."""
-  import fsspec
-  from gcp_storage_emulator.server import create_server
-
-  server = create_server('127.0.0.1', 0, in_memory=True, default_bucket='bucket')
-  server.start()
-  monkeypatch.setenv('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{server._api._httpd.server_port}')
-  monkeypatch.setenv('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')  # The server has no gRPC.
-  monkeypatch.setenv('FSSPEC_GS_TOKEN', 'anon')  # Read by processes that import fsspec.
-  monkeypatch.setitem(fsspec.config.conf, 'gs', {'token': 'anon'})
-  fsspec.get_filesystem_class('gs').clear_instance_cache()
-  fs = fsspec.filesystem('gs')
-  yield fs
-  server.stop()
-  type(fs).clear_instance_cache()
-
-
 @pytest.fixture(params=['s3', 'gs'])
 def bucket(request):
   """An empty bucket and its URL."""

@@ -1,6 +1,7 @@
 """Folders, windows and what can be wrong with them (lists: test_lists)."""
 
 import errno
+import io
 import os
 
 import pytest
@@ -10,7 +11,7 @@ from tests.prepare.test_prepare import main as prepare
 from vmae_jax import storage
 from vmae_jax.check_data import check
 from vmae_jax.data.sources import open_source
-from vmae_jax.errors import UserError, VideoError
+from vmae_jax.errors import UserError, VideoError, may_pass
 from vmae_jax.prepare.layouts import Tree
 
 
@@ -216,6 +217,26 @@ def test_one_video(tmp_path):
   assert len(source) == 1 and source.name(0) == path and source.label(0) == -1
   with source.open(0) as video:
     assert video.num_frames == 5
+
+
+def test_a_disk_that_fails_is_told_from_a_damaged_file(tmp_path, monkeypatch):
+  """libav says the same of both."""
+  path = write_video(tmp_path / 'a.mp4', frames=20)
+  with open(path, 'r+b') as file:
+    file.truncate(os.path.getsize(path) * 2 // 3)
+  source = open_source(path)
+  with pytest.raises(VideoError) as e:
+    source.open(0)
+  assert not may_pass(e.value)
+
+  class Failing(io.FileIO):
+    def read(self, size=-1):
+      raise OSError(errno.EIO, 'Input/output error', path)
+
+  monkeypatch.setattr(storage, 'open', lambda name, mode: Failing(name), raising=False)
+  with pytest.raises(VideoError, match='Input/output error') as e:
+    source.open(0)
+  assert may_pass(e.value)
 
 
 def test_window(tmp_path):

@@ -104,7 +104,7 @@ def test_a_stalled_video_is_replaced_as_a_broken_one(source, pipe, workers):
   batches, failures = read(StallingSource(source, pipe), workers=workers, seconds=4.0)
   assert time.monotonic() - began < 60
   assert_equal(batches, expected)
-  assert failures == {source.name(STALLED): 'no answer in 4 s'}
+  assert failures == {source.name(STALLED): 'unavailable: no answer in 4 s'}
 
 
 def test_libav_stuck_in_a_pipe_is_given_up(source, pipe, monkeypatch):

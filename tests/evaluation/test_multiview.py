@@ -74,7 +74,7 @@ def run(path, mesh=None, *, batch_size=6, **options):
   mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
   options = dict(about={'step': 1}, threads=2) | options
   return classify(
-    probabilities, Source(), SAMPLER, path, batch_size=batch_size, mesh=mesh, **options
+    probabilities, Source(), SAMPLER, str(path), batch_size=batch_size, mesh=mesh, **options
   )
 
 
@@ -111,9 +111,9 @@ def test_any_batch_size(batch_size, records, tmp_path):
 
 def test_eight_devices(records, tmp_path):
   program = """
-import pathlib, sys
+import sys
 from tests.evaluation import test_multiview as t
-t.run(pathlib.Path(sys.argv[1]), t.sharding.make_mesh(data=4, fsdp=2))
+t.run(sys.argv[1], t.sharding.make_mesh(data=4, fsdp=2))
 """
   path = tmp_path / 'records.jsonl'
   env = started.environment(8)
@@ -173,7 +173,7 @@ def test_results_for_people(classes, tmp_path):
   source = Source()
   names = source.class_names if classes == 7 else ()
   records = MADE_UP
-  write_results(tmp_path, records, source, classes=classes, names=names, facts={'model': 'b'})
+  write_results(str(tmp_path), records, source, classes=classes, names=names, facts={'model': 'b'})
   with (tmp_path / 'predictions.csv').open() as file:
     rows = list(csv.DictReader(file))
   assert [row['video'] for row in rows] == [f'video {i}' for i in range(5)]

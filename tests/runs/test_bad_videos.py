@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vmae_jax.runs.bad_videos import CHANCE, BadVideos, too_many
+from vmae_jax.errors import UNAVAILABLE
+from vmae_jax.runs.bad_videos import CHANCE, BadVideos, count_unavailable, too_many
 
 
 def test_record(tmp_path, monkeypatch):
@@ -32,6 +33,27 @@ def test_record(tmp_path, monkeypatch):
       ['c.mp4', 'no video stream', '9'],
       ['d.mp4', 'empty file', '10'],
     ]
+
+
+def test_in_a_bucket(memory):
+  path = 'memory://bucket/bad_videos.csv'
+  bad_videos = BadVideos(path)
+  bad_videos.record({'a': 'x'}, 1)
+  bad_videos.flush()
+  bad_videos = BadVideos(path)
+  bad_videos.record({'a': 'x', 'b\udcff': 'y'}, 2)
+  bad_videos.flush()
+  assert memory.cat('/bucket/bad_videos.csv').splitlines() == [
+    b'path,reason,first seen step',
+    *(b'a,x,1', b'b\xff,y,2'),
+  ]
+
+
+def test_outages_are_counted_apart(tmp_path):
+  for name, reason in (('', 'no answer'), ('-1', 'no answer'), ('-12', 'damaged')):
+    table = BadVideos(f'{tmp_path}/bad_videos{name}.csv')
+    table.record({'a': UNAVAILABLE + reason if reason != 'damaged' else reason, 'b': 'empty'}, 1)
+  assert count_unavailable(str(tmp_path)) == 2
 
 
 @pytest.mark.parametrize('share', [0.01, 0.05, 0.5])

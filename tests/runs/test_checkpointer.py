@@ -4,8 +4,10 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ import orbax.checkpoint as ocp
 import pytest
 from absl import logging
 
+from vmae_jax import lock
 from vmae_jax.errors import Unavailable, UserError
 from vmae_jax.runs import checkpoint, checkpointer
 from vmae_jax.runs.checkpointer import Checkpointer
 from vmae_jax.runs.digests import digests
+from vmae_jax.runs.run_dir import make_run_dir
 
 # Errors of reads that orbax started beside the one that it has told.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -180,6 +184,52 @@ def test_a_step_is_saved_again_after_it_was_damaged(copied):
   step, state, _ = restore(copied)
   assert step == 2
   assert_equal(state, 2)
+
+
+@pytest.mark.full
+def test_in_a_bucket(saved, gs, store, caplog):
+  url = 'gs://bucket/run'
+  with contextlib.closing(opened(url)) as saver:
+    for step in (1, 2):
+      saver.save_last(step, make_state(step), EXTRA)
+    assert 'run/checkpoints/2/commit_success.txt' in store.names()
+    # One copied from a disk, without marks, and half of a third one, as a kill leaves it.
+    gs.put(str(saved / 'checkpoints/2'), 'bucket/copied/checkpoints/2', recursive=True)
+    checkpointer.remove_unfinished('gs://bucket/copied')
+    assert restore('gs://bucket/copied').step == 2
+    for name in store.names():
+      if name.startswith('run/checkpoints/2/') and not re.search('commit|_CHECK', name):
+        gs.cp(f'bucket/{name}', f'bucket/{name.replace("/2/", "/3/")}')
+  checkpointer.remove_unfinished(url)
+  assert not [name for name in store.names() if name.startswith('run/checkpoints/3/')]
+  arrays = [name for name in store.names() if '/2/state/' in name and '/d/' in name]
+  name = max((f'bucket/{name}' for name in arrays), key=gs.size)
+  content = bytearray(gs.cat(name))
+  content[len(content) // 2] ^= 64
+  gs.pipe(name, bytes(content))
+  step, state, extra = restore(url)
+  assert step == 1 and extra == EXTRA and 'step 2 cannot be used' in caplog.text
+  assert_equal(state, 1)
+  aside = [name for name in store.names() if name.startswith('run/checkpoints/2')]
+  assert len(aside) > 5 and all(name.startswith('run/checkpoints/2.damaged/') for name in aside)
+  assert checkpoint.find_checkpoint(url).name == '1'
+  for folder, wrong in ((f'{url}/none', 'holds no'), ('gs://none/run', 'holds no')):
+    with pytest.raises(UserError, match=wrong):
+      checkpoint.find_checkpoint(folder)
+  with pytest.raises(UserError, match='no checkpoint can be saved in gs://none/run/checkpoints'):
+    opened('gs://none/run')
+
+
+@pytest.mark.full
+def test_who_may_not_write_to_a_bucket_is_told(gs, store, no_pause):
+  store.answer = 401
+  try:
+    with pytest.raises(UserError, match='gs://bucket/run.*log in .*choose a folder') as e:
+      with make_run_dir('gs://bucket/run'), lock.held('gs://bucket/run'):
+        pass
+  finally:
+    store.answer = 0
+  assert '\n' not in str(e.value)
 
 
 def test_none_can_be_read(copied):
@@ -365,8 +415,8 @@ def test_where_no_folder_can_be_renamed(tmp_path, monkeypatch):
   def rename(path, target):
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-  monkeypatch.setattr(Path, 'rename', rename)
-  with pytest.raises(UserError, match='a folder renamed: OSError: .*Too many open files'):
+  monkeypatch.setattr(os, 'replace', rename)
+  with pytest.raises(UserError, match='folders renamed: OSError: .*Too many open files'):
     opened(tmp_path)
   assert there(tmp_path) == []
 
@@ -376,6 +426,15 @@ def test_what_killed_processes_left_is_removed(tmp_path):
   left.mkdir(parents=True)
   checkpointer.remove_unfinished(tmp_path)
   assert there(tmp_path) == []
+
+
+def test_a_failed_save_floods_no_log(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
+  opened(tmp_path).close()
+  sys.excepthook(RuntimeError, RuntimeError('Event loop is closed'), None)
+  assert capsys.readouterr().err == ''
+  sys.excepthook(RuntimeError, RuntimeError('a bug'), None)
+  assert 'a bug' in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -390,7 +449,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full(small_disk, caplog):
+def test_a_disk_that_is_full(small_disk, caplog, capfd):
   big = make_state(2, width=8000)  # 4 MB with its moments and average.
   with contextlib.closing(opened(small_disk)) as saver:
     saver.save(1, make_state(1), EXTRA)
@@ -401,6 +460,7 @@ def test_a_disk_that_is_full(small_disk, caplog):
     saver.save_last(5, make_state(5), EXTRA)
   assert there(small_disk) == ['3', '5']
   assert not [r for r in caplog.records if r.exc_info]
+  assert 'Traceback' not in capfd.readouterr().err
   (small_disk / 'filler').write_bytes(b'')
   with (small_disk / 'filler').open('ab', buffering=0) as file, pytest.raises(OSError):
     while True:

@@ -1,5 +1,6 @@
 """What a run writes can be read back, also after it was killed and resumed."""
 
+import errno
 import importlib.util
 import json
 import math
@@ -11,7 +12,9 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vmae_jax import storage
 from vmae_jax.errors import UserError
+from vmae_jax.runs import appended, metrics
 from vmae_jax.runs.metrics import METRICS_FILE, MetricWriter, read_metrics
 
 
@@ -106,26 +109,65 @@ def test_no_file_is_a_user_error(tmp_path):
     read_metrics(tmp_path)
 
 
-def test_images_and_text_reach_tensorboard(tmp_path):
+def test_in_a_bucket(memory, tmp_path, monkeypatch):
+  """Objects do not grow: they are written anew from time to time, and when asked for."""
+  workdir = 'memory://bucket/run'
+  writer = MetricWriter(workdir)
+  writer.resume(0)
+  for step in range(1, 5):
+    writer.write_scalars(step, {'loss': step})
+  assert not memory.exists('/bucket/run/metrics.jsonl')
+  writer.flush()
+  assert [r['step'] for r in read_metrics(workdir)] == [1, 2, 3, 4]
+  monkeypatch.setattr(appended, 'PAUSE', 0.0)
+  writer.write_scalars(5, {'loss': 5})
+  assert len(read_metrics(workdir)) == 5
+  monkeypatch.setattr(metrics, 'PART', 100)
+  writer = MetricWriter(workdir)
+  writer.resume(3)
+  for step in (4, 5):
+    writer.write_scalars(step, {'loss': 100 + step})
+  writer.close()
+  assert [r['loss'] for r in read_metrics(workdir)] == [1, 2, 3, 104, 105]
+  memory.get('/bucket/run', str(tmp_path), recursive=True)
+  assert len(list(tmp_path.glob('**/events*'))) == 3
+  (folder,) = {path.parent for path in tmp_path.glob('**/events*')}
+  assert [e.value for e in tensorboard(folder).Scalars('loss')] == [1, 2, 3, 104, 105]
+
+
+def test_a_store_that_is_away_loses_nothing(memory, monkeypatch, caplog):
+  workdir = 'memory://bucket/run'
+  writer, write = MetricWriter(workdir), storage.write
+
+  def away(path, data):
+    raise OSError(errno.ETIMEDOUT, 'no answer', path)
+
+  monkeypatch.setattr(storage, 'write', away)
+  for step in (1, 2):
+    writer.write_scalars(step, {'loss': step})
+    writer.flush()
+  assert caplog.text.count('metrics.jsonl cannot be written: no answer. The run goes on') == 1
+  monkeypatch.setattr(storage, 'write', write)
+  writer.close()
+  assert [r['step'] for r in read_metrics(workdir)] == [1, 2]
+
+
+def test_images_reach_tensorboard(tmp_path):
   image = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)
   writer = MetricWriter(tmp_path)
   writer.write_images(3, {'one': image[0], 'many': image})
-  writer.write_text(3, {'note': 'hello'})
   events = tensorboard(tmp_path)
   assert sorted(events.Tags()['images']) == ['many/0', 'many/1', 'one']
   (event,) = events.Images('many/1')
   assert (event.step, event.height, event.width) == (3, 5, 7)
   (tmp_path / 'image.png').write_bytes(event.encoded_image_string)
   np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'image.png')), image[1])
-  assert events.Tensors('note')[0].tensor_proto.string_val == [b'hello']
-  assert events.SummaryMetadata('note').plugin_data.plugin_name == 'text'
 
 
 def test_disabled_writer_does_nothing(tmp_path):
   writer = MetricWriter(tmp_path / 'none', enabled=False)
   writer.write_scalars(1, {'loss': 1.0})
   writer.write_images(1, {'one': np.zeros((2, 2, 3), np.uint8)})
-  writer.write_text(1, {'note': 'hello'})
   writer.resume(0)
   writer.close()
   assert not (tmp_path / 'none').exists()

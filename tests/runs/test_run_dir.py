@@ -25,7 +25,7 @@ def config(**changes):
 
 
 def test_new_folder_gets_config_and_environment(tmp_path):
-  workdir = prepare_run_dir(tmp_path / 'a b' / 'run', config())
+  prepare_run_dir(workdir := tmp_path / 'a b' / 'run', config())
   assert sorted(p.name for p in workdir.iterdir()) == ['config.json', 'environment.json']
   text = (workdir / 'config.json').read_text()
   assert json.loads(text) == {
@@ -162,9 +162,28 @@ def test_folder_that_cannot_be(tmp_path, name):
     prepare_run_dir(tmp_path / name, config())
 
 
-def test_bucket_is_refused():
+def test_a_bucket_that_orbax_cannot_write_to_is_refused():
   with pytest.raises(UserError, match='mount'):
-    prepare_run_dir('gs://bucket/run', config())
+    prepare_run_dir('s3://bucket/run', config())
+
+
+def test_a_run_in_a_bucket(memory, monkeypatch):
+  monkeypatch.setattr(run_dir, 'BUCKETS', ('memory://',))
+  workdir = 'memory://bucket/run'
+  for _ in range(2):
+    prepare_run_dir(workdir, config())
+    for name in ('5/state/x', '6/state/x', '6/commit_success.txt'):
+      memory.pipe(f'/bucket/run/checkpoints/{name}', b'')
+  assert len(json.loads(memory.cat('/bucket/run/environment.json'))) == 2
+  with pytest.raises(UserError, match=f'^{workdir}/config.json: .* batch was 8, is 4'):
+    prepare_run_dir(workdir, config(batch=4))
+  go_on_as_before(workdir, new := config(), {'late': 1})
+  assert new.late == 1
+  run_dir.remove_unfinished(workdir)
+  assert memory.ls('/bucket/run/checkpoints', detail=False) == ['/bucket/run/checkpoints/6']
+  memory.pipe('/bucket/other/thesis.tex', b'')
+  with pytest.raises(UserError, match='thesis.tex'):
+    prepare_run_dir('memory://bucket/other', config())
 
 
 def test_broken_config_is_told(tmp_path):

@@ -197,7 +197,7 @@ def test_a_checkpoint_that_was_never_finished_is_none(videos, pretrained, tmp_pa
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   (tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp').mkdir(parents=True)
   assert _find_start(config, str(tmp_path), supervised, mesh) is not None
-  (tmp_path / 'checkpoints' / '2').mkdir()
+  (tmp_path / 'checkpoints' / '2' / 'state').mkdir(parents=True)
   assert _find_start(config, str(tmp_path), supervised, mesh) is None
 
 

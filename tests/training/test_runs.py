@@ -4,15 +4,20 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from tests import kills, started
-from vmae_jax import lock
+from vmae_jax import lock, storage
+from vmae_jax.evaluation.encoder import load_encoder
+from vmae_jax.interchange.runs import load_run
+from vmae_jax.runs.checkpoint import find_checkpoint, load_config
 
 STEPS, EVERY = 6, 3
 
@@ -70,7 +75,11 @@ def test_resumed_is_bit_identical(unbroken, tmp_path, cache):
 
 
 # Checkpoints fall between log lines.
-LONG = ('steps=40', 'checkpoint.every_steps=5', 'checkpoint.keep=100', 'log.every_steps=7')
+LAST = 30
+LONG = (
+  *(f'steps={LAST}', 'checkpoint.every_steps=5', 'checkpoint.keep=100', 'log.every_steps=7'),
+  *('log.pictures_every_steps=1000', 'log.pictures=1', 'batch_size=4', 'data.repeats=2'),
+)
 
 
 @pytest.fixture(scope='module')
@@ -95,10 +104,51 @@ def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cach
   assert process.returncode == (75 if number == signal.SIGTERM else -signal.SIGKILL), output
   if number == signal.SIGTERM:
     assert 'is saved in' in output and 'Traceback' not in output
-  assert not (broken / 'checkpoints' / '40').exists()
+  assert not (broken / 'checkpoints' / str(LAST)).exists()
   started.run(broken, *LONG, env=env)
-  started.assert_same_state(long, broken, 40)
+  started.assert_same_state(long, broken, LAST)
   assert started.metrics(long) == started.metrics(broken)
+
+
+@pytest.mark.full
+def test_in_a_bucket_it_is_bit_identical_after_a_kill_in_a_save(
+  unbroken, gs, store, tmp_path, cache
+):
+  url, env = 'gs://bucket/run', started.environment(cache=cache)
+  command = ('optimizer.ema=0.9', 'log.profile=3')
+  process = started.start(url, *command, env=env)
+  deadline = time.monotonic() + 300
+  while not any('checkpoints/3/state/' in name for name in store.names()):
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.002)
+  process.kill()
+  process.communicate()
+  whole = 'run/checkpoints/3/commit_success.txt'
+  assert 'run/.lock' in store.names() and whole not in store.names()
+  process = started.start(url, *command, env=env)
+  while whole not in store.names():
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.002)
+  store.answer = 503  # An outage of seconds, which is not even told.
+  time.sleep(3)
+  store.answer = 0
+  output, _ = process.communicate(timeout=300)
+  assert process.returncode == 0 and 'NOT saved' not in output, output
+  gs.get('bucket/run', copy := str(tmp_path / 'copy'), recursive=True)
+  started.assert_same_state(unbroken, copy, STEPS)
+  assert started.metrics(unbroken) == started.metrics(copy)
+  assert leaves_of(copy) == leaves_of(unbroken)
+  config = load_config(url)
+  assert config == load_config(str(unbroken)) and find_checkpoint(url).name == str(STEPS)
+  for read in (load_run, lambda path: load_encoder(path, pool='mean')[1]):
+    for found, right in zip(*map(jax.tree.leaves, map(read, (url, str(unbroken)))), strict=True):
+      np.testing.assert_array_equal(found, right)
+
+
+def leaves_of(workdir):
+  """Its files, without numbers and arrays."""
+  names = storage.walk(str(workdir))
+  return {re.sub(r'\d[\d._-]*', '', x) for x in names if not x.startswith('checkpoints/')}
 
 
 def test_a_second_run_in_a_workdir_is_refused(unbroken, cache):
@@ -124,7 +174,7 @@ def test_a_killed_process_ends_the_other_and_both_go_on(victim, tmp_path, cache)
   assert 'unavailable: a process of this run is gone' in output and 'Traceback' not in output
   processes[victim].communicate()
   started.run_processes(broken, *LONG, **kwargs)
-  started.assert_same_state(whole, broken, 40)
+  started.assert_same_state(whole, broken, LAST)
   assert started.metrics(whole) == started.metrics(broken)
 
 
@@ -133,8 +183,9 @@ def test_a_killed_process_ends_the_other_and_both_go_on(victim, tmp_path, cache)
 )
 def test_killed_at_random_moments(method, tmp_path, cache):
   """A short version of `python -m tests.kills`."""
-  env, draw = started.environment(cache=cache), random.Random(method)
-  assert len(kills.run_with_kills(tmp_path, method, env=env, kills=2, draw=draw)) == 2
+  env, draw, kinds = started.environment(cache=cache), random.Random(method), ('save', 'step')
+  told = kills.run_with_kills(tmp_path, method, env=env, kills=2, draw=draw, kinds=kinds, steps=9)
+  assert len(told) == 2
 
 
 # Of several processes, Ctrl-C becomes a SIGTERM.
@@ -152,9 +203,9 @@ def test_one_of_two_processes_is_told_to_stop_and_both_save(number, long, tmp_pa
   processes[1].send_signal(number)  # Not the main one.
   for output in started.wait_for(processes, code=75):
     assert 'is saved in' in output and 'Traceback' not in output
-  assert not (broken / 'checkpoints' / '40').exists()
+  assert not (broken / 'checkpoints' / str(LAST)).exists()
   started.run_processes(broken, *LONG, **kwargs)
-  close(long, broken, steps=[7, 14, 21, 28, 35, 40])
+  close(long, broken, steps=[7, 14, 21, 28, LAST])
 
 
 def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path, cache):
@@ -233,15 +284,16 @@ def test_two_processes(fresh, unbroken, tmp_path, cache):
 )
 def test_other_methods_resume_bit_identically_and_on_eight_devices(method, tmp_path, cache):
   config = f'{started.ROOT}/configs/{method}.py:smoke'
-  whole, again = tmp_path / 'whole', tmp_path / 'run'
-  started.run(whole, config=config, env=started.environment(cache=cache))
+  few = ('log.pictures_every_steps=1000', 'log.pictures=1', 'batch_size=4', 'data.repeats=2')
+  whole, again, env = tmp_path / 'whole', tmp_path / 'run', started.environment(cache=cache)
+  started.run(whole, *few, config=config, env=env)
   half(whole, tmp_path)
-  started.run(again, config=config, env=started.environment(cache=cache))
+  started.run(again, *few, config=config, env=env)
   started.assert_same_state(whole, again, STEPS)
   assert started.losses(whole) == started.losses(again)
   shutil.rmtree(again / 'checkpoints' / str(STEPS))
   mesh = ('mesh.data=2', 'mesh.fsdp=2', 'mesh.tensor=2')
-  started.run(again, *mesh, config=config, env=started.environment(8, cache=cache))
+  started.run(again, *few, *mesh, config=config, env=started.environment(8, cache=cache))
   close(whole, again)
 
 

@@ -17,7 +17,14 @@ from vmae_jax.data import crop as crops
 from vmae_jax.data.augment import RandAugment, apply
 from vmae_jax.data.sampling import SAMPLINGS, clip_indices, dense_views, segment_views
 from vmae_jax.data.sources import Frames, Source
-from vmae_jax.errors import Unavailable, UserError, VideoError, check_name, may_pass
+from vmae_jax.errors import (
+  UNAVAILABLE,
+  Unavailable,
+  UserError,
+  VideoError,
+  check_name,
+  may_pass,
+)
 from vmae_jax.patience import Closed
 from vmae_jax.types import UInt8
 
@@ -112,10 +119,10 @@ class ClipSampler:
       except NOT_ITS_FAULT:
         raise
       except Exception as e:  # Whatever one video causes must not end a run at every restart.
-        failures.append((source.name(i), reason(e)))
         bug = bug if isinstance(e, VideoError) else e
         if may_pass(e):
           away.add(i)
+        failures.append((source.name(i), UNAVAILABLE * (i in away) + reason(e)))
         if len(away) > 1:  # One file may lie where the disk is damaged.
           raise Unavailable(
             f'two videos in a row cannot be read, last {source.name(i)} ({reason(e)}): is the '

@@ -154,6 +154,10 @@ class FileSource:
       video = open_video(entry.path)
     except OSError as e:
       raise VideoError(e.strerror or str(e)) from e
+    except VideoError as e:
+      if failure := storage.read_failure(entry.path):
+        raise VideoError(failure.strerror or str(e)) from failure
+      raise
     if entry.start == 0 and entry.count == -1:
       return video
     return Window(video, start=entry.start, count=entry.count)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
+from vmae_jax import storage
 from vmae_jax.data.clips import SAMPLINGS
 from vmae_jax.errors import UserError, check_name, lookup
 from vmae_jax.interchange.runs import load_run
@@ -73,7 +74,7 @@ def load_encoder(
     UserError: there is no checkpoint, it is of another model, or has no such layer or weights.
   """
   options = dict(pool=pool, layer=layer, positions=positions)
-  if not os.path.isdir(os.path.join(resolve(path), 'state')):
+  if not storage.is_folder(f'{resolve(path)}/state'):
     config, params = _load_foreign(path, weights)
     return config, params, build_encoder(config, **options)[1]
   config = ml_collections.ConfigDict(load_config(path))

@@ -16,12 +16,12 @@ from jax.experimental import multihost_utils
 from safetensors.numpy import save
 from tqdm import tqdm
 
+from vmae_jax import storage
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.features import check_finite, one_behind
 from vmae_jax.evaluation.results import write_csv
 from vmae_jax.evaluation.windows import Found, Windows, read_windows
-from vmae_jax.runs.run_dir import write_atomically
 from vmae_jax.sharding import batch_sharding, make_mesh, replicated
 from vmae_jax.types import Array, Float
 
@@ -82,7 +82,7 @@ def extract_all(
       if rows:
         _save(out / name.format(s), features, rows, form, metadata)
       about = json.dumps({'rows': rows, 'broken': broken})
-      write_atomically(done / f'{s:05d}.json', about)
+      storage.write_text(f'{done}/{s:05d}.json', about)
   multihost_utils.sync_global_devices('all shards are written')
   return _write_index(source, out, [(name.format(s), done / f'{s:05d}.json') for s in range(count)])
 
@@ -151,8 +151,8 @@ def _write_index(source: Source, out: Path, shards: list[tuple[str, Path]]) -> t
     broken += [(source.name(int(i)), reason) for i, reason in about['broken'].items()]
   if jax.process_index() == 0:
     columns = ('path', 'label', 'video', 'start', 'file', 'row')
-    write_csv(out / 'index.csv', [columns, *index])
-    write_csv(out / 'broken.csv', [('path', 'reason'), *broken])
+    write_csv(f'{out}/index.csv', [columns, *index])
+    write_csv(f'{out}/broken.csv', [('path', 'reason'), *broken])
   if not index:
     raise UserError(
       f'none of the {len(broken)} videos can be read, such as {broken[0][0]} ({broken[0][1]}): '

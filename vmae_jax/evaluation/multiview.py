@@ -5,12 +5,12 @@ Each video counts once on any number of devices. Records are written at once, on
 so that an interrupted test continues with the next video.
 """
 
+import contextlib
 import json
 import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,10 +19,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from vmae_jax import storage
 from vmae_jax.data.clips import ViewSampler
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Frames, Source
 from vmae_jax.evaluation.features import one_behind
+from vmae_jax.runs.appended import Appended
 from vmae_jax.types import Array, Float, Int, UInt8
 
 Record = dict[str, Any]
@@ -53,7 +55,7 @@ def classify(
   probabilities: Callable[[UInt8[Array, 'b T H W C']], Float[Array, 'b c']],
   source: Source,
   sampler: ViewSampler,
-  path: Path,
+  path: str,
   *,
   about: dict[str, Any],
   batch_size: int,
@@ -86,7 +88,7 @@ def classify(
     _prepare(path, about)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(f'{path} is there')
-  records = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()[1:]]
+  records = [json.loads(line) for line in storage.read(path).splitlines()[1:]]
   # Each device must hold as many clips as the others, each process whole videos.
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   whole = math.lcm(ways, views) if jax.process_count() == 1 else ways * views
@@ -109,14 +111,12 @@ def classify(
     disable=not main,
   )
   try:
-    with bar, path.open('a' if main else 'r', encoding='utf-8') as lines:
+    with bar, contextlib.closing(Appended(path)) if main else contextlib.nullcontext() as lines:
       for batch in _results(probabilities, loader, views):
         new = list(_records(batch, source, len(records), loader.failures))
         records += new
         if main:
-          lines.write(''.join(json.dumps(record) + '\n' for record in new))
-          lines.flush()
-          os.fsync(lines.fileno())
+          lines.write(''.join(json.dumps(record) + '\n' for record in new).encode())
         bar.update(len(new))
         if len(records) < len(source) and stopping():
           return None
@@ -125,16 +125,15 @@ def classify(
   return records
 
 
-def _prepare(path: Path, about: dict[str, Any]) -> None:
+def _prepare(path: str, about: dict[str, Any]) -> None:
   """Makes a file that begins with `about`, or removes an incomplete last line from it."""
-  header = json.dumps(about, sort_keys=True) + '\n'
-  path.parent.mkdir(exist_ok=True)
-  text = path.read_bytes().decode(errors='replace') if path.exists() else ''
+  header = json.dumps(about, sort_keys=True).encode() + b'\n'
+  storage.make_folder(os.path.dirname(path))
+  text = storage.read(path) if storage.is_file(path) else b''
   if not text.startswith(header):
-    path.write_text(header, encoding='utf-8')
-  elif not text.endswith('\n'):  # A process ended while it wrote.
-    with path.open('rb+') as file:
-      file.truncate(file.read().rfind(b'\n') + 1)
+    storage.write(path, header)
+  elif not text.endswith(b'\n'):  # A process ended while it wrote.
+    storage.write(path, text[: text.rfind(b'\n') + 1])
 
 
 def _results(probabilities, loader: Loader, views: int) -> Iterator[tuple[np.ndarray, ...]]:

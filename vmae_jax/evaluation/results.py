@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from vmae_jax import storage
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.multiview import Record, confusion, score
 from vmae_jax.runs.agreement import gather
-from vmae_jax.runs.run_dir import write_atomically
 from vmae_jax.types import Float, Int
 from vmae_jax.visualize.confusion import confusion_matrix
 
@@ -95,7 +95,7 @@ def _claim(out: Path, settings: Mapping[str, Any]) -> None:
         f'--out={out} holds {foreign[0]!r} and no {SETTINGS}: give a new or an empty folder.'
       )
     else:
-      write_atomically(path, json.dumps(settings, indent=2, sort_keys=True) + '\n')
+      storage.write_text(str(path), json.dumps(settings, indent=2, sort_keys=True) + '\n')
   except OSError as e:
     raise UserError(f'--out={out}: {e.strerror}; give a folder that can be written to.') from e
   except ValueError as e:
@@ -103,7 +103,7 @@ def _claim(out: Path, settings: Mapping[str, Any]) -> None:
 
 
 def write_results(
-  folder: Path,
+  folder: str,
   records: list[Record],
   source: Source,
   *,
@@ -122,20 +122,19 @@ def write_results(
     facts: What was tested and how, for the table: name -> value.
   """
   result = score(records, classes=classes)
-  write_csv(folder / 'predictions.csv', [COLUMNS, *_predictions(records, source, names)])
+  write_csv(f'{folder}/predictions.csv', [COLUMNS, *_predictions(records, source, names)])
   counts = confusion(records, classes=classes)
   title = f'{result["videos"] - result["unreadable"]:,} videos, top-1 {result["top1"]:.1%}'
-  part = folder / '.confusion.png'  # The PNG appears when it is complete.
-  confusion_matrix(counts, names, part, title=title)
-  part.replace(folder / 'confusion.png')
-  write_atomically(folder / 'results.md', _table(result, counts, names, facts))
+  confusion_matrix(counts, names, picture := io.BytesIO(), title=title)
+  storage.write(f'{folder}/confusion.png', picture.getvalue())
+  storage.write_text(f'{folder}/results.md', _table(result, counts, names, facts))
 
 
-def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: str, rows: Iterable[Sequence[Any]]) -> None:
   """Writes a table; the file appears when it is complete."""
   text = io.StringIO()
   csv.writer(text, lineterminator='\n').writerows(rows)
-  write_atomically(path, text.getvalue())
+  storage.write_text(path, text.getvalue())
 
 
 def markdown(rows: Sequence[Sequence[Any]]) -> list[str]:

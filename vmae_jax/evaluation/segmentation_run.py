@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from vmae_jax import storage
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.propagation import Protocol
 from vmae_jax.evaluation.results import markdown, write_csv
 from vmae_jax.evaluation.segmentation import FrameFeatures, segment
 from vmae_jax.evaluation.segmentation_scores import Statistics, evaluate
 from vmae_jax.evaluation.sequences import Clip, first_mask, read_mask, write_mask
-from vmae_jax.runs.run_dir import write_atomically
 from vmae_jax.types import UInt8
 from vmae_jax.visualize.masks import COLUMNS, strip
 
@@ -127,7 +127,7 @@ def write_results(scores: Scores, out: Path, *, split: str, settings: Mapping[st
     ],
   }
   for name, table in tables.items():
-    write_csv(out / name, table)
+    write_csv(f'{out}/{name}', table)
   percent = [f'{100 * x:.1f}' for x in whole.values()]
   objects = [(n, f'{100 * j:.1f}', f'{100 * f:.1f}', f'{50 * (j + f):.1f}') for n, j, f in rows]
   lines = [
@@ -138,5 +138,5 @@ def write_results(scores: Scores, out: Path, *, split: str, settings: Mapping[st
     'Percent. ' + ', '.join(f'{key} {value}' for key, value in settings.items()) + '.',
   ]
   text = '\n'.join(lines) + '\n'
-  write_atomically(out / 'results.md', text)
+  storage.write_text(f'{out}/results.md', text)
   return text

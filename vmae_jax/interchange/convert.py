@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vmae_jax import storage
 from vmae_jax.errors import UserError, check_name
 from vmae_jax.frozen.files import load_params, save_params
 from vmae_jax.interchange import export, selfcheck
@@ -84,15 +85,16 @@ def convert(
     UserError: the source cannot be read or is of no known kind, the format cannot hold it, both
       sides differ by more than `selfcheck.TOLERANCE`, or `out` cannot be written.
   """
-  source, out = Path(source), Path(out)
+  out = Path(out)
   check_name(part, PARTS, '--part')
   if kind:
     check_name(kind, (*FROZEN, *FORMATS), '--kind')
   if to:
     check_name(to, WRITERS, '--to')
-  if is_run(source):
+  if storage.is_remote(str(source)) or is_run(source):
     checkpoint, (params, info) = None, load_run(source, weights=weights)
   else:
+    source = Path(source)
     checkpoint = read_checkpoint(source, weights=weights)
     kind = kind or recognise(checkpoint, source, FROZEN | FORMATS)
     if kind in FROZEN:

@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vmae_jax import config as config_lib
-from vmae_jax import config_finetuning
+from vmae_jax import config_finetuning, storage
 from vmae_jax.errors import UserError
 from vmae_jax.interchange.layout import model_info
 from vmae_jax.interchange.official import find_size
@@ -33,8 +33,7 @@ _RESULTS = ('summary.json', 'probe.json')
 
 def is_run(path: str | Path) -> bool:
   """Whether `path` is a run's workdir or one of its checkpoints."""
-  path = Path(path)
-  return any((path / name).is_dir() for name in ('state', 'checkpoints'))
+  return any(storage.is_folder(f'{path}/{name}') for name in ('state', 'checkpoints'))
 
 
 def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], dict[str, Any]]:
@@ -67,9 +66,9 @@ def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], di
   info |= dict(format='vmae_jax', config=saved, notes=notes, results={})
   for name in _RESULTS:
     with contextlib.suppress(OSError, ValueError):  # A run that is not finished has none.
-      info['results'][name] = json.loads((workdir / name).read_text(encoding='utf-8'))
+      info['results'][name] = json.loads(storage.read_text(f'{workdir}/{name}'))
   with contextlib.suppress(OSError):  # Without it, classes have numbers alone.
-    names = (workdir / CLASSES_FILE).read_text(encoding='utf-8').splitlines()
+    names = storage.read_text(f'{workdir}/{CLASSES_FILE}').splitlines()
     info['id2label'] = dict(enumerate(names))
   if folder.name.isdigit():
     info['step'] = int(folder.name)

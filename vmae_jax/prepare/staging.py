@@ -115,24 +115,12 @@ def _may_pass(e: BaseException | None, path: str) -> bool:
   """Whether the disk, the store or the network failed, rather than the file being damaged."""
   while e is not None:
     if isinstance(e, av.FFmpegError):  # Says `Input/output error` of damaged files, too.
-      return not _can_be_read(path)
+      return storage.read_failure(path) is not None
     # Errors of pictures that are damaged are OSErrors as well, of no number and no file.
     if isinstance(e, OSError) and (e.errno or e.filename):
       return not isinstance(e, storage.FINAL)
     e = e.__cause__
   return False
-
-
-def _can_be_read(path: str) -> bool:
-  if storage.is_remote(path):
-    return True
-  try:
-    with open(path, 'rb') as f:
-      while f.read(1 << 24):
-        pass
-  except OSError:
-    return False
-  return True
 
 
 def _write_result(folder: str, place: int, result: dict[str, Any]) -> None:

@@ -1,9 +1,14 @@
 """The record of videos that could not be read and were replaced, beside the checkpoints."""
 
 import csv
+import io
 import math
-import os
+import re
 from itertools import islice
+
+from vmae_jax import storage
+from vmae_jax.errors import UNAVAILABLE
+from vmae_jax.runs.appended import Appended
 
 CHANCE = 1e-9  # Of stopping a run in vain; it is asked after each step.
 COLUMNS = ('path', 'reason', 'first seen step')
@@ -35,6 +40,18 @@ def too_many(bad: int | float, visits: int | float, *, videos: int, share: float
   return n * divergence > -math.log(CHANCE)
 
 
+def count_unavailable(workdir: str) -> int:
+  """How many videos in the tables of all processes gave no answer, rather than being damaged."""
+  tables = [x for x in storage.names(workdir) if re.fullmatch(r'bad_videos(-\d+)?\.csv', x)]
+  rows = [row for table in tables for row in _rows(f'{workdir}/{table}')]
+  return sum(len(row) > 1 and row[1].startswith(UNAVAILABLE) for row in rows)
+
+
+def _rows(path: str) -> list[list[str]]:
+  text = storage.read(path).decode(errors='surrogateescape')
+  return [row for row in csv.reader(io.StringIO(text, newline='')) if row]
+
+
 class BadVideos:
   """A table of videos that could not be read; each is named once, over restarts.
 
@@ -42,12 +59,10 @@ class BadVideos:
     path: The file, usually WORKDIR/bad_videos.csv; made if there is something to write.
   """
 
-  def __init__(self, path: str | os.PathLike):
+  def __init__(self, path: str):
     self._path, self._seen = path, 0  # How many of the failures.
-    self._known: set[str] = set()
-    if os.path.exists(path):
-      with open(path, newline='', encoding='utf-8', errors='surrogateescape') as f:
-        self._known = {row[0] for row in csv.reader(f) if row}
+    self._file: Appended | None = None
+    self._known = {row[0] for row in _rows(path)} if storage.is_file(path) else set()
 
   def record(self, failures: dict[str, str], step: int) -> int:
     """Appends the videos that the file does not name yet.
@@ -59,13 +74,18 @@ class BadVideos:
     Returns:
       How many were new.
     """
-    if len(failures) == self._seen:
-      return 0
     rows = [(*failure, step) for failure in islice(failures.items(), self._seen, None)]
     new = [row for row in rows if row[0] not in self._known]
     if new:
-      with open(self._path, 'a', newline='', encoding='utf-8', errors='surrogateescape') as f:
-        csv.writer(f).writerows(new if self._known else [COLUMNS, *new])
+      text = io.StringIO(newline='')
+      csv.writer(text).writerows(new if self._known else [COLUMNS, *new])
+      self._file = self._file or Appended(self._path)
+      self._file.write(text.getvalue().encode(errors='surrogateescape'))
       self._known.update(row[0] for row in new)
-    self._seen += len(rows)  # What a full disk did not take comes again.
+    self._seen += len(rows)
     return len(new)
+
+  def flush(self) -> None:
+    """Writes what waits, see `Appended`."""
+    if self._file is not None:
+      self._file.flush()

@@ -6,16 +6,22 @@ run needs to go on, and a checksum) and `config`.
 """
 
 import json
-import pathlib
+import os
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 
+from vmae_jax import storage
 from vmae_jax.errors import Unavailable, UserError, check_name, is_outage
 from vmae_jax.runs.digests import digests, named
+from vmae_jax.runs.run_dir import is_whole
+
+# Else TensorFlow, where it is installed, would read buckets for Orbax.
+os.environ.setdefault('EPATH_USE_TF', 'false')
 
 WEIGHTS = {'params': 'last', 'ema': 'averaged'}  # Those that a run may hold, and what they are.
 
@@ -58,7 +64,7 @@ def damage(saved: Mapping[str, int] | None, tree: Any) -> str | None:
   return f'{len(wrong)} arrays are not what was saved, such as {wrong[0]}' if wrong else None
 
 
-def stored_arrays(item: pathlib.Path) -> dict[str, Any]:
+def stored_arrays(item: epath.Path) -> dict[str, Any]:
   """Path -> something with a shape, for every array of a saved tree, without reading it."""
   tree = ocp.PyTreeCheckpointHandler().metadata(item).tree
   return {name: leaf for name, leaf in named(tree).items() if hasattr(leaf, 'shape')}
@@ -90,33 +96,43 @@ def check_same(like: Any, found: dict[str, Any], *, where: str) -> None:
     )
 
 
-def find_checkpoint(path: str) -> pathlib.Path:
+def find_checkpoint(path: str) -> epath.Path:
   """The newest checkpoint of a run, or the checkpoint itself, that `path` names.
 
   Raises:
     UserError: there is none.
+    Unavailable: nobody can say for now.
   """
-  folder = pathlib.Path(path).absolute()
-  if (folder / 'state').is_dir():
-    return folder
-  for parent in (folder / 'checkpoints', folder):
-    steps = [p for p in parent.glob('*') if p.name.isdigit() and (p / 'state').is_dir()]
-    if steps:
-      return max(steps, key=lambda p: int(p.name))
+  folder = storage.absolute(path).rstrip('/')
+  try:
+    if storage.is_folder(f'{folder}/state'):
+      return epath.Path(folder)
+    for parent in (f'{folder}/checkpoints', folder):
+      if found := whole_steps(parent):
+        return epath.Path(parent, str(found[-1]))
+  except OSError as e:
+    kind = Unavailable if is_outage(e) else UserError
+    raise kind(f'{path} cannot be looked into: {one_line(e)}.') from e
   raise UserError(
     f'{path} holds no checkpoint: give a --workdir of a run, or one of its '
     'checkpoints/STEP folders.'
   )
 
 
-def unreadable(folder: pathlib.Path, e: Exception) -> Exception:
+def whole_steps(folder: str) -> list[int]:
+  """Of the whole checkpoints in a folder."""
+  names = storage.names(folder) if storage.is_folder(folder) else []
+  return sorted(int(x) for x in names if x.isdigit() and is_whole(f'{folder}/{x}'))
+
+
+def unreadable(folder: epath.Path, e: Exception) -> Exception:
   """What is said of a checkpoint's folder that could not be read."""
   if is_outage(e):
     return Unavailable(f'{folder} cannot be read now: {one_line(e)}.')
   return UserError(f'{folder} is damaged: {one_line(e)}. Take an earlier checkpoint.')
 
 
-def arrays_of(folder: pathlib.Path) -> dict[str, Any]:
+def arrays_of(folder: epath.Path) -> dict[str, Any]:
   """`stored_arrays` of the state in a checkpoint's folder.
 
   Raises:
@@ -129,7 +145,7 @@ def arrays_of(folder: pathlib.Path) -> dict[str, Any]:
     raise unreadable(folder, e) from e
 
 
-def check_params(path: str, like: Any) -> pathlib.Path:
+def check_params(path: str, like: Any) -> epath.Path:
   """The state of the checkpoint that `path` names, if its parameters have the shapes of `like`.
 
   Raises:
@@ -181,7 +197,7 @@ def load_params(path: str, like: Any, *, weights: str = '') -> Any:
   return load_part(item.parent, {key: like})[key]
 
 
-def load_part(folder: pathlib.Path, like: Any) -> Any:
+def load_part(folder: epath.Path, like: Any) -> Any:
   """A part of the state in a checkpoint's folder.
 
   Args:
@@ -222,7 +238,7 @@ def load_config(path: str) -> dict:
   return _facts(find_checkpoint(path))[1]
 
 
-def _facts(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _facts(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   """The items `data` (none in converted checkpoints) and `config`."""
   try:
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:

@@ -1,23 +1,26 @@
 """Saves a run's checkpoints in the background, and finds the one to go on from.
 
-Orbax writes to a temporary name and renames at the end, so that a kill at any moment leaves the
-earlier checkpoints as they were.
+Orbax writes to a temporary name and renames at the end, or in a bucket, which renames nothing,
+marks what is whole, so that a kill at any moment leaves the earlier checkpoints as they were.
 """
 
+import contextlib
 import logging as standard_logging
-import pathlib
 import re
-import shutil
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+import tensorstore
 from absl import logging
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policies
 
-from vmae_jax.errors import Unavailable, UserError, is_outage
+from vmae_jax import storage
+from vmae_jax.errors import Unavailable, UserError, is_outage, of_a_store
 from vmae_jax.runs.agreement import gather
 from vmae_jax.runs.checkpoint import (
   check_same,
@@ -28,12 +31,13 @@ from vmae_jax.runs.checkpoint import (
   without_checksum,
 )
 from vmae_jax.runs.digests import digests
-from vmae_jax.runs.run_dir import remove_unfinished
+from vmae_jax.runs.run_dir import MARK, is_whole, remove_unfinished
 
 # The third failure in a row ends the run: an outage that passes spoils the save under way and
 # perhaps the next; one that lasts three times `checkpoint.every_steps` does not pass by itself,
 # and each further save is so much more work that is lost with the process.
 MOST_FAILED = 3
+_excepthook = sys.excepthook
 
 
 class Restored(NamedTuple):
@@ -58,17 +62,18 @@ class Checkpointer:
     policies = [keep_policies.LatestN(keep)]
     if keep_every_steps:
       policies.append(keep_policies.EveryNSteps(keep_every_steps))
-    self._config, self._workdir = config, pathlib.Path(workdir).absolute()
-    self._folder = self._workdir / 'checkpoints'
-    failure = _try_out(self._folder) if jax.process_index() == 0 else None
+    self._config, self._workdir = config, storage.absolute(workdir)
+    self._folder = epath.Path(self._workdir, 'checkpoints')
+    failure = _try_out(f'{self._folder}') if jax.process_index() == 0 else None
     if told := gather(failure and (is_outage(failure), one_line(failure)))[0]:
       raise (Unavailable if told[0] else UserError)(
-        f'no checkpoint can be saved in {self._folder}, where a file must be written and a folder '
+        f'no checkpoint can be saved in {self._folder}, where files must be written and folders '
         f'renamed: {told[1]}.'
       )
     # What fails there comes as an exception, too, and is told here in one line.
     for name in ('absl', 'asyncio'):
       standard_logging.getLogger(name).addFilter(_no_error_of_orbax)
+    sys.excepthook = _no_closed_loop
     self._manager = ocp.CheckpointManager(
       self._folder,
       item_names=('state', 'data', 'config'),
@@ -149,7 +154,7 @@ class Checkpointer:
     except Exception as e:
       self._failure = _of_the_store(e)
     failure, self._saving, self._failure = self._failure, None, None
-    if failure is None and jax.process_index() == 0 and not (self._folder / str(step)).is_dir():
+    if failure is None and jax.process_index() == 0 and not is_whole(f'{self._folder}/{step}'):
       failure = FileNotFoundError('it is not there although no error was reported')
     reasons = [reason for reason in gather(failure and one_line(failure)) if reason]
     if not reasons:
@@ -203,7 +208,7 @@ class Checkpointer:
       return None
     if failures:
       logging.warning('The one before is taken; the others are renamed to STEP.damaged.')
-      self._tidy(lambda: [_set_aside(self._folder / str(step)) for step in failures])
+      self._tidy(lambda: [_set_aside(f'{self._folder}/{step}') for step in failures])
     self._saved = restored.step
     return restored
 
@@ -241,9 +246,15 @@ def _no_error_of_orbax(record: standard_logging.LogRecord) -> bool:
   return not (told and record.levelno >= standard_logging.ERROR)
 
 
+def _no_closed_loop(kind, value, trace) -> None:
+  # tensorstore has this printed for each array that was under way when a save failed.
+  if str(value) != 'Event loop is closed':
+    _excepthook(kind, value, trace)
+
+
 def _of_the_store(e: Exception) -> Exception:
   """The same where it is a failure to write; raises it where it is a bug."""
-  if isinstance(e, OSError) or is_outage(e):
+  if isinstance(e, OSError) or is_outage(e) or of_a_store(e):
     return e
   # Of tensorstore: NOT_FOUND, DATA_LOSS and the like; these are mistakes in what it was asked.
   code = re.match(r'([A-Z]+(_[A-Z]+)*): ', str(e))
@@ -252,21 +263,27 @@ def _of_the_store(e: Exception) -> Exception:
   raise e
 
 
-def _try_out(folder: pathlib.Path) -> OSError | None:
+def _try_out(folder: str) -> Exception | None:
   """Does on a small scale what a save does; what went wrong."""
-  part = folder / '.trial'
+  part = f'{folder}/.trial'
   try:
-    shutil.rmtree(part, ignore_errors=True)  # Of a process that was killed here.
-    (part / 'before').mkdir(parents=True)
-    (part / 'before' / 'file').write_bytes(bytes(4096))
-    (part / 'before').rename(part / 'after')
-    shutil.rmtree(part)
-  except OSError as e:
-    shutil.rmtree(part, ignore_errors=True)
+    if storage.is_remote(folder):  # By the way that arrays go.
+      store = tensorstore.KvStore.open(f'{folder}/').result()
+      store.write('.trial', bytes(4096)).result()
+    else:
+      storage.remove(part)  # Of a process that was killed here.
+      storage.make_folder(f'{part}/before')
+      storage.write(f'{part}/before/file', bytes(4096))
+      storage.move(f'{part}/before', f'{part}/after')
+    storage.remove(part)
+  except Exception as e:
+    with contextlib.suppress(Exception):
+      storage.remove(part)
     return e
 
 
-def _set_aside(step: pathlib.Path) -> None:
-  aside = step.with_name(f'{step.name}.damaged')
-  shutil.rmtree(aside, ignore_errors=True)
-  step.rename(aside)
+def _set_aside(step: str) -> None:
+  storage.remove(f'{step}.damaged')
+  if storage.is_remote(step):  # Objects move one by one: from here on it is no checkpoint.
+    storage.remove(f'{step}/{MARK}')
+  storage.move(step, f'{step}.damaged')

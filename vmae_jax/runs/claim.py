@@ -6,11 +6,10 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 
-from vmae_jax import lock
+from vmae_jax import lock, storage
 from vmae_jax.errors import Unavailable, UserError
 from vmae_jax.runs.agreement import gather
 from vmae_jax.runs.run_dir import make_run_dir
@@ -40,25 +39,25 @@ def claimed(workdir: str | os.PathLike) -> Iterator[None]:
     if told := gather(failure and (isinstance(failure, UserError), str(failure)))[0]:
       raise failure or (UserError if told[0] else Unavailable)(told[1])
     if jax.process_count() > 1:
-      _check_same_folder(Path(workdir))
+      _check_same_folder(os.fspath(workdir))
     yield
 
 
-def _check_same_folder(workdir: Path) -> None:
+def _check_same_folder(workdir: str) -> None:
   """Raises a UserError if not all processes see what the first one writes there."""
   # A new name: of one that was looked for before, a network disk may remember that it is missing.
   (key, *_) = gather(uuid.uuid4().hex)
-  file = workdir / f'.seen-{key}'
+  file = f'{workdir}/.seen-{key}'
   if jax.process_index() == 0:
-    file.touch()
+    storage.write(file, b'')
   gather(None)
   end = time.monotonic() + PATIENCE
-  while not (seen := file.exists()) and time.monotonic() < end:
+  while not (seen := storage.is_file(file)) and time.monotonic() < end:
     time.sleep(0.5)
   answers = gather([socket.gethostname(), seen])
   blind = [f'{i} ({host})' for i, (host, seen) in enumerate(answers) if not seen]
   if jax.process_index() == 0:
-    file.unlink()
+    storage.remove(file)
   if blind:
     raise UserError(
       f'--workdir={workdir} is not the same folder in all processes of this run: '

@@ -11,33 +11,30 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 # `EventFileWriter` would import TensorFlow wherever that is installed, only to open a file.
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from vmae_jax import storage
 from vmae_jax.errors import UserError
+from vmae_jax.runs.appended import Appended
 from vmae_jax.types import UInt8
 
 METRICS_FILE = 'metrics.jsonl'
-_MOST_LATE = 1 << 26  # Bytes that wait for room on the disk.
+PART = 1 << 22  # Bytes of events in a bucket's object, then the next one begins.
 
 
 class MetricWriter:
-  """Writes scalars, images and text of one run, each call at once.
+  """Writes scalars and images of one run; each call at once on a disk, see `Appended`.
 
   metrics.jsonl has one JSON object a line: `step`, `time` (seconds since 1970) and the
-  scalars; NaN and infinity are null there, since JSON has neither. Images and text go to
+  scalars; NaN and infinity are null there, since JSON has neither. Images go to
   TensorBoard only.
 
   Args:
@@ -49,16 +46,13 @@ class MetricWriter:
     self._enabled = enabled
     if not enabled:
       return
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    self._path = workdir / METRICS_FILE
-    _cut_torn_line(self._path)
-    self._lines = _Appended(self._path)
-    # The time to the microsecond orders the files of a run that was resumed.
-    name = f'events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}'
-    self._file = _Appended(workdir / name)
-    self._records = RecordWriter(self._file)
-    self._add_event(Event(file_version='brain.Event:2'))
+    self._workdir = os.fspath(workdir)
+    storage.make_folder(self._workdir)
+    self._path = f'{self._workdir}/{METRICS_FILE}'
+    self._lines = Appended(self._path)
+    if self._lines.size:  # Of a torn last line nothing is kept, else the next would be glued to it.
+      self._lines.truncate(storage.read(self._path).rfind(b'\n') + 1)
+    self._begin_events()
 
   def resume(self, step: int) -> None:
     """Forgets what was written after `step`, the one that training goes on from.
@@ -68,8 +62,9 @@ class MetricWriter:
     """
     if not self._enabled:
       return
-    kept = itertools.takewhile(lambda pair: pair[1]['step'] <= step, _records(self._path))
-    os.truncate(self._path, sum(len(line.encode()) for line, _ in kept))  # Lines are in order.
+    records = _records(self._path) if self._lines.size else ()  # In a bucket nothing is there.
+    kept = itertools.takewhile(lambda pair: pair[1]['step'] <= step, records)
+    self._lines.truncate(sum(len(line) + 1 for line, _ in kept))  # Lines are in order.
     # TensorBoard drops what earlier files hold at this step and later.
     self._add_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
@@ -99,56 +94,34 @@ class MetricWriter:
         values += [_image_value(f'{name}/{i}', one) for i, one in enumerate(image)]
     self._add_summary(step, values)
 
-  def write_text(self, step: int, texts: Mapping[str, str]) -> None:
-    """Writes texts, which TensorBoard shows as Markdown."""
-    if not self._enabled:
-      return
-    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name='text'))
-    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
-    values = []
-    for name, text in texts.items():
-      tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()], tensor_shape=shape)
-      values.append(Summary.Value(tag=name, metadata=metadata, tensor=tensor))
-    self._add_summary(step, values)
+  def flush(self) -> None:
+    """Writes what waits: a checkpoint's lines must be there before it is."""
+    if self._enabled:
+      self._lines.flush()
+      self._events.flush()
 
   def close(self) -> None:
     """Closes the files; the writer can't be used after this."""
     if self._enabled:
       self._lines.close()
-      self._file.close()
+      self._events.close()
 
   def _add_summary(self, step: int, values: list[Summary.Value]) -> None:
     self._add_event(Event(step=int(step), summary=Summary(value=values)))
 
+  def _begin_events(self) -> None:
+    # The time to the microsecond orders the files of a run.
+    name = f'events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}'
+    self._events = Appended(f'{self._workdir}/{name}')
+    self._records = RecordWriter(self._events)
+    self._add_event(Event(file_version='brain.Event:2'))
+
   def _add_event(self, event: Event) -> None:
+    if self._events.remote and self._events.size > PART:
+      self._events.close()
+      self._begin_events()
     event.wall_time = time.time()
     self._records.write(event.SerializeToString())
-
-
-class _Appended:
-  """A file to append to, which each write reaches at once.
-
-  What a full disk does not take is kept and written later; that it lacks is told once.
-  """
-
-  def __init__(self, path: Path):
-    self._path, self._late, self._told = path, bytearray(), False
-    self._file = path.open('ab', buffering=0)
-
-  def write(self, data: bytes) -> None:
-    if len(self._late) < _MOST_LATE:  # All of a line or record, or nothing.
-      self._late += data
-    try:
-      while self._late:
-        del self._late[: self._file.write(self._late)]
-    except OSError as e:
-      if not self._told:
-        logging.error('%s cannot be written: %s. The run goes on.', self._path, e.strerror)
-      self._told = True
-
-  def close(self) -> None:
-    self.write(b'')
-    self._file.close()
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
@@ -160,8 +133,8 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   Raises:
     UserError: there is no metrics.jsonl, or a line in it is no JSON.
   """
-  path = Path(workdir) / METRICS_FILE
-  if not path.exists():
+  path = f'{os.fspath(workdir)}/{METRICS_FILE}'
+  if not storage.is_file(path):
     raise UserError(f'{path}: there is no such file; give the --workdir of a run that was started.')
   steps: dict[int, dict[str, Any]] = {}
   for _, record in _records(path):
@@ -170,26 +143,17 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   return [steps[step] for step in sorted(steps)]
 
 
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records(path: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
   """Yields each whole line of the file with what it says."""
-  with path.open(encoding='utf-8') as lines:
-    for number in itertools.count(1):
-      line = lines.readline()
-      if not line.endswith('\n'):  # The end, or a line torn by the end of a process.
-        return
-      try:
-        yield line, json.loads(line)
-      except json.JSONDecodeError as e:
-        raise UserError(
-          f'{path}, line {number}: {line.strip()[:40]!r} is no JSON; repair or delete the line.'
-        ) from e
-
-
-def _cut_torn_line(path: Path) -> None:
-  """Cuts what follows the last newline, else the next line would be glued to it."""
-  if path.exists():
-    with path.open('rb+') as file:
-      file.truncate(file.read().rfind(b'\n') + 1)
+  # What follows the last newline was torn by the end of a process.
+  for number, line in enumerate(storage.read(path).split(b'\n')[:-1], 1):
+    try:
+      yield line, json.loads(line)
+    except ValueError as e:
+      raise UserError(
+        f'{path}, line {number}: {line.decode(errors="replace")[:40]!r} is no JSON; repair or '
+        'delete the line.'
+      ) from e
 
 
 def _image_value(tag: str, image: UInt8[np.ndarray, 'H W 3']) -> Summary.Value:

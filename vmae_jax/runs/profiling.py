@@ -1,10 +1,14 @@
 """A trace of a few steps: what the host and the devices did, and when."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
+
+from vmae_jax import storage
 
 STEPS = 3  # Consecutive ones, as the first of them may be an odd one out.
 
@@ -19,7 +23,7 @@ class StepProfile:
 
   def __init__(self, workdir: str, first: int):
     self._workdir, self._first = workdir, first
-    self._on = False
+    self._on: tempfile.TemporaryDirectory | None = None  # JAX writes to no bucket.
 
   @contextmanager
   def step(self, number: int) -> Iterator[None]:
@@ -27,8 +31,8 @@ class StepProfile:
     if number == self._first:
       options = jax.profiler.ProfileOptions()
       options.python_tracer_level = 0  # Every call in Python would make it a hundred times larger.
-      jax.profiler.start_trace(self._workdir, profiler_options=options)
-      self._on = True
+      self._on = tempfile.TemporaryDirectory()
+      jax.profiler.start_trace(self._on.name, profiler_options=options)
     with jax.profiler.StepTraceAnnotation('train', step_num=number):
       yield
 
@@ -40,6 +44,10 @@ class StepProfile:
 
   def close(self) -> None:
     """Ends a trace that the run did not see the end of."""
-    if self._on:
-      self._on = False
+    if self._on is not None:
       jax.profiler.stop_trace()
+      with self._on as folder:
+        for name in storage.walk(folder):
+          storage.make_folder(f'{self._workdir}/{os.path.dirname(name)}')
+          storage.write(f'{self._workdir}/{name}', storage.read(f'{folder}/{name}'))
+      self._on = None

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,17 +16,20 @@ from typing import Any
 import jax
 import ml_collections
 
+from vmae_jax import storage
 from vmae_jax.errors import Unavailable, UserError, is_outage
 
 CONFIG_FILE = 'config.json'
 ENVIRONMENT_FILE = 'environment.json'
 SUMMARY_FILE = 'summary.json'
+MARK = 'commit_success.txt'  # Orbax's, of a checkpoint in a bucket that is whole.
 CLASSES_FILE = 'classes.txt'  # Names of the classes, one a line.
 
 PACKAGES = (
   *('jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'numpy'),
   *('av', 'grain', 'array-record'),
 )
+BUCKETS = ('gs://',)  # That runs can lie in.
 _ABSENT = object()
 _MOST_SHOWN = 6  # Differing keys named in one error message.
 
@@ -38,7 +40,7 @@ def prepare_run_dir(
   *,
   ignore: Sequence[str] = (),
   implied: ml_collections.ConfigDict | None = None,
-) -> Path:
+) -> None:
   """Makes the folder of a new run, or checks that the run in it is the same one.
 
   A new folder gets config.json (all values resolved, keys sorted), which is never written
@@ -46,15 +48,12 @@ def prepare_run_dir(
   processes of a run check; only the main one writes.
 
   Args:
-    workdir: The folder, local or mounted.
+    workdir: The folder, of this machine, a mounted disk or a bucket.
     config: The whole config.
     ignore: Keys that may change between starts of one run, such as `log_every`; a key stands
       for all below it.
     implied: What keys stand for that a config.json lacks because it is older than they are:
       such a run goes on with these values.
-
-  Returns:
-    The folder.
 
   Raises:
     UserError: the folder belongs to a run with another config, holds other files, or can't
@@ -63,20 +62,26 @@ def prepare_run_dir(
   """
   with make_run_dir(workdir):
     past = {} if implied is None else dict(leaves(json.loads(implied.to_json())))
-    _claim(Path(workdir), json.loads(config.to_json()), ignore, past)
-  return Path(workdir)
+    _claim(os.fspath(workdir), json.loads(config.to_json()), ignore, past)
 
 
 @contextlib.contextmanager
 def make_run_dir(workdir: str | os.PathLike) -> Iterator[None]:
   """Makes a run's folder, and tells in one line what fails in writing to it."""
-  if '://' in str(workdir):
+  workdir = os.fspath(workdir)
+  if storage.is_remote(workdir) and not workdir.startswith(BUCKETS):
     raise UserError(
-      f'--workdir={workdir}: a run needs a folder; mount the bucket (such as with gcsfuse) and '
-      'give the path of a folder in it.'
+      f'--workdir={workdir}: a run needs a folder or a gs:// bucket, where Orbax can save '
+      'checkpoints; mount another one, and give the path of a folder in it.'
     )
+  with _told(workdir):
+    storage.make_folder(workdir)
+    yield
+
+
+@contextlib.contextmanager
+def _told(workdir: str) -> Iterator[None]:
   try:
-    Path(workdir).mkdir(parents=True, exist_ok=True)
     yield
   except OSError as e:
     if is_outage(e):
@@ -96,11 +101,12 @@ def go_on_as_before(
     config: As it is asked for.
     earlier: Key -> what runs did before it was there.
   """
-  path = Path(workdir) / CONFIG_FILE
-  if path.exists():
-    there = dict(leaves(_read_json(path)))
-    missing = {key: value for key, value in earlier.items() if key not in there}
-    config.update_from_flattened_dict(missing)
+  workdir = os.fspath(workdir)
+  with _told(workdir):
+    if storage.is_file(path := f'{workdir}/{CONFIG_FILE}'):
+      there = dict(leaves(_read_json(path)))
+      missing = {key: value for key, value in earlier.items() if key not in there}
+      config.update_from_flattened_dict(missing)
 
 
 def environment() -> dict[str, Any]:
@@ -134,45 +140,59 @@ def versions() -> dict[str, str]:
 def write_summary(workdir: str | os.PathLike, summary: Mapping[str, Any]) -> None:
   """Writes what came of the run to summary.json, in place of an earlier one; NaN as null."""
   valid = json.loads(json.dumps(summary), parse_constant=lambda _: None)  # JSON has no NaN.
-  _write_json(Path(workdir) / SUMMARY_FILE, valid)
+  _write_json(f'{os.fspath(workdir)}/{SUMMARY_FILE}', valid)
 
 
-def remove_unfinished(workdir: Path) -> None:
+def remove_unfinished(workdir: str | os.PathLike) -> None:
   """Removes what saves of checkpoints left that failed, or were under way when a process died."""
-  for path in (workdir / 'checkpoints').glob('*.orbax-checkpoint-tmp*'):
-    shutil.rmtree(path, ignore_errors=True)
+  folder = f'{os.fspath(workdir)}/checkpoints'
+  for name in storage.names(folder) if storage.is_folder(folder) else ():
+    path = f'{folder}/{name}'
+    # In a bucket, which renames no folders, a step is whole once Orbax has marked it.
+    unmarked = storage.is_remote(folder) and name.isdigit() and not is_whole(path)
+    if unmarked and _committed(path):  # Copied from a disk.
+      for item in ('', '/config', '/data', '/state'):
+        storage.write(f'{path}{item}/{MARK}', b'')
+    elif unmarked or '.orbax-checkpoint-tmp' in name:
+      with contextlib.suppress(OSError):
+        storage.remove(path)
 
 
-def write_atomically(path: Path, text: str) -> None:
-  """Writes a file such that, whenever the process dies, it is the old or the new one."""
-  part = path.with_name(f'.{path.name}.part')  # Hidden, hence no foreign file to `_claim`.
-  with part.open('w', encoding='utf-8') as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  part.replace(path)
-
-
-def _write_json(path: Path, value: Any) -> None:
-  write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
-
-
-def _read_json(path: Path) -> Any:
+def _committed(step: str) -> bool:
+  """What Orbax itself says of a checkpoint, before it renames or marks it."""
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    return bool(json.loads(storage.read(f'{step}/_CHECKPOINT_METADATA'))['commit_timestamp_nsecs'])
+  except (OSError, ValueError, KeyError, TypeError):
+    return False
+
+
+def is_whole(step: str) -> bool:
+  """Whether a checkpoint's folder has been finished."""
+  there = storage.is_folder(f'{step}/state')
+  return there and (not storage.is_remote(step) or storage.is_file(f'{step}/{MARK}'))
+
+
+def _write_json(path: str, value: Any) -> None:
+  storage.write_text(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
+
+
+def _read_json(path: str) -> Any:
+  try:
+    return json.loads(storage.read_text(path))
   except ValueError as e:
     raise UserError(f'{path}: is no JSON ({e}); repair it or choose another --workdir.') from e
 
 
 def _claim(
-  workdir: Path, config: dict[str, Any], ignore: Sequence[str], past: Mapping[str, Any]
+  workdir: str, config: dict[str, Any], ignore: Sequence[str], past: Mapping[str, Any]
 ) -> None:
   """Writes the run's first files, or compares with the config that is there."""
   main = jax.process_index() == 0
-  path = workdir / CONFIG_FILE
+  path = f'{workdir}/{CONFIG_FILE}'
   # Listed before config.json is looked for, since the main process may write it in between.
-  found = sorted(p.name for p in workdir.iterdir() if not p.name.startswith('.'))
-  if path.exists():
+  there = storage.names(workdir) if storage.is_folder(workdir) else []
+  found = [name for name in there if not name.startswith('.')]
+  if storage.is_file(path):
     _check_same(path, _read_json(path), config, ignore, past)
   elif found:
     raise UserError(
@@ -183,13 +203,13 @@ def _claim(
     _write_json(path, config)
   if main:
     remove_unfinished(workdir)  # Before anything is written: they may fill the disk.
-    path = workdir / ENVIRONMENT_FILE
-    earlier = _read_json(path) if path.exists() else []
+    path = f'{workdir}/{ENVIRONMENT_FILE}'
+    earlier = _read_json(path) if storage.is_file(path) else []
     _write_json(path, [*earlier, environment()])
 
 
 def _check_same(
-  path: Path,
+  path: str,
   there: dict[str, Any],
   here: dict[str, Any],
   ignore: Sequence[str],

@@ -2,8 +2,8 @@
 
 import collections
 import contextlib
+import io
 import math
-import pathlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,11 +13,11 @@ from absl import logging
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from vmae_jax import chips
+from vmae_jax import chips, storage
 from vmae_jax.data.loader import Loader
 from vmae_jax.errors import UserError
 from vmae_jax.method.state import TrainState
-from vmae_jax.runs.bad_videos import BadVideos, too_many
+from vmae_jax.runs.bad_videos import BadVideos, count_unavailable, too_many
 from vmae_jax.runs.metrics import MetricWriter, read_metrics
 from vmae_jax.runs.progress import Progress
 from vmae_jax.runs.run_dir import write_summary
@@ -48,12 +48,12 @@ class RunLog:
   ):
     """Goes on with what `keep` said when the checkpoint was saved, if there was one."""
     main = jax.process_index() == 0
-    self.config, self.workdir, self.main = config, pathlib.Path(workdir), main
+    self.config, self.workdir, self.main = config, workdir, main
     self.schedule, self.steps, self.start, self.videos = schedule, steps, start, videos
     self.writer = MetricWriter(workdir, enabled=main)
     self.writer.resume(start)
     part = '' if main else f'-{jax.process_index()}'
-    self._bad_videos = BadVideos(self.workdir / f'bad_videos{part}.csv')
+    self._bad_videos = BadVideos(f'{workdir}/bad_videos{part}.csv')
     self.progress = Progress(steps, start, log_every=config.log.every_steps, enabled=main)
     self.clip_flops = clip_flops
     self._pending = None  # (step, metrics on the device)
@@ -70,13 +70,13 @@ class RunLog:
     overview = parameter_overview.get_parameter_overview(state.params, include_stats='sharding')
     if self.main:
       with self.going_on('parameters.txt'):
-        (self.workdir / 'parameters.txt').write_text(overview + '\n')
+        storage.write_text(f'{self.workdir}/parameters.txt', overview + '\n')
     count = sum(x.size for x in jax.tree.leaves(state.params))
     axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
     device = jax.devices()[0]
     self.progress.print(
       f'{config.method}, size {config.model.size}: {count:,} parameters (listed in '
-      f'{self.workdir / "parameters.txt"}), {self.clip_flops / 1e9:,.2f} GFLOP a clip\n'
+      f'{self.workdir}/parameters.txt), {self.clip_flops / 1e9:,.2f} GFLOP a clip\n'
       f'{self.videos:,} videos, {self.steps:,} steps of {config.batch_size} clips, mesh {axes} of '
       f'{device.device_kind}'
     )
@@ -126,7 +126,7 @@ class RunLog:
     if too_many(bad, visits, videos=self.videos, share=limit):
       raise UserError(
         f'{bad / visits:.1%} of the videos until step {step} had to be replaced, more than '
-        f'data.max_bad_share ({limit:.1%}): they are in {self.workdir / "bad_videos.csv"}. Raise '
+        f'data.max_bad_share ({limit:.1%}): they are in {self.workdir}/bad_videos.csv. Raise '
         'that share, or let python -m vmae_jax.check_data make a clean list and set '
         'data.changed=True to go on with it.'
       )
@@ -164,6 +164,8 @@ class RunLog:
   def keep(self) -> dict[str, Any]:
     """What a checkpoint must hold so that the lines after it are those of an unbroken run."""
     self.fetch()
+    self.writer.flush()
+    self._bad_videos.flush()
     return {'sums': dict(self._sums), 'counted_from': self._counted_from}
 
   @contextlib.contextmanager
@@ -194,6 +196,7 @@ class RunLog:
       'loss': next((r['loss'] for r in reversed(records) if 'loss' in r), None),
       'skipped_steps': int(state.skipped),
       'bad_clips': int(state.replaced),
+      'unavailable_videos': count_unavailable(self.workdir),
       'checkpoint': f'checkpoints/{self.steps}',
     } | results
     if self._first is not None:
@@ -201,9 +204,11 @@ class RunLog:
       summary |= {'from_step': self.start, **self._speed(self._first, self._last)}
     write_summary(self.workdir, summary)
     with self.going_on('loss.png'):
-      loss_curve({'': records}, self.workdir / 'loss.png')
-    self.progress.print(f'done: {self.workdir / "summary.json"}, {self.workdir / "loss.png"}')
+      loss_curve({'': records}, picture := io.BytesIO())
+      storage.write(f'{self.workdir}/loss.png', picture.getvalue())
+    self.progress.print(f'done: {self.workdir}/summary.json, {self.workdir}/loss.png')
 
   def close(self) -> None:
     self.progress.close()
     self.writer.close()
+    self._bad_videos.flush()

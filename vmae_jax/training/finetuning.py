@@ -1,7 +1,6 @@
 """Fine-tuning as a task of the loop, with its validation and its test."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from vmae_jax import config as config_lib
-from vmae_jax import config_finetuning, sharding
+from vmae_jax import config_finetuning, sharding, storage
 from vmae_jax.data.augment import RandAugment
 from vmae_jax.data.clips import ClipSampler, ViewSampler
 from vmae_jax.data.sources import Source
@@ -21,12 +20,12 @@ from vmae_jax.evaluation.results import SHARES, write_results
 from vmae_jax.method.mixing import pair
 from vmae_jax.method.supervised import Supervised, build_supervised
 from vmae_jax.models.patches import token_grid
+from vmae_jax.runs.checkpoint import whole_steps
 from vmae_jax.runs.claim import claimed
 from vmae_jax.runs.run_dir import (
   CLASSES_FILE,
   go_on_as_before,
   prepare_run_dir,
-  write_atomically,
   write_summary,
 )
 from vmae_jax.runs.run_log import RunLog
@@ -121,8 +120,7 @@ def _find_start(
   Returns:
     (shapes with shardings) -> parameters; None where a run goes on or starts from scratch.
   """
-  saved = (path.name.isdigit() for path in Path(workdir).glob('checkpoints/*'))
-  if not config.init_from or any(saved):  # Half-written ones have longer names.
+  if not config.init_from or whole_steps(f'{workdir}/checkpoints'):
     return None
   data, patch = config.data, tuple(config.model.patch)
   shapes = jax.eval_shape(supervised.init, jax.random.key(config.seed))
@@ -144,7 +142,7 @@ def _find_start(
   def start(like):
     if jax.process_index() == 0:
       print(text, flush=True)
-      write_atomically(Path(workdir) / 'init_from.txt', text + '\n')
+      storage.write_text(f'{workdir}/init_from.txt', text + '\n')
     loaded = initialise.load(found, plan, sharding.replicated(mesh))
 
     def init(key, loaded):
@@ -172,7 +170,7 @@ class Evaluation:
     classes: Classes,
     mesh: Mesh,
   ):
-    self._config, self._workdir, self._classes = config, Path(workdir), classes
+    self._config, self._workdir, self._classes = config, workdir, classes
     self._supervised, self._sources, self._mesh = supervised, sources, mesh
     self._probabilities = jax.jit(supervised.probabilities)
     self._steps, self._every = 0, 0
@@ -188,7 +186,7 @@ class Evaluation:
     """Writes the names of the classes after the first step of a start, see `Task.watch`."""
     if self._names_to_write and jax.process_index() == 0:
       text = ''.join(f'{name}\n' for name in self._names_to_write)
-      write_atomically(self._workdir / CLASSES_FILE, text)
+      storage.write_text(f'{self._workdir}/{CLASSES_FILE}', text)
     self._names_to_write = ()
 
   def __call__(self, step: int, state, log: RunLog, stopping) -> dict[str, Any] | None:
@@ -274,7 +272,7 @@ class Evaluation:
         crops=crops,
         repeats=segments * crops,
       ),
-      self._workdir / 'evaluation' / f'step{step:07d}_{segments}x{crops}.jsonl',
+      f'{self._workdir}/evaluation/step{step:07d}_{segments}x{crops}.jsonl',
       about={'step': step, 'data': spec},
       batch_size=self._config.test.batch_size,
       mesh=self._mesh,

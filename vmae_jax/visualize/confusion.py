@@ -1,5 +1,6 @@
 """A confusion matrix as a PNG."""
 
+import io
 import os
 from collections.abc import Sequence
 
@@ -12,14 +13,18 @@ COUNTED = 25  # The numbers in the cells of more classes would not be legible.
 
 
 def confusion_matrix(
-  counts: Int[np.ndarray, 'c c'], names: Sequence[str], path: str | os.PathLike, *, title: str = ''
+  counts: Int[np.ndarray, 'c c'],
+  names: Sequence[str],
+  path: str | os.PathLike | io.BytesIO,
+  *,
+  title: str = '',
 ) -> None:
   """Draws each row as shares of its class, with a colour map that any colour vision can read.
 
   Args:
     counts: Row: the true class; column: the one that was predicted.
     names: The names of the classes; if there are none, numbers are shown.
-    path: The PNG to write.
+    path: The PNG to write, or a file that gets it.
     title: Text above.
   """
   from matplotlib.figure import Figure  # No pyplot: it would keep global state.

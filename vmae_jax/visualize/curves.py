@@ -1,5 +1,6 @@
 """Training curves of one or several runs, in common axes or in panels beside each other."""
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ SMOOTHING = 0.05  # The window of the thick line, as a share of the run's length
 
 def loss_curve(
   runs: Mapping[str, Sequence[Mapping[str, Any]]],
-  path: str | os.PathLike,
+  path: str | os.PathLike | io.BytesIO,
   *,
   keys: Sequence[str] = ('loss',),
   title: str = '',
@@ -27,7 +28,7 @@ def loss_curve(
 
   Args:
     runs: Name of a run -> its records, from `read_metrics`; a single run's name may be ''.
-    path: The PNG to write.
+    path: The PNG to write, or a file that gets it.
     keys: Scalars to draw, such as the losses of several heads.
     title: Text above.
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from PIL import Image
 
+from vmae_jax import storage
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import Source
 from vmae_jax.masking.motion_guided import warped_maps
@@ -26,6 +26,7 @@ from vmae_jax.targets.trajectory import trajectory
 from vmae_jax.types import Bool, Float, UInt8
 from vmae_jax.visualize.codes import codes_grid
 from vmae_jax.visualize.differences import difference_grid
+from vmae_jax.visualize.files import png
 from vmae_jax.visualize.flow import flow_of_frames, motion_grid
 from vmae_jax.visualize.hog import hog_grid
 from vmae_jax.visualize.images import frame_names
@@ -71,7 +72,7 @@ class Pictures:
     self, method: Method, source: Source, sampler: ClipSampler, config, workdir: str, mesh: Mesh
   ):
     self._config, self._method, self._mesh = config, method, mesh
-    self._folder = pathlib.Path(workdir) / 'pictures'
+    self._folder = f'{workdir}/pictures'
     self._count = min(config.log.pictures, len(source))
     self._source, self._sampler = source, sampler
     outputs = functools.partial(_outputs, method, config)
@@ -118,9 +119,9 @@ class Pictures:
     if 'maps' in outputs:
       for i in range(self._count):
         pictures[f'mask_motion_clip{i}'] = _motion(outputs, i, config.method, method.patch)
-    self._folder.mkdir(exist_ok=True)
+    storage.make_folder(self._folder)
     for label, picture in pictures.items():
-      Image.fromarray(picture).save(self._folder / f'step{step:07d}_{label}.png')
+      storage.write(f'{self._folder}/step{step:07d}_{label}.png', png(picture))
     return pictures
 
 
