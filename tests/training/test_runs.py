@@ -140,7 +140,7 @@ def test_in_a_bucket_it_is_bit_identical_after_a_kill_in_a_save(
   assert leaves_of(copy) == leaves_of(unbroken)
   config = load_config(url)
   assert config == load_config(str(unbroken)) and find_checkpoint(url).name == str(STEPS)
-  for read in (load_run, lambda path: load_encoder(path, pool='mean')[1]):
+  for read in (lambda path: load_run(path)[0], lambda path: load_encoder(path, pool='mean')[1]):
     for found, right in zip(*map(jax.tree.leaves, map(read, (url, str(unbroken)))), strict=True):
       np.testing.assert_array_equal(found, right)
 
