@@ -66,6 +66,8 @@ def decode_all(path):
     return [np.rot90(f.to_ndarray(format='rgb24'), f.rotation // 90) for f in frames]
 
 
-def shrunk(frames, shrink):
+def shrunk(frames, shrink, put=None):
   """What `Video.read` makes of frames that are there."""
+  for place, frame in enumerate(frames if put else ()):
+    put(place, frame)
   return frames if shrink is None else np.stack([shrink(frame) for frame in frames])

@@ -76,8 +76,8 @@ def test_a_clip_is_a_function_of_its_generator():
 class Still:
   num_frames, rate, height, width = 8, 25.0, 20, 30
 
-  def read(self, indices, *, shrink=None):
-    return shrunk(clip(8)[np.asarray(indices)], shrink)
+  def read(self, indices, *, shrink=None, put=None):
+    return shrunk(clip(8)[np.asarray(indices)], shrink, put)
 
   def __enter__(self):
     return self

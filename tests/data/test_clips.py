@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.data.clips_on_disk import write_video
-from vmae_jax.data import clips as clips_lib
+from vmae_jax import patience as patience_lib
+from vmae_jax.data import crop as crops
 from vmae_jax.data.augment import RandAugment
 from vmae_jax.data.clips import ClipSampler, ViewSampler
 from vmae_jax.data.crop import centre_box, crop_resize
@@ -17,7 +18,7 @@ from vmae_jax.data.sources import Entry, FileSource
 from vmae_jax.data.synthetic import SyntheticSource
 from vmae_jax.data.video import Clip
 from vmae_jax.errors import Unavailable, UserError, VideoError, may_pass
-from vmae_jax.patience import Closed
+from vmae_jax.patience import Closed, Patience, PatientSource
 
 SAMPLER = ClipSampler(frames=4, size=16, stride=2, flip=True, repeats=3, seed=5)
 
@@ -183,8 +184,8 @@ class Large:
 
   num_frames, rate, height, width = 100, 25.0, 1000, 2000
 
-  def read(self, indices, *, shrink=None):
-    clip = Clip(indices, shrink)
+  def read(self, indices, *, shrink=None, put=None):
+    clip = Clip(indices, shrink, put)
     clip.fill((i, np.full((1000, 2000, 3), i, np.uint8)) for i in {*map(int, indices)})
     return clip.frames
 
@@ -229,7 +230,6 @@ class Failing:
   """A source where some videos cannot be read for the first `times`."""
 
   class_names = ()
-  try_for = 5.0
 
   def __init__(self, source, videos, times, error):
     self._source, self.videos, self.times, self.error = source, videos, times, error
@@ -257,14 +257,14 @@ AWAY = OSError(errno.ESTALE, 'stale')
 
 @pytest.fixture
 def in_a_hurry(monkeypatch):
-  monkeypatch.setattr(clips_lib, 'FIRST_PAUSE', 0.001)
-  monkeypatch.setattr(clips_lib, 'LAST_PAUSE', 0.01)
+  monkeypatch.setattr(patience_lib, 'FIRST_PAUSE', 0.001)
+  monkeypatch.setattr(patience_lib, 'LAST_PAUSE', 0.01)
 
 
 def test_what_a_second_try_mends_is_not_replaced(in_a_hurry):
   source, sampler = SyntheticSource('train'), ClipSampler(size=16)
   expected = sampler(source, 0, 3)
-  clips = sampler(Failing(source, [3], 20, AWAY), 0, 3)
+  clips = sampler(PatientSource(Failing(source, [3], 20, AWAY), Patience(60.0)), 0, 3)
   assert not clips['replaced'] and clips['failures'] == []
   np.testing.assert_array_equal(clips['video'], expected['video'])
 
@@ -272,23 +272,80 @@ def test_what_a_second_try_mends_is_not_replaced(in_a_hurry):
 @pytest.mark.parametrize('error', [None, OSError(errno.ENOENT, 'none'), ValueError('damaged')])
 def test_what_no_second_try_mends_is_replaced_at_once(error, in_a_hurry):
   failing = Failing(SyntheticSource('train'), [3], 10**9, error)
-  clips = ClipSampler(size=16)(failing, 0, 3)
+  clips = ClipSampler(size=16)(PatientSource(failing, Patience(60.0)), 0, 3)
   assert clips['replaced'] and clips['failures'] == [('3', 'cannot be read')]
   assert failing.asked == 1
 
 
-def test_one_video_that_stays_away_is_replaced_and_two_end_the_run(in_a_hurry):
+def test_one_video_that_stays_away_is_replaced_and_two_end_the_run(in_a_hurry, monkeypatch):
   source, sampler = SyntheticSource('train'), ClipSampler(size=16)
   failing = Failing(source, [3], 10**9, AWAY)
-  failing.try_for = 0.1
-  clips = sampler(failing, 0, 3)
+  monkeypatch.setattr(patience_lib, 'TRY_FOR', 0.1 / 60)
+  patient = PatientSource(failing, Patience(60.0))
+  clips = sampler(patient, 0, 3)
   assert clips['replaced'] and failing.asked > 2
   assert clips['failures'] == [('3', 'unavailable: cannot be read')]
   failing.videos = range(len(source))
   with pytest.raises(Unavailable, match='two videos in a row cannot be read, last '):
-    sampler(failing, 0, 3)
+    sampler(patient, 0, 3)
 
 
 def test_an_input_error_of_libav_may_be_damage():
   assert not may_pass(av.error.OSError(errno.EIO, 'Input/output error', 'a.mp4'))
   assert may_pass(OSError(errno.EIO, 'Input/output error', 'a.mp4'))
+
+
+class Sized:
+  """A source that says how large its pictures are."""
+
+  def __init__(self, source, largest):
+    self._source, self.largest = source, largest
+
+  def __len__(self):
+    return len(self._source)
+
+  def __getattr__(self, name):
+    return getattr(self._source, name)
+
+
+def drawn(sampler, source, *, whole=False, sample=1):
+  rows, *shape = sampler.shape(source, whole=whole)
+  pixels = [np.full((*shape, 3), 77, np.uint8) for _ in range(rows)]
+  return pixels, sampler.draw(source, 0, sample, pixels)
+
+
+def test_a_decoded_video_crosses_once_for_all_its_clips(source):
+  sized, sampler = Sized(source, (48, 64)), dataclasses.replace(SAMPLER, size=40, repeats=4)
+  (pixels,), about = drawn(sampler, sized, whole=True)
+  assert pixels.shape == (4, 48, 64, 3)  # Fewer than four clips of 48 x 48.
+  clips = crops.resize_visit(pixels, about['box'], size=40)
+  np.testing.assert_array_equal(clips, sampler(sized, 0, 1)['video'])
+  larger = Sized(source, (20, 40))  # It says less than there is.
+  with pytest.raises(UserError, match='64 x 48, are larger than its set says'):
+    drawn(dataclasses.replace(SAMPLER, repeats=40), larger, whole=True)
+
+
+def test_frames_of_clip_and_window_cross_once(source):
+  sampler = dataclasses.replace(SAMPLER, frames=8, stride=4, window=7, repeats=1)
+  assert sampler.shape(source)[1] == 4 * 7  # The eight frames of the clip are among them.
+  for sample in (0, 1, 3, 5):  # Of 20 to 25 frames, less than the 32 of a clip.
+    clips = sampler(source, 0, sample)
+    assert clips['video'].shape == (1, 8, 16, 16, 3)
+    np.testing.assert_array_equal(clips['window'][0, :, 0], clips['video'][0, ::2])
+  segments = dataclasses.replace(sampler, sampling='segment', stride=1)
+  assert segments(source, 0, 1)['window'].shape == (1, 4, 7, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+  'largest, side', [(None, 18), ((17, 40), 17), ((300, 400), 22), ((9, 9), 16)]
+)
+def test_what_does_not_fit_is_resized_on_the_host(source, largest, side):
+  sampler = dataclasses.replace(SAMPLER, repeats=1, crop='centre', flip=False)
+  where = source if largest is None else Sized(source, largest)
+  assert sampler.shape(where) == (1, 4, side, side)
+  (pixels,), about = drawn(sampler, where)
+  assert about['box'].tolist() == [[0, 0, 16, 16, 0]]  # Pictures of 64 x 48.
+  with source.open(1) as video:
+    frames = sampler._wanted(video.num_frames, np.random.default_rng([5, 0, 1, 0]))
+    for frame, cut in zip(video.read(frames), pixels, strict=True):
+      np.testing.assert_array_equal(crop_resize(frame, centre_box(48, 64), 16), cut[:16, :16])

@@ -112,3 +112,42 @@ def test_bilinear_is_opencvs_resize(size):
   want = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
   got = crop.resize(frame, size, resampling='bilinear')
   assert np.abs(got.astype(int) - want).max() <= 1  # Its weights have 11 bits.
+
+
+def _pillow(frames, box, size, resampling):
+  x, y, w, h, flip = map(int, box)
+  cut = [crop.resize(f[y : y + h, x : x + w], (size, size), resampling=resampling) for f in frames]
+  return np.stack(cut)[:, :, :: -1 if flip else 1]
+
+
+@pytest.mark.parametrize('resampling', crop.RESAMPLINGS)
+@pytest.mark.parametrize('size', [16, 33])
+def test_cut_outs_are_resized_as_pillow_does_it(size, resampling):
+  """Every width and height up to twice the size, smaller ones too, at both ends of the picture."""
+  rng = np.random.default_rng(size)
+  most = 2 * size + 3
+  frames = rng.integers(0, 256, (2, most, most, 3), dtype=np.uint8)
+  frames[1] = 255 * (frames[1] > 127)  # Overshoots nowhere.
+  boxes = []
+  for side in range(1, most + 1):
+    other = int(rng.integers(1, most + 1))
+    boxes += [(0, most - other, side, other, 0), (most - side, 0, side, other, 1)]
+  clips = crop.resize_visit(frames, np.int32(boxes), size=size, resampling=resampling)
+  for clip, box in zip(clips, boxes, strict=True):
+    expected = _pillow(frames, box, size, resampling)
+    assert np.abs(clip.astype(int) - expected).max() <= 1, box
+
+
+@pytest.mark.parametrize('halves', [False, True])
+def test_devices_resize_to_the_same_pixels(halves):
+  """In float32 and in bfloat16, in batches that the devices share."""
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(0, 256, (11, 2, 40, 50, 3), dtype=np.uint8)
+  boxes = np.int32([(i, 3, 20 + i, 30 - i, i % 2) for i in range(21)] + [(0, 0, 0, 0, 0)])
+  alone = [
+    crop.resize_visit(x, box, size=32)
+    for x, box in zip(pixels, boxes.reshape(11, 2, 5), strict=True)
+  ]
+  together = np.asarray(crop.resize_batch(pixels, boxes, size=32, halves=halves))
+  np.testing.assert_array_equal(together, np.concatenate(alone))
+  assert not together[-1].any()  # A box of no size.

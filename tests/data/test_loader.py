@@ -95,7 +95,7 @@ def _orders(seed, **options):
   source = SyntheticSource('train', clips=50)
   loader = Loader(source, SAMPLER, batch_size=2, seed=seed, shuffle=True, num_steps=0, **options)
   loader.close()
-  order = loader._visit.keywords['order']
+  order = loader._order
   return [tuple(int(order[50 * epoch + i]) for i in range(50)) for epoch in range(10)]
 
 
@@ -259,8 +259,8 @@ class _CountingSource:
 class _Still:
   num_frames, rate, height, width = 8, 25.0, 8, 8
 
-  def read(self, indices, *, shrink=None):
-    return shrunk(np.zeros((len(indices), 8, 8, 3), np.uint8), shrink)
+  def read(self, indices, *, shrink=None, put=None):
+    return shrunk(np.zeros((len(indices), 8, 8, 3), np.uint8), shrink, put)
 
   def __enter__(self):
     return self

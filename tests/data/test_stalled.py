@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from tests.data.clips_on_disk import write_video
-from vmae_jax.data import loader as loader_lib
+from vmae_jax import patience
+from vmae_jax.data import readers
 from vmae_jax.data import video as video_lib
 from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.guards import PatientFrames, PatientSource
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
 from vmae_jax.errors import Unavailable, UserError
-from vmae_jax.patience import Closed, NoAnswer, Patience
+from vmae_jax.patience import Closed, NoAnswer, Patience, PatientSource
 
 # Seconds. Only what never answers may be given few: on a busy machine a thread may wait for its
 # turn longer than it decodes.
@@ -70,6 +70,10 @@ def pipe(tmp_path):
   answer(path)
 
 
+def ask(source, i):
+  return source.ask(i, lambda: source.open(i))
+
+
 def answer(path):
   os.close(os.open(path, os.O_RDWR))  # Lets go who waits in open.
 
@@ -112,21 +116,19 @@ def test_libav_stuck_in_a_pipe_is_given_up(source, pipe, monkeypatch):
   monkeypatch.setattr(video_lib.os.path, 'isfile', lambda path: True)
   monkeypatch.setattr(video_lib.os.path, 'getsize', lambda path: 1)
   with pytest.raises(NoAnswer, match='no answer in 0.3 s'):
-    PatientSource(FileSource((Entry(pipe),)), Patience(0.3)).open(0)
-  with PatientSource(source, Patience(LONG)).open(0) as video:
-    assert video.read([0, 3]).shape == (2, 16, 32, 3) and video.num_frames == 12
-    assert (video.height, video.width, video.rate) == (16, 32, 25.0)
+    ask(PatientSource(FileSource((Entry(pipe),)), Patience(0.3)), 0)
 
 
-def test_what_is_stuck_is_not_waited_for_again_until_it_answers(source, pipe):
+def test_what_is_stuck_is_not_waited_for_again_until_it_answers(source, pipe, monkeypatch):
+  monkeypatch.setattr(patience, 'TRY_FOR', 0.0)
   patient = PatientSource(StallingSource(source, pipe), Patience(4.0))
   with pytest.raises(NoAnswer):
-    patient.open(STALLED)
+    ask(patient, STALLED)
   threads = threading.active_count()
   began = time.monotonic()
   for _ in range(5):
     with pytest.raises(NoAnswer):
-      patient.open(STALLED)
+      ask(patient, STALLED)
   assert time.monotonic() - began < 3.9 and threading.active_count() == threads
   answer(pipe)
   deadline = time.monotonic() + 10
@@ -134,47 +136,14 @@ def test_what_is_stuck_is_not_waited_for_again_until_it_answers(source, pipe):
     time.sleep(0.01)
   plain = FileSource(source.entries)  # It answers now, without a pipe.
   patient._source = plain
-  with patient.open(STALLED) as video:
-    assert video.num_frames == 12 + STALLED
+  assert ask(patient, STALLED).num_frames == 12 + STALLED
   assert threading.active_count() == threads  # The thread that came back is used again.
-
-
-class _Frames:
-  num_frames, rate = 8, 25.0
-  height = width = 8
-
-  def __init__(self, wait):
-    self.wait, self.closed = wait, False
-
-  def read(self, indices, *, shrink=None):
-    self.wait()
-    return np.zeros((len(indices), 8, 8, 3), np.uint8)
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    self.closed = True
-
-
-def test_a_decoder_that_is_stuck_is_not_closed():
-  gate = threading.Event()
-  for wait, seconds, closed in ((gate.wait, 0.1, False), (lambda: None, LONG, True)):
-    frames, patience = _Frames(wait), Patience(seconds)
-    video = PatientFrames(frames, lambda f, patience=patience: patience(0, 'a', f))
-    try:
-      with video:
-        video.read([0])
-    except NoAnswer:
-      assert not closed
-    assert frames.closed == closed
-  gate.set()
 
 
 def test_errors_of_a_video_come_through(source):
   patient = PatientSource(FileSource((Entry('/missing.mp4'),)), Patience(LONG))
   with pytest.raises(video_lib.VideoError, match='file is missing'):
-    patient.open(0)
+    ask(patient, 0)
 
 
 def test_too_many_stuck_videos_stop_the_run(source, pipe):
@@ -289,7 +258,7 @@ def kill_one(before):
 
 
 def test_killed_processes_are_started_again_until_it_is_too_often(source, monkeypatch):
-  monkeypatch.setattr(loader_lib, 'MOST_DEATHS', 1)
+  monkeypatch.setattr(readers, 'MOST_DEATHS', 1)
   expected, _ = read(source, num_steps=24)
   before = {p.pid for p in children()}
   loader = start(source, num_steps=10**6, workers=2)
@@ -299,7 +268,7 @@ def test_killed_processes_are_started_again_until_it_is_too_often(source, monkey
     if step == 3:
       kill_one(before)
   assert_equal(batches, expected)
-  assert len(loader._deaths) == 1
+  assert len(loader._readers.deaths) == 1
   kill_one(before)
   began = time.monotonic()
   with pytest.raises(UserError, match='died .exit code -9., now 2 times within') as e:

@@ -78,8 +78,8 @@ class Video:
   def __init__(self, i):
     self.i = i
 
-  def read(self, indices, *, shrink=None):
-    return shrunk(np.full((len(indices), 8, 8, 3), self.i, np.uint8), shrink)
+  def read(self, indices, *, shrink=None, put=None):
+    return shrunk(np.full((len(indices), 8, 8, 3), self.i, np.uint8), shrink, put)
 
   def __enter__(self):
     return self

@@ -28,10 +28,10 @@ class Video:
   def __init__(self, i):
     self.i, self.num_frames = i, 9 + i
 
-  def read(self, indices, *, shrink=None):
+  def read(self, indices, *, shrink=None, put=None):
     rng = np.random.default_rng(self.i)
     frames = rng.integers(0, 256, (self.num_frames, self.height, self.width, 3), np.uint8)
-    return shrunk(frames[np.asarray(indices)], shrink)
+    return shrunk(frames[np.asarray(indices)], shrink, put)
 
   def __enter__(self):
     return self

@@ -88,12 +88,12 @@ class Shown:
     class Video:
       num_frames, rate, height, width = source.lengths[i], 25.0, 32, 32
 
-      def read(self, indices, *, shrink=None):
+      def read(self, indices, *, shrink=None, put=None):
         if i in source.breaks and max(indices) > 20:
           raise VideoError('a frame is damaged')
         source.read_clips.append(i)
         time.sleep(0.001 * (7 * i % 5))
-        return shrunk(np.full((len(indices), 32, 32, 3), i, np.uint8), shrink)
+        return shrunk(np.full((len(indices), 32, 32, 3), i, np.uint8), shrink, put)
 
       def __enter__(self):
         source.open_now.add(i)

@@ -1,44 +1,34 @@
-"""From one visit of a video to its clips: choose frames, decode once, cut.
+"""From one visit of a video to its clips: choose frames, decode once, cut out.
 
 Everything random is a function of (seed, epoch, sample, repeat), never of the process, the
 thread or what was drawn before.
 """
 
-import random
-import time
+import functools
+import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from absl import logging
 
 from vmae_jax.data import crop as crops
 from vmae_jax.data.augment import RandAugment, apply
+from vmae_jax.data.frames import Cut, Writer, read_once
 from vmae_jax.data.sampling import SAMPLINGS, clip_indices, dense_views, segment_views
-from vmae_jax.data.sources import Frames, Source
-from vmae_jax.errors import (
-  UNAVAILABLE,
-  Unavailable,
-  UserError,
-  VideoError,
-  check_name,
-  may_pass,
-)
-from vmae_jax.patience import Closed
+from vmae_jax.data.sources import Source
+from vmae_jax.errors import UNAVAILABLE, Unavailable, UserError, VideoError, check_name, may_pass
+from vmae_jax.patience import NOT_ITS_FAULT, reason
 from vmae_jax.types import UInt8
 
-# What is no fault of the sample that was being read.
-NOT_ITS_FAULT = (UserError, Unavailable, Closed)
 CROPS = ('multi_scale', 'resized', 'centre')
 
 MAX_ATTEMPTS = 16
-FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0  # Seconds from one try to the next.
 # Keeps the draws for replacements apart from those for repeats, whose last word is 1 + repeat.
 _REPLACEMENTS = 10**6
 
 Frame = UInt8[np.ndarray, 'H W 3']
-Square = UInt8[np.ndarray, 'S S 3']
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,20 +78,82 @@ class ClipSampler:
       if getattr(self, name) < 1:
         raise UserError(f'data.{name} is {getattr(self, name)}: it must be at least 1.')
 
+  def shape(self, source: Source, *, whole: bool = False) -> tuple[int, int, int, int]:
+    """What crosses to the devices for a visit: cut-outs, frames of each, their height and width.
+
+    A clip crosses as what is cut out of its frames and becomes `size` high and wide there. Room is
+    for the largest box of the source, where that says how large its pictures are, but for 10 / 7
+    of `size` at most and 8 / 7 where it does not say; larger boxes are resized here. Boxes of one
+    decoded video may cross as one cut-out that holds them all.
+
+    Args:
+      source: Its `largest`, if it has that, is the (height, width) that no picture exceeds.
+      whole: Whether one cut-out for all clips is possible; it is taken where it is smaller.
+    """
+    known = getattr(source, 'largest', None)
+    side = max(self.size, min(min(known), self.size * 10 // 7) if known else self.size * 8 // 7)
+    frames = self.places
+    if self.window:
+      lengths = range(1, self.frames * self.stride + 2) if self.sampling == 'dense' else ()
+      most = [len(np.unique(self._wanted(n, None))) for n in lengths]
+      frames = max(most, default=frames - self._slots)  # The first of a slot is also the clip's.
+    if whole and known and not self.augment and math.prod(known) < self.repeats * side**2:
+      return 1, frames, *known
+    return self.repeats, frames, side, side
+
+  @property
+  def _slots(self) -> int:
+    return -(-self.frames // self.slot)
+
+  @property
+  def places(self) -> int:
+    """Frames of a clip and its window."""
+    return self.frames + self._slots * self.window
+
   def __call__(self, source: Source, epoch: int, sample: int) -> dict[str, Any]:
+    """The clips of one visit, here: what `draw` draws, resized.
+
+    Returns:
+      video: UInt8 'r T S S 3'; window, if asked for: UInt8 'r t w S S 3'; and what `draw` returns.
+    """
+    rows, *shape = self.shape(source)
+    pixels = [np.empty((*shape, 3), np.uint8) for _ in range(rows)]
+    drawn = self.draw(source, epoch, sample, pixels)
+    resize = functools.partial(crops.resize_visit, size=self.size, resampling=self.resampling)
+    clips = np.concatenate(list(map(resize, pixels, drawn['box'][:, None])))
+    return drawn | self.arrange(clips, np.stack([drawn['places']] * rows), np)
+
+  def arrange(self, clips: Any, places: Any, xp: Any) -> dict[str, Any]:
+    """From what crossed, resized: `video` and, if asked for, `window`.
+
+    Args:
+      clips: UInt8 'b n S S 3', each frame once.
+      places: Int32 'b m': where the frames of `video`, then those of `window` are among them.
+      xp: numpy or jax.numpy.
+    """
+    if not self.window:
+      return {'video': clips}
+    clips = xp.take_along_axis(clips, places[:, :, None, None, None], 1)
+    window = clips[:, self.frames :]
+    shape = (len(window), self._slots, self.window, *window.shape[2:])
+    return {'video': clips[:, : self.frames], 'window': window.reshape(shape)}
+
+  def draw(self, source: Source, epoch: int, sample: int, pixels: Sequence[Cut]) -> dict[str, Any]:
     """Draws the clips of one visit.
 
     A video that cannot be read is replaced by another that the same numbers always lead to.
 
     Args:
-      source: The data set.
+      source: The data set. Its `ask(i, read)`, where it has one, calls what reads a video.
       epoch: Which pass over the data set.
       sample: Which video, in [0, len(source)).
+      pixels: Where the cut-outs go, as many and as large as `shape` says; what is left of each is
+        not written to.
 
     Returns:
-      video: UInt8 'r T S S 3'; window, if asked for: UInt8 'r t w S S 3'; label: of the video
-      that was read, -1 if unknown; replaced: whether it is another one than asked for;
-      failures: a list of (name, reason).
+      box: Int32 'r 5', what is resized, see `vmae_jax.data.resize`; places: Int32 'm', see
+      `arrange`; label: of the video that was read, -1 if unknown; replaced: whether it is another
+      one than asked for; failures: a list of (name, reason).
 
     Raises:
       Unavailable: two videos in a row cannot be read although a second try might mend each.
@@ -115,7 +167,8 @@ class ClipSampler:
         rng = np.random.default_rng([self.seed, epoch, sample, _REPLACEMENTS + attempt])
         i = int(rng.integers(len(source)))
       try:
-        clips = ask_again(source, i, lambda i=i: self._read(source, i, epoch, sample))
+        read = functools.partial(self._read, source, i, epoch, sample)
+        box, places = read_once(source, i, read, pixels)
       except NOT_ITS_FAULT:
         raise
       except Exception as e:  # Whatever one video causes must not end a run at every restart.
@@ -127,9 +180,11 @@ class ClipSampler:
           raise Unavailable(
             f'two videos in a row cannot be read, last {source.name(i)} ({reason(e)}): is the '
             'disk, mount or store that they lie on alive?'
-          ) from None  # Grain would add lines of its own.
+          ) from None
         continue
-      return dict(clips, label=source.label(i), replaced=attempt > 0, failures=failures)
+      return dict(
+        box=box, places=places, label=source.label(i), replaced=attempt > 0, failures=failures
+      )
     if bug is not None:  # Then it is hardly the videos' fault.
       raise bug
     raise UserError(
@@ -137,45 +192,68 @@ class ClipSampler:
       f'({failures[0][1]}): run python -m vmae_jax.check_data on the data.'
     )
 
+  def _wanted(self, num_frames: int, rng: np.random.Generator | None) -> np.ndarray:
+    """The frames of the clip and then of its window; beyond the end the last frame stays."""
+    indices = clip_indices(
+      num_frames,
+      sampling=self.sampling,
+      frames=self.frames,
+      stride=self.stride,
+      rng=rng,
+      released_end=self.released_end,
+    )
+    windows = indices[:: self.slot, None] + np.arange(self.window)
+    return np.concatenate([indices, np.minimum(windows, num_frames - 1).ravel()])
+
   def _read(
-    self, source: Source, i: int, epoch: int, sample: int
-  ) -> dict[str, UInt8[np.ndarray, 'r ...']]:
+    self, source: Source, i: int, epoch: int, sample: int, writer: Writer
+  ) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng([self.seed, epoch, sample, 0]) if self.train else None
     with source.open(i) as video:
       if video.num_frames < 1:
         raise VideoError('no frames')
-      indices = clip_indices(
-        video.num_frames,
-        sampling=self.sampling,
-        frames=self.frames,
-        stride=self.stride,
-        rng=rng,
-        released_end=self.released_end,
-      )
-      wanted = indices
-      if self.window:  # Decoded at once; beyond the video's end its last frame stays.
-        windows = indices[:: self.slot, None] + np.arange(self.window)
-        wanted = np.concatenate([indices, np.minimum(windows, video.num_frames - 1).ravel()])
-      cuts: list[Callable[[Frame], Square]] = []
+      frames = self._wanted(video.num_frames, rng)
+      places = np.arange(len(frames), dtype=np.int32)
+      if self.window:
+        frames, places = np.unique(frames, return_inverse=True)
+      cuts: list[_Cut] = []
 
-      def squares(frame: Frame) -> list[Square]:
+      def put(place: int, frame: Frame) -> None:
         if not cuts:  # Boxes depend on the picture's size.
-          size = frame.shape[:2]
-          cuts.extend(self._draw_cut(*size, epoch, sample, r) for r in range(self.repeats))
-        return [cut(frame) for cut in cuts]
+          cuts.extend(self._cuts(*frame.shape[:2], writer, epoch, sample))
+        for row, cut in enumerate(cuts[: len(writer.pixels)]):
+          writer.put(row, place, cut.of(frame))
 
-      read, where = np.unique(wanted, return_inverse=True)
-      clips = read_squares(video, read, squares)[:, where]
-    parts = {'video': clips[:, : self.frames]}
-    if self.window:
-      shape = (self.repeats, len(windows), self.window, *clips.shape[2:])
-      parts['window'] = clips[:, self.frames :].reshape(shape)
-    return parts
+      video.read(frames, put=put)
+    return np.array([cut.left for cut in cuts], np.int32), places.astype(np.int32)
 
-  def _draw_cut(
+  def _cuts(self, height: int, width: int, writer: Writer, epoch: int, sample: int) -> list['_Cut']:
+    """What is cut out of each frame of a video, which are of this size, for each clip."""
+    room = writer.pixels[0].shape[1:3]
+    drawn = [self._draw_box(height, width, epoch, sample, r) for r in range(self.repeats)]
+    if len(writer.pixels) == self.repeats:
+      return [self._cut(look, box, flip, room) for look, box, flip in drawn]
+    boxes = np.array([box for _, box, _ in drawn])
+    left, top = boxes[:, :2].min(0)
+    right, bottom = (boxes[:, :2] + boxes[:, 2:]).max(0)
+    if bottom - top > room[0] or right - left > room[1]:
+      raise VideoError(f'its pictures, {width} x {height}, are larger than its set says')
+
+    of = operator.itemgetter(np.s_[top:bottom, left:right])
+    return [_Cut(of, (x - left, y - top, w, h, flip)) for _, (x, y, w, h), flip in drawn]
+
+  def _cut(self, look: list, box: crops.Box, flip: bool, room: tuple[int, int]) -> '_Cut':
+    x, y, w, h = box
+    if h <= room[0] and w <= room[1]:
+      return _Cut(lambda frame: apply(look, frame)[y : y + h, x : x + w], (0, 0, w, h, flip))
+    resize = functools.partial(crops.crop_resize, resampling=self.resampling)
+    whole = (0, 0, self.size, self.size, flip)
+    return _Cut(lambda frame: resize(apply(look, frame), box, self.size), whole)
+
+  def _draw_box(
     self, height: int, width: int, epoch: int, sample: int, repeat: int
-  ) -> Callable[[Frame], Square]:
-    """What makes one clip's squares of the frames of a video, which are of this size."""
+  ) -> tuple[list[tuple[str, float]], crops.Box, bool]:
+    """One clip's look, its box in pictures of this size, and whether it is mirrored."""
     rng = np.random.default_rng([self.seed, epoch, sample, 1 + repeat])
     look = self.augment.draw(rng) if self.train and self.augment else []
     if not self.train or self.crop == 'centre':
@@ -184,56 +262,14 @@ class ClipSampler:
       box = crops.multi_scale_box(height, width, size=self.size, rng=rng)
     else:
       box = crops.resized_box(height, width, rng=rng, area=self.area)
-    flip = self.train and self.flip and bool(rng.random() < 0.5)
-
-    def cut(frame: Frame) -> Square:
-      frame = apply(look, frame)
-      return crops.crop_resize(frame, box, self.size, flip=flip, resampling=self.resampling)
-
-    return cut
+    return look, box, self.train and self.flip and bool(rng.random() < 0.5)
 
 
-def read_squares(
-  video: Frames, indices: np.ndarray, squares: Callable[[Frame], Sequence[Square]]
-) -> UInt8[np.ndarray, 'r T S S 3']:
-  """The squares that are cut out of each of these frames as it is decoded; no frame is kept."""
-  stacked = video.read(indices, shrink=lambda frame: np.concatenate(squares(frame)))
-  count, height, width, _ = stacked.shape
-  return stacked.reshape(count, height // width, width, width, 3).swapaxes(0, 1)
+class _Cut(NamedTuple):
+  """What is taken of each frame for one clip, and the box in it that is left to be resized."""
 
-
-def ask_again(source: Source, i: int, read: Callable[[], Any]) -> Any:
-  """What `read()` returns; it is called again for a while if a second try may mend what failed.
-
-  Args:
-    source: Its `try_for`, where it has one, is how many seconds that may take; its `given_up`
-      are the videos that it took in vain.
-    i: Which video, for the message.
-    read: Reads it.
-  """
-  given_up = getattr(source, 'given_up', set())
-  end = time.monotonic() + (0.0 if i in given_up else getattr(source, 'try_for', 0.0))
-  pause = FIRST_PAUSE
-  while True:
-    try:
-      return read()
-    except NOT_ITS_FAULT:
-      raise
-    except Exception as e:
-      if not may_pass(e):
-        raise
-      if time.monotonic() + pause > end:
-        given_up.add(i)
-        raise
-      logging.warning('%s: %s; trying again.', source.name(i), reason(e))
-    time.sleep(pause * random.uniform(0.5, 1.5))  # Lest all ask at once.
-    pause = min(2 * pause, LAST_PAUSE)
-
-
-def reason(error: Exception) -> str:
-  """Why a video could not be read, in one line."""
-  text = ' '.join(str(error).split())
-  return text if isinstance(error, VideoError) else f'{type(error).__name__}: {text}'
+  of: Callable[[Frame], Frame]
+  left: tuple[int, int, int, int, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,39 +294,52 @@ class ViewSampler(ClipSampler):
     if self.repeats != self.segments * self.crops:
       raise ValueError(f'{self.repeats} repeats for {self.segments} x {self.crops} views')
 
-  def __call__(self, source: Source, epoch: int, sample: int) -> dict[str, Any]:
-    """All views of one video, as `ClipSampler` gives its clips.
+  def shape(self, source: Source, *, whole: bool = False) -> tuple[int, int, int, int]:
+    """As of `ClipSampler`: views cross resized."""
+    return self.repeats, self.frames, self.size, self.size
+
+  def draw(self, source: Source, epoch: int, sample: int, pixels: Sequence[Cut]) -> dict[str, Any]:
+    """All views of one video, as `ClipSampler` draws its clips, already resized.
 
     A video that cannot be read is not replaced by another one: it is black and marked.
     """
-    failures = []
+    failures, boxes = [], np.tile(np.int32([0, 0, self.size, self.size, 0]), (self.repeats, 1))
     try:
-      video = ask_again(source, sample, lambda: self._views(source, sample))
+      read_once(source, sample, lambda writer: self._views(source, sample, writer), pixels)
     except NOT_ITS_FAULT:
       raise
     except Exception as e:
-      video = np.zeros((self.repeats, self.frames, self.size, self.size, 3), np.uint8)
+      boxes[:] = 0
       failures.append((source.name(sample), reason(e)))
-    label = source.label(sample)
-    return dict(video=video, label=label, replaced=bool(failures), failures=failures)
+    return dict(
+      box=boxes,
+      places=np.arange(self.frames, dtype=np.int32),
+      label=source.label(sample),
+      replaced=bool(failures),
+      failures=failures,
+    )
 
-  def _views(self, source: Source, sample: int) -> UInt8[np.ndarray, 'r T S S 3']:
+  def _views(self, source: Source, sample: int, writer: Writer) -> None:
     with source.open(sample) as video:
       if video.num_frames < 1:
         raise VideoError('no frames')
-      if self.sampling == 'segment':
-        indices = segment_views(video.num_frames, frames=self.frames, segments=self.segments)
-      else:
-        indices = dense_views(
-          video.num_frames, frames=self.frames, stride=self.stride, segments=self.segments
-        )
+      views, options = segment_views, dict(frames=self.frames, segments=self.segments)
+      if self.sampling != 'segment':
+        views = functools.partial(dense_views, stride=self.stride)
+      indices = views(video.num_frames, **options)
       # Windows overlap in short videos: each frame is decoded once.
       wanted, place = np.unique(indices, return_inverse=True)
-      cut = read_squares(video, wanted, self._squares)
-    place = place.reshape(indices.shape)
-    return np.concatenate([cut[:, place[k]] for k in range(self.segments)])
+      place = place.reshape(indices.shape)
 
-  def _squares(self, frame: Frame) -> list[Square]:
+      def put(t: int, frame: Frame) -> None:
+        squares = self._squares(frame)
+        for segment, at in np.argwhere(place == t).tolist():
+          for k, square in enumerate(squares):
+            writer.put(segment * self.crops + k, at, square)
+
+      video.read(wanted, put=put)
+
+  def _squares(self, frame: Frame) -> list[UInt8[np.ndarray, 'S S 3']]:
     """The crops of a frame.
 
     Resampling 'bilinear' makes the whole frame smaller first and cuts then, as VideoMAE's test.

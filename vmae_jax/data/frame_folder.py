@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vmae_jax import storage
-from vmae_jax.data.frames import Clip, Shrink
+from vmae_jax.data.frames import Clip, Put, Shrink
 from vmae_jax.data.video import Video
 from vmae_jax.errors import VideoError
 from vmae_jax.types import Int, UInt8
@@ -117,7 +117,11 @@ class FrameFolder:
     return os.path.splitext(self.names[0])[1][1:].lower()
 
   def read(
-    self, indices: Sequence[int] | Int[np.ndarray, ' T'], *, shrink: Shrink | None = None
+    self,
+    indices: Sequence[int] | Int[np.ndarray, ' T'],
+    *,
+    shrink: Shrink | None = None,
+    put: Put | None = None,
   ) -> UInt8[np.ndarray, 'T H W 3']:
     """The frames of these indices, in [0, num_frames), as RGB in [0, 255].
 
@@ -130,7 +134,7 @@ class FrameFolder:
     """
     if min(indices) < 0 or max(indices) >= self.num_frames:
       raise IndexError(f'frames {indices} of a folder of {self.num_frames}')
-    clip = Clip(indices, shrink)
+    clip = Clip(indices, shrink, put)
     clip.fill((i, self._image(i)) for i in sorted({int(i) for i in indices}))
     return clip.frames
 

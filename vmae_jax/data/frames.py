@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -15,6 +16,7 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from vmae_jax.errors import VideoError
+from vmae_jax.patience import Closed
 from vmae_jax.types import Int, UInt8
 
 # Files of these formats are opened. The other 300 that libav knows are texts that play other
@@ -30,6 +32,10 @@ if int(av.__version__.partition('.')[0]) < 19:
   _OPTIONS['metadata_errors'] = 'ignore'
 # What becomes of a frame before it is kept, such as a part of it at another size.
 Shrink = Callable[[UInt8[np.ndarray, 'H W 3']], UInt8[np.ndarray, 'h w 3']]
+# Takes a frame with its place among those that were asked for, instead of its being kept.
+Put = Callable[[int, UInt8[np.ndarray, 'H W 3']], None]
+
+Cut = UInt8[np.ndarray, 'n h w 3']
 
 
 @contextmanager
@@ -142,14 +148,22 @@ class Clip:
   Args:
     indices: The video's frames that it consists of.
     shrink: What becomes of each; None keeps it.
+    put: Takes them instead: `frames` stays empty.
   """
 
   frames: UInt8[np.ndarray, 'T H W 3']
 
-  def __init__(self, indices: Sequence[int] | Int[np.ndarray, ' T'], shrink: Shrink | None):
+  def __init__(
+    self,
+    indices: Sequence[int] | Int[np.ndarray, ' T'],
+    shrink: Shrink | None,
+    put: Put | None = None,
+  ):
     self._indices = np.asarray(indices)
-    self._shrink = shrink
+    self._shrink, self._put = shrink, put
     self._shape = None
+    if put:
+      self.frames = np.empty((len(self._indices), 0, 0, 3), np.uint8)
 
   def fill(self, images: Iterable[tuple[int, UInt8[np.ndarray, 'H W 3']]]) -> None:
     """Takes frames with their indices, in any order.
@@ -160,7 +174,63 @@ class Clip:
     for i, image in images:
       if image.shape != (self._shape or image.shape):
         raise VideoError('frames are not all of one size')
+      if self._put:
+        self._shape = image.shape
+        for place in np.flatnonzero(self._indices == i):
+          self._put(int(place), image)
+        continue
       image, self._shape = image if self._shrink is None else self._shrink(image), image.shape
       if not hasattr(self, 'frames'):
         self.frames = np.empty((len(self._indices), *image.shape), np.uint8)
       self.frames[self._indices == i] = image
+
+
+class Writer:
+  """Where one reading of a video puts its frames, until it is given up."""
+
+  def __init__(self, pixels: Sequence[Cut]):
+    self.pixels = pixels
+    self._lock, self._open = threading.Lock(), True
+
+  def put(self, row: int, place: int, image: UInt8[np.ndarray, 'H W 3']) -> None:
+    """Writes into the upper left corner of a frame of a cut-out."""
+    height, width = image.shape[:2]
+    with self._lock:
+      if not self._open:
+        raise Closed
+      self.pixels[row][place, :height, :width] = image
+
+  def close(self) -> None:
+    """From now on nothing is written, whichever thread still reads."""
+    with self._lock:
+      self._open = False
+
+
+def read_once(source: Any, i: int, read: Callable[[Writer], Any], pixels: Sequence[Cut]) -> Any:
+  """What `read` returns, with one video's frames in `pixels`, however often it has to be called.
+
+  The first call writes there. Others, beside it as it is late or after it as it failed, write
+  elsewhere, and theirs is copied.
+
+  Args:
+    source: Its `ask(i, reading)`, where it has one, calls what reads a video.
+    i: The video.
+    read: Reads it.
+    pixels: The cut-outs of its clips.
+  """
+  first = Writer(pixels)
+  writers = iter([first])
+
+  def reading() -> tuple[Any, Writer]:
+    writer = next(writers, None) or Writer([np.empty_like(x) for x in pixels])
+    return read(writer), writer
+
+  try:
+    ask = getattr(source, 'ask', None)
+    result, writer = ask(i, reading) if ask else reading()
+  finally:
+    first.close()
+  if writer is not first:
+    for x, y in zip(pixels, writer.pixels, strict=True):
+      x[:] = y
+  return result

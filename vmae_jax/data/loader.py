@@ -1,4 +1,7 @@
-"""The stream of batches: decoded ahead by threads, already on the devices when asked for.
+"""The stream of batches: read ahead by threads, already on the devices when asked for.
+
+What is cut out of videos is written once, into memory of a batch, and that is put on the devices,
+each device's rows by themselves; there it is resized.
 
 The stream is a function of (source, sampler, seed) and the step alone. Visits of videos are
 counted globally: visit i belongs to epoch i // n, and within an epoch grain's stateless
@@ -10,97 +13,80 @@ the step.
 
 Nothing can make it wait for ever: a video that gives no answer is replaced, as a broken one is
 (`vmae_jax.patience`), and decoding processes that die are started again; the video that makes
-them die is replaced, too (`vmae_jax.data.guards`).
+them die is replaced, too (`vmae_jax.data.readers`).
 """
 
-import bisect
+import collections
 import functools
 import hashlib
 import queue
-import re
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import Future
 from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
-from absl import flags, logging
 from jax.sharding import Mesh
 
 from vmae_jax.cores import usable_cores
 from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.guards import Notes, PatientSource
+from vmae_jax.data.crop import resize_batch
+from vmae_jax.data.readers import Memory, Processes, Threads
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
-from vmae_jax.patience import Patience
+from vmae_jax.patience import Patience, PatientSource
 from vmae_jax.sharding import batch_sharding
 from vmae_jax.types import Array
 
-DIED = 'process was terminated unexpectedly'  # In what grain says of a worker.
-MOST_DEATHS = 3  # Of decoding processes, each less than NEAR visits after another.
-NEAR = 1000
+CORES = 12  # Of a decoding process, where there are several.
 
 
-def _local_rows(batch_size: int, mesh: Mesh | None) -> list[int]:
-  """Rows of the global batch that the devices of this process hold, in order.
+def _local_parts(batch_size: int, mesh: Mesh | None) -> dict[tuple[int, int], list]:
+  """First row and end of each part of the global batch that devices of this process hold -> them.
 
-  They need not follow one another: on a TPU slice the mesh goes along the chips' links, which
+  Parts need not follow one another: on a TPU slice the mesh goes along the chips' links, which
   enter and leave the block of chips of a host several times.
   """
   if mesh is None:
-    return list(range(batch_size))
-  slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-  return sorted({row for rows in slices for row in range(*rows[0].indices(batch_size))})
-
-
-def _visit(
-  position: int,
-  *,
-  source: Source,
-  notes: Notes,
-  sampler: ClipSampler,
-  order: grain.MapDataset,
-  end: int | None,
-  local_visits: tuple[int, ...],
-  start_step: int,
-  per_step: int,
-) -> dict[str, Any]:
-  """Draws the clips of one visit; runs in the threads, or in other processes.
-
-  Args:
-    position: Counts the visits of this process from the first one it reads.
-    source: The data set.
-    notes: Of samples that make a process die.
-    sampler: Draws the clips.
-    order: From visit to sample.
-    end: The visit at which an evaluation ends; after it come black clips. None in training.
-    local_visits: Which visits of a batch are this process's.
-    start_step: The batch at position 0.
-    per_step: Visits in a batch over all processes.
-  """
-  step, place = divmod(position, len(local_visits))
-  i = (start_step + step) * per_step + local_visits[place]
-  if end is not None and i >= end:
-    shape = (sampler.repeats, sampler.frames, sampler.size, sampler.size, 3)
-    clips = dict(video=np.zeros(shape, np.uint8), label=-1, replaced=False, failures=[])
-    if sampler.window:
-      slots = -(-sampler.frames // sampler.slot)
-      clips['window'] = np.zeros((shape[0], slots, sampler.window, *shape[2:]), np.uint8)
-    return dict(clips, epoch=0, sample=-1, valid=False)
-  epoch, sample = i // len(source), int(order[i])
-  with notes.watch(source) as watched:
-    clips = sampler(watched, epoch, sample)
-  valid = end is None or not clips['replaced']
-  return dict(clips, epoch=epoch, sample=sample, valid=valid)
+    return {(0, batch_size): [None]}
+  parts = collections.defaultdict(list)
+  places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  for device, (rows,) in places.items():
+    parts[rows.indices(batch_size)[:2]].append(device)
+  return dict(sorted(parts.items()))
 
 
 def _hash(seed: int) -> int:
   """A seed for grain, which adds the epoch to it, so that no other seed is near."""
   return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], 'little')
+
+
+# Epoch, sample, and what is drawn of it; -1 and None after the last one.
+Visit = tuple[int, int, Future | None]
+
+
+# What a batch says of its clips in one array of int32: the columns of each, in this order.
+COLUMNS = {'label': 1, 'epoch': 1, 'sample': 1, 'repeat': 1, 'replaced': 1, 'valid': 1, 'box': 5}
+
+
+@functools.partial(jax.jit, static_argnames=('sampler', 'mesh'))
+def _batch_of(pixels, numbers, *, sampler: ClipSampler, mesh: Mesh | None) -> dict[str, Array]:
+  """The batch, from what crossed to the devices."""
+  ends = np.cumsum([*COLUMNS.values()])
+  *columns, places = jnp.split(numbers, ends, axis=1)
+  batch = {name: x[:, 0] for name, x in zip(COLUMNS, columns, strict=True)}
+  batch |= {name: batch[name].astype(bool) for name in ('replaced', 'valid')}
+  batch.pop('box')
+  options = dict(size=sampler.size, resampling=sampler.resampling, mesh=mesh)
+  batch |= sampler.arrange(resize_batch(pixels, columns[-1], **options), places, jnp)
+  if mesh is None:
+    return batch
+  sharding = batch_sharding(mesh)
+  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding), batch)
 
 
 class Loader:
@@ -135,7 +121,7 @@ class Loader:
     num_steps: int | None,
     order: str = 'hashed',
     threads: int = 0,
-    workers: int = 0,
+    workers: int = -1,
     seconds: float = 60.0,
     prefetch: int = 2,
   ):
@@ -154,7 +140,8 @@ class Loader:
       order: 'hashed' by seed and epoch, or 'added': as older runs, in which epoch 1 of seed 0 has
         the order of epoch 0 of seed 1.
       threads: That decode, in each process; 0: one for each core that they may use.
-      workers: Processes that decode, where Python itself is the limit; 0 decodes in this one.
+      workers: Processes that decode, as Python itself is a limit; 0 decodes in this one, and -1
+        takes one for each CORES cores where there are more than that.
       seconds: After so long without an answer a video is given up and replaced.
       prefetch: Batches that lie ready on the devices.
 
@@ -171,100 +158,50 @@ class Loader:
         f'batch_size is {batch_size}: it must be divisible by the {ways} devices that hold '
         f'data and by {repeats} repeats.'
       )
-    self._rows = _local_rows(batch_size, mesh)
-    self._local_visits = tuple(sorted({row // repeats for row in self._rows}))
-    if len(self._rows) != len(self._local_visits) * repeats:
+    self._parts = _local_parts(batch_size, mesh)
+    rows = [row for part in self._parts for row in range(*part)]
+    self._visits = sorted({row // repeats for row in rows})
+    if len(rows) != len(self._visits) * repeats:
       raise UserError(
-        f'this process holds {len(self._rows)} of the {batch_size} clips of a batch, '
+        f'this process holds {len(rows)} of the {batch_size} clips of a batch, '
         f'which are not whole videos of {repeats} repeats: give each device a multiple of them.'
       )
-    self._sharding = None if mesh is None else batch_sharding(mesh)
-    self._batch_size = batch_size
-    n, per_step = len(source), batch_size // repeats
-    stop_step = -(-n // per_step) if num_steps is None else num_steps
-    self._num_batches = max(0, stop_step - start_step)
+    self._sampler, self._mesh, self._batch_size = sampler, mesh, batch_size
+    n, self._per_step = len(source), batch_size // repeats
+    self._steps = range(start_step, -(-n // self._per_step) if num_steps is None else num_steps)
+    self._videos, self._end = n, n if num_steps is None else None
     self._queue: queue.Queue = queue.Queue(maxsize=prefetch)
     self._stop = threading.Event()
-
     samples = grain.MapDataset.range(n)
     if shuffle:
       samples = samples.shuffle(seed=_hash(seed) if order == 'hashed' else seed)
+    self._order = samples
+
+    cores = usable_cores()
+    if workers < 0:
+      workers = cores // CORES if cores > CORES else 0
+    threads = threads or max(1, cores // max(1, workers))
     self._patience = Patience(seconds)
-    folder = Path(tempfile.mkdtemp(prefix='vmae_jax-')) if workers else None
-    self._notes = Notes(folder)
-    self._visit = functools.partial(
-      _visit,
-      source=PatientSource(source, self._patience),
-      sampler=sampler,
-      order=samples,
-      end=n if num_steps is None else None,
-      local_visits=self._local_visits,
-      start_step=start_step,
-      per_step=per_step,
-    )
-    self._threads = threads or max(1, usable_cores() // max(1, workers))
-    self._workers = workers
-    self._position = 0  # Of the next visit, see `_visit`.
-    self._deaths: list[int] = []  # Where the decoding processes were when one of them died.
-    self._visits = self._read_from(0)
+    answering = PatientSource(source, self._patience)
+    shape = sampler.shape(source, whole=self._per_step % ways == 0)
+    self._cuts = repeats // shape[0]  # Clips of one cut-out.
+    row = (*shape[1:], 3)
+    self._memory = Memory(row, shared=workers > 0)
+    if workers:
+      self._readers: Threads | Processes = Processes(
+        answering, sampler.draw, count=workers, threads=threads, row=row
+      )
+    else:
+      self._readers = Threads(answering, sampler.draw, threads=threads)
+    self._ahead = 1 + -(-threads * max(1, workers) // len(self._visits))
     self._thread = threading.Thread(target=self._produce, name='loader', daemon=True)
     self._thread.start()
-
-  def _read_from(self, position: int) -> Iterator[dict[str, Any]]:
-    """The visits of this process from a position on, decoded ahead."""
-    visits = grain.MapDataset.range(position, self._num_batches * len(self._local_visits))
-    # Clips are megabytes each: grain's default buffer of 500 would be gigabytes.
-    visit = functools.partial(self._visit, notes=self._notes)
-    visits = visits.map(visit).to_iter_dataset(
-      grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
-    )
-    if self._workers:
-      if not flags.FLAGS.is_parsed():  # Notebooks and tests: grain hands absl's flags on.
-        flags.FLAGS.mark_as_parsed()
-      visits = visits.mp_prefetch(
-        grain.MultiprocessingOptions(
-          num_workers=self._workers, per_worker_buffer_size=self._threads
-        )
-      )
-    return iter(visits)
-
-  def _next_visit(self) -> dict[str, Any]:
-    """The next visit; starts the decoding processes again if one has died."""
-    while True:
-      try:
-        visit = next(self._visits)
-      except RuntimeError as e:
-        if DIED not in str(e):
-          raise
-        self._start_again(e)
-      else:
-        self._position += 1
-        self._notes = self._notes.passed(visit['sample'])
-        return visit
-
-  def _start_again(self, error: RuntimeError) -> None:
-    known, self._notes = self._notes, self._notes.after_death()
-    self._visits.close()
-    self._notes.clear()
-    if self._notes.culprits > known.culprits:  # It is explained, with that before it.
-      self._deaths = []
-    else:
-      near = [p for p in self._deaths if self._position - p < NEAR]
-      self._deaths = [*near, self._position]
-    code = re.search(r'exit code (-?\d+)', str(error))
-    what = f'a decoding process died (exit code {code[1] if code else "unknown"})'
-    if len(self._deaths) > MOST_DEATHS:
-      raise UserError(
-        f'{what}, now {len(self._deaths)} times within {NEAR} videos: if memory runs out (exit '
-        'code -9), lower data.workers or data.threads.'
-      ) from error
-    logging.warning('%s; decoding is started again, and no clip is lost.', what)
-    self._visits = self._read_from(self._position)
 
   def __iter__(self) -> Iterator[dict[str, Array]]:
     return self
 
-  def __next__(self) -> dict[str, Array]:
+  def next_cut(self) -> tuple[Array, Array]:
+    """The next batch as it crosses to the devices: pixels, and numbers about each clip."""
     start = time.perf_counter()
     item = self._queue.get()
     self.wait_seconds += time.perf_counter() - start
@@ -276,15 +213,43 @@ class Loader:
       self.failures.setdefault(name, reason)
     return batch
 
+  def __next__(self) -> dict[str, Array]:
+    # Here and not in the thread, since all processes must start their programs in one order.
+    return _batch_of(*self.next_cut(), sampler=self._sampler, mesh=self._mesh)
+
   def _produce(self) -> None:
     try:
-      for _ in range(self._num_batches):
-        self._put(self._batch([self._next_visit() for _ in self._local_visits]))
+      started: collections.deque = collections.deque()
+      for step in self._steps:
+        started.append(self._start(step))
+        if len(started) > self._ahead:
+          self._put(self._batch(*started.popleft()))
         if self._stop.is_set():
           return
+      while started:
+        self._put(self._batch(*started.popleft()))
       self._put(StopIteration())
     except BaseException as e:  # Whatever it is, the caller must see it rather than wait.
       self._put(e)
+
+  def _start(self, step: int) -> tuple[dict[tuple[int, int], np.ndarray], list[Visit]]:
+    """Begins to read a batch: the memory of each part, and what comes of each visit."""
+    parts, rows = {}, {}
+    for first, end in self._parts:
+      first, end = first // self._cuts, end // self._cuts
+      parts[first, end], taken = self._memory.take(end - first)
+      rows |= zip(range(first, end), taken, strict=True)
+    visits: list[Visit] = []
+    cuts = self._sampler.repeats // self._cuts
+    for visit in self._visits:
+      i = step * self._per_step + visit
+      if self._end is not None and i >= self._end:
+        visits.append((0, -1, None))
+        continue
+      epoch, sample = i // self._videos, int(self._order[i])
+      own = [rows[row] for row in range(visit * cuts, (visit + 1) * cuts)]
+      visits.append((epoch, sample, self._readers.submit(epoch, sample, own)))
+    return parts, visits
 
   def _put(self, item: Any) -> None:
     while not self._stop.is_set():
@@ -293,39 +258,45 @@ class Loader:
       except queue.Full:
         pass
 
-  def _batch(self, visits: list[dict]) -> tuple[dict[str, Array], list[tuple[str, str]]]:
-    repeats = len(visits[0]['video'])
-    images = [name for name in ('video', 'window') if name in visits[0]]
-    rows = {name: np.concatenate([v[name] for v in visits]) for name in images}
-    for name in ('label', 'epoch', 'sample'):
-      rows[name] = np.repeat(np.array([v[name] for v in visits], np.int32), repeats)
-    for name in ('replaced', 'valid'):
-      rows[name] = np.repeat(np.array([v[name] for v in visits], bool), repeats)
-    rows['repeat'] = np.tile(np.arange(repeats, dtype=np.int32), len(visits))
-    return (
-      {name: self._to_devices(x) for name, x in rows.items()},
-      [failure for v in visits for failure in v['failures']],
+  def _batch(
+    self, parts: dict[tuple[int, int], np.ndarray], visits: list[Visit]
+  ) -> tuple[tuple[Array, Array], list[tuple[str, str]]]:
+    repeats, ends = self._sampler.repeats, np.cumsum([*COLUMNS.values()])
+    numbers = np.zeros((len(visits), repeats, ends[-1] + self._sampler.places), np.int32)
+    failures = []
+    for row, (epoch, sample, future) in zip(numbers, visits, strict=True):
+      row[:, :6] = -1, epoch, sample, 0, False, False
+      row[:, 3] = range(repeats)
+      if future is not None:  # Else the box has no size: black.
+        drawn = future.result()
+        row[:, 0], row[:, 4] = drawn['label'], drawn['replaced']
+        row[:, 5] = self._end is None or not drawn['replaced']
+        row[:, 6:11], row[:, 11:] = drawn['box'], drawn['places']
+        failures += drawn['failures']
+    numbers = numbers.reshape(-1, numbers.shape[-1])
+    ends = np.cumsum([end - first for first, end in self._parts])
+    pixels = self._to_devices(list(parts.values()), self._batch_size // self._cuts)
+    return (pixels, self._to_devices(np.split(numbers, ends[:-1]), self._batch_size)), failures
+
+  def _to_devices(self, parts: list[np.ndarray], rows: int) -> Array:
+    """A global array of so many rows, each device's put by themselves."""
+    if self._mesh is None:
+      return jax.device_put(parts[0])
+    placed = [
+      jax.device_put(part, device)
+      for part, devices in zip(parts, self._parts.values(), strict=True)
+      for device in devices
+    ]
+    return jax.make_array_from_single_device_arrays(
+      (rows, *parts[0].shape[1:]), batch_sharding(self._mesh), placed
     )
-
-  def _to_devices(self, x: np.ndarray) -> Array:
-    if self._sharding is None:
-      return jax.device_put(x)
-    shape = (self._batch_size, *x.shape[1:])
-
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-      first, end, _ = index[0].indices(self._batch_size)
-      place = bisect.bisect_left(self._rows, first)
-      return x[place : place + end - first]
-
-    return jax.make_array_from_callback(shape, self._sharding, part)
 
   def close(self) -> None:
     """Stops reading and frees threads, worker processes and batches."""
     self._stop.set()
     self._patience.close()
+    self._readers.close()
     self._thread.join(timeout=30)
-    self._visits.close()
-    self._notes.close()
     while not self._queue.empty():
       self._queue.get_nowait()
     self._queue.put(StopIteration())  # For whoever asks a closed loader.

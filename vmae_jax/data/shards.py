@@ -150,6 +150,7 @@ class ShardSource:
       self.class_names: tuple[str, ...] = tuple(self.manifest['classes'])
       if not self.headers:
         raise UserError(f'the shards in {folder} hold no video: all of them failed.')
+      self.largest = tuple(max(getattr(h, x) for h in self.headers) for x in ('height', 'width'))
       sizes = storage.sizes(folder)
       for shard in shards:
         if shard['name'] not in sizes:

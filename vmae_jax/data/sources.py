@@ -26,7 +26,7 @@ from vmae_jax import storage
 from vmae_jax.data.frame_folder import FrameFolder, open_video
 from vmae_jax.data.lists import VIDEO_SUFFIXES, Entry, check_name, read_list
 from vmae_jax.data.shards import MANIFEST, ShardSource, holds_shards
-from vmae_jax.data.video import Shrink, Video
+from vmae_jax.data.video import Put, Shrink, Video
 from vmae_jax.errors import Unavailable, UserError, VideoError, may_pass
 from vmae_jax.patience import NoAnswer, ask_all
 from vmae_jax.types import Int, UInt8
@@ -50,7 +50,11 @@ class Frames(Protocol):
   def width(self) -> int: ...
 
   def read(
-    self, indices: Sequence[int] | Int[np.ndarray, ' T'], *, shrink: Shrink | None = None
+    self,
+    indices: Sequence[int] | Int[np.ndarray, ' T'],
+    *,
+    shrink: Shrink | None = None,
+    put: Put | None = None,
   ) -> UInt8[np.ndarray, 'T H W 3']: ...
 
   def __enter__(self): ...
@@ -104,12 +108,16 @@ class Window:
     return self._video.width
 
   def read(
-    self, indices: Sequence[int] | Int[np.ndarray, ' T'], *, shrink: Shrink | None = None
+    self,
+    indices: Sequence[int] | Int[np.ndarray, ' T'],
+    *,
+    shrink: Shrink | None = None,
+    put: Put | None = None,
   ) -> UInt8[np.ndarray, 'T H W 3']:
     indices = np.asarray(indices)
     if indices.min() < 0 or indices.max() >= self.num_frames:
       raise IndexError(f'frames {indices} of a window of {self.num_frames}')
-    return self._video.read(indices + self._start, shrink=shrink)
+    return self._video.read(indices + self._start, shrink=shrink, put=put)
 
   def __enter__(self) -> 'Window':
     return self

@@ -235,10 +235,14 @@ class SyntheticVideo:
     self._render = functools.partial(render, seed, index, frames=frames, size=size)
 
   def read(
-    self, indices: Sequence[int] | Integer[np.ndarray, ' T'], *, shrink=None
+    self, indices: Sequence[int] | Integer[np.ndarray, ' T'], *, shrink=None, put=None
   ) -> UInt8[np.ndarray, 'T H W 3']:
-    """The frames of these indices, in this order; `shrink` as that of `Video.read`."""
+    """The frames of these indices, in this order; `shrink` and `put` as those of `Video.read`."""
     frames = self._render()[0][np.asarray(indices)]
+    if put is not None:
+      for place, frame in enumerate(frames):
+        put(place, frame)
+      return frames[:, :0, :0]
     return frames if shrink is None else np.stack([shrink(frame) for frame in frames])
 
   def __enter__(self):
@@ -277,6 +281,7 @@ class SyntheticSource:
     self._split, self._clips = split, usual if clips is None else clips
     self._seed = split_seed(split, seed)
     self._frames, self._size = frames, size
+    self.largest = (size, size)
 
   def __len__(self) -> int:
     return self._clips

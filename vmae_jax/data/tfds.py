@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.data.video import Clip, Shrink
+from vmae_jax.data.video import Clip, Put, Shrink
 from vmae_jax.errors import UserError
 from vmae_jax.types import Int, UInt8
 
@@ -24,9 +24,13 @@ class ArrayVideo:
     self.num_frames, self.height, self.width, _ = frames.shape
 
   def read(
-    self, indices: Sequence[int] | Int[np.ndarray, ' T'], *, shrink: Shrink | None = None
+    self,
+    indices: Sequence[int] | Int[np.ndarray, ' T'],
+    *,
+    shrink: Shrink | None = None,
+    put: Put | None = None,
   ) -> UInt8[np.ndarray, 'T H W 3']:
-    clip = Clip(indices, shrink)
+    clip = Clip(indices, shrink, put)
     clip.fill((i, self._frames[i]) for i in {*map(int, indices)})
     return clip.frames
 

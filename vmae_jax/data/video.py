@@ -26,7 +26,16 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import ColorTrc, VideoReformatter
 
-from vmae_jax.data.frames import Clip, Shrink, digest, libav_errors, libav_says, open_stream, orient
+from vmae_jax.data.frames import (
+  Clip,
+  Put,
+  Shrink,
+  digest,
+  libav_errors,
+  libav_says,
+  open_stream,
+  orient,
+)
 from vmae_jax.errors import VideoError
 from vmae_jax.types import Int, UInt8
 
@@ -144,7 +153,11 @@ class Video:
     return self._context.codec.canonical_name
 
   def read(
-    self, indices: Sequence[int] | Int[np.ndarray, ' T'], *, shrink: Shrink | None = None
+    self,
+    indices: Sequence[int] | Int[np.ndarray, ' T'],
+    *,
+    shrink: Shrink | None = None,
+    put: Put | None = None,
   ) -> UInt8[np.ndarray, 'T H W 3']:
     """Returns the frames of these indices, in this order; an index may come repeatedly.
 
@@ -152,6 +165,8 @@ class Video:
       indices: Places in the order of display, in [0, num_frames).
       shrink: What becomes of each frame as soon as it is decoded, always of one size: only that
         is held. It gets the frames in any order.
+      put: Takes each frame instead, a view, with its place in `indices`, perhaps more than once.
+        Nothing is held, and the result has no pixels.
 
     Returns:
       RGB in [0, 255], converted as the stream's colour matrix and range say, turned and mirrored
@@ -163,7 +178,7 @@ class Video:
     wanted = sorted({int(i) for i in indices})
     if not wanted or wanted[0] < 0 or wanted[-1] >= self.num_frames:
       raise IndexError(f'frames {wanted} of a video of {self.num_frames}')
-    clip = Clip(indices, shrink)
+    clip = Clip(indices, shrink, put)
     try:
       clip.fill((self._decode_wanted if self._indexed else self._decode_counting)(wanted))
     except _Doubt:
@@ -294,7 +309,9 @@ class Video:
   def _convert(self, frame: av.VideoFrame) -> UInt8[np.ndarray, 'H W 3']:
     # One converter a file, as making one costs more than using it.
     rgb = self._converter.reformat(frame, format='rgb24', threads=1)
-    return orient(rgb.to_ndarray(), frame)
+    plane = rgb.planes[0]
+    shape, strides = (rgb.height, rgb.width, 3), (plane.line_size, 3, 1)
+    return orient(np.ndarray(shape, np.uint8, buffer=plane, strides=strides), frame)
 
   def close(self) -> None:
     """Frees the file and its packets."""

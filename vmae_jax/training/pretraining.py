@@ -10,12 +10,11 @@ import optax
 from vmae_jax import config as config_lib
 from vmae_jax import sharding
 from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.guards import PatientSource
 from vmae_jax.evaluation.probing import PeriodicProbe
 from vmae_jax.method.build import build_method, window
 from vmae_jax.method.forward import Method
 from vmae_jax.method.state import TrainState
-from vmae_jax.patience import Patience
+from vmae_jax.patience import Patience, PatientSource
 from vmae_jax.runs.checkpoint import check_params, choose_weights, load_params
 from vmae_jax.runs.run_dir import go_on_as_before
 from vmae_jax.training import loop
