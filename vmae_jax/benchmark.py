@@ -13,6 +13,12 @@ The config is one for pre-training or for fine-tuning. What is measured:
 
 Prints milliseconds, clips/s, MFU where the device's peak is known, the share of time spent waiting
 for data, and peak memory. On several hosts start it on each with --distributed.
+
+  python -m vmae_jax.benchmark loader --config=configs/videomae.py:b,k400 --feed=shards \
+    --config.data.train=shards/train
+
+measures the host alone, up to what lies on the devices before it is resized there: copying as many
+bytes by one core; the hand-over without decoding; and with --feed=shards or raw the loader.
 """
 
 import contextlib
@@ -37,6 +43,7 @@ from vmae_jax.errors import UserError
 from vmae_jax.method.build import build_method
 from vmae_jax.method.state import init_state
 from vmae_jax.method.supervised import build_supervised
+from vmae_jax.planning.feeding import Replay, feed, feed_table
 from vmae_jax.runs.run_dir import environment
 from vmae_jax.training import finetuning, loop, pretraining
 from vmae_jax.training.step import jit_step
@@ -48,16 +55,8 @@ _CONFIG = cli.define_config()
 _BATCH = flags.DEFINE_integer('batch', None, 'Clips in a step; by default as the config says.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps and batches that are timed.', lower_bound=1)
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for all numbers.')
+_FEED = flags.DEFINE_enum('feed', 'dummy', ('dummy', 'shards', 'raw'), 'What `loader` reads.')
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'As of vmae_jax.pretrain.')
-
-
-class Replay(ClipSampler):
-  """Gives the clips of its first visit at every visit."""
-
-  def __call__(self, source, epoch, sample):
-    if 'clips' not in vars(self):
-      vars(self)['clips'] = super().__call__(source, epoch, sample)  # The dataclass is frozen.
-    return vars(self)['clips']
 
 
 def benchmark(config, *, steps: int) -> dict[str, Any]:
@@ -210,7 +209,8 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main(argv):
-  cli.refuse_arguments(argv)
+  of_loader = argv[1:] == ['loader']
+  cli.refuse_arguments(argv[: 1 if of_loader else None])
   out = _OUT.value and Path(_OUT.value)
   if out:
     cli.check_file(out)
@@ -219,9 +219,15 @@ def main(argv):
   config = _CONFIG()
   if _BATCH.value is not None:
     config.batch_size = _BATCH.value
-  result = benchmark(config, steps=_STEPS.value)
+  if of_loader:
+    decode = _FEED.value != 'dummy'
+    if decode and not config.data.train:
+      raise UserError(f'--feed={_FEED.value}: name the videos, --config.data.train=...')
+    result = feed(config, batches=_STEPS.value, decode=decode)
+  else:
+    result = benchmark(config, steps=_STEPS.value)
   if jax.process_index() == 0:
-    print(table(result), flush=True)
+    print(feed_table(result) if of_loader else table(result), flush=True)
     if out:
       storage.write_text(str(out), json.dumps(environment() | result, indent=2) + '\n')
 

@@ -1,4 +1,8 @@
-"""A data set made on the spot with TensorFlow Datasets."""
+"""Data sets of TensorFlow Datasets: one that it has prepared, and one made on the spot."""
+
+import pathlib
+import sys
+from importlib.machinery import PathFinder
 
 import numpy as np
 import pytest
@@ -7,6 +11,8 @@ from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError
 
+FIXTURE = str(pathlib.Path(__file__).parent / 'tfds')
+
 
 @pytest.mark.parametrize('spec', ['tfds:ucf101', 'tfds::train'])
 def test_form(spec):
@@ -14,10 +20,47 @@ def test_form(spec):
     open_source(spec)
 
 
-def test_without_tensorflow(monkeypatch):
-  monkeypatch.setitem(__import__('sys').modules, 'tensorflow', None)
-  with pytest.raises(UserError, match='needs TensorFlow'):
-    open_source('tfds:ucf101:train')
+@pytest.fixture
+def no_tensorflow(monkeypatch):
+  find = PathFinder.find_spec
+
+  def finding(cls, name, path=None, target=None):
+    return None if name.partition('.')[0] == 'tensorflow' else find(name, path, target)
+
+  for name in [name for name in sys.modules if name.partition('.')[0] == 'tensorflow']:
+    monkeypatch.delitem(sys.modules, name)
+  monkeypatch.setattr(PathFinder, 'find_spec', classmethod(finding))
+
+
+def test_what_is_not_prepared_needs_tensorflow(no_tensorflow, tmp_path):
+  with pytest.raises(UserError, match='tfds:ucf101:train is not prepared in .* needs TensorFlow'):
+    open_source('tfds:ucf101:train', root=str(tmp_path))
+
+
+def test_a_prepared_set_is_read_without_tensorflow(no_tensorflow):
+  """tiny/1.0.0 was written by TFDS 4.9.10: five videos of 4 to 8 frames.
+
+  Video i is red and blue at 10 i, and green 20 a frame above that.
+  """
+  source = open_source('tfds:tiny:train', root=FIXTURE)
+  assert len(source) == 5 and source.class_names == ('left', 'right')
+  assert source.about() == 'tiny/1.0.0:train' and source.name(3) == 'tfds:tiny:train#3'
+  seen = set()
+  for k in range(5):
+    with source.open(k) as video:
+      i = video.num_frames - 4
+      frames = video.read([0, 3])
+    expected = np.zeros((2, 16, 24, 3)) + 10 * i
+    expected[1, ..., 1] += 60
+    np.testing.assert_array_equal(frames, expected)
+    assert source.label(k) == i % 2
+    seen.add(i)
+  assert seen == {0, 1, 2, 3, 4}
+  assert 'tensorflow' not in sys.modules
+  with pytest.raises(UserError, match="tfds:tiny: there is no 'test'.*train"):
+    open_source('tfds:tiny:test', root=FIXTURE)
+  clip = ClipSampler(frames=4, size=8, stride=1)(source, 0, 0)
+  assert clip['video'].shape == (1, 4, 8, 8, 3) and not clip['replaced']
 
 
 @pytest.mark.full

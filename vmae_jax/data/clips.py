@@ -23,7 +23,6 @@ from vmae_jax.patience import NOT_ITS_FAULT, reason
 from vmae_jax.types import UInt8
 
 CROPS = ('multi_scale', 'resized', 'centre')
-
 MAX_ATTEMPTS = 16
 # Keeps the draws for replacements apart from those for repeats, whose last word is 1 + repeat.
 _REPLACEMENTS = 10**6
@@ -96,19 +95,17 @@ class ClipSampler:
     if self.window:
       lengths = range(1, self.frames * self.stride + 2) if self.sampling == 'dense' else ()
       most = [len(np.unique(self._wanted(n, None))) for n in lengths]
-      frames = max(most, default=frames - self._slots)  # The first of a slot is also the clip's.
+      frames = max(
+        most, default=frames - len(range(0, self.frames, self.slot))
+      )  # The first of a slot is also the clip's.
     if whole and known and not self.augment and math.prod(known) < self.repeats * side**2:
       return 1, frames, *known
     return self.repeats, frames, side, side
 
   @property
-  def _slots(self) -> int:
-    return -(-self.frames // self.slot)
-
-  @property
   def places(self) -> int:
     """Frames of a clip and its window."""
-    return self.frames + self._slots * self.window
+    return self.frames + len(range(0, self.frames, self.slot)) * self.window
 
   def __call__(self, source: Source, epoch: int, sample: int) -> dict[str, Any]:
     """The clips of one visit, here: what `draw` draws, resized.
@@ -135,8 +132,8 @@ class ClipSampler:
       return {'video': clips}
     clips = xp.take_along_axis(clips, places[:, :, None, None, None], 1)
     window = clips[:, self.frames :]
-    shape = (len(window), self._slots, self.window, *window.shape[2:])
-    return {'video': clips[:, : self.frames], 'window': window.reshape(shape)}
+    window = window.reshape(len(window), -1, self.window, *window.shape[2:])
+    return {'video': clips[:, : self.frames], 'window': window}
 
   def draw(self, source: Source, epoch: int, sample: int, pixels: Sequence[Cut]) -> dict[str, Any]:
     """Draws the clips of one visit.
@@ -323,10 +320,9 @@ class ViewSampler(ClipSampler):
     with source.open(sample) as video:
       if video.num_frames < 1:
         raise VideoError('no frames')
-      views, options = segment_views, dict(frames=self.frames, segments=self.segments)
-      if self.sampling != 'segment':
-        views = functools.partial(dense_views, stride=self.stride)
-      indices = views(video.num_frames, **options)
+      dense = functools.partial(dense_views, stride=self.stride)
+      views = segment_views if self.sampling == 'segment' else dense
+      indices = views(video.num_frames, frames=self.frames, segments=self.segments)
       # Windows overlap in short videos: each frame is decoded once.
       wanted, place = np.unique(indices, return_inverse=True)
       place = place.reshape(indices.shape)

@@ -13,8 +13,10 @@ A path that ends in / is a folder of frames, see `vmae_jax.data.frame_folder`.
 
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 from absl import logging
 
 from vmae_jax import storage
@@ -26,6 +28,10 @@ VIDEO_SUFFIXES = tuple(
 _NAMES = (*VIDEO_SUFFIXES, '/')
 _NUMBER = re.compile('-?[0-9]+')
 _ROW_NUMBER = re.compile(r'[0-9]+[,\t]')
+_AT_ONCE = 1 << 20  # Characters of a list that are looked at together.
+# A line whose path is that of a video, without quotes, and ends in so many numbers.
+_PLAIN = rf'(?im)^([^\s"#,].*(?:{"|".join(map(re.escape, VIDEO_SUFFIXES))}|/))'
+_NUMBERS = r'((?:[ \t,]+-?[0-9]{1,9}){%d})[ \t]*$'
 # A path, then a word that is no number, such as in `a.mp4 running` and `a.mp4 0.0`.
 _WORD = re.compile(rf'(?:{"|".join(map(re.escape, VIDEO_SUFFIXES))}|/)[ \t,]+([^/]+)$', re.I)
 
@@ -41,6 +47,62 @@ class Entry(NamedTuple):
   start: int = 0
   count: int = -1
   tail: str = ''
+
+
+class Entries(Sequence):
+  """The entries of a list in columns: a million of them take 100 MB."""
+
+  def __init__(self, entries: Iterable[Entry]):
+    self._text = bytearray()
+    self._columns: list[np.ndarray] = []
+    new: list[Entry] = []
+    for entry in entries:
+      new.append(entry)
+      if len(new) == 4096:
+        self._add(new)
+        new = []
+    self._add(new)
+    sizes, *columns = np.concatenate(self._columns, axis=1)
+    self._ends = sizes.cumsum(dtype=np.int64)
+    self._cuts, self.labels, self._starts, self._counts = (np.ascontiguousarray(x) for x in columns)
+    del self._columns
+
+  def _add(self, entries: list[Entry]) -> None:
+    texts = [f'{entry.path}{entry.tail}' for entry in entries]
+    if not ''.join(texts).isprintable():
+      for entry in entries:
+        check_name(entry.path)
+    data = [text.encode() for text in texts]
+    self._text += b''.join(data)
+    numbers = [(len(e.path), e.label, e.start, e.count) for e in entries]
+    columns = np.array(numbers, np.int64).reshape(-1, 4).T
+    self._columns.append(np.vstack([[*map(len, data)], columns]).astype(np.int32))
+
+  def __len__(self) -> int:
+    return len(self._ends)
+
+  def __getitem__(self, i: Any) -> Any:
+    if isinstance(i, slice):
+      return tuple(self[k] for k in range(*i.indices(len(self))))
+    i = range(len(self))[i]
+    text = self._text[self._ends[i - 1] if i else 0 : self._ends[i]].decode()
+    columns = (self._cuts, self.labels, self._starts, self._counts)
+    cut, *numbers = (int(x[i]) for x in columns)
+    return Entry(text[:cut], *numbers, text[cut:])
+
+  def __iter__(self) -> Iterator[Entry]:
+    columns = (self._ends, self._cuts, self.labels, self._starts, self._counts)
+    begin = 0
+    for first in range(0, len(self), 4096):
+      for end, cut, *numbers in zip(
+        *(x[first : first + 4096].tolist() for x in columns), strict=True
+      ):
+        text = self._text[begin:end].decode()
+        yield Entry(text[:cut], *numbers, text[cut:])
+        begin = end
+
+  def __eq__(self, other: Any) -> bool:
+    return tuple(self) == tuple(other)
 
 
 def check_name(path: str) -> None:
@@ -88,7 +150,7 @@ def split_line(line: str) -> tuple[str, list[int], str]:
   return path, numbers, line[len(path) :]
 
 
-def read_list(path: str, *, root: str = '') -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+def read_list(path: str, *, root: str = '') -> tuple[Entries, tuple[str, ...]]:
   """Reads a list file, all of whose lines are of one form, and the names of its classes.
 
   Lines that start with # are comments, unless the name of a video begins so; names of classes
@@ -102,71 +164,120 @@ def read_list(path: str, *, root: str = '') -> tuple[tuple[Entry, ...], tuple[st
     UserError: the list cannot be read or is empty, or a line is of another form.
   """
   try:
-    lines = storage.read_lines(path)
+    text = storage.read_text(path).replace('\r\n', '\n').replace('\r', '\n')
   except OSError as e:
     raise UserError(f'cannot read the list {path}: {e.strerror or e}') from e
-  folder = root or os.path.dirname(storage.absolute(path))
-  entries: list[Entry] = []
-  comments: list[str] = []  # That may be lost videos.
-  form, header, only_row_numbers = 0, '', True
-  for number, line in enumerate(lines, 1):
-    line = line.strip(' \t')
-    if not line or (line[0] == '#' and _is_comment(line, comments)):
-      continue
+  reader = _Reader(path, root or os.path.dirname(storage.absolute(path)))
+  entries = Entries(reader.entries(text))
+  if not entries:
+    raise UserError(f'the list {path} names no video.')
+  if reader.only_row_numbers:
+    raise UserError(
+      f'{path}: every line begins with a number and a comma, as pandas writes its index: leave it '
+      'out by to_csv(..., header=False, index=False).'
+    )
+  if reader.comments:
+    logging.warning(
+      '%s: comments that name videos: %d, such as %r',
+      *(path, len(reader.comments), reader.comments[0]),
+    )
+  if reader.form == 2:
+    entries = Entries(_tell_raw_frames(entries, path))
+  lowest = min(entries.labels[entries.labels != -1], default=-1)
+  names = _class_names(path, int(entries.labels.max()))
+  if lowest > 0:
+    logging.warning(
+      '%s: class 0%s has no video, as the lowest label is %d: labels start at 0.',
+      *(path, f' ({names[0]})' if names else '', lowest),
+    )
+  return entries, names
+
+
+class _Reader:
+  """Goes through the lines of a list.
+
+  Attributes:
+    form: How many numbers follow each path.
+    only_row_numbers: Whether every line begins with a number and a comma.
+    comments: That may be lost videos.
+  """
+
+  def __init__(self, path: str, folder: str):
+    self.form, self.only_row_numbers = 0, True
+    self.comments: list[str] = []
+    self._path, self._folder = path, folder
+    self._read, self._header = 0, ''  # How many entries; the first line if it may be no video.
+
+  def entries(self, text: str) -> Iterator[Entry]:
+    """The entries of a list's text; plain lines are found many at a time, others one by one."""
+    number, begin = 1, 0
+    while begin < len(text):
+      # The first line, by itself, says what the others are like.
+      end = text.find('\n', begin + _AT_ONCE if self._read > 1 else begin)
+      part = text[begin : len(text) if end < 0 else end]
+      begin, lines = begin + len(part) + 1, part.count('\n') + 1
+      found = []
+      if not self.only_row_numbers and self._read > 1:
+        found = re.findall(_PLAIN + _NUMBERS % self.form, part)
+      if len(found) == lines:
+        yield from map(self._plain, found)
+      else:
+        for k, line in enumerate(part.split('\n')):
+          yield from self._line(number + k, line.strip(' \t'))
+      number += lines
+
+  def _plain(self, found: tuple[str, str]) -> Entry:
+    name, tail = found
+    numbers = [*map(int, tail.replace(',', ' ').split())]
+    return self._entry(name, numbers, tail) or self._line(0, f'{name}{tail}')[0]
+
+  def _entry(self, name: str, numbers: list[int], tail: str) -> Entry | None:
+    """An entry, None if its numbers are wrong."""
+    label = numbers[-1] if len(numbers) in (1, 3) else -1
+    start, count = numbers[:2] if len(numbers) > 1 else (0, -1)
+    if label < -1 or start < 0 or count < -1 or (count == 0 and len(numbers) == 3):
+      return None
+    self._read += 1
+    return Entry(storage.join(self._folder, name), label, start, count, tail)
+
+  def _line(self, number: int, line: str) -> list[Entry]:
+    """The entry of a line, if it is no comment."""
+    if not line or (line[0] == '#' and _is_comment(line, self.comments)):
+      return []
+    path, first = self._path, not self._read
     try:
       name, numbers, tail = split_line(line)
-      label = numbers[-1] if len(numbers) in (1, 3) else -1
-      start, count = numbers[:2] if len(numbers) > 1 else (0, -1)
-      if label < -1 or start < 0 or count < -1 or (count == 0 and len(numbers) == 3):
-        raise ValueError
+      entry = self._entry(name, numbers, tail)
     except ValueError:
+      entry = None
+    if entry is None:
       raise UserError(
         f'{path}, line {number}: {line!r} is none of: path label | path start count label | '
         'path 0 -1 | folder total label | path; a label is at least 0 or -1 for unknown, a start '
         'at least 0, a count at least 1 or -1.'
-      ) from None
+      )
     video = is_video(name)
-    if not entries:
-      form = len(numbers)
-      header = '' if numbers or video or tail else line
-    elif len(entries) == 1 and header and (video or numbers):
+    if first:
+      self.form = len(numbers)
+      self._header = '' if numbers or video or tail else line
+    elif self._read == 2 and self._header and (video or numbers):
       raise UserError(
-        f'{path}: the first line, {header!r}, looks like a header: take it out, as pandas does '
-        'with to_csv(..., header=False, index=False), or put a path in double quotes.'
+        f'{path}: the first line, {self._header!r}, looks like a header: take it out, as pandas '
+        'does with to_csv(..., header=False, index=False), or put a path in double quotes.'
       )
     if not video and tail[:1] != '"' and (word := _WORD.search(name)):
       raise UserError(
         f'{path}, line {number}: {word[1]!r} in {line!r} is no whole number: give the number of '
         'the class, from 0, and the names of the classes in classes.txt beside the list.'
       )
-    if len(numbers) != form:
+    if len(numbers) != self.form:
       raise UserError(
-        f'{path}, line {number}: {len(numbers)} numbers after the path, but {form} in the lines '
-        'before: all lines must be of one form (put a path that ends in a number in double quotes).'
+        f'{path}, line {number}: {len(numbers)} numbers after the path, but {self.form} in the '
+        'lines before: all lines must be of one form (put a path that ends in a number in double '
+        'quotes).'
       )
-    only_row_numbers = only_row_numbers and _ROW_NUMBER.match(name) is not None
-    entries.append(Entry(storage.join(folder, name), label, start, count, tail))
-  if not entries:
-    raise UserError(f'the list {path} names no video.')
-  if only_row_numbers:
-    raise UserError(
-      f'{path}: every line begins with a number and a comma, as pandas writes its index: leave it '
-      'out by to_csv(..., header=False, index=False).'
-    )
-  if comments:
-    logging.warning(
-      '%s: comments that name videos: %d, such as %r', path, len(comments), comments[0]
-    )
-  if form == 2:
-    entries = _tell_raw_frames(entries, path)
-  labels = {entry.label for entry in entries} - {-1}
-  names = _class_names(path, max(labels, default=-1))
-  if labels and 0 not in labels:
-    logging.warning(
-      '%s: class 0%s has no video, as the lowest label is %d: labels start at 0.',
-      *(path, f' ({names[0]})' if names else '', min(labels)),
-    )
-  return tuple(entries), names
+    self.only_row_numbers = self.only_row_numbers and _ROW_NUMBER.match(name) is not None
+    return [entry]
 
 
 def _is_comment(line: str, comments: list[str]) -> bool:
@@ -184,7 +295,7 @@ def _is_comment(line: str, comments: list[str]) -> bool:
   return True
 
 
-def _tell_raw_frames(entries: list[Entry], path: str) -> list[Entry]:
+def _tell_raw_frames(entries: Entries, path: str) -> Iterable[Entry]:
   """Tells `folder total label` from `path start count`: a label may be 0, and a count may not."""
   raw = any(entry.count == 0 for entry in entries)
   if not raw and all(entry.start == 0 for entry in entries):

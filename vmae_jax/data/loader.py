@@ -22,7 +22,7 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -73,20 +73,21 @@ Visit = tuple[int, int, Future | None]
 COLUMNS = {'label': 1, 'epoch': 1, 'sample': 1, 'repeat': 1, 'replaced': 1, 'valid': 1, 'box': 5}
 
 
-@functools.partial(jax.jit, static_argnames=('sampler', 'mesh'))
+@functools.cache
+def _finish(sampler: ClipSampler, mesh: Mesh | None) -> Callable[..., dict[str, Array]]:
+  """The program from what crossed to the devices to the batch."""
+  sharding = None if mesh is None else batch_sharding(mesh)
+  return jax.jit(functools.partial(_batch_of, sampler=sampler, mesh=mesh), out_shardings=sharding)
+
+
 def _batch_of(pixels, numbers, *, sampler: ClipSampler, mesh: Mesh | None) -> dict[str, Array]:
-  """The batch, from what crossed to the devices."""
   ends = np.cumsum([*COLUMNS.values()])
   *columns, places = jnp.split(numbers, ends, axis=1)
   batch = {name: x[:, 0] for name, x in zip(COLUMNS, columns, strict=True)}
   batch |= {name: batch[name].astype(bool) for name in ('replaced', 'valid')}
   batch.pop('box')
   options = dict(size=sampler.size, resampling=sampler.resampling, mesh=mesh)
-  batch |= sampler.arrange(resize_batch(pixels, columns[-1], **options), places, jnp)
-  if mesh is None:
-    return batch
-  sharding = batch_sharding(mesh)
-  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding), batch)
+  return batch | sampler.arrange(resize_batch(pixels, columns[-1], **options), places, jnp)
 
 
 class Loader:
@@ -215,7 +216,7 @@ class Loader:
 
   def __next__(self) -> dict[str, Array]:
     # Here and not in the thread, since all processes must start their programs in one order.
-    return _batch_of(*self.next_cut(), sampler=self._sampler, mesh=self._mesh)
+    return _finish(self._sampler, self._mesh)(*self.next_cut())
 
   def _produce(self) -> None:
     try:

@@ -11,6 +11,7 @@
     synthetic:train           the synthetic motion set, see `vmae_jax.data.synthetic`
 """
 
+import functools
 import hashlib
 import os
 import random
@@ -24,7 +25,7 @@ from absl import logging
 
 from vmae_jax import storage
 from vmae_jax.data.frame_folder import FrameFolder, open_video
-from vmae_jax.data.lists import VIDEO_SUFFIXES, Entry, check_name, read_list
+from vmae_jax.data.lists import VIDEO_SUFFIXES, Entries, Entry, check_name, read_list
 from vmae_jax.data.shards import MANIFEST, ShardSource, holds_shards
 from vmae_jax.data.video import Put, Shrink, Video
 from vmae_jax.errors import Unavailable, UserError, VideoError, may_pass
@@ -130,11 +131,11 @@ class Window:
 class FileSource:
   """Video files, from a list or a folder."""
 
-  entries: tuple[Entry, ...]
+  entries: Sequence[Entry]
   class_names: tuple[str, ...] = ()
 
   def __post_init__(self):
-    for entry in self.entries:
+    for entry in () if isinstance(self.entries, Entries) else self.entries:
       if not entry.path.isprintable():
         check_name(entry.path)
 
@@ -148,12 +149,15 @@ class FileSource:
     return self.entries[i].label
 
   def about(self) -> str:
-    paths = [entry.path for entry in self.entries]
-    folder = len(os.path.dirname(os.path.commonprefix([min(paths), max(paths)])))
+    return self._about
+
+  @functools.cached_property
+  def _about(self) -> str:
+    ends = [end(entry.path for entry in self.entries) for end in (min, max)]
+    folder = len(os.path.dirname(os.path.commonprefix(ends)))
     digest = hashlib.sha256()
-    for entry in self.entries:
-      row = (entry.path[folder:], entry.label, entry.start, entry.count)
-      digest.update(repr(row).encode())
+    for path, *numbers, _ in self.entries:
+      digest.update(repr((path[folder:], *numbers)).encode())
     return digest.hexdigest()[:12]
 
   def open(self, i: int) -> Video | FrameFolder | Window:
@@ -203,7 +207,7 @@ def read_folder(folder: str) -> FileSource:
     label = labels[parts[0]] if len(parts) > 1 else -1
     tail = f' {label}' if classes else ''
     entries.append(Entry(storage.join(folder, '/'.join(parts)), label=label, tail=tail))
-  return FileSource(tuple(entries), tuple(classes))
+  return FileSource(Entries(entries), tuple(classes))
 
 
 def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> DataSet:
@@ -275,9 +279,10 @@ def check_paths(source: Source, max_bad_share: float, *, seconds: float = 60.0) 
   """
   if not isinstance(source, FileSource):
     return
-  paths, files = [entry.path for entry in source.entries], 'files'
-  if len(paths) > SAMPLE:
-    paths, files = random.Random(0).sample(paths, SAMPLE), f'files, a sample of {len(source)},'
+  indices, files = range(len(source)), 'files'
+  if len(indices) > SAMPLE:
+    indices, files = random.Random(0).sample(indices, SAMPLE), f'files, a sample of {len(source)},'
+  paths = [source.name(i) for i in indices]
   try:
     missing, silent = storage.missing(paths, seconds=seconds)
     hint = 'Is the root of the relative paths right?'

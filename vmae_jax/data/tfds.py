@@ -1,16 +1,19 @@
-"""Videos from TensorFlow Datasets, for those who have TensorFlow.
+"""Videos from TensorFlow Datasets: `tfds:ucf101:train` and the like.
 
-`tfds:ucf101:train` and the like. TFDS stores a video as single images, which takes much more
-room and time than the video files themselves: for large data sets use those.
+A set that was prepared in the ArrayRecord format is read without TensorFlow; only to prepare one
+it is needed. TFDS stores a video as single images, which takes much more room and time than the
+video files themselves: for large data sets use those.
 """
 
+import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from vmae_jax.data.video import Clip, Put, Shrink
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, check_name
 from vmae_jax.types import Int, UInt8
 
 
@@ -41,27 +44,67 @@ class ArrayVideo:
     pass
 
 
-def _find_video(features: Any) -> tuple[tuple[str, ...], Any]:
-  """Where in an example the frames are, and the feature to read them with; None if nowhere."""
+def _find_video(features: dict[str, Any]) -> tuple[tuple[str, ...], Any]:
+  """Where in an example the frames are, and the feature to read them with; None if nowhere.
+
+  TFDS's own features of videos need TensorFlow; stored is a sequence of images.
+  """
   import tensorflow_datasets as tfds
 
   for name, feature in features.items():
-    if isinstance(feature, tfds.features.Video):  # As in ucf101 and moving_mnist.
-      return (name,), feature
+    if 'video' in feature:  # As in ucf101 and moving_mnist.
+      return (name,), tfds.features.Sequence(_image(feature['video']))
   for name, feature in features.items():  # As in davis, which has masks beside the frames.
-    inner = getattr(feature, 'feature', None)
-    if isinstance(inner, tfds.features.FeaturesDict) and 'frames' in inner:
-      return (name, 'frames'), tfds.features.Sequence({'frames': inner['frames']})
+    inner = feature.get('sequence', {}).get('feature', {}).get('featuresDict', {})
+    if frames := inner.get('features', {}).get('frames'):
+      return (name, 'frames'), tfds.features.Sequence({'frames': _image(frames.get('image', {}))})
   return (), None
+
+
+def _image(about: dict[str, Any]) -> Any:
+  """The feature of a picture with as many channels as features.json says."""
+  import tensorflow_datasets as tfds
+
+  channels = int(about.get('shape', {}).get('dimensions', ['3'])[-1])
+  return tfds.features.Image(shape=(None, None, channels))
+
+
+def _prepared(name: str, data_dir: str) -> str:
+  """The folder of the latest version of a set, '' if it is not there in this format."""
+  folder = os.path.join(data_dir, name)
+  versions = [v for v in (os.listdir(folder) if os.path.isdir(folder) else ()) if v[0].isdigit()]
+  for version in sorted(versions, key=lambda v: [*map(int, v.split('.'))], reverse=True):
+    info = os.path.join(folder, version, 'dataset_info.json')
+    if os.path.isfile(info) and '"array_record"' in open(info).read():
+      return os.path.join(folder, version)
+  return ''
+
+
+def _prepare(spec: str, name: str, data_dir: str) -> str:
+  """Prepares a set; returns its folder."""
+  try:
+    import tensorflow  # noqa: F401  What writes a data set needs it.
+    import tensorflow_datasets as tfds
+  except ImportError as e:
+    raise UserError(
+      f'tfds:{spec} is not prepared in {data_dir}, which needs TensorFlow, as training otherwise '
+      f'does not: pip install tensorflow, or copy a set that is prepared there ({e}).'
+    ) from e
+  try:
+    builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
+    builder.download_and_prepare()
+  except (tfds.core.DatasetNotFoundError, ValueError, NotImplementedError) as e:
+    raise UserError(f'tfds:{spec}: {" ".join(str(e).split())[:300]}') from e
+  return str(builder.data_path)
 
 
 class TfdsSource:
   """A split of a data set that has one video an example and, if it is labelled, `label`.
 
-  The data are prepared at the first use, in the ArrayRecord format.
+  A set that is not there in the ArrayRecord format is prepared first.
 
   Raises:
-    UserError: TensorFlow is missing, or there is no such data set, split or feature.
+    UserError: there is no such data set, split or feature, or TensorFlow is missing to prepare it.
   """
 
   def __init__(self, spec: str, *, data_dir: str | None = None):
@@ -69,34 +112,38 @@ class TfdsSource:
     name, _, split = spec.partition(':')
     if not name or not split:
       raise UserError(f'tfds:{spec} must be of the form tfds:NAME[/CONFIG]:SPLIT.')
+    import grain
+    import tensorflow_datasets as tfds
+
+    data_dir = data_dir or os.path.expanduser(tfds.core.constants.DATA_DIR)
+    folder = _prepared(name, data_dir) or _prepare(spec, name, data_dir)
+    self._spec, self._about = spec, f'{os.path.relpath(folder, data_dir)}:{split}'
     try:
-      import tensorflow  # noqa: F401  TFDS's video feature needs it.
-      import tensorflow_datasets as tfds
-    except ImportError as e:
-      raise UserError(
-        f'tfds:{spec} needs TensorFlow, which training otherwise does not: '
-        f'pip install tensorflow tensorflow-datasets ({e}).'
-      ) from e
-    self._spec = spec
-    try:
-      builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
-      builder.download_and_prepare()
-      self._about = f'{builder.info.full_name}:{split}'
-      features = builder.info.features
-      self._where, video = _find_video(features)
-      if video is None:
-        raise UserError(f'tfds:{spec} has no video among its features {", ".join(features)}.')
-      # Bytes, parsed below, as reading a label must not decode a video.
-      raw = tfds.decode.DeserializeMethod.RAW_BYTES
-      self._examples = builder.as_data_source(split, deserialize_method=raw)
-    except (tfds.core.DatasetNotFoundError, ValueError, NotImplementedError) as e:
-      raise UserError(f'tfds:{spec}: {" ".join(str(e).split())[:300]}') from e
+      with open(os.path.join(folder, 'dataset_info.json')) as file:
+        info = json.load(file)
+      with open(os.path.join(folder, 'features.json')) as file:
+        features = json.load(file)['featuresDict']['features']
+      splits = {x['name']: len(x['shardLengths']) for x in info['splits']}
+      check_name(split, splits, f'tfds:{name}')
+      start = os.path.join(folder, f'{info["name"]}-{split}.array_record')
+      files = [f'{start}-{i:05d}-of-{splits[split]:05d}' for i in range(splits[split])]
+      self._examples = grain.sources.ArrayRecordDataSource(files)
+    except (OSError, ValueError, KeyError, RuntimeError) as e:
+      raise UserError(f'tfds:{spec}: what is prepared in {folder} is damaged ({e}).') from e
+    self._where, video = _find_video(features)
+    if video is None:
+      raise UserError(f'tfds:{spec} has no video among its features {", ".join(features)}.')
     self._video = tfds.features.FeaturesDict({self._where[0]: video})
     self._label = None
     self.class_names = ()
     if 'label' in features:
-      self._label = tfds.features.FeaturesDict({'label': features['label']})
-      self.class_names = tuple(features['label'].names)
+      self._label = tfds.features.FeaturesDict({'label': tfds.features.Scalar(np.int64)})
+      names = os.path.join(folder, 'label.labels.txt')
+      if os.path.isfile(names):
+        with open(names) as file:
+          self.class_names = tuple(
+            file.read().split('\n')[: int(features['label']['classLabel']['numClasses'])]
+          )
     self._labels: dict[int, int] = {}  # Of the examples that were read.
 
   def __len__(self) -> int:

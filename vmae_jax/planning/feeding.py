@@ -1,0 +1,103 @@
+"""Measures what a host hands over to its devices, beside copying as many bytes."""
+
+import collections
+import contextlib
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.loader import Loader
+from vmae_jax.data.sources import open_source
+from vmae_jax.training import finetuning, pretraining
+
+WARM_UP = 12  # Batches that do not count, until all memory has been written to once.
+ROUNDS = 3
+
+
+class Replay(ClipSampler):
+  """Gives the clips of its first visit at every visit: one copy, as a decoder's pictures take."""
+
+  def draw(self, source, epoch, sample, pixels):
+    if 'first' not in vars(self):
+      drawn = super().draw(source, epoch, sample, pixels)
+      vars(self)['first'] = drawn, [x.copy() for x in pixels]  # The dataclass is frozen.
+    drawn, first = vars(self)['first']
+    for row, x in zip(pixels, first, strict=True):
+      row[:] = x
+    return drawn
+
+
+def feed(config, *, batches: int, decode: bool) -> dict[str, dict[str, float]]:
+  """What the host hands over; see `vmae_jax.benchmark`.
+
+  Args:
+    config: Of pre-training or fine-tuning.
+    batches: That are timed in each row, taking turns.
+    decode: Whether to read the videos of data.train, too.
+
+  Returns:
+    Row -> clips_per_second and milliseconds of CPU time a clip, of this process and those that it
+    has started and that have ended.
+  """
+  data, rows = config.data, {}
+  sampler = (pretraining if 'heads' in config else finetuning).clip_sampler(config)
+  source = open_source(data.train or 'synthetic:train', root=data.root, seconds=data.seconds)
+
+  def cpu() -> float:
+    return sum(sum(resource.getrusage(who)[:2]) for who in (0, resource.RUSAGE_CHILDREN))
+
+  def measure(name: str, work: Callable[[], Any], clips: int) -> None:
+    start, before = time.perf_counter(), cpu()
+    work()
+    row = rows.setdefault(name, collections.Counter())
+    row.update(seconds=time.perf_counter() - start, cpu=cpu() - before, clips=clips)
+
+  def load(sampler: ClipSampler) -> None:
+    steps = WARM_UP + batches
+    options = dict(batch_size=config.batch_size, seed=config.seed, shuffle=False, num_steps=steps)
+    options |= dict(threads=data.threads, workers=data.workers, seconds=data.seconds)
+    with contextlib.closing(Loader(source, sampler, **options)) as loader:
+      for _ in range(WARM_UP):
+        jax.block_until_ready(loader.next_cut())
+      name = 'hand-over' if isinstance(sampler, Replay) else 'loader'
+
+      def run():
+        for _ in range(batches):
+          jax.block_until_ready(loader.next_cut())
+
+      measure(name, run, batches * config.batch_size)
+
+  count, *shape = sampler.shape(source, whole=True)
+  visits = config.batch_size // sampler.repeats
+  ring = np.empty((3, visits * count, *shape, 3), np.uint8)
+  cut = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+  def copy(times: int) -> None:
+    for i in range(times):
+      for row in ring[i % len(ring)]:
+        row[:] = cut
+
+  copy(len(ring))
+  for _ in range(ROUNDS):
+    measure('copying', lambda: copy(batches), batches * config.batch_size)
+    load(Replay(**vars(sampler)))
+    if decode:
+      load(sampler)
+  return {
+    name: {'clips_per_second': x['clips'] / x['seconds'], 'cpu_ms': x['cpu'] / x['clips'] * 1e3}
+    for name, x in rows.items()
+  }
+
+
+def feed_table(rows: dict[str, dict[str, float]]) -> str:
+  """The rows of `feed` for a person."""
+  lines = [f'{"":12}{"clips/s":>10}{"ms of CPU a clip":>18}{"of copying":>12}']
+  for name, row in rows.items():
+    share = row['clips_per_second'] / rows['copying']['clips_per_second']
+    lines.append(f'{name:12}{row["clips_per_second"]:10.1f}{row["cpu_ms"]:18.3f}{share:12.2f}')
+  return '\n'.join(lines)
