@@ -109,7 +109,8 @@ DEFAULTS = dict(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
     threads=Number(0, 0),  # Decoding threads in a process; 0: one for each core.
-    workers=Number(0, 0),  # Decoding processes beside the training one.
+    # Decoding processes beside the training one; -1: one for each 12 cores, where there are more.
+    workers=Number(-1, -1),
     max_bad_share=0.05,  # More broken videos than this stop the run.
     changed=False,  # A run may go on with other videos than those that it began with.
     seconds=Number(60.0, 0.1),  # A video that does not answer for so long counts as broken.

@@ -247,3 +247,24 @@ def test_of_many_files_a_sample_is_looked_for(tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r'of 100 files, a sample of 10000, do not exist'):
     check_paths(open_source(path), 0.05)
   assert looked[0] == looked[1] and len(looked[0]) == 100  # In every process the same.
+
+
+def test_a_long_list_is_read_in_parts(tmp_path, monkeypatch):
+  """Plain lines many at a time, and those among them that are not."""
+  monkeypatch.setattr('vmae_jax.data.lists._AT_ONCE', 100)
+  written, expected = [], []
+  for i in range(60):
+    path, label = f'vidéos/clip {i}, {i}.MP4', i % 7 - 1
+    line = {20: f'  "{path}" {label}', 30: f'{path},{label} ', 40: f'# no {path} {label}'}.get(
+      i, f'{path}\t{label}'
+    )
+    written += [line] + [''] * (i % 13 == 0)
+    if i != 40:
+      expected.append((f'{tmp_path}/{path}', label))
+  (tmp_path / 'a.txt').write_bytes('\r\n'.join(written).encode())
+  source = open_source(str(tmp_path / 'a.txt'))
+  assert [(e.path, e.label) for e in source.entries] == expected
+  assert [(source.name(i), source.label(i)) for i in range(len(source))] == expected
+  (tmp_path / 'wrong.txt').write_text('\n'.join([*written[:40], 'a.mp4 1 2', *written[40:]]))
+  with pytest.raises(UserError, match='line 41: '):
+    open_source(str(tmp_path / 'wrong.txt'))

@@ -281,3 +281,23 @@ def test_reads_ahead_and_stops():
   assert source.opened <= 6 * 4
   loader.close()
   assert not loader._thread.is_alive()
+
+
+@pytest.mark.parametrize('cores, threads', [(12, None), (30, 15)])
+def test_processes_decode_where_there_are_many_cores(monkeypatch, cores, threads):
+  class Stop(Exception):
+    pass
+
+  def started(source, draw, *, count, threads, row):
+    raise Stop(count, threads)
+
+  monkeypatch.setattr('vmae_jax.data.loader.usable_cores', lambda: cores)
+  monkeypatch.setattr('vmae_jax.data.loader.Processes', started)
+  options = dict(batch_size=4, seed=1, shuffle=True, num_steps=0, workers=-1)
+  source = SyntheticSource('train', clips=50)
+  if threads is None:
+    Loader(source, SAMPLER, **options).close()
+  else:
+    with pytest.raises(Stop) as e:
+      Loader(source, SAMPLER, **options)
+    assert e.value.args == (2, threads)

@@ -276,3 +276,10 @@ def test_killed_processes_are_started_again_until_it_is_too_often(source, monkey
       next(loader)
   assert time.monotonic() - began < 60 and '\n' not in str(e.value)
   loader.close()
+
+
+def test_late_is_what_takes_longer_than_all_but_a_thousandth():
+  waiting = Patience(LONG)
+  for i in range(2000):
+    assert waiting._late == (float('inf') if i < 1025 else 0.01)
+    waiting._note(1.0 if i == 7 else 0.01)

@@ -122,7 +122,7 @@ class Loader:
     num_steps: int | None,
     order: str = 'hashed',
     threads: int = 0,
-    workers: int = -1,
+    workers: int = 0,
     seconds: float = 60.0,
     prefetch: int = 2,
   ):
