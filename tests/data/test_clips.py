@@ -332,6 +332,15 @@ def test_frames_of_clip_and_window_cross_once(source):
     clips = sampler(source, 0, sample)
     assert clips['video'].shape == (1, 8, 16, 16, 3)
     np.testing.assert_array_equal(clips['window'][0, :, 0], clips['video'][0, ::2])
+  for stride, window, slot in ((1, 4, 2), (2, 9, 3), (4, 7, 2), (3, 2, 1)):
+    some = dataclasses.replace(sampler, stride=stride, window=window, slot=slot)
+    room = some.shape(source)[1]
+    needed = [
+      len(np.unique(some._wanted(n, np.random.default_rng(k))))
+      for n in range(1, 90)
+      for k in range(9)
+    ]
+    assert max(needed) == room
   segments = dataclasses.replace(sampler, sampling='segment', stride=1)
   assert segments(source, 0, 1)['window'].shape == (1, 4, 7, 16, 16, 3)
 

@@ -93,7 +93,8 @@ class ClipSampler:
     side = max(self.size, min(min(known), self.size * 10 // 7) if known else self.size * 8 // 7)
     frames = self.places
     if self.window:
-      lengths = range(1, self.frames * self.stride + 2) if self.sampling == 'dense' else ()
+      span = self.frames * self.stride + self.window
+      lengths = (*range(1, span), 3 * span) if self.sampling == 'dense' else ()
       most = [len(np.unique(self._wanted(n, None))) for n in lengths]
       frames = max(
         most, default=frames - len(range(0, self.frames, self.slot))
