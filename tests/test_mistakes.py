@@ -201,7 +201,7 @@ def test_tfds_without_tensorflow(told, monkeypatch):
     (dict(config='nowhere/at_all.py'), ["no config file 'nowhere/at_all.py'", 'FILE:ARGUMENT']),
     (dict(config=None), ['give --config=FILE:ARGUMENT']),
     (dict(workdir=None), ['give --workdir=DIR']),
-    (dict(workdir='gs://bucket/run'), ['mount the bucket']),
+    (dict(workdir='s3://bucket/run'), ['a gs:// bucket', 'mount another one']),
     (dict(workdir='configs'), ["holds 'videomae.py'", 'empty folder']),
     (dict(workdir='configs/videomae.py/run'), ['--workdir=configs/videomae.py/run', 'choose']),
   ],

@@ -69,11 +69,6 @@ def prepare_run_dir(
 def make_run_dir(workdir: str | os.PathLike) -> Iterator[None]:
   """Makes a run's folder, and tells in one line what fails in writing to it."""
   workdir = os.fspath(workdir)
-  if storage.is_remote(workdir) and not workdir.startswith(BUCKETS):
-    raise UserError(
-      f'--workdir={workdir}: a run needs a folder or a gs:// bucket, where Orbax can save '
-      'checkpoints; mount another one, and give the path of a folder in it.'
-    )
   with _told(workdir):
     storage.make_folder(workdir)
     yield
@@ -81,6 +76,11 @@ def make_run_dir(workdir: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told(workdir: str) -> Iterator[None]:
+  if storage.is_remote(workdir) and not workdir.startswith(BUCKETS):
+    raise UserError(
+      f'--workdir={workdir}: a run needs a folder or a gs:// bucket, where Orbax can save '
+      'checkpoints; mount another one, and give the path of a folder in it.'
+    )
   try:
     yield
   except OSError as e:
