@@ -114,9 +114,11 @@ def test_what_decoding_takes(measured, name):
 
 def test_frozen_networks_are_told_apart(measured):
   results = measured[0]
-  assert results['finetune']['target_flops'] == 0
-  others = [result for name, result in results.items() if name != 'finetune']
-  assert all(0 < r['target_flops'] < r['clip_flops'] for r in others) and len(others) > 1
+  for name, result in results.items():  # A tokenizer, flow and histograms; pixels need no product.
+    if name in ('mam2', 'mme'):
+      assert 0 < result['target_flops'] < result['clip_flops']
+    else:
+      assert result['target_flops'] == 0
 
 
 def test_what_is_printed(measured):

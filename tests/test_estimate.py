@@ -129,8 +129,8 @@ def test_flops(parallel):
 
 def test_what_is_printed(parallel, sharded):
   result, text = parallel
-  # Pixels of 4 x 32 x 32: the model does nearly all.
-  assert 0 < result['target_flops'] < 0.05 * result['clip_flops']
+  # Products are counted, and pixels are normalised without one but on TPUs.
+  assert result['target_flops'] == 0
   for part in (
     'videomae, size demo: 8 clips a step, 2 a chip, on local: 4 x cpu, 1 host, mesh data 4 x',
     'jaxlib ',
