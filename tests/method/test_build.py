@@ -4,8 +4,8 @@ import jax.numpy as jnp
 
 from configs import videomae
 from vmae_jax.masking import MASKINGS
-from vmae_jax.masking.mask import needs_flow
 from vmae_jax.method.build import build_method
+from vmae_jax.motion.flow import needs_flow
 from vmae_jax.targets import TARGETS
 from vmae_jax.targets.target import needs
 

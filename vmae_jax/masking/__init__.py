@@ -6,7 +6,7 @@ from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.random import frame, per_slot, random, tube
 
 # (key, clip, flow, *, grid, ratio, **options) -> Mask, for one clip. `flow` is None unless the
-# function is decorated with `mask.needs_flow`.
+# function is decorated with `motion.flow.needs_flow`.
 MASKINGS = {
   'tube': tube,
   'per_slot': per_slot,

@@ -1,12 +1,10 @@
 """The result of a masking: static numbers of visible and masked tokens."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from vmae_jax.motion.flow import Pair
 from vmae_jax.types import Array, Bool, Float, Int, Key
 
 Grid = tuple[int, int, int]  # Tokens (t, h, w) of a clip.
@@ -40,18 +38,3 @@ def split(hidden: Bool[Array, ' n'], *, visible: int) -> Mask:
   """The `Mask` of a map with exactly `visible` tokens that are not hidden."""
   order = jnp.argsort(hidden, stable=True)
   return Mask(order[:visible], order[visible:], jnp.ones(hidden.shape[0] - visible))
-
-
-def needs_flow(pairs: Callable[..., tuple[Pair, ...]]) -> Callable[[Callable], Callable]:
-  """Decorator of a masking that needs optical flow.
-
-  Args:
-    pairs: (frames of a clip, **options of the masking) -> the pairs of frames between which the
-      masking needs the flow.
-  """
-
-  def mark(masking: Any) -> Any:
-    masking.flow_pairs = pairs
-    return masking
-
-  return mark

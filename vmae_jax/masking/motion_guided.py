@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from vmae_jax.errors import UserError, check_name, lookup
 from vmae_jax.masking.base_maps import BASE_MAPS
-from vmae_jax.masking.mask import Grid, Mask, count, needs_flow, split
-from vmae_jax.motion.flow import Flow, Pair
+from vmae_jax.masking.mask import Grid, Mask, count, split
+from vmae_jax.motion.flow import Flow, Pair, needs_flow
 from vmae_jax.motion.warp import HOLE_FILLINGS, chain, splat_forward, warp_backward
 from vmae_jax.types import Array, Bool, Float, Int, Key
 

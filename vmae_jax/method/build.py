@@ -54,8 +54,9 @@ def build_method(config) -> Method:
     return decoder_masking(keys, hidden) if decoder_masking else hidden
 
   def targets(clip, window, frozen):
-    followed = follow(clip, window, flow(clip, frozen), frozen)
-    return {name: head.target(clip, followed, frozen) for name, head in heads.items()}
+    moved = flow(clip, frozen)
+    followed = follow(clip, window, moved, frozen)
+    return {name: head.target(clip, moved, followed, frozen) for name, head in heads.items()}
 
   frame = (data.size, data.size, 3)
   clip = jax.ShapeDtypeStruct((1, data.frames, *frame), jnp.float32)
@@ -148,7 +149,7 @@ def _outputs(config, targets: dict[str, Target], tokenizer: Tokenizer | None) ->
 def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | None) -> Head:
   function = lookup(TARGETS, head.target, f'heads.{name}.target')
   loss = lookup(LOSSES, head.loss, f'heads.{name}.loss')
-  given = ('clip', 'followed', 'patch', 'encode', 'factor')
+  given = ('clip', 'flow', 'followed', 'patch', 'encode', 'factor')
   check_options(function, head.options.keys(), f'heads.{name}.options', given)
   codes = _needs(head, 'tokenizer')
   if codes != (head.loss == 'cross_entropy'):
@@ -156,11 +157,13 @@ def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | N
       f'heads.{name}: the target codes goes with the loss cross_entropy, and no other does; '
       f'it has target {head.target} and loss {head.loss}.'
     )
+  asks_for_flow = hasattr(function, 'flow_pairs')
   function = functools.partial(function, patch=patch, **head.options)
 
-  def target(clip, followed, frozen):
+  def target(clip, flow, followed, frozen):
     if not codes:
-      values = function(clip, followed)
+      moved = {'flow': flow} if asks_for_flow else {}
+      values = function(clip, followed, **moved)
       return values if isinstance(values, Target) else Target(values)
 
     def encode(images):
@@ -241,16 +244,21 @@ def _tracked(config) -> bool:
 
 def _flow_pairs(config) -> list[tuple[int, int]]:
   """All pairs of the clip's frames between which maskings or targets need the flow."""
-  masking, frames = config.masking, config.data.frames
+  frames = config.data.frames
   pairs = set(clip_pairs(frames) if _tracked(config) and not window(config) else ())
-  if pairs_of := getattr(MASKINGS.get(masking.name), 'flow_pairs', None):
-    asked = pairs_of(frames, **masking.options)
-    if not asked:
-      raise UserError(
-        f'masking {masking.name} follows motion from frame to frame, and data.frames is {frames}: '
-        'give clips more frames, or take another masking.name.'
-      )
-    pairs |= set(asked)
+  masking = config.masking
+  asking = {('masking.name', masking.name): (MASKINGS.get(masking.name), masking.options)}
+  for name, head in config.heads.items():
+    asking[f'heads.{name}.target', head.target] = TARGETS.get(head.target), head.options
+  for (key, name), (function, options) in asking.items():
+    if pairs_of := getattr(function, 'flow_pairs', None):
+      asked = pairs_of(frames, **options)
+      if not asked:
+        raise UserError(
+          f'{name} follows motion from frame to frame, and data.frames is {frames}: give clips '
+          f'more frames, or take another {key}.'
+        )
+      pairs |= set(asked)
   return sorted(pairs)
 
 

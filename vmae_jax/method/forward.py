@@ -23,7 +23,7 @@ from vmae_jax.types import Array, Float, Key
 
 
 class Head(NamedTuple):
-  """One thing to predict: (clip, followed, frozen) -> Target of all tokens; its loss and weight."""
+  """One thing to predict: (clip, flow, followed, frozen) -> Target of all tokens, loss, weight."""
 
   target: Callable[..., Target]
   loss: Callable[..., Array]
@@ -109,7 +109,9 @@ class Method(NamedTuple):
     mask = self.masking(clip_keys(self.seed, batch, 'mask'), clip, flow)
     if self.decoder_masking and not decode_all:
       mask = self.decoder_masking(clip_keys(self.seed, batch, 'decoded share'), mask)
-    targets = {name: head.target(video, followed, frozen) for name, head in self.heads.items()}
+    targets = {
+      name: head.target(video, flow, followed, frozen) for name, head in self.heads.items()
+    }
     predictions, sown = self.model.apply(
       {'params': params}, video, mask.visible, mask.masked, mutable='losses'
     )
@@ -180,7 +182,7 @@ class Method(NamedTuple):
       clip = images['video']
       flow = self.flow(clip, frozen)
       followed = self.follow(clip, images.get('window'), flow, frozen)
-      return flow, [head.target(clip, followed, frozen) for head in self.heads.values()]
+      return flow, [head.target(clip, flow, followed, frozen) for head in self.heads.values()]
 
     return flops_lib.traced_flops(ask, self._example(), self.frozen)
 

@@ -1,6 +1,7 @@
 """Optical flow between pairs of a clip's frames, by any of several estimators."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -64,3 +65,18 @@ def estimate(
       raise UserError(f'flow from frame {i} to {j}: the clip has frames 0 to {frames - 1}.')
   clip = jax.lax.stop_gradient(clip)
   return Flow(jax.lax.stop_gradient(estimator(clip, pairs=tuple(pairs))), tuple(pairs))
+
+
+def needs_flow(pairs: Callable[..., tuple[Pair, ...]]) -> Callable[[Callable], Callable]:
+  """Decorator of a masking or target that needs optical flow, as its argument `flow`.
+
+  Args:
+    pairs: (frames of a clip, **its options) -> the pairs of frames between which it needs the flow;
+      none if the clip has too few frames.
+  """
+
+  def mark(function: Any) -> Any:
+    function.flow_pairs = pairs
+    return function
+
+  return mark

@@ -3,6 +3,7 @@
 from vmae_jax.targets.codes import codes
 from vmae_jax.targets.frame_difference import frame_difference
 from vmae_jax.targets.hog import aligned_hog, hog_target
+from vmae_jax.targets.optical_flow import optical_flow
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.targets.trajectory import trajectory
 
@@ -10,10 +11,11 @@ from vmae_jax.targets.trajectory import trajectory
 #   clip      'b T H W C', uint8 or floats in [0, 1], not normalised
 #   followed  points along the flow, or None, see `motion.follow.Followed`
 #   patch     size of a patch in frames, rows and columns
-# A function says with the decorator `target.needs` what it needs besides the clip.
+# A function says with a decorator what else it needs: `target.needs`, `motion.flow.needs_flow`.
 TARGETS = {
   'pixels': pixels,
   'frame_difference': frame_difference,
+  'optical_flow': optical_flow,
   'codes': codes,
   'hog': hog_target,
   'aligned_hog': aligned_hog,

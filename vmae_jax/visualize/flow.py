@@ -1,11 +1,22 @@
 """Optical flow and motion-guided masks as pictures."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
+import einops
 import numpy as np
 
+from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, to_uint8, token_pixels
+from vmae_jax.visualize.images import (
+  evenly,
+  frame_names,
+  labelled_rows,
+  prediction_rows,
+  to_uint8,
+  token_pixels,
+)
 
 # Steps from red over yellow, green, cyan, blue and magenta to red again: more where the eye
 # distinguishes more hues (Baker et al., A Database and Evaluation Methodology for Optical Flow,
@@ -86,6 +97,47 @@ def motion_grid(
     columns=frame_names(chosen),
     title=title,
     caption=caption,
+  )
+
+
+def flow_grid(
+  video: Float[np.ndarray, 'T H W 3'],
+  masked_tokens: Bool[np.ndarray, ' n'],
+  true: Float[np.ndarray, 'n f'],
+  predicted: Float[np.ndarray, 'm f'],
+  *,
+  patch: tuple[int, int, int],
+  options: dict[str, Any],
+  title: str = '',
+) -> UInt8[np.ndarray, 'H2 W2 3']:
+  """Draws a clip, its flow, the predicted flow, and this among the visible one.
+
+  Arguments are those of `reconstruction_grid`, except for:
+
+  Args:
+    true: The target `optical_flow` of all tokens.
+    predicted: The model's values, in the order of the hidden tokens' indices.
+    options: The target's options.
+  """
+  (t, h, w), (pt, ph, pw) = token_grid(video.shape[:3], patch), patch
+  cells = math.isqrt(true.shape[-1] // (2 * pt))
+  longest = max(float(np.quantile(np.hypot(*true.reshape(-1, 2).T), 0.995)), 1e-6)
+  chosen = evenly(len(video), most=MAX_FRAMES)
+
+  def draw(values):
+    order = '(t h w) (pt y x c) -> (t pt) (h y) (w x) c'
+    flow = einops.rearrange(values, order, t=t, h=h, w=w, pt=pt, y=cells, x=cells)[chosen]
+    return flow_colours(flow, longest=longest).repeat(ph // cells, 1).repeat(pw // cells, 2)
+
+  deviations = options.get('normalise') == 'patch'
+  return labelled_rows(
+    {'input': list(to_uint8(video[chosen]))}
+    | prediction_rows(true, predicted, masked_tokens, draw=draw, name='estimated\nflow'),
+    columns=frame_names(chosen),
+    title=title,
+    caption='Hue is direction (red: to the right), colour is speed; white is no motion, or not '
+    f'shown. {"Deviations from the mean of each token. " if deviations else ""}'
+    'The first row is what the estimator says, which is not always the true motion.',
   )
 
 

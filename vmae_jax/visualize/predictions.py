@@ -27,7 +27,7 @@ from vmae_jax.types import Bool, Float, UInt8
 from vmae_jax.visualize.codes import codes_grid
 from vmae_jax.visualize.differences import difference_grid
 from vmae_jax.visualize.files import png
-from vmae_jax.visualize.flow import flow_of_frames, motion_grid
+from vmae_jax.visualize.flow import flow_grid, flow_of_frames, motion_grid
 from vmae_jax.visualize.hog import hog_grid
 from vmae_jax.visualize.images import frame_names
 from vmae_jax.visualize.reconstruction import predicted_video, reconstruction_grid
@@ -150,6 +150,10 @@ def _difference(shown: Shown) -> Drawn:
   return {'difference': difference_grid(shown.clip, shown.hidden, shown.values, **shown.how)}
 
 
+def _flow(shown: Shown) -> Drawn:
+  return {'flow': flow_grid(shown.clip, shown.hidden, *shown.values, **shown.how)}
+
+
 def _codes(shown: Shown) -> Drawn:
   frames, decoded, predicted, accuracy = shown.values
   length = shown.method.patch[0]
@@ -197,6 +201,7 @@ def _motion(outputs, i: int, name: str, patch: tuple[int, int, int]):
 PICTURES: dict[str, Callable[[Shown], Drawn]] = {
   'pixels': _pixels,
   'frame_difference': _difference,
+  'optical_flow': _flow,
   'codes': _codes,
   'hog': _hog,
   'aligned_hog': _hog,
@@ -229,7 +234,7 @@ def _outputs(method: Method, config, params, batch, frozen):
     match config.heads[name].target:
       case 'codes':
         outputs[name] = _decoded(method, name, out, frozen)
-      case 'hog' | 'aligned_hog':
+      case 'hog' | 'aligned_hog' | 'optical_flow':
         outputs[name] = out.targets[name].values, outputs[name]
       case 'trajectory':
         options = config.heads[name].options
