@@ -24,6 +24,9 @@ of 1; 400 epochs on the other sets, too (small ones, such as UCF101, may want mo
 only a fifth of the masked tokens, drawn anew each time, is aligned, regressed and decoded
 (decoder_masking), because all of them cost seven VideoMAE steps.
 
+Optical flow in place of differences, one of the targets that the paper tried, from the estimator
+that motion.name names: --config.heads.motion.target=optical_flow.
+
 Cost of a step, ViT-B, in GFLOP a clip (16 x 224 x 224, 160 visible tokens), and over VideoMAE's:
 
   decoder_masking.ratio    tokens    without tokenizer    with Gumbel f8 (264 a clip)

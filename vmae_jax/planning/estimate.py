@@ -200,7 +200,8 @@ def table(result: dict[str, Any]) -> str:
 def _cycles(cycles: dict[str, int]) -> list[str]:
   total = sum(cycles.values())
   lines = [
-    f'cycles of a core in a step, as the compiler counts (no measurement): {total / 1e6:.0f} M'
+    f'cycles of a core in a step, as the compiler counts (no measurement; of attention, where it '
+    f'is a kernel, those of a v5e): {total / 1e6:.0f} M'
   ]
   lines += [f'  {part:36}{count / total:8.0%}' for part, count in cycles.items()]
   return lines
