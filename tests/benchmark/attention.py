@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vmae_jax.models.attention import IMPLEMENTATIONS, attention, choose
+from vmae_jax.models.attention import attention, choose
+from vmae_jax.models.attention_kernel import supports
 
 HEADS = 12
 # Visible tokens of a clip at 90 % (160), all of them (1,568), and what lies around.
@@ -39,7 +40,7 @@ def benchmark_attention(
     for count in tokens:
       shape = (batch, count, HEADS, head_dim)
       qkv = [jax.random.normal(jax.random.key(i), shape, dtype) for i in range(4)]
-      compiled = {name: _compile(name, qkv) for name in _available()}
+      compiled = {name: _compile(name, qkv) for name in _available(head_dim, count)}
       times = {name: [] for name in compiled}
       for _ in range(rounds + 1):  # The first one warms up.
         for name, call in compiled.items():
@@ -61,10 +62,13 @@ def benchmark_attention(
   return about | {'batch': batch, 'heads': HEADS, 'rounds': rounds, 'rows': rows}
 
 
-def _available() -> list[str]:
+def _available(head_dim: int, keys: int) -> list[str]:
   """Implementations that this backend has. `mapped` is a loop, which GPUs are too fast for."""
-  absent = {'gpu': {'mapped'}}.get(jax.default_backend(), {'cudnn'})
-  return [name for name in IMPLEMENTATIONS if name not in absent | {'auto'}]
+  there = {'gpu': ['xla', 'cudnn'], 'tpu': ['xla', 'mapped']}
+  names = there.get(jax.default_backend(), ['xla', 'mapped'])
+  if jax.default_backend() == 'tpu' and supports(heads=HEADS, head=head_dim, keys=keys):
+    names = [*names, 'pallas']
+  return names
 
 
 def _compile(implementation: str, qkvg: list[jax.Array]):

@@ -75,7 +75,7 @@ class Chips:
   def __init__(self, monkeypatch, *, chips=8, slices=1, limit=350, sent=1.0):
     self.limit, self.sent, self.asked = limit, sent, []
     self.devices = [
-      SimpleNamespace(device_kind='TPU v5 lite', slice_index=i * slices // chips)
+      SimpleNamespace(device_kind='TPU v5 lite', platform='tpu', slice_index=i * slices // chips)
       for i in range(chips)
     ]
     monkeypatch.setattr(search_lib, 'prepare', self.prepare)

@@ -88,34 +88,11 @@ def test_mistakes(folder, tmp_path):
       tfds.load('vmae_shards', data_dir=data_dir)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize(
-  'spec, labelled',
-  [('ucf101/ucf101_1:train', True), ('moving_mnist:test', False)],
-)
-def test_video_sets_of_tfds(spec, labelled, tmp_path):
-  """As they are declared, with made-up content: each calls its video something else."""
+def declare(name, features, example):
+  """A data set of TFDS with these features and one example, to be found by its name."""
   import tensorflow_datasets as tfds
 
-  with tfds.testing.mock_data(num_examples=3, data_dir=str(tmp_path)):
-    source = open_source(f'tfds:{spec}')
-    assert len(source) == 3
-    with source.open(0) as video:
-      assert video.num_frames >= 1 and video.read([0]).dtype == np.uint8
-      assert video.read([0]).shape[-1] == 3
-    assert (source.label(0) >= 0) == labelled
-    assert bool(source.class_names) == labelled
-
-
-@pytest.mark.full
-def test_frames_beside_masks(tmp_path):
-  """DAVIS, as TFDS declares it; its mock data have more frames than masks, so some of our own."""
-  import tensorflow_datasets as tfds
-
-  features = tfds.builder('davis/480p', data_dir=str(tmp_path)).info.features
-  frames = np.random.default_rng(0).integers(0, 255, (5, 480, 24, 3), dtype=np.uint8)
-
-  class LikeDavis(tfds.core.GeneratorBasedBuilder):
+  class Like(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version('1.0.0')
 
     def _info(self):
@@ -125,10 +102,44 @@ def test_frames_beside_masks(tmp_path):
       return {'train': self._generate_examples()}
 
     def _generate_examples(self):
-      masks = frames[..., :1]
-      video = [{'frames': f, 'segmentations': m} for f, m in zip(frames, masks, strict=True)]
-      yield 0, {'metadata': {'num_frames': 5, 'video_name': 'a'}, 'video': video}
+      yield 0, example
 
+  type(name, (Like,), {'__module__': __name__})
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+  'name, video, label', [('ucf101/ucf101_1', 'video', 7), ('moving_mnist', 'image_sequence', None)]
+)
+def test_video_sets_of_tfds(name, video, label, tmp_path):
+  """As they are declared, with made-up content: each calls its video something else."""
+  import tensorflow_datasets as tfds
+
+  features = tfds.builder(name, data_dir=str(tmp_path)).info.features
+  *shape, channels = (size or 8 for size in features[video].shape)
+  frames = np.zeros((*shape, channels), np.uint8)
+  frames += np.arange(0, 10 * len(frames), 10, np.uint8)[:, None, None, None]  # A grey each.
+  example = {video: frames} | ({} if label is None else {'label': label})
+  declare(f'Like{video.title().replace("_", "")}', features, example)
+  source = open_source(f'tfds:like_{video}:train', root=str(tmp_path))
+  assert len(source) == 1
+  with source.open(0) as opened:
+    found = opened.read(range(len(frames))).astype(int)
+  assert np.abs(found - frames.repeat(3 // channels, -1)).max() <= 2  # JPEG, for UCF101.
+  assert source.label(0) == (-1 if label is None else label)
+  assert source.class_names == (() if label is None else tuple(features['label'].names))
+
+
+@pytest.mark.full
+def test_frames_beside_masks(tmp_path):
+  """DAVIS, as TFDS declares it."""
+  import tensorflow_datasets as tfds
+
+  features = tfds.builder('davis/480p', data_dir=str(tmp_path)).info.features
+  frames = np.random.default_rng(0).integers(0, 255, (5, 480, 24, 3), dtype=np.uint8)
+  masks = frames[..., :1]
+  video = [{'frames': f, 'segmentations': m} for f, m in zip(frames, masks, strict=True)]
+  declare('LikeDavis', features, {'metadata': {'num_frames': 5, 'video_name': 'a'}, 'video': video})
   source = open_source('tfds:like_davis:train', root=str(tmp_path))
   with source.open(0) as video:
     np.testing.assert_array_equal(video.read(range(5)), frames)
