@@ -25,6 +25,18 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # In a worker it is: its pare
 jaxtyping.install_import_hook('vmae_jax', 'beartype.beartype')
 
 
+@pytest.fixture(autouse=True)
+def usual_priority():
+  """SVT-AV1, which encodes videos for tests, makes the thread that calls it one of real time.
+
+  Where the tests run as root it may, and all processes that later tests start inherit it: two of
+  them then wait for each other on two cores, and nothing else ever runs.
+  """
+  yield
+  if hasattr(os, 'sched_getscheduler') and os.sched_getscheduler(0) != os.SCHED_OTHER:
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 @pytest.fixture(autouse=True, scope='module')
 def optimisation(request):
   if request.node.get_closest_marker('optimised') is None:
