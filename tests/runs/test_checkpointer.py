@@ -203,10 +203,8 @@ def test_in_a_bucket(saved, gs, store, caplog):
   checkpointer.remove_unfinished(url)
   assert not [name for name in store.names() if name.startswith('run/checkpoints/3/')]
   arrays = [name for name in store.names() if '/2/state/' in name and '/d/' in name]
-  name = max((f'bucket/{name}' for name in arrays), key=gs.size)
-  content = bytearray(gs.cat(name))
-  content[len(content) // 2] ^= 64
-  gs.pipe(name, bytes(content))
+  for name in arrays:  # Which file holds which arrays differs from save to save.
+    gs.pipe(f'bucket/{name}', bytes(gs.size(f'bucket/{name}')))
   step, state, extra = restore(url)
   assert step == 1 and extra == EXTRA and 'step 2 cannot be used' in caplog.text
   assert_equal(state, 1)
