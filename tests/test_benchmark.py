@@ -47,6 +47,8 @@ MISTAKES = {  # Flags -> what is said of them.
   (VIDEOMAE, '--out=nowhere/a.json'): '--out=nowhere/a.json',
   (VIDEOMAE, '--steps=0'): 'steps',
   (VIDEOMAE, 'step'): "'step' is",
+  (VIDEOMAE, 'loader', '--feed=raw', '--config.data.train='): 'name the videos',
+  (VIDEOMAE, 'loader', '--feed=shards'): 'synthetic:train is not a folder of shards',
 }
 
 

@@ -38,6 +38,7 @@ from tqdm import tqdm
 from vmae_jax import chips, cli, config_finetuning, peers, sharding, storage
 from vmae_jax import config as config_lib
 from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError
 from vmae_jax.method.build import build_method
@@ -221,8 +222,15 @@ def main(argv):
     config.batch_size = _BATCH.value
   if of_loader:
     decode = _FEED.value != 'dummy'
-    if decode and not config.data.train:
-      raise UserError(f'--feed={_FEED.value}: name the videos, --config.data.train=...')
+    if decode:
+      if not config.data.train:
+        raise UserError(f'--feed={_FEED.value}: name the videos, --config.data.train=...')
+      of_shards = isinstance(open_source(config.data.train, root=config.data.root), ShardSource)
+      if of_shards != (_FEED.value == 'shards'):
+        raise UserError(
+          f'--feed={_FEED.value}: {config.data.train} is {"" if of_shards else "not "}a folder of '
+          f'shards: give --feed={"shards" if of_shards else "raw"}.'
+        )
     result = feed(config, batches=_STEPS.value, decode=decode)
   else:
     result = benchmark(config, steps=_STEPS.value)

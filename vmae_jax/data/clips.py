@@ -149,9 +149,9 @@ class ClipSampler:
         not written to.
 
     Returns:
-      box: Int32 'r 5', what is resized, see `vmae_jax.data.resize`; places: Int32 'm', see
-      `arrange`; label: of the video that was read, -1 if unknown; replaced: whether it is another
-      one than asked for; failures: a list of (name, reason).
+      box: Int32 'r 5', what is resized, see `vmae_jax.data.crop.resize_visit`; places: Int32 'm',
+      see `arrange`; label: of the video that was read, -1 if unknown; replaced: whether it is
+      another one than asked for; failures: a list of (name, reason).
 
     Raises:
       Unavailable: two videos in a row cannot be read although a second try might mend each.

@@ -161,15 +161,13 @@ def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | N
   function = functools.partial(function, patch=patch, **head.options)
 
   def target(clip, flow, followed, frozen):
-    if not codes:
-      moved = {'flow': flow} if asks_for_flow else {}
-      values = function(clip, followed, **moved)
-      return values if isinstance(values, Target) else Target(values)
-
-    def encode(images):
-      return tokenizer.model.apply({'params': frozen['tokenizer']}, images, method='encode')
-
-    return Target(function(clip, followed, encode=encode, factor=tokenizer.model.factor))
+    given = {'flow': flow} if asks_for_flow else {}
+    if codes:
+      model, params = tokenizer.model, {'params': frozen['tokenizer']}
+      given['encode'] = functools.partial(model.apply, params, method='encode')
+      given['factor'] = model.factor
+    values = function(clip, followed, **given)
+    return values if isinstance(values, Target) else Target(values)
 
   return Head(target, loss, head.weight)
 
