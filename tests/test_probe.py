@@ -11,6 +11,7 @@ from tests import started
 from tests.data.clips_on_disk import write_video
 from tests.fresh_run import save_fresh_run
 from vmae_jax.interchange.convert import convert
+from vmae_jax.runs.run_dir import remove_unfinished
 
 
 @pytest.fixture
@@ -55,3 +56,13 @@ def test_a_file_of_weights(place):
   assert 'clips of 4 frames of 32 x 32, stride 1; weights: as stored' in done.stdout
   found = json.loads((place / 'weights' / 'probe.json').read_text())
   assert found['clip'] == {'frames': 4, 'size': 32, 'stride': 1, 'sampling': 'dense'}
+
+
+@pytest.mark.full
+def test_a_run_in_a_bucket(place, gs, store):
+  """It is read there, and the JSON lies beside it."""
+  gs.put(str(place / 'run'), 'bucket/run', recursive=True)
+  remove_unfinished('gs://bucket/run')  # As training does: a copy from a disk gets Orbax's marks.
+  done = probe(place, 'gs://bucket/run', '--probes=knn')
+  assert 'written to gs://bucket/run/probe.json' in done.stdout
+  assert json.loads(gs.cat('bucket/run/probe.json'))['clips'] == {'train': 20, 'val': 6}
