@@ -8,7 +8,7 @@ Transformer Pre-training, arXiv 2210.05234. Its authors have published no code.
     --config.data.train=lists/k400_train.txt \
     --config.tokenizer.path=tokenizers/gumbel_f8.safetensors
 
-Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 ucf101; `demo`,
+Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 ucf101 few; `demo`,
 `videos`, `smoke` as in videomae.py, from which everything that is not named here comes. The
 tokenizer is one of taming-transformers' VQGANs or one trained from one's own videos:
 

@@ -6,7 +6,7 @@ arXiv 2308.10794.
   python -m vmae_jax.pretrain --config=configs/mgmae.py:b,ssv2 --workdir=runs/mgmae_b_ssv2 \
     --config.data.train=lists/ssv2_train.txt
 
-Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 ucf101 (VideoMAE's
+Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 ucf101 few (VideoMAE's
 recipe, for a fair comparison) or k400_own ssv2_own (MGMAE's); `demo`, `videos`, `smoke` as in
 videomae.py, from which everything that is not named here comes.
 

@@ -6,7 +6,7 @@ Autoencoders, BMVC 2024, arXiv 2210.04154. Its authors have published no code.
   python -m vmae_jax.pretrain --config=configs/motionmae.py:b,ssv2 --workdir=runs/motion_b_ssv2 \
     --config.data.train=lists/ssv2_train.txt
 
-Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 ucf101; `demo`,
+Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 ucf101 few; `demo`,
 `videos`, `smoke` as in videomae.py, from which everything that is not named here comes.
 
 The paper's: two heads at the same masked tokens, losses 1:1, each a mean squared error; masks

@@ -288,11 +288,11 @@ def test_workdir_of_another_config(finished, told):
 def test_checkpoint_of_another_model(finished, told, monkeypatch):
   # `jax.eval_shape` makes states without arrays, which are not what TrainState says.
   monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
-  line, _ = told('--config.model.decoder_width=32', f'--config.init_from={finished}')
-  for part in (f'{finished}/checkpoints/1/state', 'another model', 'of another shape', 'decoder/'):
+  line, _ = told('--config.model.patch=2,4,4', f'--config.init_from={finished}')
+  for part in (f'{finished}/checkpoints/1', 'of the encoder', 'embed/kernel is (', 'model.patch?'):
     assert part in line
   line, _ = told('--config.model.scan=True', '--config.init_from=nowhere', workdir='other')
-  assert 'nowhere holds no checkpoint' in line
+  assert "there is no 'nowhere'" in line
 
 
 def test_too_many_broken_videos(tmp_path):

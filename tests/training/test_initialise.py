@@ -4,10 +4,16 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
+from safetensors.numpy import save_file
 
+from tests import started
 from tests.evaluation.checkpoints import write_checkpoint
+from tests.interchange import synthetic
+from vmae_jax import sharding
+from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
-from vmae_jax.training import initialise
+from vmae_jax.method.build import build_method
+from vmae_jax.training import initialise, loop
 from vmae_jax.training.initialise import Pretrained
 
 SHAPES = {
@@ -136,3 +142,49 @@ def test_the_moving_average_is_what_a_run_gives(tmp_path):
     )
     bias = found.load(like)['encoder']['embed']['kernel']
     np.testing.assert_array_equal(bias, factor * last['embed']['kernel'])
+
+
+@pytest.fixture
+def public(tmp_path):
+  """VideoMAE's weights as they are published, small."""
+  sizes = dict(encoder=(128, 4, 512), decoder=(128, 2, 512), patch=(2, 8, 8))
+  tensors = synthetic.values(synthetic.pretraining(**sizes))
+  save_file(tensors, path := str(tmp_path / 'videomae.safetensors'))
+  return path, tensors
+
+
+@pytest.mark.parametrize('name, loaded', [('motionmae', 'decoder'), ('mam2', 'encoder')])
+def test_a_method_goes_on_from_others_weights(name, loaded, public, tmp_path, capsys):
+  path, tensors = public
+  config = load_config(f'{started.ROOT}/configs/{name}.py:smoke')
+  config.init_from, mesh = path, sharding.make_mesh()
+  method = build_method(config)
+  heads = method.model.encoder['heads']
+  _, start = initialise.start_from(config, str(tmp_path), method.init, mesh, heads=heads)
+  like = jax.eval_shape(method.init, jax.random.key(0))
+  params = start(loop.placed(like, sharding.tree_shardings(like, mesh)))
+  fresh = jax.jit(method.init)(jax.random.key(config.seed))
+  for block in range(4):
+    kernel = params['encoder']['blocks']['block']['mlp']['fc1']['kernel'][block]
+    theirs = tensors[f'encoder.blocks.{block}.mlp.fc1.weight'].T
+    np.testing.assert_array_equal(kernel, theirs)
+  told = capsys.readouterr().out
+  assert told == (tmp_path / 'init_from.txt').read_text() and '100.0% of the encoder' in told
+  if loaded == 'decoder':
+    bias = params['decoder']['head_pixels']['bias']
+    np.testing.assert_array_equal(bias, tensors['decoder.head.bias'])
+    head = params['decoder']['head_motion']['kernel']
+    np.testing.assert_array_equal(head, fresh['decoder']['head_motion']['kernel'])
+    assert 'new        decoder/head_motion/bias, decoder/head_motion/kernel' in told
+  else:
+    tree = params['motion_decoder'], fresh['motion_decoder']
+    jax.tree.map(np.testing.assert_array_equal, *tree)
+    assert 'unused     decoder (' in told
+
+
+def test_a_run_that_goes_on_does_not_ask_where_it_started(tmp_path):
+  config = load_config(started.SMOKE)
+  config.init_from = 'gone'
+  write_checkpoint(tmp_path)
+  mesh = sharding.make_mesh()
+  assert initialise.start_from(config, str(tmp_path), lambda key: None, mesh, heads=4) is None

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import ml_collections
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from vmae_jax import config as config_lib
@@ -19,8 +18,6 @@ from vmae_jax.evaluation.multiview import classify, score
 from vmae_jax.evaluation.results import SHARES, write_results
 from vmae_jax.method.mixing import pair
 from vmae_jax.method.supervised import Supervised, build_supervised
-from vmae_jax.models.patches import token_grid
-from vmae_jax.runs.checkpoint import whole_steps
 from vmae_jax.runs.claim import claimed
 from vmae_jax.runs.run_dir import (
   CLASSES_FILE,
@@ -120,37 +117,24 @@ def _find_start(
   Returns:
     (shapes with shardings) -> parameters; None where a run goes on or starts from scratch.
   """
-  if not config.init_from or whole_steps(f'{workdir}/checkpoints'):
-    return None
-  data, patch = config.data, tuple(config.model.patch)
-  shapes = jax.eval_shape(supervised.init, jax.random.key(config.seed))
-  found = initialise.find_pretrained(config.init_from, weights=config.init_weights)
   encoder = supervised.model.encoder
-  facts = {'eps': config.model.eps, 'patch': patch, 'heads': encoder['heads']}
-  notes = initialise.check_facts(found, facts | {'mean': data.mean, 'std': data.std})
-  plan = initialise.plan(found, shapes, head=config.init_head)
-  initialise.check_plan(plan, found, least=config.init_share)
+  found = initialise.start_from(
+    config,
+    workdir,
+    supervised.init,
+    mesh,
+    heads=encoder['heads'],
+    position_grid=encoder['position_grid'],
+    head=config.init_head,
+  )
+  if found is None:
+    return None
+  plan, start = found
   if config.epochs == 0 and config.steps == 0 and plan.new:
     raise UserError(
-      f'init_from: {found.where} has no {", ".join(plan.new)}, and with epochs=0 and steps=0 '
+      f'init_from: {config.init_from} has no {", ".join(plan.new)}, and with epochs=0 and steps=0 '
       'nothing would be trained before the test: set epochs, or give a fine-tuned model.'
     )
-  grid = token_grid((data.frames, data.size, data.size), patch)
-  positions = initialise.describe_positions(found, grid, encoder['position_grid'])
-  text = initialise.report(plan, found, positions=positions, notes=notes)
-
-  def start(like):
-    if jax.process_index() == 0:
-      print(text, flush=True)
-      storage.write_text(f'{workdir}/init_from.txt', text + '\n')
-    loaded = initialise.load(found, plan, sharding.replicated(mesh))
-
-    def init(key, loaded):
-      return unflatten_dict(flatten_dict(supervised.init(key), sep='/') | loaded, sep='/')
-
-    places = jax.tree.map(lambda x: x.sharding, like)
-    return jax.jit(init, out_shardings=places)(jax.random.key(config.seed), loaded)
-
   return start
 
 

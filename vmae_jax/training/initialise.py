@@ -1,4 +1,4 @@
-"""Where fine-tuning starts: which parameters another model has, and a report about it."""
+"""Where a run starts: which parameters another model has, and a report about it."""
 
 import functools
 import math
@@ -11,7 +11,9 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vmae_jax import sharding, storage
 from vmae_jax.errors import UserError
+from vmae_jax.models.patches import token_grid
 from vmae_jax.models.sizes import SIZES
 from vmae_jax.runs.checkpoint import (
   WEIGHTS,
@@ -20,6 +22,7 @@ from vmae_jax.runs.checkpoint import (
   load_config,
   load_params,
   stored_params,
+  whole_steps,
 )
 
 _MOST_NAMED = 6
@@ -87,6 +90,62 @@ def _foreign(path: str, weights: str) -> Pretrained:
     return unflatten_dict({name: shapes[name] for name in wanted}, sep='/')
 
   return Pretrained(path, shapes, facts, load, list(info['notes']))
+
+
+def start_from(
+  config,
+  workdir: str,
+  init: Callable[[jax.Array], Any],
+  mesh: jax.sharding.Mesh,
+  *,
+  heads: int,
+  position_grid: tuple[int, int, int] | None = None,
+  head: bool = False,
+) -> tuple['Plan', Callable[[Any], Any]] | None:
+  """Compares what `init_from` names with a model: what fits is taken, the rest is made anew.
+
+  Args:
+    config: The run's.
+    workdir: Folder of the run.
+    init: (key) -> fresh parameters.
+    mesh: The run's devices.
+    heads: Of the encoder's attention.
+    position_grid: See `Encoder`.
+    head: See `plan`.
+
+  Returns:
+    The plan, and (shapes with shardings) -> parameters, which also tells and writes the report to
+    WORKDIR/init_from.txt; None where a run goes on or starts from scratch.
+
+  Raises:
+    UserError: there is no such model, too little of it fits (`init_share`), or it has other heads.
+  """
+  if not config.init_from or whole_steps(f'{workdir}/checkpoints'):
+    return None
+  data, patch = config.data, tuple(config.model.patch)
+  shapes = jax.eval_shape(init, jax.random.key(config.seed))
+  found = find_pretrained(config.init_from, weights=config.init_weights)
+  facts = {'eps': config.model.eps, 'patch': patch, 'heads': heads}
+  notes = check_facts(found, facts | {'mean': data.mean, 'std': data.std})
+  taken = plan(found, shapes, head=head)
+  check_plan(taken, found, least=config.init_share)
+  grid = token_grid((data.frames, data.size, data.size), patch)
+  positions = describe_positions(found, grid, position_grid, choice='positions' in config.model)
+  text = report(taken, found, positions=positions, notes=notes)
+
+  def start(like):
+    if jax.process_index() == 0:
+      print(text, flush=True)
+      storage.write_text(f'{workdir}/init_from.txt', text + '\n')
+    loaded = load(found, taken, sharding.replicated(mesh))
+
+    def fill(key, loaded):
+      return unflatten_dict(flatten_dict(init(key), sep='/') | loaded, sep='/')
+
+    places = jax.tree.map(lambda x: x.sharding, like)
+    return jax.jit(fill, out_shardings=places)(jax.random.key(config.seed), loaded)
+
+  return taken, start
 
 
 class Plan(NamedTuple):
@@ -168,7 +227,11 @@ def check_facts(pretrained: Pretrained, facts: Mapping[str, Any]) -> list[str]:
 
 
 def describe_positions(
-  pretrained: Pretrained, grid: tuple[int, ...], interpolated: tuple[int, ...] | None
+  pretrained: Pretrained,
+  grid: tuple[int, ...],
+  interpolated: tuple[int, ...] | None,
+  *,
+  choice: bool = True,
 ) -> str:
   """Says how positions, which are no parameters, are made, and how else they could be.
 
@@ -176,6 +239,7 @@ def describe_positions(
     pretrained: The model to take parameters from.
     grid: Tokens (t, h, w) of the clips.
     interpolated: The grid whose positions are interpolated to theirs, or None.
+    choice: Whether the config has them interpolated if it is asked to.
   """
 
   def text(grid, sign='x'):
@@ -193,8 +257,9 @@ def describe_positions(
     return line
   line = f'made anew for {text(grid)} tokens'
   if there and there != tuple(grid):
-    line += f' (trained on {text(there)}; to interpolate those: '
-    line += f'--config.model.positions=interpolate {hint})'
+    line += f' (trained on {text(there)}'
+    line += f'; to interpolate those: --config.model.positions=interpolate {hint})' * choice
+    line += ')' * (not choice)
   return line
 
 
@@ -225,16 +290,16 @@ def _some(names: list[str]) -> str:
   return ', '.join(names[:_MOST_NAMED]) + (f' and {more} more' if more > 0 else '') or 'nothing'
 
 
-def load(pretrained: Pretrained, plan: Plan, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-  """The parameters of the plan by name, on the devices of `sharding`.
+def load(pretrained: Pretrained, plan: Plan, place: jax.sharding.Sharding) -> dict[str, Any]:
+  """The parameters of the plan by name, on the devices of `place`.
 
   Whole blocks are read, since a checkpoint is compared block by block.
   """
   tops = {name.partition('/')[0] for name in plan.loaded}
   like = {
-    name: jax.ShapeDtypeStruct(tuple(x.shape), np.float32, sharding=sharding)
+    name: jax.ShapeDtypeStruct(tuple(x.shape), np.float32, sharding=place)
     for name, x in pretrained.shapes.items()
     if name.partition('/')[0] in tops
   }
   found = flatten_dict(pretrained.load(unflatten_dict(like, sep='/')), sep='/')
-  return {name: jax.device_put(found[name], sharding) for name in plan.loaded}
+  return {name: jax.device_put(found[name], place) for name in plan.loaded}

@@ -1,10 +1,8 @@
 """Pre-training as a task of the loop."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 
 from vmae_jax import config as config_lib
@@ -15,9 +13,9 @@ from vmae_jax.method.build import build_method, window
 from vmae_jax.method.forward import Method
 from vmae_jax.method.state import TrainState
 from vmae_jax.patience import Patience, PatientSource
-from vmae_jax.runs.checkpoint import check_params, choose_weights, load_params
 from vmae_jax.runs.run_dir import go_on_as_before
 from vmae_jax.training import loop
+from vmae_jax.training.initialise import start_from
 from vmae_jax.training.step import make_train_step
 from vmae_jax.visualize.predictions import Pictures
 
@@ -43,9 +41,8 @@ def train(config, workdir: str) -> TrainState:
   method = build_method(config)
   source = loop.open_videos(config, config.data.train)
   steps = loop.count_steps(config, videos=len(source))
-  if config.init_from:  # Before the folder is claimed for this config.
-    check_params(config.init_from, jax.eval_shape(method.init, jax.random.key(0)))
-    weights = choose_weights(config.init_from, config.init_weights)
+  # Before the folder is claimed for this config.
+  found = start_from(config, workdir, method.init, mesh, heads=method.model.encoder['heads'])
   schedule = loop.make_schedule(config, steps=steps, videos=len(source))
   optimizer, step = make_step(config, method, schedule)
   sampler = clip_sampler(config)
@@ -69,11 +66,9 @@ def train(config, workdir: str) -> TrainState:
     source=source,
     sampler=sampler,
     implied=config_lib.implied(),
+    pretrained=found and found[1],
     watch=watch,
   )
-  if config.init_from:
-    load = functools.partial(load_params, config.init_from, weights=weights)
-    task = task._replace(pretrained=load)
   if config.probe.every_epochs:
     probe = PeriodicProbe(config, mesh, steps=steps, videos=len(source))
     task = task._replace(evaluate=probe)
