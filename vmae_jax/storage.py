@@ -107,12 +107,13 @@ def read(path: str, start: int | None = None, end: int | None = None) -> bytes:
   """The bytes of a file, or those from `start` to before `end`."""
   if is_remote(path):
     data = _attempt(path, lambda fs: fs.cat_file(path, start=start, end=end))
-    if start is not None and end is not None and len(data) != end - start:
-      raise OSError(None, f'{len(data)} bytes came instead of {end - start}', path)
-    return data
-  with open(path, 'rb') as f:
-    f.seek(start or 0)
-    return f.read(-1 if end is None else end - (start or 0))
+  else:
+    with open(path, 'rb') as f:
+      f.seek(start or 0)
+      data = f.read(-1 if end is None else end - (start or 0))
+  if end is not None and len(data) != end - (start or 0):
+    raise OSError(None, f'{len(data)} bytes came instead of {end - (start or 0)}', path)
+  return data
 
 
 def read_text(path: str) -> str:
@@ -305,6 +306,14 @@ def put(file: str | os.PathLike, path: str) -> None:
     os.remove(file)
   else:
     os.replace(file, path)
+
+
+def fetch(path: str, file: str) -> None:
+  """Copies a file to a place of this machine."""
+  if is_remote(path):
+    _attempt(path, lambda fs: fs.get_file(path, file))
+  else:
+    shutil.copyfile(path, file)
 
 
 def move(path: str, new: str) -> None:

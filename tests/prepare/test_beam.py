@@ -42,7 +42,7 @@ def test_the_same_bytes(source, tmp_path, capfd, encoding):
   assert f'{-(-VIDEOS // SHARD)} shards to write with DirectRunner' in output
   assert f'{VIDEOS - 1} videos in' in output and '1 failed, such as a/4.mp4' in output
   want = contents(tmp_path / 'here')
-  assert contents(tmp_path / 'beam') == want and 'train/index.csv' in want
+  assert contents(tmp_path / 'beam') == want and 'train/manifest.json' in want
   assert not (tmp_path / 'beam/train' / PARTS).exists()
   assert len(ShardSource(str(tmp_path / 'beam/train'))) == VIDEOS - 1
   prepare(source, tmp_path / 'beam', '--beam', *encoding)  # Nothing is left to do.
@@ -73,7 +73,7 @@ def test_a_pipeline_that_fails_goes_on(source, tmp_path, monkeypatch, capfd):
         prepare(source, out, *options)
       assert '\n' not in str(e.value)
     assert not (out / 'train/manifest.json').exists()
-    times = {path.stat().st_mtime_ns for path in (out / 'train' / PARTS).glob('shard-*record.*')}
+    times = {path.stat().st_mtime_ns for path in (out / 'train' / PARTS).glob('shard-*tar.*')}
     prepare(source, out, *engine)
     assert contents(out) == want
     assert times <= {path.stat().st_mtime_ns for path in (out / 'train').glob('shard-*')}
@@ -125,7 +125,10 @@ def test_a_shard_that_two_write_at_a_time(source, tmp_path, monkeypatch, moment)
   assert len(shards) + len(manifest['failures']) == 2
   assert [shards.read(i)[0].id for i in range(len(shards))] == [h.id for h in shards.headers]
   assert len(shards) == (1 if moment == 3 else 2)
-  assert sorted(contents(out)) == ['index.csv', 'manifest.json', *prepare_shards.shard_names(2, 64)]
+  assert sorted(contents(out)) == [
+    *(manifest['index']['name'], 'manifest.json'),
+    *prepare_shards.shard_names(2, 64),
+  ]
   [shard] = manifest['shards']
   assert hashlib.sha256((out / shard['name']).read_bytes()).hexdigest() == shard['sha256']
 

@@ -78,7 +78,7 @@ def test_interrupted_anywhere(videos, tmp_path, encoded, monkeypatch):
   assert manifest['records'] == 2 and len(manifest['failures']) == 2
   assert manifest['failures'][1] == {'id': 'v9', 'reason': 'file is missing'}
   want = contents(tmp_path / 'whole')
-  assert sorted(want) == ['index.csv', 'manifest.json', shard_names(4, 3)[0]]
+  assert sorted(want) == [manifest['index']['name'], 'manifest.json', shard_names(4, 3)[0]]
   replace, stage = os.replace, prepare_shards.stage
   count = stop = 0
 
@@ -147,7 +147,7 @@ def test_what_has_failed_is_done_again(videos, tmp_path, encoded, monkeypatch):
       break
     except Killed:
       if (out / 'manifest.json').exists():
-        assert len(ShardSource(str(out))) == 8
+        assert len(ShardSource(str(out))) in (8, 9)  # As before, or all is done but to tidy up.
       stop_at, stop = stop, 0
       if stop_at % 2 and not (out / 'manifest.json').exists():
         manifest = write(videos, out)  # Only what was begun.
@@ -264,18 +264,11 @@ def test_room_is_checked_first(videos, tmp_path, encoded, monkeypatch):
 def test_a_full_disk_is_told_and_the_run_goes_on_later(videos, tmp_path, encoded, monkeypatch):
   write(videos, tmp_path / 'whole')
 
-  class Full:
-    def __init__(self, *_):
-      pass
-
-    def write(self, _):
-      raise RuntimeError('No space left on device')
-
-    def close(self):
-      pass
+  def full(*_):
+    raise OSError(28, 'No space left on device')
 
   with monkeypatch.context() as patch:
-    patch.setattr(staging, 'ArrayRecordWriter', Full)
+    patch.setattr(staging, 'write_shard', full)
     with pytest.raises(Unavailable, match='No space left on device.*goes on from here'):
       write(videos, tmp_path / 'out')
   write(videos, tmp_path / 'out')
@@ -290,7 +283,7 @@ def test_one_writer_a_folder(videos, tmp_path, encoded):
 
 
 def test_shard_sizes(videos, tmp_path, encoded):
-  assert shard_names(7, 3)[2] == 'shard-00002-of-00003.array_record'
+  assert shard_names(7, 3)[2] == 'shard-00002.tar'
   assert len(shard_names(6, 3)) == 2
   assert write(videos, tmp_path / 'out', shard_videos=0)['shard_videos'] == 64
   assert len(shard_names(240_000, -(-240_000 // prepare_shards.MOST_SHARDS))) <= 512

@@ -2,36 +2,40 @@
 
 A folder of shards holds one split of a data set:
 
-  manifest.json   counts, names of the classes, how it was encoded, what failed, hashes
-  index.csv       a line a record, in their order: id, label, rate, frames, width, height, ...
-  shard-00000-of-00016.array_record   and so on: the records
+  manifest.json     counts, names of the classes, how it was encoded, what failed, hashes
+  index-HASH        what is known of each video, see `Index`
+  shard-00000.tar   and so on: the videos
 
-A record is the length of its header (4 bytes, little-endian), the header (JSON, UTF-8: the
-columns of index.csv) and the bytes of a video file.
+A shard is a tar file, which WebDataset reads, too: of each video ID.json, its header, and ID.mp4.
+The index says where the video's bytes lie, so it is read as one range of bytes.
 """
 
-import csv
 import hashlib
 import io
+import itertools
 import json
-import struct
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from vmae_jax import storage
-from vmae_jax.data.range_records import RangeRecords
 from vmae_jax.data.video import Video
 from vmae_jax.errors import UserError, VideoError
 
-VERSION = 1
-MANIFEST, INDEX, PARTS = 'manifest.json', 'index.csv', '.parts'
-# One record a chunk, for random access; compressing videos again would only cost time.
-WRITER_OPTIONS = 'group_size:1,uncompressed'
+VERSION = 2
+MANIFEST, PARTS = 'manifest.json', '.parts'
+BLOCK = 512  # Of a tar file: all that is in it is filled up to a multiple.
+END = bytes(2 * BLOCK)  # Of a tar file.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-  """What is known of one video; also the columns of index.csv.
+  """What is known of one video.
 
   Attributes:
     id: The data set's own name of the video.
@@ -54,27 +58,30 @@ class Header:
   sha256: str
 
 
-COLUMNS = tuple(Header.__dataclass_fields__)
-
-
 def pack(header: Header, data: bytes) -> bytes:
-  """A record."""
-  text = json.dumps(asdict(header), ensure_ascii=False, separators=(',', ':')).encode()
-  return struct.pack('<I', len(text)) + text + data
+  """A video as a piece of a tar file, which `data` ends but for zeros."""
+  about = json.dumps(asdict(header), ensure_ascii=False).encode()
+  return _member(f'{header.id}.json', about) + _member(f'{header.id}.mp4', data)
+
+
+def _member(name: str, data: bytes) -> bytes:
+  info = tarfile.TarInfo(name)
+  info.size = len(data)
+  return info.tobuf(tarfile.GNU_FORMAT, 'utf-8') + data + bytes(-len(data) % BLOCK)
 
 
 def unpack(record: bytes) -> tuple[Header, bytes]:
-  """The header and the video of a record.
+  """The header and the video that were packed.
 
   Raises:
-    VideoError: it is no such record.
+    VideoError: there is no such thing.
   """
   try:
-    (length,) = struct.unpack_from('<I', record)
-    header = Header(**json.loads(record[4 : 4 + length]))
-  except (struct.error, ValueError, TypeError) as e:
+    with tarfile.open(fileobj=io.BytesIO(record)) as tar:
+      about, data = (tar.extractfile(member).read() for member in tar)  # type: ignore
+    return Header(**json.loads(about)), data
+  except (tarfile.TarError, ValueError, TypeError, AttributeError) as e:
     raise VideoError(f'not a record of a video ({e})') from e
-  return header, record[4 + length :]
 
 
 def check(header: Header, data: bytes) -> None:
@@ -83,25 +90,75 @@ def check(header: Header, data: bytes) -> None:
     raise VideoError('its checksum is wrong')
 
 
-def write_index(headers: list[Header]) -> str:
-  """The text of index.csv."""
-  out = io.StringIO()
-  rows = csv.writer(out, lineterminator='\n')
-  rows.writerow(COLUMNS)
-  rows.writerows(asdict(header).values() for header in headers)
-  return out.getvalue()
+class Index:
+  """What is known of each video, in rows of a file of which no more than a row is in memory.
 
+  After the rows come the ids, in UTF-8. Rows are read, not mapped: pages that are mapped count as
+  memory of each process, and one that a disk does not give kills it.
 
-def read_index(text: str) -> tuple[Header, ...]:
-  """The records that the text of index.csv tells."""
-  rows = csv.reader(io.StringIO(text, newline=''))
-  if tuple(next(rows, ())) != COLUMNS:
-    raise ValueError('the columns are others')
-  kinds = [Header.__dataclass_fields__[name].type for name in COLUMNS]
-  return tuple(
-    Header(**{k: t(x) for k, t, x in zip(COLUMNS, kinds, row, strict=True)})  # type: ignore
-    for row in rows
+  Args:
+    path: The file, on this machine.
+    count: Of videos.
+    keep: Must live as long as the index does, such as a temporary file.
+  """
+
+  # shard: the number of the video's shard in the manifest; offset: where it begins there;
+  # id, end: bytes of its id, and where that ends among the ids.
+  ROW = np.dtype(
+    [(name, '<i8') for name in ('offset', 'end', 'size')]
+    + [('rate', '<f8')]
+    + [(name, '<i4') for name in ('id', 'shard', 'label', 'frames', 'width', 'height')]
+    + [('sha256', 'V32')]
   )
+
+  def __init__(self, path: str, count: int, keep: Any = None):
+    self.path, self.count, self._keep = path, count, keep
+    self._file = open(path, 'rb', buffering=0)
+
+  def __reduce__(self):
+    return Index, (self.path, self.count)
+
+  def row(self, i: int) -> np.void:
+    """The row of video i."""
+    if not 0 <= i < self.count:
+      raise IndexError(i)
+    size = self.ROW.itemsize
+    return np.frombuffer(os.pread(self._file.fileno(), size, i * size), self.ROW)[0]
+
+  def __getitem__(self, i: int) -> Header:
+    """What is known of video i."""
+    row = self.row(i)
+    known = {name: row[name].item() for name in self.ROW.names}
+    begin = self.count * self.ROW.itemsize + known['end'] - known['id']
+    known['id'] = os.pread(self._file.fileno(), known['id'], begin).decode()
+    known['sha256'] = known['sha256'].hex()
+    return Header(**{name: known[name] for name in Header.__dataclass_fields__})
+
+  @classmethod
+  def write(cls, videos: Iterable[tuple[Header, int, int]]) -> bytes:
+    """The content of the file, of headers with the numbers of shards and the places in them."""
+    ids = bytearray()
+
+    def row(header: Header, shard: int, offset: int) -> tuple:
+      id = header.id.encode()
+      ids.extend(id)
+      known = asdict(header) | dict(id=len(id), end=len(ids), shard=shard, offset=offset)
+      known['sha256'] = bytes.fromhex(header.sha256)
+      return tuple(known[name] for name in cls.ROW.names)
+
+    return np.fromiter(itertools.starmap(row, videos), cls.ROW).tobytes() + ids
+
+  @classmethod
+  def join(cls, parts: Iterable[tuple['Index', int]]) -> bytes:
+    """The content of the file of several, each with the number of its first shard."""
+    rows, ids = b'', b''
+    for index, first in parts:
+      some = np.fromfile(index.path, cls.ROW, index.count)
+      some['shard'] += first
+      some['end'] += len(ids)
+      rows += some.tobytes()
+      ids += storage.read(index.path, some.nbytes)
+    return rows + ids
 
 
 def holds_shards(folder: str) -> bool:
@@ -109,24 +166,29 @@ def holds_shards(folder: str) -> bool:
   return storage.is_file(f'{folder}/{MANIFEST}') or storage.is_folder(f'{folder}/{PARTS}')
 
 
-def _open_records(folder: str, shards: list[dict[str, Any]]) -> Any:
-  """What `[i]` gives record i of."""
-  if storage.is_remote(folder):
-    return RangeRecords([(f'{folder}/{s["name"]}', s['size'], s['records']) for s in shards])
-  import grain  # Not above: it takes a second, and who writes shards does not need it.
+def open_index(folder: str, manifest: dict[str, Any]) -> Index:
+  """The index of a folder, copied to this machine: no mount that dies may keep it from anybody.
 
-  return grain.sources.ArrayRecordDataSource(
-    [f'{folder}/{s["name"]}[0:{s["records"]}]' for s in shards]
-  )
+  Raises:
+    ValueError: it is another one than was written.
+  """
+  about, here = manifest['index'], os.path.isdir('/proc/self/fd')
+  copy = tempfile.TemporaryFile() if here else tempfile.NamedTemporaryFile()
+  path = f'/proc/{os.getpid()}/fd/{copy.fileno()}' if here else copy.name  # Nothing stays behind.
+  storage.fetch(f'{folder}/{about["name"]}', path)
+  if hashlib.file_digest(open(path, 'rb'), 'sha256').hexdigest() != about['sha256']:
+    raise ValueError(f'{about["name"]} is not the one that was written')
+  return Index(path, manifest['records'], copy)
 
 
 class ShardSource:
-  """A folder of shards, here or elsewhere, as a data set; sample i is record i.
+  """A folder of shards, here or elsewhere, as a data set; sample i is video i of its index.
 
   Attributes:
-    headers: Of all records.
+    headers: Of all videos, each by its number.
     class_names: May be empty.
     manifest: The content of manifest.json.
+    largest: Height and width that no picture exceeds.
 
   Raises:
     UserError: the folder is not complete, or is damaged.
@@ -134,62 +196,57 @@ class ShardSource:
 
   def __init__(self, folder: str):
     self.folder = folder.rstrip('/') or folder
+    self._where = storage.absolute(self.folder)  # Also for workers.
     if not storage.is_file(f'{folder}/{MANIFEST}'):
       raise UserError(f'the shards in {folder} are not complete: start the same prepare again.')
     try:
       self.manifest = json.loads(storage.read_text(f'{folder}/{MANIFEST}'))
-      index = storage.read_text(f'{folder}/{INDEX}')
       version, shards = self.manifest['version'], self.manifest['shards']
       if version != VERSION:
-        raise UserError(
-          f'{folder} is of version {version}, this is for {VERSION}: prepare it anew.'
-        )
-      if hashlib.sha256(index.encode()).hexdigest() != self.manifest['hash']:
-        raise ValueError(f'{INDEX} is not the one that was written')
-      self.headers = read_index(index)
+        todo = f'python -m vmae_jax.prepare upgrade {folder}' if version == 1 else 'prepare it anew'
+        raise UserError(f'{folder} is of version {version}, this is for {VERSION}: {todo}.')
       self.class_names: tuple[str, ...] = tuple(self.manifest['classes'])
-      if not self.headers:
+      if not self.manifest['records']:
         raise UserError(f'the shards in {folder} hold no video: all of them failed.')
-      self.largest = tuple(max(getattr(h, x) for h in self.headers) for x in ('height', 'width'))
+      self.largest = tuple(self.manifest['largest'])
+      self.headers = open_index(self._where, self.manifest)
       sizes = storage.sizes(folder)
       for shard in shards:
         if shard['name'] not in sizes:
           raise ValueError(f'{shard["name"]}: No such file')
         if sizes[shard['name']] != shard['size']:
           raise ValueError(f'{shard["name"]} has another size than when it was written')
-      self._records = _open_records(storage.absolute(self.folder), shards)
     except (OSError, ValueError, KeyError, TypeError) as e:
       raise UserError(
         f'the shards in {folder} are damaged ({e}): copy them again, or prepare them anew.'
       ) from e
 
   def __len__(self) -> int:
-    return len(self.headers)
+    return self.headers.count
 
   def name(self, i: int) -> str:
     return f'{self.folder}:{self.headers[i].id}'
 
   def label(self, i: int) -> int:
-    return self.headers[i].label
+    return int(self.headers.row(i)['label'])
 
   def about(self) -> str:
     return self.manifest['hash'][:12]
 
   def read(self, i: int) -> tuple[Header, bytes]:
-    """The header and the video of a record.
+    """The header and the bytes of a video.
 
     Raises:
-      VideoError: the record cannot be read, or is not that of the index.
+      VideoError: they cannot be read, or are not those that were written.
     """
+    header = self.headers[i]
+    shard, begin = (int(x) for x in self.headers.row(i)[['shard', 'offset']])
+    path = f'{self._where}/{self.manifest["shards"][shard]["name"]}'
     try:
-      record = self._records[i]
-    except (RuntimeError, ValueError, OSError, IndexError) as e:
+      data = storage.read(path, begin, begin + header.size)
+    except (OSError, ValueError) as e:
       raise VideoError(f'its record cannot be read: {" ".join(str(e).split())[:200]}') from e
-    header, data = unpack(record)
-    if header != self.headers[i]:
-      raise VideoError(f'its record is that of {header.id!r}')
-    if storage.is_remote(self.folder):  # On disks ArrayRecord's own reader does it.
-      check(header, data)
+    check(header, data)
     return header, data
 
   def open(self, i: int) -> Video:

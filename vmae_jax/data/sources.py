@@ -194,7 +194,7 @@ def read_folder(folder: str) -> FileSource:
   paths = [parts for parts in found if parts[-1].lower().endswith(VIDEO_SUFFIXES)]
   classes = sorted({parts[0] for parts in paths if len(parts) > 1})
   splits = sorted(
-    {p[0] for p in found if len(p) == 2 and p[1].endswith((MANIFEST, '.array_record'))}
+    {p[0] for p in found if len(p) == 2 and re.fullmatch(rf'{MANIFEST}|shard-\d+\.tar', p[1])}
   )
   if splits := splits or splits_among(classes):
     first = storage.join(folder, splits[0])

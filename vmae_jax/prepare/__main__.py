@@ -6,6 +6,7 @@ Commands:
     lists of a downloaded data set, its videos anywhere below SOURCE; with --shards its videos as
     well, encoded for fast reading, and with --cut films as clips. If it is killed, the same command
     continues.
+  upgrade FOLDER: shards that an earlier version wrote, to those of this one.
 """
 
 import argparse
@@ -44,6 +45,13 @@ def _synthetic(args: argparse.Namespace) -> None:
   print(f'{"wrote" if written else "kept, for it is complete:"} {args.out}')
 
 
+def _upgrade(args: argparse.Namespace) -> None:
+  from vmae_jax.prepare.shard_sets import upgrade
+
+  done = upgrade(args.folder.rstrip('/'))
+  print(f'{"upgraded" if done else "kept, for it is of this version:"} {args.folder}')
+
+
 def _parser() -> argparse.ArgumentParser:
   # Not at the top: it imports JAX, which the processes that draw clips do not need.
   from vmae_jax.prepare.prepare_set import add_commands
@@ -60,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
   for name, (default, text) in _OPTIONS.items():
     text += f' ({"one a processor" if default is None else default})'
     command.add_argument(f'--{name}', type=int, default=default, help=text)
+  command = commands.add_parser('upgrade', help='rewrite shards of an earlier version')
+  command.set_defaults(function=_upgrade)
+  command.add_argument('folder', metavar='FOLDER', help='of shards: DIR/SPLIT')
   add_commands(commands)
   return parser
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vmae_jax import storage
 from vmae_jax.data.frame_folder import FrameFolder
-from vmae_jax.data.shards import ShardSource, check
+from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import FileSource
 from vmae_jax.data.video import Video
 from vmae_jax.errors import VideoError
@@ -79,11 +79,10 @@ def _examine_frames(path: str) -> Finding:
 
 
 def examine_record(source: ShardSource, i: int) -> Finding:
-  """Decodes all frames of a record and compares them and its checksum with its header."""
+  """Decodes all frames of a record and compares them with its header."""
   name = source.name(i)
   try:
     header, data = source.read(i)
-    check(header, data)
   except VideoError as e:
     return Finding(name, reason=str(e))
   known = {'content_hash': hashlib.md5(data).hexdigest(), 'size': len(data)}

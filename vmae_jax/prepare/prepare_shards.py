@@ -22,20 +22,13 @@ from typing import Any
 from tqdm import tqdm
 
 from vmae_jax import lock, storage
-from vmae_jax.data.shards import (
-  INDEX,
-  MANIFEST,
-  PARTS,
-  VERSION,
-  Header,
-  read_index,
-  write_index,
-)
+from vmae_jax.data.shards import MANIFEST, PARTS, VERSION, open_index
 from vmae_jax.errors import Unavailable, UserError
 from vmae_jax.prepare import staging
 from vmae_jax.prepare.encoding import Encoding
 from vmae_jax.prepare.layouts import Listed
 from vmae_jax.prepare.pool import Lost, run_all
+from vmae_jax.prepare.shard_sets import Part, describe, write_manifest
 from vmae_jax.prepare.staging import Failure, Task, stage
 
 # Readers keep every shard open: many fewer than the 1024 files that systems allow a process.
@@ -45,7 +38,6 @@ MARGIN = 1.1
 MOST_FAILURES = 0.05  # A larger share of the videos is no accident.
 FEW = 3  # Nor are fewer in a small set any reason to stop.
 
-Part = dict[str, Any]  # What `staging.pack` returns.
 Shards = dict[str, Sequence[Listed]]  # From the name to the videos.
 
 
@@ -57,7 +49,7 @@ def too_many(failures: int, videos: int) -> bool:
 def shard_names(videos: int, shard_videos: int) -> list[str]:
   """Names of the shards for so many videos."""
   count = -(-videos // shard_videos)
-  return [f'shard-{i:05d}-of-{count:05d}.array_record' for i in range(count)]
+  return [f'shard-{i:05d}.tar' for i in range(count)]
 
 
 def write_shards(
@@ -186,17 +178,21 @@ def _read_parts(out: str) -> dict[str, Part]:
 
 def _parts_of(out: str, manifest: dict[str, Any], shards: Shards, cut: float) -> dict[str, Part]:
   """What was known of the shards of a complete folder."""
-  headers = iter(read_index(storage.read_text(f'{out}/{INDEX}')))
-  failures = iter(manifest['failures'])
+  failures, rows = iter(manifest['failures']), iter(())
+  if manifest['records']:
+    index = open_index(out, manifest)
+    rows = ((header, int(index.row(i)['offset'])) for i, header in enumerate(index))
   shard_of = {shard['name']: shard for shard in manifest['shards']}
   parts = {}
   for name, mine in shards.items():
     shard = shard_of.get(name)
-    some = list(islice(headers, shard['records'] if shard else 0))
-    failed = sum(not records for records in staging.by_place(mine, some, cut))
+    some = list(islice(rows, shard['records'] if shard else 0))
+    headers = [header for header, _ in some]
+    failed = sum(not records for records in staging.by_place(mine, headers, cut))
     parts[name] = {
       'shard': shard,
-      'headers': [asdict(header) for header in some],
+      'headers': [asdict(header) for header in headers],
+      'offsets': [offset for _, offset in some],
       'failures': list(islice(failures, failed)),
     }
   return parts
@@ -314,20 +310,7 @@ def _check_room(out: str, size: float) -> None:
 def _finish(out: str, plan: dict[str, Any], part_of: dict[str, Part]) -> dict[str, Any]:
   """Gives the shards their names and, when all are there, writes the index and the manifest."""
   parts = part_of.values()
-  headers = [Header(**header) for part in parts for header in part['headers']]
-  index = write_index(headers)
-  manifest = plan | {
-    'records': len(headers),
-    'frames': sum(header.frames for header in headers),
-    'bytes': sum(header.size for header in headers),
-    'records_of_class': [0] * len(plan['classes']),
-    'failures': [failure for part in parts for failure in part['failures']],
-    'shards': [part['shard'] for part in parts if part['shard']],
-    'hash': hashlib.sha256(index.encode()).hexdigest(),  # It has the hash of every record.
-  }
-  for header in headers:
-    if 0 <= header.label < len(plan['classes']):
-      manifest['records_of_class'][header.label] += 1
+  index, manifest = describe(plan, parts)
   there = set(storage.names(f'{out}/{PARTS}'))
   if storage.is_file(f'{out}/{MANIFEST}'):  # Of before what had failed was tried again.
     for name, part in part_of.items():
@@ -337,11 +320,9 @@ def _finish(out: str, plan: dict[str, Any], part_of: dict[str, Part]) -> dict[st
   for part in parts:
     if part['shard'] and staging.content(part) in there:
       storage.move(f'{out}/{PARTS}/{staging.content(part)}', f'{out}/{part["shard"]["name"]}')
-  storage.write_text(f'{out}/{INDEX}', index)
-  text = json.dumps(manifest, indent=1, ensure_ascii=False) + '\n'
-  storage.write_text(f'{out}/{MANIFEST}', text)
+  write_manifest(out, index, manifest)
   if storage.is_remote(out):
     storage.remove(f'{out}/{PARTS}')
   else:
     shutil.rmtree(f'{out}/{PARTS}', ignore_errors=True)
-  return json.loads(text)
+  return manifest

@@ -9,18 +9,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import av
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from vmae_jax import storage
 from vmae_jax.data import shards
-from vmae_jax.data.shards import WRITER_OPTIONS, Header
+from vmae_jax.data.shards import BLOCK, END, Header
 from vmae_jax.data.sources import VIDEO_SUFFIXES
 from vmae_jax.errors import Unavailable, VideoError
 from vmae_jax.prepare.encoding import Encoded, Encoding, cut_film, encode_video
@@ -141,13 +140,39 @@ def staged(folder: str) -> dict[int, dict[str, Any]]:
   return {int(name[:-5]): json.loads(storage.read_text(f'{folder}/{name}')) for name in names}
 
 
-@contextmanager
-def _record_errors() -> Iterator[None]:
-  """Turns what ArrayRecord raises into the error of the disk that it is."""
-  try:
-    yield
-  except (RuntimeError, ValueError) as e:
-    raise OSError(' '.join(str(e).split())[:200]) from e
+def write_shard(path: str, name: str, records: Iterable[tuple[Header, bytes]]) -> dict[str, Any]:
+  """Writes a shard; returns the `headers`, where each video begins, and of the `shard` name,
+  number of records, size and hash, or None where there is no record and no file.
+
+  Args:
+    path: The file.
+    name: That the shard will have.
+    records: Of the videos.
+  """
+  headers, offsets, size, digest = [], [], 0, hashlib.sha256()
+  with open(path, 'wb') as file:
+    for header, data in records:
+      piece = shards.pack(header, data)
+      size += len(piece)
+      headers.append(asdict(header))
+      offsets.append(size - -(-len(data) // BLOCK) * BLOCK)
+      digest.update(piece)
+      file.write(piece)
+    digest.update(END)
+    file.write(END)
+    file.flush()
+    os.fsync(file.fileno())
+  if not headers:
+    os.remove(path)
+  shard = dict(name=name, records=len(headers), size=size + len(END), sha256=digest.hexdigest())
+  return {'shard': shard if headers else None, 'headers': headers, 'offsets': offsets}
+
+
+def read_shard(path: str) -> Iterator[tuple[Header, bytes]]:
+  """The records of a shard of this machine, in their order."""
+  with tarfile.open(path) as tar:
+    for about, video in zip(*[iter(tar)] * 2, strict=True):
+      yield Header(**json.load(tar.extractfile(about))), tar.extractfile(video).read()
 
 
 def pack(folder: str, videos: Sequence[Listed], out: str, name: str) -> dict[str, Any]:
@@ -160,41 +185,29 @@ def pack(folder: str, videos: Sequence[Listed], out: str, name: str) -> dict[str
     name: That the shard will have.
 
   Returns:
-    What NAME.json says: its `headers`, its `failures`, and of the `shard` name, records, size and
-    hash, or None where all have failed. Until `content` of it gets its name, it bears its hash, so
-    that of two that are written at a time each fits what is said of it.
+    What NAME.json says: what `write_shard` returns, and the `failures`. Until `content` of it gets
+    its name, it bears its hash, so that of two that are written at a time each fits what is said
+    of it.
   """
-  results, headers, writer = staged(folder), [], None
-  partial = f'{out}/{name}.partial'
-  try:
+  results = staged(folder)
+
+  def records() -> Iterator[tuple[Header, bytes]]:
     for place in range(len(videos)):
       for clip in range(results[place].get('clips', 0)):
-        record = storage.read(f'{folder}/{place}-{clip}')
         try:
-          header, data = shards.unpack(record)
+          header, data = shards.unpack(storage.read(f'{folder}/{place}-{clip}'))
           shards.check(header, data)
         except VideoError as e:
           os.remove(f'{folder}/{place}.json')
           os.remove(f'{folder}/{place}-{clip}')
           raise Unavailable(f'{folder}/{place}-{clip}: {e}; started again, it is made anew.') from e
-        with _record_errors():
-          if writer is None:
-            writer = ArrayRecordWriter(partial, WRITER_OPTIONS)
-          writer.write(record)
-        headers.append(header)
-  finally:
-    if writer is not None:
-      with _record_errors():
-        writer.close()
-  part: dict[str, Any] = {'shard': None, 'headers': [asdict(header) for header in headers]}
+        yield header, data
+
+  partial = f'{out}/{name}.partial'
+  part = write_shard(partial, name, records())
   failed = [i for i in range(len(videos)) if 'reason' in results[i]]
   part['failures'] = [{'id': videos[i].id} | results[i] for i in failed]
-  if headers:  # Else there is no file.
-    with open(partial, 'rb+') as f:
-      os.fsync(f.fileno())
-      sha256 = hashlib.file_digest(f, 'sha256').hexdigest()
-    size = os.path.getsize(partial)
-    part['shard'] = dict(name=name, records=len(headers), size=size, sha256=sha256)
+  if part['shard']:
     os.replace(partial, f'{out}/{content(part)}')
   storage.write_text(f'{out}/{name}.json', json.dumps(part))
   shutil.rmtree(folder, ignore_errors=True)
@@ -248,23 +261,18 @@ def reopen(
       os.remove(f'{folder}/{place}.json')
   if part is None:
     return
-  there, first, reader = staged(folder), 0, None
+  there, records = staged(folder), iter(())
   headers = [Header(**header) for header in part['headers']]
   failures = iter(part['failures'])
-  with _record_errors():
-    if part['shard'] is not None:
-      shard = f'{parts}/{content(part)}'
-      shard = shard if os.path.exists(shard) else f'{os.path.dirname(parts)}/{name}'
-      reader = ArrayRecordReader(shard, 'readahead_buffer_size:0,max_parallelism:0')
-    for place, mine in enumerate(by_place(videos, headers, cut)):
-      failure = None if mine else next(failures)
-      if place not in there and failure is not None and not again(failure):
-        _write_result(folder, place, {k: v for k, v in failure.items() if k != 'id'})
-      elif place not in there and reader is not None and mine:
-        for clip in range(len(mine)):
-          [record] = reader.read([first + clip])
-          storage.write(f'{folder}/{place}-{clip}', record)
-        _write_result(folder, place, {'clips': len(mine)})
-      first += len(mine)
-    if reader is not None:
-      reader.close()
+  if part['shard'] is not None:
+    shard = f'{parts}/{content(part)}'
+    records = read_shard(shard if os.path.exists(shard) else f'{os.path.dirname(parts)}/{name}')
+  for place, mine in enumerate(by_place(videos, headers, cut)):
+    failure = None if mine else next(failures)
+    for clip, (header, data) in enumerate(islice(records, len(mine))):
+      if place not in there:
+        storage.write(f'{folder}/{place}-{clip}', shards.pack(header, data))
+    if place not in there and mine:
+      _write_result(folder, place, {'clips': len(mine)})
+    elif place not in there and not again(failure):
+      _write_result(folder, place, {k: v for k, v in failure.items() if k != 'id'})
