@@ -1,10 +1,13 @@
 """The attentive probe."""
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmae_jax.evaluation.attentive import attentive_probe
+from vmae_jax.evaluation.attentive import AttentiveClassifier, attentive_probe
+from vmae_jax.models.blocks import Mlp
 
 N, D, CLASSES = 6, 64, 3
 
@@ -42,6 +45,33 @@ def probe(train, test, held_out=None, **options):
   options.setdefault('weight_decays', (0.01,))
   held_out = held_out or passes(*made_up(64, 5))
   return attentive_probe(train, held_out, test, **options)
+
+
+def test_it_is_cross_attention_of_one_query():
+  """Flax's attention of the same parameters, a key and a value for each token, is the same."""
+  rng = np.random.default_rng(0)
+  model, tokens = AttentiveClassifier(2, CLASSES), jnp.asarray(rng.normal(2, 3, (4, N, D)))
+  shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
+  params = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape), jnp.float32), shapes)
+
+  def normed(x, scale, bias):
+    return nn.LayerNorm(1e-6).apply({'params': {'scale': scale, 'bias': bias}}, x)
+
+  p, split = params, (2, D // 2)
+  given = {
+    'query': {'kernel': p['q']['kernel'].reshape(D, *split), 'bias': p['q']['bias'].reshape(split)},
+    'key': {'kernel': p['k']['kernel'], 'bias': jnp.asarray(rng.normal(size=split))},
+    'value': {'kernel': p['v']['kernel'], 'bias': p['v_bias'].reshape(split)},
+    'out': {'kernel': p['proj']['kernel'].reshape(*split, D), 'bias': p['proj']['bias']},
+  }
+  x = normed(tokens, p['norm1_scale'], p['norm1_bias'])
+  query = jnp.broadcast_to(p['query'], (4, 1, D))
+  attention = nn.MultiHeadDotProductAttention(2, deterministic=True)
+  y = query + attention.apply({'params': given}, query, x, x)
+  y = y + Mlp(4 * D).apply({'params': p['mlp']}, normed(y, **p['norm2']))
+  expected = y[:, 0] @ p['classifier']['kernel'] + p['classifier']['bias']
+  found = model.apply({'params': params}, tokens)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.fixture(scope='module')

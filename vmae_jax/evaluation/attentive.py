@@ -7,6 +7,7 @@ the training set chooses among them; V-JEPA reports the best on the test set.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import flax.linen as nn
@@ -17,17 +18,31 @@ import optax
 
 from vmae_jax.evaluation.features import Batch
 from vmae_jax.evaluation.results import accuracy
-from vmae_jax.models.attention import attention
 from vmae_jax.models.blocks import Mlp, decays, layer_norm
 from vmae_jax.types import Array, Float
 
 RATES = (5e-3, 1e-3, 3e-4, 1e-4)
 DECAYS = (0.01, 0.1)
+_INIT = nn.initializers.truncated_normal(0.02)
 _ADAM = optax.scale_by_adam(0.9, 0.999, 1e-8)
 
 
+class _Kernel(nn.Module):
+  shape: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self) -> Float[Array, '...']:
+    return self.param('kernel', _INIT, self.shape)
+
+
 class AttentiveClassifier(nn.Module):
-  """query + Attention(query, LN(tokens)), plus Mlp(LN(.)), then a linear layer."""
+  """query + Attention(query, LN(tokens)), plus Mlp(LN(.)), then a linear layer.
+
+  As there is one query, no token needs a key and a value of its own: the score of a token is its
+  product with what the query asks through the keys' kernel, and values are those of weighted sums
+  of tokens. So a token costs products with `heads` vectors instead of two matrices. A bias of the
+  keys would add the same to all scores of a head, and is left out.
+  """
 
   heads: int
   classes: int
@@ -35,19 +50,22 @@ class AttentiveClassifier(nn.Module):
   @nn.compact
   def __call__(self, tokens: Float[Array, 'b n d']) -> Float[Array, 'b c']:
     b, _, d = tokens.shape
-    init = nn.initializers.truncated_normal(0.02)
-    query = jnp.broadcast_to(self.param('query', init, (1, 1, d)), (b, 1, d))
-    x = layer_norm(eps=1e-6, dtype=jnp.float32, name='norm1')(tokens)
+    split = self.heads, d // self.heads
+    query = self.param('query', _INIT, (d,))
+    scale = self.param('norm1_scale', nn.initializers.ones, (d,))
+    bias = self.param('norm1_bias', nn.initializers.zeros, (d,))
+    # The norm's scale and bias, too, act on sums: so all probes that vmap trains share these.
+    x = nn.LayerNorm(1e-6, use_scale=False, use_bias=False)(tokens)
 
-    def heads(name, x):
-      x = nn.Dense(d, kernel_init=init, name=name)(x)
-      return x.reshape(b, -1, self.heads, d // self.heads)
-
-    y = attention(heads('q', query), heads('k', x), heads('v', x), implementation='xla')
-    y = query + nn.Dense(d, kernel_init=init, name='proj')(y.reshape(b, 1, d))
-    z = layer_norm(eps=1e-6, dtype=jnp.float32, name='norm2')(y)
-    y = y + Mlp(4 * d, name='mlp')(z)
-    return nn.Dense(self.classes, kernel_init=init, name='classifier')(y[:, 0])
+    q = nn.Dense(d, kernel_init=_INIT, name='q')(query).reshape(split)
+    asked = jnp.einsum('hc,dhc->hd', q, _Kernel((d, *split), name='k')()) * scale
+    weights = nn.softmax(jnp.einsum('bnd,hd->bhn', x, asked) / math.sqrt(split[1]))
+    seen = jnp.einsum('bhn,bnd->bhd', weights, x) * scale + bias
+    y = jnp.einsum('bhd,dhc->bhc', seen, _Kernel((d, *split), name='v')()).reshape(b, 1, d)
+    y = y + self.param('v_bias', nn.initializers.zeros, (d,))
+    y = query + nn.Dense(d, kernel_init=_INIT, name='proj')(y)
+    y = y + Mlp(4 * d, name='mlp')(layer_norm(eps=1e-6, dtype=jnp.float32, name='norm2')(y))
+    return nn.Dense(self.classes, kernel_init=_INIT, name='classifier')(y[:, 0])
 
 
 # Compiled once for all models that are probed.
