@@ -10,7 +10,7 @@ from tests.started import ROOT
 ORDER = """
 errors types chips cores patience storage lock peers sharding
 models frozen motion masking data config config_file config_finetuning targets method
-visualize runs interchange evaluation training prepare planning
+visualize runs interchange evaluation training prepare planning compare
 """.split()
 PACKAGE = ROOT / 'vmae_jax'
 FILES = sorted(PACKAGE.rglob('*.py'))

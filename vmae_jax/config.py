@@ -256,7 +256,9 @@ def set_size(config: ml_collections.ConfigDict, size: str) -> None:
 
 
 _HEAD_KEYS = ('target', 'options', 'loss', 'weight', 'decoder')
-_HEAD_EXTRAS = ('hidden', 'activation')  # Width of a layer before the last one; after the last.
+# Width of a layer before the last one; after the last; a control: targets of another clip, of the
+# same loss, scale and cost, that tell nothing of this one.
+_HEAD_EXTRAS = ('hidden', 'activation', 'other_clip')
 
 
 def check(config: ml_collections.ConfigDict, *, devices: int) -> None:

@@ -28,9 +28,9 @@ def true_flow(
   It is known where content stays in the frame and is not covered by the sprite.
   """
   i, j = pair
-  name = synthetic.CLASSES[index % len(synthetic.CLASSES)]
+  name = synthetic.MOTIONS[index % len(synthetic.MOTIONS)]
   course = synthetic.draw_course(np.random.default_rng([seed, index]), name, frames)
-  _, opacity, _ = synthetic.render_with_opacity(seed, index, frames=frames, size=size)
+  _, opacity = synthetic.render_with_opacity(seed, index, frames=frames, size=size)
   sprite = opacity > 0.5
   x, y = np.meshgrid((np.arange(size) + 0.5) / size, (np.arange(size) + 0.5) / size)
 
@@ -93,7 +93,7 @@ def benchmark_followed(
   votes = {}
   for start in range(0, clips, batch):
     indices = range(start, min(start + batch, clips))
-    video = np.stack([synthetic.render(0, i, frames=frames, size=size)[0] for i in indices])
+    video = np.stack([synthetic.render(0, i, frames=frames, size=size) for i in indices])
     truth = np.stack([
       np.stack([true_flow(i, pair, frames=frames, size=size)[0] for pair in pairs])
       for i in indices
@@ -117,7 +117,7 @@ def _stays(
   """For visible tokens whose way is known: whether they stay, and whether they move."""
   stays, moves = [], []
   patch = size // shown.shape[1]
-  _, opacity, _ = synthetic.render_with_opacity(0, index, frames=frames, size=size)
+  _, opacity = synthetic.render_with_opacity(0, index, frames=frames, size=size)
   tokens = opacity.reshape(frames, size // patch, patch, size // patch, patch)
   share = tokens.mean((2, 4)).repeat(patch, 1).repeat(patch, 2)
   one_thing = (share < 1 - PURE) | (share > PURE)

@@ -8,16 +8,16 @@ from tests.benchmark.followed import _stays, benchmark_followed, table, true_flo
 from vmae_jax.data import synthetic
 
 
-@pytest.mark.parametrize('index', range(len(synthetic.CLASSES)))
+@pytest.mark.parametrize('index', range(len(synthetic.MOTIONS)))
 def test_true_flow_explains_the_clip(index):
-  frames, _, _ = synthetic.render_with_opacity(0, index, frames=8, size=96)
+  frames, _ = synthetic.render_with_opacity(0, index, frames=8, size=96)
   frames = frames.astype(np.float32)
   for pair in ((2, 3), (5, 3)):
     flow, known = true_flow(index, pair, frames=8, size=96)
     assert known.mean() > 0.5
     first, second = frames[pair[0]], frames[pair[1]]
     left = np.abs(look_up(second, flow, order=1) - first)[known]
-    assert np.median(left) < 2 and left.mean() < 4, synthetic.CLASSES[index]
+    assert np.median(left) < 2 and left.mean() < 4, synthetic.MOTIONS[index]
 
 
 def test_stays():

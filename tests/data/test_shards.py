@@ -116,7 +116,7 @@ def test_containers_and_codecs(tmp_path, name, codec, options):
 
 def test_few_frames_refer_to_others(tmp_path):
   """Of four frames three may be left out, so a clip of every fourth frame is cheap."""
-  clip, _ = synthetic.render(0, 0, frames=48, size=64)
+  clip = synthetic.render(0, 0, frames=48, size=64)
   synthetic_set.write_video(tmp_path / 'v.mp4', clip)
   encoded = encode_video(str(tmp_path / 'v.mp4'), Encoding(gop=12))
   with av.open(io.BytesIO(encoded.data)) as container:

@@ -1,4 +1,4 @@
-"""The synthetic motion set as files."""
+"""The synthetic set as files."""
 
 import json
 import subprocess
@@ -9,7 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from vmae_jax.data.synthetic import CLASSES, SyntheticSource
+from vmae_jax.data.sources import open_source
+from vmae_jax.data.synthetic import LABELS, MOTIONS, SyntheticSource
 from vmae_jax.errors import UserError
 from vmae_jax.prepare import synthetic_set
 
@@ -24,7 +25,7 @@ def written(tmp_path_factory):
 
 def test_lists_and_files(written):
   folder, options = written
-  assert (folder / 'classes.txt').read_text().split() == list(CLASSES)
+  assert (folder / 'classes.txt').read_text().split() == list(MOTIONS)
   assert json.loads((folder / 'set.json').read_text())['seed'] == options['seed']
   assert [path.name for path in folder.parent.iterdir()] == ['motion']
   for split in ('train', 'val'):
@@ -33,13 +34,24 @@ def test_lists_and_files(written):
     assert len(lines) == options[split]
     for i, (name, label) in enumerate(lines):
       assert (name, int(label)) == (source.name(i), source.label(i))
-      assert Path(name).parts[:2] == (split, CLASSES[int(label)])
+      assert Path(name).parts[:2] == (split, MOTIONS[int(label)])
       with av.open(str(folder / name)) as container:
         decoded = [f.to_ndarray(format='rgb24') for f in container.decode(video=0)]
       drawn = source.open(i).read(range(8))
       error = np.abs(np.stack(decoded).astype(int) - drawn).mean()
       other = np.abs(np.stack(decoded).astype(int) - drawn[::-1]).mean()
       assert error < 10 and error < other  # In this order, too.
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_lists_of_both_labels_name_the_same_videos(written, split):
+  folder, options = written
+  motion, look = (open_source(str(folder / part / f'{split}.txt')) for part in ('', 'look'))
+  assert len(motion) == len(look) == options[split]
+  for i in range(len(look)):
+    assert Path(motion.name(i)).samefile(look.name(i))
+    assert look.label(i) == i // len(MOTIONS) % 12
+  assert (motion.class_names, look.class_names) == tuple(LABELS.values())
 
 
 def test_keeps_the_same_set(written):

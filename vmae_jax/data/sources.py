@@ -8,7 +8,7 @@
     path/to/shards            what prepare --shards wrote, see `vmae_jax.data.shards`
     gs://..., s3://...        any of these in a bucket, see `vmae_jax.storage`
     tfds:ucf101[/config]:train  a TensorFlow data set, see `vmae_jax.data.tfds`
-    synthetic:train           the synthetic motion set, see `vmae_jax.data.synthetic`
+    synthetic:train[,label=look]  the synthetic set, see `vmae_jax.data.synthetic`
 """
 
 import functools
@@ -230,11 +230,9 @@ def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> DataSet:
   spec, root = os.path.expanduser(spec), os.path.expanduser(root)
   kind, _, rest = spec.partition(':')
   if kind == 'synthetic':
-    from vmae_jax.data.synthetic import SyntheticSource
+    from vmae_jax.data.synthetic import named_source
 
-    if rest not in ('train', 'val'):
-      raise UserError(f'{spec!r}: the synthetic set has the splits synthetic:train, synthetic:val.')
-    return SyntheticSource(rest)
+    return named_source(rest)
   if kind == 'tfds':
     from vmae_jax.data.tfds import TfdsSource
 

@@ -1,27 +1,28 @@
-"""Made-up clips in which only motion tells the class.
+"""Made-up clips with two independent labels: how something moves, and what it looks like.
 
-One textured sprite over a textured background. What the two look like, how large the sprite
-is, where and at what phase and speed it starts do not depend on the class, and the frame is a
+One textured sprite over a textured background. The look, a family of shapes and textures, is seen
+in any single frame and says nothing of the motion. The motion is seen in no single frame: how large
+the sprite is, where and at what phase and speed it starts do not depend on it, and the frame is a
 torus (what leaves on the right comes back on the left). So at *every* frame index, and for
-every class alike, place, angle, log size and the phase of the background are uniform and
-independent: a single frame, whichever it is, says nothing about the class. Lengths are in
-sides of the frame, so that a clip is the same film at any size.
+every motion alike, place, angle, log size and the phase of the background are uniform and
+independent. Lengths are in sides of the frame, so that a clip is the same film at any size.
 
 `vmae_jax.prepare.synthetic_set` writes them as files, in processes that start fast as long as
 this file imports nothing larger than numpy.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Integer, UInt8
 
-from vmae_jax.errors import lookup
+from vmae_jax.errors import UserError, lookup
 
 # Directions and senses of rotation are those seen on the screen.
-CLASSES = (
+MOTIONS = (
   'right',
   'left',
   'up',
@@ -35,43 +36,55 @@ CLASSES = (
   'bounce',
   'still',
 )
+SHAPES = 'disc', 'triangle', 'square', 'star'
+TEXTURES = 'stripes', 'checks', 'rings'
+LOOKS = tuple(f'{texture}_{shape}' for texture, shape in itertools.product(TEXTURES, SHAPES))
+LABELS = {'motion': MOTIONS, 'look': LOOKS}
 CLIPS = {'train': 8192, 'val': 2048}  # Of each split, unless the caller says otherwise.
 RATE = 8  # Frames a second: slow enough to watch.
-RADIUS = 0.2, 0.33  # The sprite's, least and greatest: several patches; with lobes, one frame.
-_WAVES = 1  # The background's finest wavelength is 1 / _WAVES of the frame.
-VERSION = 3  # Of the pixels: raise it when a seed makes other ones.
+RADIUS = 0.17, 0.28  # The sprite's, least and greatest; a triangle's corners reach 1.7 as far.
+VERSION = 4  # Of the pixels: raise it when a seed makes other ones.
+
+
+def label_of(index: int, label: str = 'motion') -> int:
+  """The class of a clip: all pairs of motion and look occur once in so many clips."""
+  motion, look = index % len(MOTIONS), index // len(MOTIONS) % len(LOOKS)
+  return {'motion': motion, 'look': look}[label]
+
+
+# What a set is made with: the usual value and the least one.
+OPTIONS: dict[str, tuple[float, float]] = {
+  'frames': (16, 1),
+  'size': (48, 16),
+  'speed': (1.0, 0),
+  'detail': (1, 1),
+  'moving': (1.0, 0),
+}
 
 
 class Course(NamedTuple):
-  """Where the sprite and the background are at each frame.
+  """Where the sprite and the background are at each frame."""
 
-  Attributes:
-    x: The sprite's centre, to the right, on the torus [0, 1).
-    y: The same, downwards.
-    angle: By how much the sprite is turned clockwise, in radians.
-    size: Place in the range of log sizes, in [0, 1).
-    pan_x: By how much the background has moved to the right.
-    pan_y: The same, downwards.
+  x: Float[np.ndarray, ' T']  # The sprite's centre, to the right, on the torus [0, 1).
+  y: Float[np.ndarray, ' T']  # The same, downwards.
+  angle: Float[np.ndarray, ' T']  # By how much it is turned clockwise, in radians.
+  size: Float[np.ndarray, ' T']  # Its place in the range of log sizes, in [0, 1).
+  pan_x: Float[np.ndarray, ' T']  # By how much the background has moved to the right.
+  pan_y: Float[np.ndarray, ' T']  # The same, downwards.
+
+
+def draw_course(
+  rng: np.random.Generator, name: str, frames: int, *, speed: float = 1.0, moving: float = 1.0
+) -> Course:
+  """Draws the course of one clip of the motion `name`.
+
+  Every motion takes the same random numbers in the same order, so that what is drawn
+  afterwards (looks) does not depend on it.
   """
-
-  x: Float[np.ndarray, ' T']
-  y: Float[np.ndarray, ' T']
-  angle: Float[np.ndarray, ' T']
-  size: Float[np.ndarray, ' T']
-  pan_x: Float[np.ndarray, ' T']
-  pan_y: Float[np.ndarray, ' T']
-
-
-def draw_course(rng: np.random.Generator, name: str, frames: int) -> Course:
-  """Draws the course of one clip of the class `name`.
-
-  Every class takes the same random numbers in the same order, so that what is drawn
-  afterwards (looks) does not depend on the class.
-  """
-  t = np.arange(frames)
+  t = np.arange(frames) * speed * (rng.random() < moving)  # 0: the first frame, repeated.
   x, y, size = rng.random((3, 1))
   angle, phase, pan_direction = rng.uniform(0, 2 * np.pi, (3, 1))
-  speed, pan_speed = rng.uniform(0.0375, 0.1, 2)  # 1.5 to 4 pixels a frame of 40.
+  step, pan_speed = rng.uniform(0.0375, 0.1, 2)  # 1.5 to 4 pixels a frame of 40.
   turn = np.deg2rad(rng.uniform(10, 25)) * t
   zoom = rng.uniform(0.06, 0.1) * t  # 6 to 10 % a frame.
   radius = rng.uniform(0.15, 0.25)
@@ -83,70 +96,74 @@ def draw_course(rng: np.random.Generator, name: str, frames: int) -> Course:
   pan = pan_speed * t * (rng.random() < 0.5 or name == 'still')
 
   match name:
-    case 'right':
-      x = x + speed * t
-    case 'left':
-      x = x - speed * t
-    case 'up':
-      y = y - speed * t
-    case 'down':
-      y = y + speed * t
-    case 'rotate_cw':
-      angle = angle + turn
-    case 'rotate_ccw':
-      angle = angle - turn
+    case 'right' | 'left':
+      x = x + (step if name == 'right' else -step) * t
+    case 'up' | 'down':
+      y = y + (step if name == 'down' else -step) * t
+    case 'rotate_cw' | 'rotate_ccw':
+      angle = angle + (turn if name == 'rotate_cw' else -turn)
     case 'approach':  # A sawtooth: on reaching the greatest size it starts from the least.
       size = size + zoom
     case 'recede':
       size = size - zoom
-    case 'circle_cw':
-      x, y = x + radius * np.cos(phase + circle), y + radius * np.sin(phase + circle)
-    case 'circle_ccw':
-      x, y = x + radius * np.cos(phase - circle), y + radius * np.sin(phase - circle)
+    case 'circle_cw' | 'circle_ccw':
+      at = phase + (circle if name == 'circle_cw' else -circle)
+      x, y = x + radius * np.cos(at), y + radius * np.sin(at)
     case 'bounce':
       y = y - height * np.abs(np.sin(phase + np.pi * hops))
-  still = np.zeros(frames)
-  return Course(
-    x=(x + still) % 1,
-    y=(y + still) % 1,
-    angle=angle + still,
-    size=(size + still) % 1,
-    pan_x=pan * np.cos(pan_direction),
-    pan_y=pan * np.sin(pan_direction),
-  )
+  x, y, angle, size = (value + np.zeros(frames) for value in (x, y, angle, size))
+  pan_x, pan_y = pan * np.cos(pan_direction), pan * np.sin(pan_direction)
+  return Course(x % 1, y % 1, angle, size % 1, pan_x, pan_y)
 
 
-def _waves(phase: Float[np.ndarray, ' T'], size: int) -> Float32[np.ndarray, 'T size q']:
+def _waves(
+  phase: Float[np.ndarray, ' T'], size: int, finest: int
+) -> Float32[np.ndarray, 'T size q']:
   """1, cos and sin of each wave number, at every pixel's centre moved back by `phase`."""
   at = 2 * np.pi * ((np.arange(size) + 0.5) / size - phase[:, None])
-  waves = [f(k * at) for k in range(1, _WAVES + 1) for f in (np.cos, np.sin)]
+  waves = [f(k * at) for k in range(1, finest + 1) for f in (np.cos, np.sin)]
   return np.stack([np.ones_like(at), *waves], -1).astype(np.float32)
 
 
 def _background(
-  rng: np.random.Generator, course: Course, size: int
+  rng: np.random.Generator, course: Course, size: int, detail: int = 1
 ) -> Float32[np.ndarray, 'T 3 size size']:
   """A band-limited random field on the torus, shifted without interpolation."""
-  q = 2 * _WAVES + 1
+  q = 2 * detail + 1
   number = np.arange(1, q + 1) // 2  # 0 1 1 2 2: the wave number of each basis function.
-  scale = np.exp(-(number[:, None] ** 2 + number**2) / 4)
+  scale = np.exp(-(number[:, None] ** 2 + number**2) / (4 * detail**2))
   field = rng.normal(size=(3, q, q)) * scale / np.sqrt((scale**2).sum() / 2)
   # Separable, and tiny: rows by waves, waves by waves, waves by columns.
-  rows = _waves(course.pan_y, size)[:, None] @ field.astype(np.float32)
-  video = rows @ _waves(course.pan_x, size).transpose(0, 2, 1)[:, None]
+  rows = _waves(course.pan_y, size, detail)[:, None] @ field.astype(np.float32)
+  video = rows @ _waves(course.pan_x, size, detail).transpose(0, 2, 1)[:, None]
   return np.tanh(1.5 * video, out=video)
 
 
-def _sprite(
-  rng: np.random.Generator, course: Course, size: int
-) -> tuple[Float32[np.ndarray, 'T size size'], Float32[np.ndarray, 'T size size']]:
-  """Opacity and texture, in [-1, 1], of a lobed blob with a few waves in all directions.
+def _edge(shape: str, phi: Float32[np.ndarray, 'T H W']) -> Float32[np.ndarray, 'T H W']:
+  """How far a shape of about the area of the unit disc reaches in each direction."""
+  if shape == 'disc':
+    return np.ones_like(phi)
+  if shape == 'star':
+    return 1 + np.float32(0.35) * np.cos(5 * phi)
+  sides = {'triangle': 3, 'square': 4}[shape]
+  apothem = np.sqrt(np.pi / (sides * np.tan(np.pi / sides)))  # Of the polygon of area pi.
+  turn = 2 * np.pi / sides
+  return (apothem / np.cos(phi % turn - turn / 2)).astype(np.float32)
 
-  The waves are a radius and more long: what is finer than a patch teaches a small model nothing.
+
+def _sprite(
+  rng: np.random.Generator, course: Course, size: int, look: str
+) -> tuple[Float32[np.ndarray, 'T size size'], Float32[np.ndarray, 'T size size']]:
+  """Opacity and texture, in [-1, 1], of a blob of a look.
+
+  Lobes of its own make each shape irregular, and one side of each texture is darker, so that a
+  turn is seen whatever the look.
   """
-  lobes, lobe_phases = rng.uniform(0.12, 0.25, 2), rng.uniform(0, 2 * np.pi, 2)
-  waves, heights = rng.normal(scale=2, size=(4, 2)), rng.uniform(0.5, 1, 4)
-  phases = rng.uniform(0, 2 * np.pi, 4)
+  kind, shape = look.split('_')
+  lobes, lobe_phases = rng.uniform((0.1, 0.03), (0.18, 0.1)), rng.uniform(0, 2 * np.pi, 2)
+  tilt, phase, shade, place = rng.uniform(0, 2 * np.pi, 4)
+  wave = rng.uniform(4.5, 7)  # A wavelength is 0.9 to 1.4 radii.
+  depth = rng.uniform(0.4, 0.8)  # Of the shade.
 
   low, high = np.log(RADIUS)
   radius = np.exp(low + (high - low) * course.size)
@@ -158,34 +175,61 @@ def _sprite(
   def offsets(centre: Float[np.ndarray, ' T']) -> Float32[np.ndarray, 'T size']:
     return ((at - centre[:, None] + 0.5) % 1 - 0.5).astype(np.float32)
 
+  def along(angle: float) -> Float32[np.ndarray, 'T size size']:
+    return np.float32(np.cos(angle)) * u + np.float32(np.sin(angle)) * v
+
   dx, dy = offsets(course.x)[:, None, :], offsets(course.y)[:, :, None]
   cos, sin = column(np.cos(course.angle) / radius), column(np.sin(course.angle) / radius)
   u, v = cos * dx + sin * dy, cos * dy - sin * dx  # Turned back: y points down.
   rho, phi = np.hypot(u, v), np.arctan2(v, u)
-  edge = np.float32(1)
+  edge = _edge(shape, phi)
   for k, (a, b) in enumerate(zip(lobes, lobe_phases, strict=True), start=2):
     edge = edge + np.float32(a) * np.cos(k * phi + np.float32(b))
   opacity = np.clip((edge - rho) * column(radius * size) + np.float32(0.5), 0, 1)
-  field = np.zeros_like(u)
-  for (a, b), height, phase in zip(waves.astype(np.float32), heights, phases, strict=True):
-    field += np.float32(height) * np.sin(a * u + b * v + np.float32(phase))
-  return opacity, np.tanh(np.float32(1.2) * field)
+  if kind == 'stripes':
+    field = np.sin(np.float32(wave) * along(tilt) + np.float32(phase))
+  elif kind == 'checks':
+    across = np.sin(np.float32(wave) * along(tilt + np.pi / 2) + np.float32(place))
+    field = np.float32(1.4) * np.sin(np.float32(wave) * along(tilt) + np.float32(phase)) * across
+  else:
+    centre = np.float32(0.3 * np.cos(place)), np.float32(0.3 * np.sin(place))
+    field = np.sin(np.float32(wave) * np.hypot(u - centre[0], v - centre[1]) + np.float32(phase))
+  return opacity, np.tanh(np.float32(1.5) * field + np.float32(depth) * along(shade))
 
 
 def render_with_opacity(
-  seed: int, index: int, *, frames: int = 16, size: int = 48
-) -> tuple[UInt8[np.ndarray, 'T H W 3'], Float32[np.ndarray, 'T H W'], int]:
-  """As `render`, with the opacity of the sprite at each pixel (0 is background)."""
+  seed: int,
+  index: int,
+  *,
+  frames: int = 16,
+  size: int = 48,
+  speed: float = 1.0,
+  detail: int = 1,
+  moving: float = 1.0,
+) -> tuple[UInt8[np.ndarray, 'T H W 3'], Float32[np.ndarray, 'T H W']]:
+  """Draws clip `index`, of the classes `label_of(index, ...)`: a function of the arguments alone.
+
+  Args:
+    seed: Of the whole set.
+    index: Of the clip.
+    frames: T.
+    size: H and W.
+    speed: Factor of all motion; at 1 sprites move by 1.5 to 4 pixels a frame of 40.
+    detail: The background's finest wavelength is 1 / detail of the frame.
+    moving: Share of the clips that move at all; the others keep their label, too.
+
+  Returns:
+    The clip, RGB, and the opacity of the sprite at each pixel; 0 is background.
+  """
   rng = np.random.default_rng([seed, index])
-  label = index % len(CLASSES)
-  course = draw_course(rng, CLASSES[label], frames)
-  background = _background(rng, course, size)
-  opacity, texture = _sprite(rng, course, size)
+  motion, look = (names[label_of(index, label)] for label, names in LABELS.items())
+  course = draw_course(rng, motion, frames, speed=speed, moving=moving)
+  opacity, texture = _sprite(rng, course, size, look)
   # The background's channels vary each by itself, rather dark; the sprite's texture runs
   # between a light colour and a strong one.
   light, strong = rng.uniform(0.75, 1, 3), rng.permutation([0.0, rng.uniform(0, 1), 1.0])
   middle, swing = (light + strong) / 2, (light - strong) / 2
-  video = background
+  video = _background(rng, course, size, detail)
   video *= np.float32(0.32)
   video += np.float32(0.36)
   sprite = texture[:, None] * swing.astype(np.float32)[:, None, None]
@@ -196,25 +240,12 @@ def render_with_opacity(
   video *= 255
   video += np.float32(0.5)
   pixels = np.ascontiguousarray(video.astype(np.uint8).transpose(0, 2, 3, 1))
-  return pixels, opacity, label
+  return pixels, opacity
 
 
-def render(
-  seed: int, index: int, *, frames: int = 16, size: int = 48
-) -> tuple[UInt8[np.ndarray, 'T H W 3'], int]:
-  """Draws clip `index`: a function of the arguments alone.
-
-  Args:
-    seed: Of the whole set.
-    index: Of the clip; its class is `index % len(CLASSES)`.
-    frames: T.
-    size: H and W.
-
-  Returns:
-    The clip, RGB, and its class, an index into `CLASSES`.
-  """
-  video, _, label = render_with_opacity(seed, index, frames=frames, size=size)
-  return video, label
+def render(*args: int, **options: int | float) -> UInt8[np.ndarray, 'T H W 3']:
+  """The clip of `render_with_opacity`."""
+  return render_with_opacity(*args, **options)[0]
 
 
 def split_seed(split: str, seed: int) -> int:
@@ -222,23 +253,19 @@ def split_seed(split: str, seed: int) -> int:
   return len(CLIPS) * seed + list(CLIPS).index(split)
 
 
-def clip_name(split: str, index: int) -> str:
-  """Where a clip of a written set lies: SPLIT/CLASS/INDEX.mp4."""
-  return f'{split}/{CLASSES[index % len(CLASSES)]}/{index:06d}.mp4'
-
-
 class SyntheticVideo:
-  """One clip with the interface of a video file."""
+  """One clip with the interface of a video file; `options` are those of `render`."""
 
-  def __init__(self, seed: int, index: int, *, frames: int, size: int):
-    self.num_frames, self.height, self.width, self.rate = frames, size, size, float(RATE)
-    self._render = functools.partial(render, seed, index, frames=frames, size=size)
+  def __init__(self, seed: int, index: int, **options: int | float):
+    self.num_frames, self.height, self.rate = options['frames'], options['size'], float(RATE)
+    self.width = self.height
+    self._render = functools.partial(render, seed, index, **options)
 
   def read(
     self, indices: Sequence[int] | Integer[np.ndarray, ' T'], *, shrink=None, put=None
   ) -> UInt8[np.ndarray, 'T H W 3']:
     """The frames of these indices, in this order; `shrink` and `put` as those of `Video.read`."""
-    frames = self._render()[0][np.asarray(indices)]
+    frames = self._render()[np.asarray(indices)]
     if put is not None:
       for place, frame in enumerate(frames):
         put(place, frame)
@@ -257,43 +284,66 @@ class SyntheticSource:
 
   Args:
     split: 'train' or 'val'; no clip is in both, whatever the seeds.
+    label: Which one `label` tells, a key of LABELS.
     clips: How many; None for the usual number.
-    frames: T.
-    size: H and W.
     seed: Of the set.
+    options: Of `render_with_opacity`.
 
   Raises:
-    UserError: there is no such split.
+    UserError: there is no such split or label, or an option is out of range.
   """
-
-  class_names: tuple[str, ...] = CLASSES
 
   def __init__(
     self,
     split: str,
     *,
+    label: str = 'motion',
     clips: int | None = None,
-    frames: int = 16,
-    size: int = 48,
     seed: int = 0,
+    **options: int | float,
   ):
     usual = lookup(CLIPS, split, 'the split of the synthetic set')
     self._split, self._clips = split, usual if clips is None else clips
-    self._seed = split_seed(split, seed)
-    self._frames, self._size = frames, size
-    self.largest = (size, size)
+    self.class_names: tuple[str, ...] = lookup(LABELS, label, 'the label of the synthetic set')
+    self._label, self._seed = label, split_seed(split, seed)
+    self._options = {name: usual for name, (usual, _) in OPTIONS.items()} | options
+    least = {'clips': 1, 'seed': 0} | {name: least for name, (_, least) in OPTIONS.items()}
+    for name, value in {'clips': self._clips, 'seed': seed, **options}.items():
+      if value < least[name]:
+        raise UserError(f'{name} is {value}: it must be at least {least[name]}.')
+    self.largest = (self._options['size'],) * 2
 
   def __len__(self) -> int:
     return self._clips
 
   def name(self, i: int) -> str:
-    return clip_name(self._split, i)
+    return f'{self._split}/{MOTIONS[label_of(i)]}/{i:06d}.mp4'
 
   def label(self, i: int) -> int:
-    return i % len(CLASSES)
+    return label_of(i, self._label)
 
   def about(self) -> str:
-    return f'{self._seed}, {self._frames} frames of {self._size} pixels'
+    return f'version {VERSION}, seed {self._seed}, {self._options}'
 
   def open(self, i: int) -> SyntheticVideo:
-    return SyntheticVideo(self._seed, i, frames=self._frames, size=self._size)
+    return SyntheticVideo(self._seed, i, **self._options)
+
+
+def named_source(spec: str) -> SyntheticSource:
+  """The source of a name, such as `train` or `val,label=look,size=32`.
+
+  Raises:
+    UserError: there is none of this name.
+  """
+  split, *options = spec.split(',')
+  if split not in CLIPS:
+    raise UserError(f"'synthetic:{spec}': there are the splits synthetic:train, synthetic:val.")
+  kinds = {'label': str, 'clips': int, 'seed': int}
+  kinds |= {name: type(usual) for name, (usual, _) in OPTIONS.items()}
+  values = {}
+  for name, _, value in (option.partition('=') for option in options):
+    try:
+      values[name] = lookup(kinds, name, f'synthetic:{spec}')(value)
+    except ValueError:
+      raise UserError(f'synthetic:{spec}: {name} is {value!r}, no number.') from None
+  return SyntheticSource(split, **values)

@@ -157,10 +157,17 @@ def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | N
       f'heads.{name}: the target codes goes with the loss cross_entropy, and no other does; '
       f'it has target {head.target} and loss {head.loss}.'
     )
+  other_clip = head.get('other_clip', False)
   asks_for_flow = hasattr(function, 'flow_pairs')
   function = functools.partial(function, patch=patch, **head.options)
 
   def target(clip, flow, followed, frozen):
+    found = own_target(clip, flow, followed, frozen)
+    if other_clip:
+      return jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), found)
+    return found
+
+  def own_target(clip, flow, followed, frozen):
     given = {'flow': flow} if asks_for_flow else {}
     if codes:
       model, params = tokenizer.model, {'params': frozen['tokenizer']}

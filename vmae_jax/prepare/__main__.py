@@ -1,7 +1,7 @@
 """Prepares data: `python -m vmae_jax.prepare COMMAND --help`.
 
 Commands:
-  synthetic --out=data/motion: the synthetic motion set, video files and lists to train from.
+  synthetic --out=data/motion: the synthetic set, video files and lists to train from.
   kinetics400, kinetics600, kinetics700, ssv2, ucf101, hmdb51, davis2017, folder SOURCE --out=DIR:
     lists of a downloaded data set, its videos anywhere below SOURCE; with --shards its videos as
     well, encoded for fast reading, and with --cut films as clips. If it is killed, the same command
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vmae_jax import cli
-from vmae_jax.data.synthetic import CLIPS
+from vmae_jax.data.synthetic import CLIPS, OPTIONS
 from vmae_jax.errors import UserError
 from vmae_jax.prepare.synthetic_set import write_set
 
@@ -30,8 +30,11 @@ class _Parser(argparse.ArgumentParser):
 _OPTIONS = {
   'train': (CLIPS['train'], 'clips to train on'),
   'val': (CLIPS['val'], 'clips to evaluate on'),
-  'frames': (16, 'frames a clip'),
-  'size': (48, 'height and width'),
+  'frames': (OPTIONS['frames'][0], 'frames a clip'),
+  'size': (OPTIONS['size'][0], 'height and width'),
+  'speed': (OPTIONS['speed'][0], 'factor of all motion'),
+  'detail': (OPTIONS['detail'][0], "the background's finest waves in a frame"),
+  'moving': (OPTIONS['moving'][0], 'share of the clips that move at all'),
   'seed': (0, 'of the whole set'),
   'workers': (None, 'processes'),
 }
@@ -60,14 +63,15 @@ def _parser() -> argparse.ArgumentParser:
   commands = parser.add_subparsers(required=True, metavar='COMMAND')
   command = commands.add_parser(
     'synthetic',
-    help='write the synthetic motion set',
-    description='Writes the synthetic motion set: 12 classes that only motion tells apart.',
+    help='write the synthetic set',
+    description='Writes the synthetic set: 12 motions, which no single frame tells, by 12 looks.',
   )
   command.set_defaults(function=_synthetic)
   command.add_argument('--out', type=Path, required=True, help='folder to write')
   for name, (default, text) in _OPTIONS.items():
     text += f' ({"one a processor" if default is None else default})'
-    command.add_argument(f'--{name}', type=int, default=default, help=text)
+    kind = float if isinstance(default, float) else int
+    command.add_argument(f'--{name}', type=kind, default=default, help=text)
   command = commands.add_parser('upgrade', help='rewrite shards of an earlier version')
   command.set_defaults(function=_upgrade)
   command.add_argument('folder', metavar='FOLDER', help='of shards: DIR/SPLIT')

@@ -1,6 +1,7 @@
-"""Writes the synthetic motion set as video files with lists."""
+"""Writes the synthetic set as video files with lists."""
 
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from vmae_jax.data.synthetic import CLASSES, CLIPS, RATE, VERSION, clip_name, render, split_seed
+from vmae_jax.data.synthetic import CLIPS, LABELS, MOTIONS, OPTIONS, RATE, VERSION, SyntheticSource
 from vmae_jax.errors import UserError
 
 
@@ -30,9 +31,9 @@ def write_video(path: Path, video: UInt8[np.ndarray, 'T H W 3']) -> None:
     container.mux(stream.encode())
 
 
-def _write_clip(index: int, *, folder: Path, split: str, seed: int, frames: int, size: int):
-  video, _ = render(split_seed(split, seed), index, frames=frames, size=size)
-  write_video(folder / clip_name(split, index), video)
+def _write_clip(index: int, *, folder: Path, source: SyntheticSource):
+  with source.open(index) as video:
+    write_video(folder / source.name(index), video.read(range(video.num_frames)))
 
 
 def write_set(
@@ -40,24 +41,23 @@ def write_set(
   *,
   train: int = CLIPS['train'],
   val: int = CLIPS['val'],
-  frames: int = 16,
-  size: int = 48,
   seed: int = 0,
   workers: int | None = None,
+  **options: int | float,
 ) -> bool:
   """Writes both splits as H.264 files with their lists.
 
-  The folder gets `train/CLASS/INDEX.mp4`, `val/...`, the lists `train.txt` and `val.txt`
-  (`path label`, relative), `classes.txt` and `set.json`. It appears when all is complete.
+  The folder gets `train/MOTION/INDEX.mp4`, `val/...`, the lists `train.txt` and `val.txt`
+  (`path label`, relative) and `classes.txt` of the motions, the same of the looks in `look/`, and
+  `set.json`. It appears when all is complete.
 
   Args:
     folder: The folder to write: new, empty or holding the same set.
     train: Clips of the training split.
     val: Clips of the validation split.
-    frames: T.
-    size: H and W, even.
     seed: Seed of the whole set.
     workers: Processes; None for as many as there are processors.
+    options: See `OPTIONS` of `data.synthetic`; `size` must be even.
 
   Returns:
     Whether the set was written: False where it was there already.
@@ -65,39 +65,43 @@ def write_set(
   Raises:
     UserError: a number is out of range, or the folder holds something else.
   """
-  clips = {'train': train, 'val': val}
-  least = {'train': 1, 'val': 1, 'frames': 1, 'seed': 0}
-  parameters = {**clips, 'frames': frames, 'size': size, 'seed': seed, 'version': VERSION}
-  for name, value in least.items():
-    if parameters[name] < value:
-      raise UserError(f'{name} is {parameters[name]}: it must be at least {value}.')
+  for name, clips in {'train': train, 'val': val}.items():
+    if clips < 1:
+      raise UserError(f'{name} is {clips}: it must be at least 1.')
+  sources = {
+    (split, label): SyntheticSource(split, label=label, clips=clips, seed=seed, **options)
+    for split, clips in {'train': train, 'val': val}.items()
+    for label in LABELS
+  }
+  options = {name: options.get(name, usual) for name, (usual, _) in OPTIONS.items()}
+  parameters = {'train': train, 'val': val, 'seed': seed, **options, 'version': VERSION}
   if workers is not None and workers < 1:
     raise UserError(f'workers is {workers}: it must be at least 1.')
-  if size < 16 or size % 2:
-    raise UserError(f'size is {size}: H.264 needs an even number, of at least 16 here.')
+  if options['size'] % 2:
+    raise UserError(f'size is {options["size"]}: H.264 needs an even number.')
   if _holds_set(folder, parameters):
     return False
 
   partial = folder.absolute().with_name(f'.{folder.name}.partial-{os.getpid()}')
   try:
-    for split in CLIPS:
-      for name in CLASSES:
-        (partial / split / name).mkdir(parents=True)
+    for split, motion in itertools.product(CLIPS, MOTIONS):
+      (partial / split / motion).mkdir(parents=True)
     # Spawned, not forked: the caller may run threads (JAX's, for one).
     context = multiprocessing.get_context('spawn')
     with (
       ProcessPoolExecutor(workers, mp_context=context) as pool,
       tqdm(total=train + val, unit='clip', desc=str(folder)) as progress,
     ):
-      for split, count in clips.items():
-        write = functools.partial(
-          _write_clip, folder=partial, split=split, seed=seed, frames=frames, size=size
-        )
-        for _ in pool.map(write, range(count), chunksize=32):
-          progress.update()
-        lines = [f'{clip_name(split, i)} {i % len(CLASSES)}\n' for i in range(count)]
-        (partial / f'{split}.txt').write_text(''.join(lines))
-    (partial / 'classes.txt').write_text('\n'.join(CLASSES) + '\n')
+      for (split, label), source in sources.items():
+        lists, up = (partial, '') if label == 'motion' else (partial / label, '../')
+        if not up:
+          write = functools.partial(_write_clip, folder=partial, source=source)
+          for _ in pool.map(write, range(len(source)), chunksize=32):
+            progress.update()
+        lists.mkdir(exist_ok=True)
+        lines = [f'{up}{source.name(i)} {source.label(i)}\n' for i in range(len(source))]
+        (lists / f'{split}.txt').write_text(''.join(lines))
+        (lists / 'classes.txt').write_text('\n'.join(source.class_names) + '\n')
     (partial / 'set.json').write_text(json.dumps(parameters, indent=2) + '\n')
     partial.rename(folder)
   finally:
@@ -105,7 +109,7 @@ def write_set(
   return True
 
 
-def _holds_set(folder: Path, parameters: dict[str, int]) -> bool:
+def _holds_set(folder: Path, parameters: dict[str, int | float]) -> bool:
   """Whether the very set is there; raises a UserError if something else is."""
   try:
     found = json.loads((folder / 'set.json').read_text())

@@ -97,6 +97,8 @@ class Stop:
     return self
 
   def __exit__(self, *_):
+    global _stop
+    _stop = None  # What follows has nothing to save: another run of a study, or the end.
     for number, handler in self._before.items():
       signal.signal(number, handler)
 

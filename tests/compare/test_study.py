@@ -1,0 +1,137 @@
+"""A study from nothing to its tables, stopped in between."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import compare as compare_config
+from configs import motionmae
+from tests import started
+from vmae_jax.compare.study import Study, run_study
+from vmae_jax.config_file import load_config
+from vmae_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
+from vmae_jax.method.build import build_method
+
+STUDY = """
+import ml_collections
+from configs import motionmae, videomae
+
+SET = 'frames=4,size=16,clips=24'
+
+def get_config(arg=''):
+  c = ml_collections.ConfigDict()
+  c.arms = {'pixels': videomae.get_config('smoke'), 'MotionMAE': motionmae.get_config('smoke')}
+  for config in c.arms.values():
+    config.data.train, config.data.size, config.data.frames = f'synthetic:train,{SET}', 16, 4
+    config.data.repeats, config.data.crop, config.batch_size = 1, 'centre', 4
+    config.steps, config.checkpoint.every_steps, config.checkpoint.keep_every_steps = 4, 2, 2
+    config.log.pictures_every_steps = 1000
+    if arg == 'faster':
+      config.optimizer.base_lr = 1.0
+  labels = {
+    x: [f'synthetic:{split},{SET},label={x}' for split in ('train', 'val')]
+    for x in ('motion', 'look')
+  }
+  c.baseline, c.seeds = 'pixels', (0, 1)
+  c.measures = dict(labels=labels, probes=('knn',), batch_size=8)
+  return c
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+  path = tmp_path / 'study.py'
+  path.write_text(STUDY)
+  return str(path)
+
+
+def start(spec, *flags):
+  command = [sys.executable, '-m', 'vmae_jax.compare', spec, *flags]
+  return subprocess.Popen(
+    command,
+    env=started.environment(),
+    cwd=started.ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def test_a_study_goes_on_where_it_was_stopped(file, tmp_path):
+  workdir = tmp_path / 'study'
+  process = start(file, f'--workdir={workdir}')
+  for line in process.stdout:
+    if 'MotionMAE of seed 0' in line:
+      process.send_signal(signal.SIGTERM)
+      break
+  output = process.communicate(timeout=300)[0]
+  assert process.returncode == EXIT_PREEMPTED, output
+  first = workdir / 'pixels' / '0' / 'result.json'
+  before = first.stat().st_mtime_ns
+  started.wait_for([start(file, f'--workdir={workdir}')])
+  assert first.stat().st_mtime_ns == before  # What was done is not done again.
+
+  results = json.loads((workdir / 'results.json').read_text())
+  seeds = {arm: found['seeds'] for arm, found in results['arms'].items()}
+  assert seeds == {'pixels': [0, 1], 'MotionMAE': [0, 1], 'untrained': [0, 1]}
+  assert list(results['arms']['pixels']['curve']) == ['2', '4']
+  assert '| MotionMAE | 2 |' in (workdir / 'results.md').read_text()
+  assert {p.name for p in workdir.glob('*.png')} == {'look-motion.png', 'curves.png'}
+  (output,) = started.wait_for(
+    [start(f'{file}:faster', f'--workdir={workdir}')], code=EXIT_USER_ERROR
+  )
+  assert 'holds a run of another config' in output
+
+
+def test_runs_are_listed_seed_by_seed(file):
+  runs = list(Study(load_config(file)).runs())
+  assert runs == [(arm, seed) for seed in (0, 1) for arm in ('pixels', 'MotionMAE', 'untrained')]
+
+
+def test_arms_of_a_seed_start_with_the_same_encoder():
+  study = Study(compare_config.get_config('demo'))
+  encoders = {}
+  for arm in study.arms:
+    config = study.config(arm, 3)
+    if config.method == 'mam2':
+      config.tokenizer.path = 'untrained'
+    method = build_method(config)
+    encoders[arm] = jax.jit(method.init)(jax.random.key(config.seed))['encoder']
+  for encoder in encoders.values():
+    jax.tree.map(np.testing.assert_array_equal, encoder, encoders['pixels'])
+
+
+def test_targets_of_another_clip():
+  config = motionmae.get_config('smoke')
+  own = build_method(config)
+  config.heads.motion.other_clip = True
+  control = build_method(config)
+  rng = np.random.default_rng(0)
+  video = rng.integers(0, 256, (3, 8, 32, 32, 3)).astype(np.uint8)
+  batch = {'video': jnp.asarray(video)} | dict.fromkeys(
+    ('epoch', 'sample', 'repeat'), jnp.arange(3)
+  )
+  params = own.init(jax.random.key(0))
+  there, other = (m.forward(params, batch, m.frozen).targets for m in (own, control))
+  np.testing.assert_array_equal(other['pixels'].values, there['pixels'].values)
+  np.testing.assert_array_equal(
+    other['motion'].values, there['motion'].values[jnp.array([2, 0, 1])]
+  )
+
+
+def test_mistakes(file, tmp_path):
+  config = load_config(file)
+  with pytest.raises(UserError, match="--only: there is no 'pixel,0'"):
+    run_study(Study(config), tmp_path, only='pixel,0')
+  config.baseline = 'pixel'
+  with pytest.raises(UserError, match="baseline: there is no 'pixel'"):
+    Study(config)
+  del config.seeds
+  with pytest.raises(UserError, match="'seeds'"):
+    Study(config)

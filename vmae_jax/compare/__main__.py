@@ -1,0 +1,43 @@
+"""Compares methods on equal terms: every arm of a study by every seed, with intervals.
+
+  python -m vmae_jax.compare configs/compare.py:demo --workdir=runs/study
+
+Trains and measures what is not yet there, one run after the other, and writes results.json,
+results.md and figures. The same command goes on where it was stopped. A cluster takes a run a job:
+`--list` prints the names of the runs, and `--only=ARM,SEED` does one of them, as in
+
+  python -m vmae_jax.compare configs/compare.py:demo --workdir=DIR \
+    --only=$(python -m vmae_jax.compare configs/compare.py:demo --list | \
+      sed -n $((SLURM_ARRAY_TASK_ID + 1))p)
+"""
+
+import argparse
+from pathlib import Path
+
+from vmae_jax import cli
+from vmae_jax.config_file import load_config
+from vmae_jax.errors import UserError
+
+
+def main(argv: list[str]) -> None:
+  parser = argparse.ArgumentParser('python -m vmae_jax.compare', description=__doc__.split('\n')[0])
+  parser.add_argument(
+    'study', metavar='STUDY', help='FILE:ARGUMENT, such as configs/compare.py:demo'
+  )
+  parser.add_argument('--workdir', type=Path, help='folder for runs and results')
+  parser.add_argument('--only', metavar='ARM,SEED', help='does this run alone')
+  parser.add_argument('--list', action='store_true', help='prints the names of all runs, and ends')
+  args = parser.parse_args(argv[1:])
+  from vmae_jax.compare.study import Study, run_study
+
+  study = Study(load_config(args.study))
+  if args.list:
+    print('\n'.join(f'{arm},{seed}' for arm, seed in study.runs()))
+    return
+  if args.workdir is None:
+    raise UserError('give --workdir=DIR, a folder for runs and results.')
+  run_study(study, args.workdir, only=args.only)
+
+
+if __name__ == '__main__':
+  cli.run(main, absl_flags=False, trains=True)

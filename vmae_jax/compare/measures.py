@@ -1,0 +1,202 @@
+"""What a run of a study is asked: which labels its frozen tokens tell, and how."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vmae_jax.data.sources import DataSet
+from vmae_jax.errors import UserError, check_name
+from vmae_jax.evaluation.attentive import attentive_probe
+from vmae_jax.evaluation.encoder import build_encoder, init_encoder, load_encoder
+from vmae_jax.evaluation.features import TOKENS_DTYPE, Batch, middle_clips
+from vmae_jax.evaluation.probing import FROZEN, TITLES, open_labelled
+from vmae_jax.evaluation.results import count_classes
+from vmae_jax.types import Array, Float, Int, UInt8
+
+# Of frames 'T', for one clip: what becomes of their order.
+VIEWS: dict[str, Callable[[Int[np.ndarray, ' T'], np.random.Generator], Int[np.ndarray, ' T']]] = {
+  'as they are': lambda frames, _: frames,
+  'shuffled': lambda frames, rng: rng.permutation(frames),
+  'reversed': lambda frames, _: frames[::-1],
+}
+
+
+class Tokens(NamedTuple):
+  """Of the clips of a set: tokens of each layer, 's t n d', and which clips could be read."""
+
+  layers: dict[int, Float[np.ndarray, 's t n d']]
+  valid: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+  """How runs are measured.
+
+  Attributes:
+    labels: Name -> data to learn from and held-out data, see `open_source`.
+    probes: Keys of `probing.TITLES`.
+    layers: Of the encoder, see `build_encoder`; each is measured by k-NN and linear probes.
+    layer: The one that attentive probes and all that follows are of.
+    order_gap: Of which labels accuracy on held-out clips with shuffled frames is measured, too.
+    arrow: Whether it is measured if clips are told from their reverse.
+    epochs: Passes of attentive probes.
+    rates: Learning rates that attentive probes choose among.
+    batch_size: Clips at a time.
+  """
+
+  labels: dict[str, Sequence[str]]
+  probes: tuple[str, ...] = ('knn', 'linear', 'attentive')
+  layers: tuple[int, ...] = (-1,)
+  layer: int = -1
+  order_gap: tuple[str, ...] = ()
+  arrow: bool = False
+  epochs: int = 10
+  rates: tuple[float, ...] = (1e-3, 3e-4)
+  batch_size: int = 64
+
+  def __post_init__(self):
+    for probe in self.probes:
+      check_name(probe, TITLES, 'measures.probes')
+    for label in self.order_gap:
+      check_name(label, self.labels, 'measures.order_gap')
+    if self.layer not in self.layers:
+      raise UserError(f'measures.layer is {self.layer}, which is not among layers {self.layers}.')
+
+  def to_dict(self) -> dict[str, Any]:
+    """As JSON has it."""
+    plain = dataclasses.asdict(self)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()} | {
+      'labels': {name: list(pair) for name, pair in self.labels.items()}
+    }
+
+  def of_run(self, checkpoint: str, *, whole: bool = True) -> dict[str, Any]:
+    """Measures a checkpoint; `whole=False` leaves all but k-NN and linear probes off."""
+    layers = self.layers if whole else (self.layer,)
+    encodes = {}
+    for layer in layers:
+      config, params, encode = load_encoder(checkpoint, pool='tokens', layer=layer)
+      encodes[layer] = jax.jit(lambda video, encode=encode, params=params: encode(params, video))
+    return self._measure(config, encodes, whole)
+
+  def of_fresh(self, config) -> dict[str, Any]:
+    """Measures the encoder of a config as it is before any training."""
+    encodes = {}
+    for layer in self.layers:
+      encoder, encode = build_encoder(config, pool='tokens', layer=layer)
+      params = jax.jit(lambda encoder=encoder: init_encoder(config, encoder))()
+      encodes[layer] = jax.jit(lambda video, encode=encode, params=params: encode(params, video))
+    return self._measure(config, encodes, True)
+
+  def _measure(self, config, encodes, whole: bool) -> dict[str, Any]:
+    """label -> probe -> layer -> top-1; beside the labels 'arrow of time' and 'LABEL, shuffled'."""
+    tokens: dict[tuple, Tokens] = {}
+
+    def read(source: DataSet, view: str = 'as they are') -> Tokens:
+      clips = tuple(map(source.name, range(len(source))))
+      about = getattr(source, 'about', str)()  # Made-up sets of other knobs share names.
+      if (clips, about, view) not in tokens:
+        encode = encodes if view == 'as they are' else {self.layer: encodes[self.layer]}
+        tokens[clips, about, view] = self._read(config, encode, source, view)
+      return tokens[clips, about, view]
+
+    found: dict[str, Any] = {}
+    for name, specs in self.labels.items():
+      train, val = (open_labelled(spec, config.data) for spec in specs)
+      labels = tuple(np.array([s.label(i) for i in range(len(s))]) for s in (train, val))
+      found[name] = self._probe(read(train), read(val), *labels, whole=whole)
+      if whole and name in self.order_gap:
+        shuffled = self._probe(read(train), read(val, 'shuffled'), *labels, only=self.layer)
+        found[f'{name}, shuffled'] = shuffled
+    if whole and self.arrow:
+      both = [
+        _joined(self.layer, read(source), read(source, 'reversed')) for source in (train, val)
+      ]
+      labels = (np.repeat([0, 1], len(x.valid) // 2) for x in both)
+      found['arrow of time'] = self._probe(*both, *labels, only=self.layer)
+    return found
+
+  def _read(self, config, encodes, source: DataSet, view: str) -> Tokens:
+    loader = middle_clips(source, config.data, batch_size=self.batch_size)
+    kept: dict[int, np.ndarray] = {}
+    valid = np.zeros(len(source), bool)
+    try:
+      for batch in loader:
+        sample, good = np.asarray(batch['sample']), np.asarray(batch['valid'])
+        video = _in_order(batch['video'], sample, view)
+        there = sample >= 0
+        valid[sample[there]] = good[there]
+        for layer, encode in encodes.items():
+          found = np.asarray(encode(video).astype(TOKENS_DTYPE))
+          found = found.reshape(*found.shape[:2], -1, found.shape[-1])
+          if layer not in kept:
+            kept[layer] = np.zeros((len(source), *found.shape[1:]), TOKENS_DTYPE)
+          kept[layer][sample[there]] = found[there]
+    finally:
+      loader.close()
+    return Tokens(kept, valid)
+
+  def _probe(self, train: Tokens, val: Tokens, labels, val_labels, *, whole=True, only=None):
+    """probe -> layer -> top-1."""
+    found: dict[str, dict[str, float]] = {}
+    for layer in [only] if only is not None else train.layers:
+      pooled = (x.layers[layer][x.valid].astype(np.float32).mean(2) for x in (train, val))
+      x, z = (p.reshape(len(p), -1) for p in pooled)
+      for probe in self.probes:
+        if probe == 'attentive':
+          continue
+        top1 = FROZEN[probe](x, labels[train.valid], z, val_labels[val.valid])['top1']
+        found.setdefault(probe, {})[str(layer)] = top1
+    if whole and 'attentive' in self.probes:
+      top1 = self._attentive(train, val, labels, val_labels)
+      found['attentive'] = {str(self.layer): top1}
+    return found
+
+  def _attentive(self, train: Tokens, val: Tokens, labels, val_labels) -> float:
+    chooses = np.random.default_rng(0).permutation(len(labels)) < len(labels) // 10
+    size, layer = self.batch_size, self.layer
+
+    def batches(tokens, labels, counts, epoch=None) -> Iterator[Batch]:
+      order = np.arange(len(labels))
+      if epoch is not None:
+        order = np.random.default_rng(epoch).permutation(order)
+      for first in range(0, len(order), size):
+        some = np.resize(order[first : first + size], size)  # One shape for all batches.
+        weight = (tokens.valid & counts)[some] & (np.arange(size) < len(order) - first)
+        x = tokens.layers[layer][some]
+        yield x.reshape(size, -1, x.shape[-1]), labels[some], weight.astype(np.float32)
+
+    every = np.ones(len(val_labels), bool)
+    found = attentive_probe(
+      lambda epoch: batches(train, labels, ~chooses, epoch),
+      lambda: batches(train, labels, chooses),
+      lambda: batches(val, val_labels, every),
+      classes=count_classes(labels, val_labels),
+      width=train.layers[layer].shape[-1],
+      steps=-(-len(labels) // size),
+      epochs=self.epochs,
+      rates=self.rates,
+      weight_decays=(0.1,),
+    )
+    return found['top1']
+
+
+def _in_order(
+  video: UInt8[Array, 'b T H W 3'], sample: Int[np.ndarray, ' b'], view: str
+) -> UInt8[Array, 'b T H W 3']:
+  """The clips with their frames in another order, the same at every call."""
+  if view == 'as they are':
+    return video
+  frames = np.arange(video.shape[1])
+  order = [VIEWS[view](frames, np.random.default_rng(i + 1)) for i in sample]
+  return jnp.take_along_axis(video, np.stack(order)[:, :, None, None, None], axis=1)
+
+
+def _joined(layer: int, one: Tokens, other: Tokens) -> Tokens:
+  return Tokens(
+    {layer: np.concatenate([one.layers[layer], other.layers[layer]])},
+    np.concatenate([one.valid, other.valid]),
+  )

@@ -1,0 +1,148 @@
+"""A study: arms by seeds, each trained and measured once, whatever stops it in between."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from vmae_jax.compare.figures import draw_figures
+from vmae_jax.compare.measures import Measures
+from vmae_jax.compare.summary import summarise, table
+from vmae_jax.errors import UserError, check_name
+from vmae_jax.method.build import build_method
+from vmae_jax.training.pretraining import train
+
+UNTRAINED = 'untrained'  # The arm that every study has: fresh weights, measured as all others.
+
+
+class Study:
+  """What a study's file says.
+
+  Attributes:
+    arms: Name -> the config of its runs, but for the seed; the first is the baseline.
+    seeds: Of the runs. Runs of one seed share the encoder's first weights and the order of clips.
+    measures: How a run is measured.
+
+  Raises:
+    UserError: the file lacks a key, or a value in it is wrong.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    for key in ('arms', 'baseline', 'seeds', 'measures'):
+      if key not in config:
+        raise UserError(f'a study needs the key {key!r}: see configs/compare.py.')
+    self.seeds = tuple(config.seeds)
+    self.measures = Measures(**config.measures.to_dict())
+    check_name(config.baseline, config.arms, 'baseline')
+    others = {name: arm for name, arm in config.arms.items() if name != config.baseline}
+    self.arms = {config.baseline: config.arms[config.baseline]} | others
+    if not self.seeds or UNTRAINED in self.arms:
+      raise UserError(f'a study needs seeds, and no arm of the name {UNTRAINED!r}.')
+
+  def runs(self) -> Iterator[tuple[str, int]]:
+    """All pairs of arm and seed, seed by seed, so that early results are paired."""
+    return ((arm, seed) for seed in self.seeds for arm in (*self.arms, UNTRAINED))
+
+  def config(self, arm: str, seed: int) -> ml_collections.ConfigDict:
+    """The config of one run."""
+    arm = next(iter(self.arms)) if arm == UNTRAINED else arm
+    config = self.arms[arm].copy_and_resolve_references()
+    config.seed = seed
+    return config
+
+
+def run_study(study: Study, workdir: Path, *, only: str | None = None) -> None:
+  """Does what is not yet done, and writes what all results together say.
+
+  Args:
+    study: What is compared.
+    workdir: Its folder: ARM/SEED is a run, with its result.json.
+    only: 'ARM,SEED' does this run alone.
+
+  Raises:
+    UserError: there is no such run, or a run was measured under another config.
+    Preempted: the process was asked to stop; a run under way has saved its state.
+  """
+  runs = list(study.runs())
+  names = {f'{arm},{seed}': (arm, seed) for arm, seed in runs}
+  if only:
+    check_name(only, names, '--only')
+  for number, (arm, seed) in enumerate([names[only]] if only else runs, start=1):
+    folder = workdir / arm / str(seed)
+    config = study.config(arm, seed)
+    if _done(folder, config, study):
+      continue
+    print(f'== {arm} of seed {seed}, run {number} of {1 if only else len(runs)}', flush=True)
+    _write(folder / 'result.json', _do(arm, config, folder, study.measures))
+    write_results(study, workdir)
+  write_results(study, workdir)
+
+
+def _do(arm: str, config, folder: Path, measures: Measures) -> dict[str, Any]:
+  """Trains and measures one run."""
+  began = time.time()
+  result = {'config': _plain(config), 'measures': measures.to_dict()}
+  if arm == UNTRAINED:
+    return result | {'measured': {'0': measures.of_fresh(config)}}
+  train(config, str(folder / 'run'))
+  trained = time.time()
+  summary = json.loads((folder / 'run' / 'summary.json').read_text())
+  steps = sorted(
+    int(p.name) for p in (folder / 'run' / 'checkpoints').iterdir() if p.name.isdigit()
+  )
+  result['measured'] = {
+    str(step): measures.of_run(
+      str(folder / 'run' / 'checkpoints' / str(step)), whole=step == steps[-1]
+    )
+    for step in steps
+  }
+  return result | {
+    'loss': summary['loss'],
+    'clip_flops': build_method(config).flops(),
+    'seconds': {'training': trained - began, 'measuring': time.time() - trained},
+  }
+
+
+def _done(folder: Path, config, study: Study) -> bool:
+  """Whether a run is there, measured in the same way; an error if it is another one."""
+  result = read_result(folder)
+  if result is None:
+    return False
+  if result['config'] != _plain(config) or result['measures'] != study.measures.to_dict():
+    raise UserError(f'{folder} holds a run of another config: give another --workdir.')
+  return True
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+  """What a run was found to be; None if it is not done."""
+  path = folder / 'result.json'
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_results(study: Study, workdir: Path) -> None:
+  """results.json, results.md and figures of all runs that are done."""
+  results = {}
+  for arm, seed in study.runs():
+    if result := read_result(workdir / arm / str(seed)):
+      results.setdefault(arm, {})[seed] = result
+  if not results:
+    return
+  arms = {arm: results[arm] for arm in (*study.arms, UNTRAINED) if arm in results}
+  summary = summarise(arms, steps=next(iter(study.arms.values())).steps)
+  _write(workdir / 'results.json', summary)
+  (workdir / 'results.md').write_text(table(summary))
+  draw_figures(summary, workdir)
+
+
+def _plain(config) -> dict[str, Any]:
+  return json.loads(config.to_json())
+
+
+def _write(path: Path, value: Any) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix('.partial')
+  partial.write_text(json.dumps(value, indent=1) + '\n')
+  partial.rename(path)  # Whole, or not there.
