@@ -224,7 +224,7 @@ def test_zooms(clips, name, sign):
   _, opacities = of_class(clips, name)
   growth = sign * np.diff(np.log(opacities.sum((2, 3))), axis=1) / 2
   assert np.abs(steps(opacities).mean(1)).max() < 0.01
-  assert (np.median(growth, 1) > 0.028).all()  # 6 % of the range of log sizes.
+  assert (np.median(growth, 1) > 0.028).all()  # 8 % of the range of log sizes.
   assert ((growth < 0).sum(1) <= 2).all()  # Where the sawtooth starts anew.
 
 
@@ -247,7 +247,7 @@ def test_still_is_the_sprite_not_the_background(clips):
   videos, opacities = of_class(clips, 'still')
   np.testing.assert_array_equal(opacities, np.broadcast_to(opacities[:, :1], opacities.shape))
   changed = np.abs(np.diff(videos.astype(int), axis=1)).mean((1, 2, 3, 4))
-  assert (changed > 0.5).all() and (changed > 4).mean() > 0.95  # A sprite may hide its background.
+  assert (changed > 0.3).all() and (changed > 2).mean() > 0.95  # A sprite may hide its background.
 
 
 def test_sprite_is_seen(clips):
@@ -299,15 +299,15 @@ def test_speed_detail_and_still_clips():
   np.testing.assert_allclose(steps(films[2]), 2 * steps(films[1]), atol=5e-3)
   clips = [synthetic.render(0, i, size=32, moving=0.5) for i in range(200)]
   assert 0.4 < np.mean([(clip == clip[0]).all() for clip in clips]) < 0.6
-  rough = [
-    np.mean(
-      [
-        np.abs(np.diff(synthetic.render(0, i, frames=1, detail=d).astype(int), axis=2)).mean()
-        for i in range(20)
-      ]
-    )
-    for d in (1, 4)
-  ]
+  rough = []  # Of the background alone, in grey levels from column to column.
+  for detail in (1, 4):
+    films = [synthetic.render_with_opacity(0, i, frames=1, detail=detail) for i in range(20)]
+    outside = [(opacity[:, :, 1:] == 0) & (opacity[:, :, :-1] == 0) for _, opacity in films]
+    slopes = [
+      np.abs(np.diff(film.astype(int), axis=2))[o]
+      for (film, _), o in zip(films, outside, strict=True)
+    ]
+    rough.append(np.concatenate(slopes).mean())
   assert rough[1] > 2 * rough[0]
 
 

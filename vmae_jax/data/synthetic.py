@@ -42,7 +42,7 @@ LOOKS = tuple(f'{texture}_{shape}' for texture, shape in itertools.product(TEXTU
 LABELS = {'motion': MOTIONS, 'look': LOOKS}
 CLIPS = {'train': 8192, 'val': 2048}  # Of each split, unless the caller says otherwise.
 RATE = 8  # Frames a second: slow enough to watch.
-RADIUS = 0.17, 0.28  # The sprite's, least and greatest; a triangle's corners reach 1.7 as far.
+RADIUS = 0.2, 0.29  # The sprite's, least and greatest; a triangle's corners reach 1.7 as far.
 VERSION = 4  # Of the pixels: raise it when a seed makes other ones.
 
 
@@ -86,7 +86,7 @@ def draw_course(
   angle, phase, pan_direction = rng.uniform(0, 2 * np.pi, (3, 1))
   step, pan_speed = rng.uniform(0.0375, 0.1, 2)  # 1.5 to 4 pixels a frame of 40.
   turn = np.deg2rad(rng.uniform(10, 25)) * t
-  zoom = rng.uniform(0.06, 0.1) * t  # 6 to 10 % a frame.
+  zoom = rng.uniform(0.08, 0.13) * t  # 8 to 13 % a frame.
   radius = rng.uniform(0.15, 0.25)
   circle = np.deg2rad(rng.uniform(18, 32)) * t
   height = rng.uniform(0.2, 0.35)
@@ -162,7 +162,7 @@ def _sprite(
   kind, shape = look.split('_')
   lobes, lobe_phases = rng.uniform((0.1, 0.03), (0.18, 0.1)), rng.uniform(0, 2 * np.pi, 2)
   tilt, phase, shade, place = rng.uniform(0, 2 * np.pi, 4)
-  wave = rng.uniform(4.5, 7)  # A wavelength is 0.9 to 1.4 radii.
+  wave = rng.uniform(3, 4.5)  # A wavelength is 1.4 to 2.1 radii.
   depth = rng.uniform(0.4, 0.8)  # Of the shade.
 
   low, high = np.log(RADIUS)
@@ -230,8 +230,8 @@ def render_with_opacity(
   light, strong = rng.uniform(0.75, 1, 3), rng.permutation([0.0, rng.uniform(0, 1), 1.0])
   middle, swing = (light + strong) / 2, (light - strong) / 2
   video = _background(rng, course, size, detail)
-  video *= np.float32(0.32)
-  video += np.float32(0.36)
+  grey = video.mean(1, keepdims=True)
+  video = np.float32(0.35) + np.float32(0.25) * grey + np.float32(0.1) * (video - grey)
   sprite = texture[:, None] * swing.astype(np.float32)[:, None, None]
   sprite += middle.astype(np.float32)[:, None, None]
   sprite -= video
