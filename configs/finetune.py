@@ -105,13 +105,13 @@ def papers(
 
 
 def demo(c):
-  """Ours: the synthetic motion set, whose classes are directions; small, for two CPU cores."""
+  """Ours: the motions of the synthetic set, among them directions; small, for two CPU cores."""
   c.model.size = 'demo'
   c.model.scan = True  # Compiles in half the time.
-  c.model.patch, c.model.position_grid = (2, 8, 8), (4, 4, 4)
+  c.model.patch, c.model.position_grid = (2, 4, 4), (4, 6, 6)
   c.model.drop_path = 0.0
-  c.data.train, c.data.val = 'synthetic:train', 'synthetic:val'
-  c.data.frames, c.data.size, c.data.stride = 8, 32, 1
+  c.data.train, c.data.val = (f'synthetic:{s},frames=8,size=24' for s in ('train', 'val'))
+  c.data.frames, c.data.size, c.data.stride = 8, 24, 1
   c.data.crop, c.data.flip, c.data.repeats = 'centre', False, 1
   c.data.randaugment.operations, c.data.erase = 0, 0.0
   c.mixing.chance = 0.0
@@ -127,6 +127,7 @@ def videos(c):
   """Ours: real videos, few and small, on a laptop, with the whole recipe of augmentations."""
   demo(c)
   c.data.train = c.data.val = ''
+  c.model.patch = (2, 8, 8)
   c.model.drop_path = 0.1
   c.data.size, c.data.stride, c.data.repeats = 64, 4, 2
   c.model.position_grid = (4, 8, 8)

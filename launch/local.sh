@@ -75,16 +75,21 @@ run_demo() {
     fi
   else
     local set="$workdir/synthetic"
-    verb prepare synthetic --out="$set" --train=6144 --val=1536
+    verb prepare synthetic --out="$set" --train=6144 --val=1536 --frames=8 --size=24
     verb check_data "$set/train.txt" --out="$check" --frames=8 --stride=1
-    train="$check/clean.txt" val="$set/val.txt"
+    train="$check/clean.txt"
   fi
   if [ "$method" = mam2 ]; then
-    train_tokenizer "$train" "$workdir/tokenizer.safetensors" "$([ "$variant" = demo ] && echo 32 || echo 64)"
+    case "$variant" in
+      demo) train_tokenizer "$train" "$workdir/tokenizer.safetensors" 24 4 ;;
+      *) train_tokenizer "$train" "$workdir/tokenizer.safetensors" 64 8 ;;
+    esac
   fi
   verb pretrain --config="$root/configs/$method.py:$variant" --workdir="$run" \
     --config.data.train="$train" ${overrides[@]+"${overrides[@]}"}
-  if [ -n "$val" ]; then
+  if [ "$variant" = demo ]; then
+    probe_synthetic "$set" "$run"
+  elif [ -n "$val" ]; then
     verb probe --checkpoint="$run" --train="$train" --val="$val"
   else
     say "No probe: it needs all videos in two or more folders of classes, $videos/CLASS/VIDEO."
@@ -92,10 +97,21 @@ run_demo() {
   report "$run"
 }
 
-# train_tokenizer LIST FILE SIZE: MAM2 predicts the codes of a tokenizer, unless the user names one.
+# probe_synthetic SET RUN: what tokens tell of motions, and of looks; a part of the clips is enough.
+probe_synthetic() {
+  local label folder
+  for label in motion look; do
+    folder="$1" && [ "$label" = motion ] || folder="$1/look"
+    head -n 2304 "$folder/train.txt" >"$folder/probe.txt"
+    verb probe --checkpoint="$2" --train="$folder/probe.txt" --val="$folder/val.txt" \
+      --probes=attentive --out="$2/probe_$label.json"
+  done
+}
+
+# train_tokenizer LIST FILE SIZE FACTOR: MAM2 predicts the codes of a tokenizer, unless the user names one.
 train_tokenizer() {
   case " ${overrides[*]-} " in *' --config.tokenizer.path='*) return ;; esac
-  [ -e "$2" ] || verb train_tokenizer --videos="$1" --out="$2" --size="$3"
+  [ -e "$2" ] || verb train_tokenizer --videos="$1" --out="$2" --size="$3" --factor="$4"
   overrides+=("--config.tokenizer.path=$2")
 }
 
@@ -107,7 +123,7 @@ Done. In $1:
   pictures/         what the model makes of hidden patches, and when
   checkpoints/      state, loader position and config; the same command goes on from the newest
   metrics.jsonl     all numbers; TensorBoard: .venv/bin/tensorboard --logdir $1
-$([ ! -e "$1/probe.json" ] || printf '  %-18s%s' probe.json \
+$(compgen -G "$1/probe*.json" >/dev/null && printf '  %-18s%s' 'probe*.json' \
     'how much its features tell, beside those of an untrained model')
 
 Next, with .venv/bin/python in $root:

@@ -119,6 +119,9 @@ def test_demo_step_by_step(backend, method, tmp_path):
   for name in ('launch/common.sh', 'launch/local.sh', 'launch/xla_flags.sh', 'requirements.txt'):
     (tmp_path / name).write_text((started.ROOT / name).read_text())
   (tmp_path / f'configs/{method}.py').touch()
+  for labels in ('synthetic', 'synthetic/look'):  # Of which the second half of the demo takes some.
+    (tmp_path / 'runs/demo' / labels).mkdir(parents=True)
+    (tmp_path / 'runs/demo' / labels / 'train.txt').touch()
   asked = tmp_path / 'asked'
   command(
     tmp_path / '.venv/bin',
@@ -137,7 +140,7 @@ def test_demo_step_by_step(backend, method, tmp_path):
   assert code == 0, told
   calls = [line.split(maxsplit=3) for line in asked.read_text().splitlines()]
   calls = [call for call in calls if call[0].startswith('vmae_jax.')]
-  verbs = ['prepare', 'check_data', 'pretrain', 'probe']
+  verbs = ['prepare', 'check_data', 'pretrain', 'probe', 'probe']
   if method == 'mam2':
     verbs.insert(2, 'train_tokenizer')
   assert [call[0] for call in calls] == [f'vmae_jax.{verb}' for verb in verbs]
@@ -149,5 +152,6 @@ def test_demo_step_by_step(backend, method, tmp_path):
   assert {tuple(call[1:3]) for call in calls} == {(platform, flags)}
   assert ("pip install 'jax[cuda13]'" in told) == (backend == 'gpu without plugin')
   pretrain = calls[verbs.index('pretrain')][3]
+  assert '/synthetic/look/val.txt' in calls[-1][3] and '/probe_look.json' in calls[-1][3]
   assert f'/configs/{method}.py:demo ' in pretrain and ' --config.steps=7' in pretrain
   assert 'Done. In runs/demo/run:' in out

@@ -22,7 +22,7 @@ def transposed(jaxpr):
 
 @pytest.mark.parametrize('look', [False, True])
 def test_the_clip_is_cut_into_patches_as_bytes(look):
-  config = load_config('configs/videomae.py:demo')
+  config = load_config('configs/videomae.py:smoke')
   if look:  # Of changed colours there are no bytes.
     config.augment.grey = 0.5
   method = build_method(config)
@@ -35,7 +35,7 @@ def test_the_clip_is_cut_into_patches_as_bytes(look):
 
 
 def test_bytes_give_the_numbers_of_floats():
-  method = build_method(load_config('configs/videomae.py:demo'))
+  method = build_method(load_config('configs/videomae.py:smoke'))
   rng = np.random.default_rng(0)
   video = rng.integers(0, 256, (2, 8, 32, 32, 3), dtype=np.uint8)
   number = np.arange(2)
