@@ -3,18 +3,17 @@
   python -m vmae_jax.compare configs/compare.py:demo --workdir=runs/study
 
 A study has `arms` (name -> a run's config), `baseline` (one of them, which the others are compared
-with), `seeds` and `measures` (arguments of `vmae_jax.compare.measures.Measures`). Here `demo` has
-one seed, `full` all, and `gate` the baseline alone beside its untrained twin. For data of your own,
-change what `shared` calls data.train, and LABELS: any lists of the same videos with other labels
-will do.
+with), `seeds`, `measures` (arguments of `vmae_jax.compare.measures.Measures`) and, for arms that
+predict codes, `tokenizer`. Here `demo` has one seed, `full` all, and `gate` the baseline alone
+beside its untrained twin, with seeds on which the demo's settings were chosen. For data of your
+own, change data.train of the arms and LABELS: any lists of the same videos with other labels do.
 """
 
 import ml_collections
 
 from configs import mam2, mgmae, mme, motionmae, videomae
 
-SIZE = 24  # Pixels a side.
-SET = f'frames=8,size={SIZE}'
+SET = 'frames=8,size=24'
 LABELS = {
   label: (
     f'synthetic:train,{SET},label={label},clips=2304',
@@ -28,32 +27,43 @@ def get_config(arg='demo'):
   c = ml_collections.ConfigDict()
   c.arms = {'pixels': videomae.get_config('demo')} if arg == 'gate' else arms()
   for config in c.arms.values():
-    shared(config)
+    config.log.pictures_every_steps = config.steps
+    config.checkpoint.every_steps = config.checkpoint.keep_every_steps = config.steps // 2
   c.baseline = 'pixels'
   c.seeds = {'demo': (0,), 'gate': (100, 101), 'full': (0, 1, 2, 3, 4)}[arg]
-  c.measures = dict(labels=LABELS, order_gap=('motion',), arrow=True)
+  c.measures = dict(
+    labels=LABELS,
+    probes=('knn', 'linear', 'attentive'),
+    epochs=30,
+    order_gap=('motion',),
+    arrow=True,
+  )
+  c.tokenizer = dict(videos=f'synthetic:train,{SET}', factor=4, codes=256)
+  c.tokenizer.update(size=24, steps=400, batch=64, stride=2, seed=0)
   return c
 
 
 def arms():
-  """All of them differ from the baseline in masks or in what is predicted, and in nothing else."""
+  """The methods' demos, which share encoder, data, batches and schedule; controls; crossovers."""
   twice = motionmae.get_config('demo')
   twice.heads.motion = twice.heads.pixels.copy_and_resolve_references()
+  other = motionmae.get_config('demo')
+  other.heads.motion.other_clip = True
+  flow = motionmae.get_config('demo')
+  flow.heads.motion.target, flow.heads.motion.options = 'optical_flow', {}
+  guided = motionmae.get_config('demo')
+  guided.masking = mgmae.get_config('demo').masking
+  tubes = motionmae.get_config('demo')
+  tubes.masking = videomae.get_config('demo').masking
   return {
     'pixels': videomae.get_config('demo'),
     'MotionMAE': motionmae.get_config('demo'),
     'MAM2': mam2.get_config('demo'),
     'MME': mme.get_config('demo'),
     'MGMAE': mgmae.get_config('demo'),
-    'pixels twice': twice,
+    'pixels and flow': flow,
+    'pixels and differences, tubes': tubes,
+    'pixels and differences, guided masks': guided,
+    'differences of another clip': other,  # Control: the same scale and cost, no information.
+    'pixels twice': twice,  # Control: a second head.
   }
-
-
-def shared(c):
-  """What all arms share; tuned on other seeds, with the baseline."""
-  c.data.train, c.data.size = f'synthetic:train,{SET}', SIZE
-  c.model.patch = (2, 4, 4)
-  c.masking.ratio = 0.75
-  c.steps = 2400
-  c.log.pictures_every_steps = c.steps
-  c.checkpoint.every_steps = c.checkpoint.keep_every_steps = c.steps // 2

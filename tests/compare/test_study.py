@@ -20,13 +20,14 @@ from vmae_jax.method.build import build_method
 
 STUDY = """
 import ml_collections
-from configs import motionmae, videomae
+from configs import mam2, videomae
 
 SET = 'frames=4,size=16,clips=24'
 
 def get_config(arg=''):
   c = ml_collections.ConfigDict()
-  c.arms = {'pixels': videomae.get_config('smoke'), 'MotionMAE': motionmae.get_config('smoke')}
+  c.arms = {'pixels': videomae.get_config('smoke'), 'MAM2': mam2.get_config('smoke')}
+  c.arms.MAM2.tokenizer.path = ''
   for config in c.arms.values():
     config.data.train, config.data.size, config.data.frames = f'synthetic:train,{SET}', 16, 4
     config.data.repeats, config.data.crop, config.batch_size = 1, 'centre', 4
@@ -40,6 +41,8 @@ def get_config(arg=''):
   }
   c.baseline, c.seeds = 'pixels', (0, 1)
   c.measures = dict(labels=labels, probes=('knn',), batch_size=8)
+  c.tokenizer = dict(videos=f'synthetic:train,{SET}', factor=8, codes=8, size=16)
+  c.tokenizer.update(steps=2, batch=8, stride=1, seed=0)
   return c
 """
 
@@ -67,7 +70,7 @@ def test_a_study_goes_on_where_it_was_stopped(file, tmp_path):
   workdir = tmp_path / 'study'
   process = start(file, f'--workdir={workdir}')
   for line in process.stdout:
-    if 'MotionMAE of seed 0' in line:
+    if 'MAM2 of seed 0' in line:
       process.send_signal(signal.SIGTERM)
       break
   output = process.communicate(timeout=300)[0]
@@ -79,9 +82,9 @@ def test_a_study_goes_on_where_it_was_stopped(file, tmp_path):
 
   results = json.loads((workdir / 'results.json').read_text())
   seeds = {arm: found['seeds'] for arm, found in results['arms'].items()}
-  assert seeds == {'pixels': [0, 1], 'MotionMAE': [0, 1], 'untrained': [0, 1]}
+  assert seeds == {'pixels': [0, 1], 'MAM2': [0, 1], 'untrained': [0, 1]}
   assert list(results['arms']['pixels']['curve']) == ['2', '4']
-  assert '| MotionMAE | 2 |' in (workdir / 'results.md').read_text()
+  assert '| MAM2 | 2 |' in (workdir / 'results.md').read_text()
   assert {p.name for p in workdir.glob('*.png')} == {'look-motion.png', 'curves.png'}
   (output,) = started.wait_for(
     [start(f'{file}:faster', f'--workdir={workdir}')], code=EXIT_USER_ERROR
@@ -91,7 +94,7 @@ def test_a_study_goes_on_where_it_was_stopped(file, tmp_path):
 
 def test_runs_are_listed_seed_by_seed(file):
   runs = list(Study(load_config(file)).runs())
-  assert runs == [(arm, seed) for seed in (0, 1) for arm in ('pixels', 'MotionMAE', 'untrained')]
+  assert runs == [(arm, seed) for seed in (0, 1) for arm in ('pixels', 'MAM2', 'untrained')]
 
 
 def test_arms_of_a_seed_start_with_the_same_encoder():

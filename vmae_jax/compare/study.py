@@ -1,6 +1,7 @@
 """A study: arms by seeds, each trained and measured once, whatever stops it in between."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,13 @@ import ml_collections
 from vmae_jax.compare.figures import draw_figures
 from vmae_jax.compare.measures import Measures
 from vmae_jax.compare.summary import summarise, table
+from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError, check_name
+from vmae_jax.frozen.patch_vq import PatchVQ
+from vmae_jax.frozen.tokenizer import save_tokenizer
 from vmae_jax.method.build import build_method
 from vmae_jax.training.pretraining import train
+from vmae_jax.training.tokenizer import learn_tokenizer
 
 UNTRAINED = 'untrained'  # The arm that every study has: fresh weights, measured as all others.
 
@@ -25,6 +30,8 @@ class Study:
     arms: Name -> the config of its runs, but for the seed; the first is the baseline.
     seeds: Of the runs. Runs of one seed share the encoder's first weights and the order of clips.
     measures: How a run is measured.
+    tokenizer: Options of `learn_tokenizer` beside `videos`, `factor` and `codes`: of the tokenizer
+      that is learnt before the first run for arms that predict codes and name none.
 
   Raises:
     UserError: the file lacks a key, or a value in it is wrong.
@@ -36,6 +43,7 @@ class Study:
         raise UserError(f'a study needs the key {key!r}: see configs/compare.py.')
     self.seeds = tuple(config.seeds)
     self.measures = Measures(**config.measures.to_dict())
+    self.tokenizer = dict(config.get('tokenizer', {}))
     check_name(config.baseline, config.arms, 'baseline')
     others = {name: arm for name, arm in config.arms.items() if name != config.baseline}
     self.arms = {config.baseline: config.arms[config.baseline]} | others
@@ -76,17 +84,20 @@ def run_study(study: Study, workdir: Path, *, only: str | None = None) -> None:
     if _done(folder, config, study):
       continue
     print(f'== {arm} of seed {seed}, run {number} of {1 if only else len(runs)}', flush=True)
-    _write(folder / 'result.json', _do(arm, config, folder, study.measures))
+    _write(folder / 'result.json', _do(arm, config, folder, study))
     write_results(study, workdir)
   write_results(study, workdir)
 
 
-def _do(arm: str, config, folder: Path, measures: Measures) -> dict[str, Any]:
+def _do(arm: str, config, folder: Path, study: Study) -> dict[str, Any]:
   """Trains and measures one run."""
-  began = time.time()
+  began, measures = time.time(), study.measures
   result = {'config': _plain(config), 'measures': measures.to_dict()}
   if arm == UNTRAINED:
     return result | {'measured': {'0': measures.of_fresh(config)}}
+  targets = {head.target for head in config.heads.values()}
+  if study.tokenizer and 'codes' in targets and not config.tokenizer.path:
+    config.tokenizer.path = _tokenizer(folder.parents[1] / 'tokenizer.safetensors', study.tokenizer)
   train(config, str(folder / 'run'))
   trained = time.time()
   summary = json.loads((folder / 'run' / 'summary.json').read_text())
@@ -104,6 +115,19 @@ def _do(arm: str, config, folder: Path, measures: Measures) -> dict[str, Any]:
     'clip_flops': build_method(config).flops(),
     'seconds': {'training': trained - began, 'measuring': time.time() - trained},
   }
+
+
+def _tokenizer(path: Path, options: dict[str, Any]) -> str:
+  """The study's tokenizer, learnt if it is not there."""
+  if not path.exists():
+    videos, factor, codes = (options[key] for key in ('videos', 'factor', 'codes'))
+    model = PatchVQ(factor=factor, codes=codes)
+    rest = {key: options[key] for key in options.keys() - {'videos', 'factor', 'codes'}}
+    params, *_ = learn_tokenizer(open_source(videos), model, **rest)
+    partial = path.with_suffix(f'.{os.getpid()}.safetensors')  # Other processes may do the same.
+    save_tokenizer(partial, model, params)
+    partial.rename(path)
+  return str(path)
 
 
 def _done(folder: Path, config, study: Study) -> bool:
