@@ -81,8 +81,8 @@ run_demo() {
   fi
   if [ "$method" = mam2 ]; then
     case "$variant" in
-      demo) train_tokenizer "$train" "$workdir/tokenizer.safetensors" 24 4 ;;
-      *) train_tokenizer "$train" "$workdir/tokenizer.safetensors" 64 8 ;;
+      demo) train_tokenizer "$train" "$workdir/tokenizer.safetensors" --size=24 --factor=4 --stride=2 ;;
+      *) train_tokenizer "$train" "$workdir/tokenizer.safetensors" --size=64 ;;
     esac
   fi
   verb pretrain --config="$root/configs/$method.py:$variant" --workdir="$run" \
@@ -108,11 +108,14 @@ probe_synthetic() {
   done
 }
 
-# train_tokenizer LIST FILE SIZE FACTOR: MAM2 predicts the codes of a tokenizer, unless the user names one.
+# train_tokenizer LIST FILE FLAGS...: MAM2 predicts the codes of a tokenizer, unless the user names
+# one.
 train_tokenizer() {
+  local list="$1" file="$2"
+  shift 2
   case " ${overrides[*]-} " in *' --config.tokenizer.path='*) return ;; esac
-  [ -e "$2" ] || verb train_tokenizer --videos="$1" --out="$2" --size="$3" --factor="$4"
-  overrides+=("--config.tokenizer.path=$2")
+  [ -e "$file" ] || verb train_tokenizer --videos="$list" --out="$file" "$@"
+  overrides+=("--config.tokenizer.path=$file")
 }
 
 report() {
