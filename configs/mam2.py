@@ -59,8 +59,9 @@ def get_config(arg=None):
   small = arg in ('demo', 'videos', 'smoke')
   if small:  # Ours: masks that a small model learns from sooner, and strong motion.
     c.masking.name = 'per_slot'
-    c.model.decoder_depth = c.regressor.depth = 2
-    c.decoder_masking.name = 'none'
+    c.model.decoder_depth = c.regressor.depth = 1 if arg == 'demo' else 2
+    if arg != 'demo':
+      c.decoder_masking.name = 'none'
   if arg == 'smoke':
     c.tokenizer.path = 'untrained'
   with c.heads.unlocked():

@@ -41,7 +41,7 @@ def get_config(arg=None):
   c.method = 'mme'
   if arg and ',ssv2' in arg:
     c.epochs = 400.0
-  c.masking.ratio = 0.5 if arg in ('demo', 'smoke') else 0.7
+  c.masking.ratio = {'demo': 0.75, 'smoke': 0.5}.get(arg, 0.7)
   small = arg in ('demo', 'videos', 'smoke')
   if not small:
     c.model.decoder_width, c.model.decoder_depth = 192, 1

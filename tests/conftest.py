@@ -25,6 +25,14 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # In a worker it is: its pare
 jaxtyping.install_import_hook('vmae_jax', 'beartype.beartype')
 
 
+# Begun first, so that at the end no process waits for another that is busy with one of them.
+LONG = 'test_runs', 'test_card', 'test_colabs', 'test_public_weights', 'test_stalled'
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: (*LONG, item.path.stem).index(item.path.stem))
+
+
 @pytest.fixture(autouse=True)
 def usual_priority():
   """SVT-AV1, which encodes videos for tests, makes the thread that calls it one of real time.

@@ -28,5 +28,7 @@ esac
 
 ensure_venv "$root/tests/$requirements"
 cd "$root"
-# A file's tests stay together, as they share what they have compiled.
-exec "$venv/bin/python" -m pytest -m "$choice" --numprocesses=auto --dist=loadfile "$@"
+# A file's tests stay together, as they share what they have compiled, and files come in the order
+# that tests/conftest.py gives them.
+exec "$venv/bin/python" -m pytest -m "$choice" --numprocesses=auto --dist=loadfile \
+  --no-loadscope-reorder "$@"
