@@ -11,7 +11,7 @@ own, change data.train of the arms and LABELS: any lists of the same videos with
 
 import ml_collections
 
-from configs import mam2, mgmae, mme, motionmae, videomae
+from configs import finetune, mam2, mgmae, mme, motionmae, videomae
 
 SET = 'frames=8,size=24'
 LABELS = {
@@ -39,8 +39,23 @@ def get_config(arg='demo'):
     order_gap=('motion',),
     arrow=True,
   )
+  c.finetuning = {
+    f'{label} of {clips} clips': classifier(label, clips)
+    for label in LABELS
+    for clips in (82, 819, 8192)  # 1 %, 10 % and all.
+  }
   c.tokenizer = dict(videos=f'synthetic:train,{SET}', factor=4, codes=256)
   c.tokenizer.update(size=24, steps=400, batch=64, stride=2, seed=0)
+  return c
+
+
+def classifier(label, clips):
+  c = finetune.get_config('demo')
+  c.data.train = f'synthetic:train,{SET},label={label},clips={clips}'
+  c.data.val = f'synthetic:val,{SET},label={label},clips=1152'
+  c.batch_size, c.steps = 16, 200
+  c.test.every_epochs, c.test.segments = 0.0, 1
+  c.checkpoint.every_steps = c.steps
   return c
 
 

@@ -20,7 +20,7 @@ from vmae_jax.method.build import build_method
 
 STUDY = """
 import ml_collections
-from configs import mam2, videomae
+from configs import finetune, mam2, videomae
 
 SET = 'frames=4,size=16,clips=24'
 
@@ -41,6 +41,11 @@ def get_config(arg=''):
   }
   c.baseline, c.seeds = 'pixels', (0, 1)
   c.measures = dict(labels=labels, probes=('knn',), batch_size=8)
+  tuned = finetune.get_config('smoke')
+  tuned.data.train, tuned.data.val = labels['motion']
+  tuned.data.size, tuned.data.frames, tuned.model.position_grid = 16, 4, (2, 2, 2)
+  tuned.steps, tuned.batch_size, tuned.test.batch_size = 1, 4, 8
+  c.finetuning = {'motion, all': tuned}
   c.tokenizer = dict(videos=f'synthetic:train,{SET}', factor=8, codes=8, size=16)
   c.tokenizer.update(steps=2, batch=8, stride=1, seed=0)
   return c
@@ -84,12 +89,25 @@ def test_a_study_goes_on_where_it_was_stopped(file, tmp_path):
   seeds = {arm: found['seeds'] for arm, found in results['arms'].items()}
   assert seeds == {'pixels': [0, 1], 'MAM2': [0, 1], 'untrained': [0, 1]}
   assert list(results['arms']['pixels']['curve']) == ['2', '4']
+  assert 'motion, all/fine-tuned/-1' in results['arms']['MAM2']['differences']
   assert '| MAM2 | 2 |' in (workdir / 'results.md').read_text()
   assert {p.name for p in workdir.glob('*.png')} == {'look-motion.png', 'curves.png'}
   (output,) = started.wait_for(
     [start(f'{file}:faster', f'--workdir={workdir}')], code=EXIT_USER_ERROR
   )
   assert 'holds a run of another config' in output
+
+
+def test_what_was_measured_otherwise_is_measured_anew(file, tmp_path):
+  study = Study(load_config(file))
+  study.finetuning = {}  # It runs in other processes, see above.
+  path = tmp_path / 'untrained' / '0' / 'result.json'
+  path.parent.mkdir(parents=True)
+  config = json.loads(study.config('untrained', 0).to_json())
+  path.write_text(json.dumps({'config': config, 'measures': {}, 'measured': {}}))
+  run_study(study, tmp_path, only='untrained,0')
+  result = json.loads(path.read_text())
+  assert result['measures'] == study.asked() and list(result['measured']) == ['0']
 
 
 def test_runs_are_listed_seed_by_seed(file):

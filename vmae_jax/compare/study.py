@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ import ml_collections
 
 from vmae_jax.compare.figures import draw_figures
 from vmae_jax.compare.measures import Measures
-from vmae_jax.compare.summary import summarise, table
+from vmae_jax.compare.summary import FINETUNED, summarise, table
 from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError, check_name
 from vmae_jax.frozen.patch_vq import PatchVQ
 from vmae_jax.frozen.tokenizer import save_tokenizer
 from vmae_jax.method.build import build_method
+from vmae_jax.training.finetuning import finetune
 from vmae_jax.training.pretraining import train
 from vmae_jax.training.tokenizer import learn_tokenizer
 
@@ -30,6 +30,8 @@ class Study:
     arms: Name -> the config of its runs, but for the seed; the first is the baseline.
     seeds: Of the runs. Runs of one seed share the encoder's first weights and the order of clips.
     measures: How a run is measured.
+    finetuning: Name -> a config of fine-tuning from each run, whose held-out accuracy is measured,
+      too; but for `init_from` and the seed.
     tokenizer: Options of `learn_tokenizer` beside `videos`, `factor` and `codes`: of the tokenizer
       that is learnt before the first run for arms that predict codes and name none.
 
@@ -43,6 +45,7 @@ class Study:
         raise UserError(f'a study needs the key {key!r}: see configs/compare.py.')
     self.seeds = tuple(config.seeds)
     self.measures = Measures(**config.measures.to_dict())
+    self.finetuning = dict(config.get('finetuning', {}))
     self.tokenizer = dict(config.get('tokenizer', {}))
     check_name(config.baseline, config.arms, 'baseline')
     others = {name: arm for name, arm in config.arms.items() if name != config.baseline}
@@ -53,6 +56,12 @@ class Study:
   def runs(self) -> Iterator[tuple[str, int]]:
     """All pairs of arm and seed, seed by seed, so that early results are paired."""
     return ((arm, seed) for seed in self.seeds for arm in (*self.arms, UNTRAINED))
+
+  def asked(self) -> dict[str, Any]:
+    """All that is measured of a run, as JSON has it."""
+    return self.measures.to_dict() | {
+      'finetuning': {k: _plain(v) for k, v in self.finetuning.items()}
+    }
 
   def config(self, arm: str, seed: int) -> ml_collections.ConfigDict:
     """The config of one run."""
@@ -91,15 +100,15 @@ def run_study(study: Study, workdir: Path, *, only: str | None = None) -> None:
 
 def _do(arm: str, config, folder: Path, study: Study) -> dict[str, Any]:
   """Trains and measures one run."""
-  began, measures = time.time(), study.measures
-  result = {'config': _plain(config), 'measures': measures.to_dict()}
+  measures = study.measures
+  result = {'config': _plain(config), 'measures': study.asked()}
   if arm == UNTRAINED:
-    return result | {'measured': {'0': measures.of_fresh(config)}}
+    found = measures.of_fresh(config) | _finetuned(study, folder, '', config.seed)
+    return result | {'measured': {'0': found}}
   targets = {head.target for head in config.heads.values()}
   if study.tokenizer and 'codes' in targets and not config.tokenizer.path:
     config.tokenizer.path = _tokenizer(folder.parents[1] / 'tokenizer.safetensors', study.tokenizer)
   train(config, str(folder / 'run'))
-  trained = time.time()
   summary = json.loads((folder / 'run' / 'summary.json').read_text())
   steps = sorted(
     int(p.name) for p in (folder / 'run' / 'checkpoints').iterdir() if p.name.isdigit()
@@ -110,11 +119,25 @@ def _do(arm: str, config, folder: Path, study: Study) -> dict[str, Any]:
     )
     for step in steps
   }
+  start = str(folder / 'run')
+  result['measured'][str(steps[-1])] |= _finetuned(study, folder, start, config.seed)
   return result | {
     'loss': summary['loss'],
     'clip_flops': build_method(config).flops(),
-    'seconds': {'training': trained - began, 'measuring': time.time() - trained},
   }
+
+
+def _finetuned(study: Study, folder: Path, start: str, seed: int) -> dict[str, Any]:
+  """Held-out accuracy after fine-tuning from `start`, as `Measures.of_run` gives others."""
+  found = {}
+  for name, config in study.finetuning.items():
+    config = config.copy_and_resolve_references()
+    config.init_from, config.seed = start, seed
+    workdir = folder / 'finetuned' / name
+    finetune(config, str(workdir))
+    top1 = json.loads((workdir / 'summary.json').read_text())['test_top1']
+    found[name] = {FINETUNED: {'-1': top1}}
+  return found
 
 
 def _tokenizer(path: Path, options: dict[str, Any]) -> str:
@@ -131,13 +154,13 @@ def _tokenizer(path: Path, options: dict[str, Any]) -> str:
 
 
 def _done(folder: Path, config, study: Study) -> bool:
-  """Whether a run is there, measured in the same way; an error if it is another one."""
+  """Whether a run is there, measured as the study says; an error if it is another one."""
   result = read_result(folder)
   if result is None:
     return False
-  if result['config'] != _plain(config) or result['measures'] != study.measures.to_dict():
+  if result['config'] != _plain(config):
     raise UserError(f'{folder} holds a run of another config: give another --workdir.')
-  return True
+  return result['measures'] == study.asked()  # Else what was trained is measured anew.
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from scipy import stats
 from vmae_jax.evaluation.probing import TITLES
 
 LEVEL = 0.95  # Of all intervals.
+FINETUNED = 'fine-tuned'  # What stands for a probe where the whole model has learnt a label.
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def _rows(arms: Mapping[str, Any], keys: Sequence[str], part: str) -> list[str]:
 def title(key: str) -> str:
   """What a measure is called in a table."""
   label, probe, layer = key.split('/')
-  return f'{label}, {TITLES[probe]}' + ('' if layer == '-1' else f', layer {layer}')
+  return f'{label}, {TITLES.get(probe, probe)}' + ('' if layer == '-1' else f', layer {layer}')
 
 
 def _cell(found: Mapping[str, Any] | None, *, signed: bool) -> str:
