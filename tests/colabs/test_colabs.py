@@ -149,7 +149,7 @@ def test_segment_a_video(tmp_path, monkeypatch):
   text, pictures = execute(read('segment_a_video'), tmp_path, monkeypatch)
   found = dict(re.findall(r'(?m)^(.+?) +J (\d\.\d\d) ', text))
   assert list(found) == ['pre-trained', 'untrained', 'left where it was', 'truth']
-  assert found['truth'] == '1.00' and float(found['left where it was']) > 0.5
+  assert found['truth'] == '1.00' and float(found['left where it was']) > 0.3
   assert pictures == 3
   folder = tmp_path / 'runs' / 'segment_a_video'
   assert len(list((folder / 'masks').glob('*.png'))) == 4
