@@ -85,6 +85,13 @@ run_demo() {
       *) train_tokenizer "$train" "$workdir/tokenizer.safetensors" --size=64 ;;
     esac
   fi
+  case "$method" in
+    mvd)
+      train_teacher video "videomae.py:$variant" "$train"
+      train_teacher image "mvd.py:${variant}_image" "$train"
+      ;;
+    salt) train_teacher pixels "salt.py:${variant}_teacher" "$train" ;;
+  esac
   verb pretrain --config="$root/configs/$method.py:$variant" --workdir="$run" \
     --config.data.train="$train" ${overrides[@]+"${overrides[@]}"}
   if [ "$variant" = demo ]; then
@@ -116,6 +123,14 @@ train_tokenizer() {
   case " ${overrides[*]-} " in *' --config.tokenizer.path='*) return ;; esac
   [ -e "$file" ] || verb train_tokenizer --videos="$list" --out="$file" "$@"
   overrides+=("--config.tokenizer.path=$file")
+}
+
+# train_teacher NAME CONFIG LIST: what MVD and SALT learn from, unless the user names it.
+train_teacher() {
+  local name="$1" folder="$workdir/teacher_$1"
+  case " ${overrides[*]-} " in *" --config.teachers.$name.path="*) return ;; esac
+  verb pretrain --config="$root/configs/$2" --workdir="$folder" --config.data.train="$3"
+  overrides+=("--config.teachers.$name.path=$folder")
 }
 
 report() {

@@ -4,22 +4,29 @@ import jax
 import numpy as np
 import pytest
 
-from configs import mam2, mgmae, mme, motionmae, videomae
+from configs import mam2, mgmae, mme, motionmae, mvd, salt, trackmae, videomae, vjepa
 from vmae_jax import config as config_lib
+from vmae_jax.config_file import drop_heads
 from vmae_jax.errors import UserError
 from vmae_jax.method.build import build_method
 
-ARGUMENTS = [
-  *(f'{size},{data}' for size in ('tiny', 's', 'b', 'l', 'h', 'giant') for data in ('k400',)),
-  *('b,ssv2', 'b,ucf101', 'demo', 'videos', 'smoke'),
-]
+SIZES = [f'{size},k400' for size in ('tiny', 's', 'b', 'l', 'h', 'giant')]
+OTHERS = ['b,ssv2', 'b,ucf101', 'b,few', 'demo', 'videos', 'smoke']
+METHODS = [motionmae, mam2, mgmae, mme, mvd, salt, trackmae, vjepa]
 
 
-@pytest.mark.parametrize('method', [videomae, motionmae, mam2, mgmae, mme])
-@pytest.mark.parametrize('arg', ARGUMENTS)
+@pytest.mark.parametrize(
+  'method, arg',
+  [(videomae, arg) for arg in SIZES + OTHERS]
+  + [(method, arg) for method in METHODS for arg in ('s,k400', 'giant,k400', *OTHERS)]
+  + [(salt, 'b,k400_teacher'), (mvd, 'b,k400_image')],
+  ids=lambda x: getattr(x, '__name__', x),
+)
 def test_config(method, arg):
   config = method.get_config(arg)
   config.tokenizer.path = 'untrained'
+  for teacher in config.teachers.values():  # Of an average there are shapes alone.
+    teacher.path, config.optimizer.ema = 'average', 0.9
   config_lib.check(config, devices=1)
   method = build_method(config)
   assert set(method.heads) == set(config.heads)
@@ -66,7 +73,11 @@ def loss_of(config, params=None):
   """The parameters and the loss and its parts on one batch."""
   method = build_method(config)
   params = params or jax.jit(method.init)(jax.random.key(0))
-  return params, *jax.jit(method.loss)(params, batch(config), method.frozen)
+  images = batch(config)
+  if method.window:
+    shape = (4, *method._example()['window'].shape[1:])
+    images['window'] = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+  return params, *jax.jit(method.loss)(params, images, method.frozen)
 
 
 def test_motionmae_without_its_motion_is_videomae():
@@ -79,6 +90,58 @@ def test_motionmae_without_its_motion_is_videomae():
   del params['decoder']['head_motion']
   _, expected, _ = loss_of(plain, params)
   assert loss == expected and parts['loss_motion'] > 0
+
+
+def test_trackmae_has_a_smaller_decoder_for_its_tracks():
+  found = jax.eval_shape(build_method(trackmae.get_config('b,k400')).init, jax.random.key(0))
+  depths = {
+    name: found[name]['blocks']['block']['norm1']['scale'].shape[0]
+    for name in ('decoder', 'track_decoder')
+  }
+  assert depths == {'decoder': 4, 'track_decoder': 2}
+  config = trackmae.get_config('b,k400_released')
+  assert 'mean' not in config.heads.tracks.options and config.batch_size == 512
+
+
+@pytest.mark.parametrize(
+  'sizes, told',
+  [
+    (dict(depht=1), "no 'depht'. Did you mean 'depth'"),
+    (dict(width=100, heads=3), 'width 100 is no multiple'),
+  ],
+)
+def test_sizes_of_a_decoder_that_cannot_be_are_named(sizes, told):
+  config = trackmae.get_config('smoke')
+  config.decoders.track_decoder = sizes
+  with pytest.raises(UserError, match=told):
+    build_method(config)
+
+
+def test_sizes_of_a_decoder_that_no_head_uses_are_refused():
+  config = trackmae.get_config('smoke')
+  config.heads.tracks.decoder = 'decoder'
+  with pytest.raises(UserError, match="decoders: there is no 'track_decoder'"):
+    build_method(config)
+
+
+def test_a_head_is_dropped_by_its_target():
+  config = trackmae.get_config('smoke')
+  config.heads.tracks.target = 'none'
+  found = drop_heads(config)
+  assert list(found.heads) == ['pixels'] and not found.decoders
+
+
+def test_mam2_without_alignment_computes_none():
+  config = mam2.get_config('smoke')
+  whole = build_method(config).flops()
+  params, _, _ = loss_of(config)
+  config.regressor.alignment_weight = 0.0
+  _, loss, parts = loss_of(config, params)
+  assert 'loss_alignment' not in parts and np.isfinite(loss)
+  tokens = np.prod(build_method(config).mask_shape().masked.shape)
+  # The encoder's forward pass over the hidden tokens: patches, then width 128, 4 blocks, mlp 512.
+  block = 2 * tokens * (4 * 128**2 + 2 * tokens * 128 + 2 * 128 * 512)
+  assert whole - build_method(config).flops() == 2 * tokens * 384 * 128 + 4 * block
 
 
 def test_mam2s_loss_is_the_weighted_sum_of_parts_that_are_logged():
@@ -125,7 +188,18 @@ def narrow(c):
   c.model.decoder_width = 64
 
 
+def a_teacher_beside(c):
+  """Features under masks of their own, and trajectories: nobody has tried these."""
+  features, motion = vjepa.get_config('smoke').heads.latents, mme.get_config('smoke').heads.motion
+  c.teachers.average = dict(path='untrained', weights='', digest='')
+  with c.heads.unlocked():
+    c.heads.latents, c.heads.tracks = features, motion
+  c.masking.name = 'motion_guided'
+  c.regressor.name = 'none'
+
+
 CROSSOVERS = [
+  a_teacher_beside,
   per_slot_masks,
   motion_alone,
   no_regressor,
@@ -143,7 +217,7 @@ def test_mam2_in_parts_and_with_others(change):
   change(config)
   _, loss, parts = loss_of(config)
   assert np.isfinite(loss)
-  assert ('loss_alignment' in parts) == (change is not no_regressor)
+  assert ('loss_alignment' in parts) == (config.regressor.name != 'none')
   for name in config.heads:
     assert f'loss_{name}' in parts
 

@@ -41,13 +41,13 @@ from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError
-from vmae_jax.method.build import build_method
 from vmae_jax.method.state import init_state
 from vmae_jax.method.supervised import build_supervised
 from vmae_jax.planning.feeding import Replay, feed, feed_table
 from vmae_jax.runs.run_dir import environment
 from vmae_jax.training import finetuning, loop, pretraining
 from vmae_jax.training.step import jit_step
+from vmae_jax.training.teachers import build_method
 
 WARM_UP = 3  # Steps and batches that do not count: compiling, and what was read ahead.
 CLASSES = 400  # Number of classes in fine-tuning where data.classes is 0.
@@ -82,7 +82,7 @@ def benchmark(config, *, steps: int) -> dict[str, Any]:
     config_finetuning.check(config, devices=devices)
     method, task = build_supervised(config, classes=config.data.classes or CLASSES), finetuning
   schedule = loop.make_schedule(config, steps=10**6, videos=10**6)  # For the learning rate alone.
-  optimizer, step_function = task.make_step(config, method, schedule)
+  optimizer, step_function = task.make_step(config, method, schedule, steps=steps)
   sampler, clip_flops = task.clip_sampler(config), method.flops()
   source = loop.open_videos(config, config.data.train) if config.data.train else None
   count, rows = WARM_UP + steps + 1, {}

@@ -27,7 +27,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from vmae_jax import peers, storage
-from vmae_jax.config_file import load_config, look_up
+from vmae_jax.config_file import drop_heads, load_config, look_up
 from vmae_jax.errors import (
   EXIT_INTERRUPTED,
   EXIT_PREEMPTED,
@@ -150,7 +150,7 @@ def define_config(file: str = 'configs/videomae.py') -> Callable[[], ml_collecti
   def value() -> ml_collections.ConfigDict:
     if config.value is None:
       raise UserError(f'give --config=FILE:ARGUMENT, such as --config={file}:demo.')
-    return config.value
+    return drop_heads(config.value)
 
   return value
 

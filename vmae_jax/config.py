@@ -65,13 +65,15 @@ DEFAULTS = dict(
     scan=False,  # Loop over layers instead of writing them out.
     remat='none',  # none, dots, full: what the backward pass computes again.
   ),
+  decoders=dict(),  # DECODER=dict(width, depth, heads, mlp): what one has otherwise than the rest.
   regressor=dict(
     name='none',  # none, or latent: MAM2's; its width and heads are the decoder's.
     depth=Number(4, 1),
     layer_scale=0.1,  # Where the scales of its branches and the decoders' start; 0: none.
-    alignment_weight=2.0,
+    alignment_weight=Number(2.0, 0),  # 0: none is computed.
   ),
   tokenizer=dict(path=''),  # For the target codes: a file made by train_tokenizer or convert.
+  teachers=dict(),  # NAME=TEACHER: encoders whose tokens a head predicts (features, teacher=NAME).
   masking=dict(name='tube', ratio=0.9, options=dict()),
   decoder_masking=dict(name='none', ratio=0.5),
   motion=dict(  # Optical flow, where masks or targets need it.
@@ -80,8 +82,10 @@ DEFAULTS = dict(
     options=dict(),
   ),
   tracking=dict(  # Points followed along the flow, where targets need them.
-    steps=Number(6, 1),  # Length of a trajectory.
-    rate='video',  # Steps between frames of the video, which the loader adds, or the clip.
+    steps=Number(6, 1),  # Length of a trajectory; with the rate slot 1.
+    # Steps between frames of the video, which the loader adds, or of the clip; slot: one a time
+    # slot, of points that start in the clip's first frame.
+    rate='video',
     median=False,  # Median filter of 3 x 3 on the flow.
     camera=False,  # Records motion without the camera's.
     integer=False,  # As MME's release: truncates flow to whole pixels.
@@ -136,7 +140,8 @@ DEFAULTS = dict(
     eps=1e-8,
     weight_decay=0.05,
     clip_norm=0.0,  # 0: no clipping.
-    ema=0.0,  # 0: none.
+    ema=share(0.0),  # Decay of a moving average of the parameters; 0: none.
+    ema_end=share(0.0),  # Where a straight line leads the decay to, at the last step; 0: it stays.
     accumulate=Number(1, 1),  # Parts of a batch computed one after another.
     max_skipped=Number(20, 1),  # Steps in a row without a finite loss that stop the run.
   ),
@@ -166,9 +171,15 @@ DEFAULTS = dict(
 def default() -> ml_collections.ConfigDict:
   """The config of `DEFAULTS`; setting a key that does not exist is an error."""
   config = make_config(DEFAULTS)
-  for block in (config.heads, config.masking.options, config.motion.options):
-    block.unlock()
+  for key in ('heads', 'decoders', 'teachers', 'masking.options', 'motion.options'):
+    operator.attrgetter(key)(config).unlock()
   return config
+
+
+# A run, a checkpoint, or a file or folder of another implementation; `untrained`, for tests; or
+# `average`, the moving average of the model itself (optimizer.ema). Weights as init_weights. A run
+# sets the digest of what it found.
+TEACHER = dict(path='', weights='', digest='')
 
 
 def make_config(defaults: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -278,6 +289,9 @@ def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
       check_name(key, _HEAD_KEYS + _HEAD_EXTRAS, f'heads.{name}')
     if missing := [key for key in _HEAD_KEYS if key not in head]:
       raise UserError(f'heads.{name} lacks {", ".join(missing)}: set it in the config file.')
+  for name, block in config.teachers.items():
+    if set(block) != set(TEACHER):
+      raise UserError(f'teachers.{name} has {", ".join(block)}: it takes {", ".join(TEACHER)}.')
   for name in ('masking', 'decoder_masking'):
     ratio = config[name].ratio
     if not 0 < ratio < 1:

@@ -71,3 +71,14 @@ def look_up(config: ml_collections.ConfigDict, key: str) -> Any:
     node = node[name]
     path.append(name)
   return node
+
+
+def drop_heads(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config without heads whose target is `none`, which is how the command line drops them."""
+  heads, decoders = config.get('heads', {}), config.get('decoders', {})
+  before = {head.get('decoder') for head in heads.values()}
+  for name in [name for name, head in heads.items() if head.get('target') == 'none']:
+    del heads[name]
+  for name in (before - {head.get('decoder') for head in heads.values()}) & set(decoders):
+    del decoders[name]
+  return config

@@ -13,7 +13,7 @@ from vmae_jax.errors import UserError
 from vmae_jax.interchange.layout import from_tensors
 from vmae_jax.interchange.official import official_info, official_names
 from vmae_jax.interchange.runs import is_run, load_run, run_config, save_run
-from vmae_jax.method.build import model_arguments
+from vmae_jax.method.wiring import model_arguments
 from vmae_jax.runs.checkpoint import check_params
 
 SCRIPT = {'num_frames': 8, 'input_size': 32}

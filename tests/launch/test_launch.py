@@ -111,7 +111,7 @@ def test_a_folder_with_compiled_programs_alone_is_still_free(tmp_path):
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu', 'gpu without plugin'])
-@pytest.mark.parametrize('method', ['mme', 'mam2'])
+@pytest.mark.parametrize('method', ['mme', 'mam2', 'mvd'])
 def test_demo_step_by_step(backend, method, tmp_path):
   """With a Python that only writes down what it is asked."""
   (tmp_path / 'configs').mkdir()
@@ -143,6 +143,8 @@ def test_demo_step_by_step(backend, method, tmp_path):
   verbs = ['prepare', 'check_data', 'pretrain', 'probe', 'probe']
   if method == 'mam2':
     verbs.insert(2, 'train_tokenizer')
+  if method == 'mvd':
+    verbs[2:2] = ['pretrain', 'pretrain']
   assert [call[0] for call in calls] == [f'vmae_jax.{verb}' for verb in verbs]
   for verb in verbs:
     assert list((started.ROOT / 'vmae_jax').glob(f'{verb}*')), verb
@@ -151,7 +153,8 @@ def test_demo_step_by_step(backend, method, tmp_path):
     platform, flags = 'cuda,cpu', '--xla_gpu_enable_latency_hiding_scheduler=true'
   assert {tuple(call[1:3]) for call in calls} == {(platform, flags)}
   assert ("pip install 'jax[cuda13]'" in told) == (backend == 'gpu without plugin')
-  pretrain = calls[verbs.index('pretrain')][3]
+  pretrain = next(call[3] for call in reversed(calls) if call[0] == 'vmae_jax.pretrain')
+  assert pretrain.count('.path=runs/demo/teacher_') == (2 if method == 'mvd' else 0)
   assert '/synthetic/look/val.txt' in calls[-1][3] and '/probe_look.json' in calls[-1][3]
   assert f'/configs/{method}.py:demo ' in pretrain and ' --config.steps=7' in pretrain
   assert 'Done. In runs/demo/run:' in out

@@ -3,7 +3,15 @@
 import jax
 import numpy as np
 
-from vmae_jax.method.losses import code_accuracy, cross_entropy, l1, mse
+from vmae_jax.method.losses import (
+  code_accuracy,
+  cosine,
+  cross_entropy,
+  effective_rank,
+  l1,
+  mse,
+  smooth_l1,
+)
 
 
 def test_squares_and_absolute_values_are_means_over_a_tokens_values():
@@ -36,3 +44,29 @@ def test_cross_entropy_and_accuracy_of_two_codes_a_token():
   right = (logits.argmax(-1) == target).mean(-1)
   assert 0 < right.mean() < 1
   np.testing.assert_allclose(code_accuracy(flat, jax.numpy.asarray(target)), right)
+
+
+SMOOTH, COSINE = [[0.881667, 0.552083]], [[1.11538, 0.944952]]
+
+
+def test_smooth_l1_and_cosine_are_those_of_torch():
+  """torch 2.13: smooth_l1_loss and cosine_similarity of these numbers, rounded to 6 digits."""
+  a = jax.numpy.array([[[0.3, -2.0, 1.0], [0.0, 0.5, -0.25]]])
+  b = jax.numpy.array([[[0.1, 1.0, 1.5], [2.0, 0.25, 0.25]]])
+  np.testing.assert_allclose(smooth_l1(a, b), SMOOTH, rtol=1e-5)
+  np.testing.assert_allclose(cosine(a, b), COSINE, rtol=1e-5)
+  weights = jax.numpy.array([[[2.0], [0.0]]])
+  np.testing.assert_allclose(smooth_l1(a, b, weights), [[2 * SMOOTH[0][0], 0]], rtol=1e-5)
+  np.testing.assert_allclose(cosine(a, b, weights), [[2 * COSINE[0][0], 0]], rtol=1e-5)
+
+
+def test_the_rank_is_the_number_of_directions_that_tokens_spread_over():
+  rng = np.random.default_rng(0)
+  spread = np.zeros((4, 500, 8), np.float32)
+  spread[..., :3] = rng.normal(size=(4, 500, 3))
+  turned = spread @ np.linalg.qr(rng.normal(size=(8, 8)))[0].astype(np.float32) + 5
+  assert abs(float(effective_rank(jax.numpy.asarray(turned))) - 3) < 0.02
+  values = np.linalg.eigvalsh(np.cov((turned * np.arange(1, 9)).reshape(-1, 8).T))
+  found = effective_rank(jax.numpy.asarray(turned * np.arange(1, 9, dtype=np.float32)))
+  np.testing.assert_allclose(found, values.sum() ** 2 / (values**2).sum(), rtol=1e-4)
+  assert effective_rank(jax.numpy.ones((2, 3, 4))) == 0

@@ -191,8 +191,9 @@ def test_initial_ranges_are_videomaes():
 def test_counted_flops_equal_the_compilers():
   encoder, decoder = parts('s')
   encoder['depth'] = decoder['depth'] = 2
-  common = {'implementation': 'xla'}
-  model = MaskedAutoencoder(encoder, decoder, {'pixels': Output('decoder', 1536)}, common)
+  common, own = {'implementation': 'xla'}, {'small': dict(width=96, depth=1, mlp=384)}
+  heads = {'pixels': Output('decoder', 1536), 'tracks': Output('small', 10)}
+  model = MaskedAutoencoder(encoder, decoder, heads, common, own)
   video = jax.ShapeDtypeStruct((1, 16, 64, 64, 3), jnp.float32)
   visible, masked = (jax.ShapeDtypeStruct((1, n), jnp.int32) for n in (32, 96))
   params = jax.eval_shape(model.init, jax.random.key(0), video, visible, masked)
@@ -204,6 +205,7 @@ def test_counted_flops_equal_the_compilers():
     visible=32,
     masked=96,
     patch_values=1536,
+    own=own,
   )
   # Norms, softmax and GELU are a few per cent in so small a model.
   assert 1.0 <= compiled.cost_analysis()['flops'] / counted < 1.06

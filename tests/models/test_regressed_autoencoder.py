@@ -104,13 +104,14 @@ def test_a_decoder_of_another_width_has_one_projection(inputs):
   assert same == {'encoder', 'regressor', 'one', 'two'}
 
 
-def test_counted_flops_equal_the_compilers():
+@pytest.mark.parametrize('align, own', [(True, {}), (False, {'two': dict(depth=1, mlp=192)})])
+def test_counted_flops_equal_the_compilers(align, own):
   encoder = dict(width=384, depth=2, heads=6, mlp=1536, patch=(2, 16, 16))
   decoder = dict(width=192, depth=2, heads=3, mlp=768, layer_scale=0.1)
   regressor = dict(depth=2, heads=3, mlp=768, layer_scale=0.1)
   heads = {'appearance': Output('one', 512), 'motion': Output('two', 1536)}
   common = COMMON | {'implementation': 'xla'}
-  model = RegressedAutoencoder(encoder, regressor, decoder, heads, common)
+  model = RegressedAutoencoder(encoder, regressor, decoder, heads, common, own, align)
   video = jax.ShapeDtypeStruct((1, 16, 64, 64, 3), jnp.float32)
   visible, masked = (jax.ShapeDtypeStruct((1, n), jnp.int32) for n in (32, 64))
   params = jax.eval_shape(model.init, jax.random.key(0), video, visible, masked)['params']
@@ -127,5 +128,7 @@ def test_counted_flops_equal_the_compilers():
     visible=32,
     masked=64,
     patch_values=1536,
+    own=own,
+    align=align,
   )
   assert 1.0 <= compiled.cost_analysis()['flops'] / sum(counted) < 1.06

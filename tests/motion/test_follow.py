@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vmae_jax.motion.flow import Flow
-from vmae_jax.motion.follow import clip_pairs, follow_clip, follow_window
+from vmae_jax.motion.follow import clip_pairs, follow_clip, follow_slots, follow_window
 
 OPTIONS = dict(pitch=8, smooth=False, camera=False, integer=False)
 SPEED = np.array([2.0, -1.0], np.float32)
@@ -85,3 +85,27 @@ def test_no_gradient_reaches_the_frames():
 @pytest.mark.parametrize('frames', [2, 5])
 def test_pairs_are_neighbours(frames):
   assert clip_pairs(frames) == [(i, i + 1) for i in range(frames - 1)]
+
+
+def test_slots_have_the_steps_of_points_that_started_in_the_first_frame():
+  clip = jax.random.uniform(jax.random.key(0), (2, 8, 32, 32, 3))
+  pairs = tuple(clip_pairs(8, gap=2))
+  assert pairs == ((0, 2), (2, 4), (4, 6))
+  values = np.zeros((2, 3, 4, 4, 2), np.float32)
+  values[..., 0] = np.array([1, 2, 4])[:, None, None] / 8 * [1, 1, 2, 4]  # Faster on the right.
+  flow = Flow(jnp.asarray(values), pairs)
+  followed = jax.jit(lambda c, f: follow_slots(c, f, slot=2, **OPTIONS))(clip, flow)
+  steps = np.asarray(followed.tracks.displacements).reshape(2, 4, 4, 4, 2)
+  # One is at 4 pixels, 5 and 7; one at 20, 22 and 28, where flow is 4 times as fast, and leaves.
+  np.testing.assert_allclose(steps[0, :, 1, 0, 0], [1, 2, 4, 4], atol=1e-5)
+  place, found = 20.0, []
+  for speed in (1, 2, 4):
+    found.append(speed * np.interp(place, [4, 12, 20, 28], [1, 1, 2, 4]))
+    place += found[-1]
+  np.testing.assert_allclose(steps[1, :, 2, 2, 0], [*found, found[-1]], atol=1e-4)
+  inside = np.asarray(followed.tracks.valid).reshape(2, 4, 4, 4)
+  assert inside[0, :, 1, 0].all()
+  np.testing.assert_array_equal(inside[0, :, 0, 3], [True, True, False, False])  # At 28, 32 and 40.
+  np.testing.assert_array_equal(followed.frames[1, :, 0], clip[1, ::2])
+  positions = np.asarray(followed.tracks.positions).reshape(2, 4, 2, 4, 4, 2)
+  np.testing.assert_allclose(positions[0, 2, :, 1, 0, 0], [7, 11], atol=1e-5)

@@ -43,7 +43,8 @@ def tracks_of(displacements, valid=None):
   d = jnp.asarray(displacements, jnp.float32)
   b, steps, rows, columns, _ = d.shape
   valid = jnp.ones((b, rows, columns), bool) if valid is None else jnp.asarray(valid)
-  return Tracks(d, jnp.zeros((b, steps + 1, rows, columns, 2)), valid)
+  inside = jnp.broadcast_to(valid[:, None], (b, steps, rows, columns))
+  return Tracks(d, jnp.zeros((b, steps + 1, rows, columns, 2)), inside)
 
 
 def followed(flow, *, size, pitch=8):
@@ -204,3 +205,22 @@ def test_a_token_is_valid_if_one_of_its_points_is():
 def test_unknown_normalisations_are_named():
   with pytest.raises(UserError, match="'patch'.*none, patch_std, total_length"):
     target(tracks_of(noisy()), grid=(3, 2, 3), normalise='patch')
+
+
+# Three tokens of TrackMAE's released targets (its branch without --upsample, patch normalisation)
+# for points of 28 x 28 that take these random steps in 8 slots: (slot, row, column) -> values in
+# its order (point, component).
+TRACKMAE = {
+  (0, 0, 0): [1.16458, -0.21947, 0.41513, 1.4292, -0.45544, -0.30696, -1.12427, -0.90277],
+  (5, 3, 9): [0.73506, -0.49142, 0.93079, -0.78068, -0.51215, -0.18247, -1.15369, 1.45456],
+  (7, 13, 13): [1.22391, 0.21094, 0.40853, 0.6701, -0.85308, -1.46968, -0.77932, 0.58864],
+}
+
+
+def test_steps_of_one_track_are_trackmaes_targets():
+  steps = np.random.RandomState(0).normal(0, 3, (7, 28, 28, 2))
+  steps = np.concatenate([steps, steps[-1:]])[:, None]  # A slot's one step.
+  target = compiled((8, 14, 14), eps=1e-6 / 20)(tracks_of(steps))
+  found = np.asarray(target.values).reshape(8, 14, 14, 2, 4)
+  for token, values in TRACKMAE.items():
+    np.testing.assert_allclose(found[token].T.reshape(-1), values, atol=1e-4)

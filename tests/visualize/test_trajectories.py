@@ -30,7 +30,7 @@ def steps_of(seed=0):
 
 def targets(steps, **options):
   steps = jnp.asarray(steps)
-  tracks = Tracks(steps, jnp.zeros((2, STEPS + 1, 6, 8, 2)), jnp.ones((2, 6, 8), bool))
+  tracks = Tracks(steps, jnp.zeros((2, STEPS + 1, 6, 8, 2)), jnp.ones((2, STEPS, 6, 8), bool))
   frames = jnp.zeros((1, 2, 1, 3, 4, 3))
   function = jax.jit(functools.partial(trajectory, patch=(1, 1, 1), **options))
   return np.array(function(frames[:, :, 0], Followed(frames, tracks)).values[0])

@@ -25,8 +25,8 @@ from vmae_jax import storage
 from vmae_jax.data.clips import SAMPLINGS
 from vmae_jax.errors import UserError, check_name, lookup
 from vmae_jax.interchange.runs import load_run
-from vmae_jax.method.build import encoder_arguments
 from vmae_jax.method.supervised import build_supervised
+from vmae_jax.method.wiring import encoder_arguments
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import normalise, token_grid, unit_range
 from vmae_jax.runs.checkpoint import (

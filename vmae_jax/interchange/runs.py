@@ -174,7 +174,8 @@ def _info(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> dict[
     if head.target == 'pixels' and 'from_encoder' in params[head.decoder]:
       kernel = params[head.decoder]['blocks']['block']['mlp']['fc1']['kernel']
       decoder = dict(zip(('depth', 'width', 'mlp'), kernel.shape, strict=True))
-      decoder['heads'] = model.decoder_heads or size['decoder']['heads']
+      own = config.get('decoders', {}).get(head.decoder, {})
+      decoder['heads'] = own.get('heads') or model.decoder_heads or size['decoder']['heads']
       info |= dict(kind='pretraining', decoder=decoder, pixels=(head.decoder, name))
       info['normalised_targets'] = head.options.get('normalise', 'patch') == 'patch'
       break

@@ -1,7 +1,9 @@
 """Maskings: rules that choose which tokens are hidden."""
 
+from vmae_jax.masking.blocks import blocks
 from vmae_jax.masking.decoder import random_share, running_cell
 from vmae_jax.masking.mask import Mask, split
+from vmae_jax.masking.motion_bins import motion_bins
 from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.random import frame, per_slot, random, tube
 
@@ -12,7 +14,9 @@ MASKINGS = {
   'per_slot': per_slot,
   'random': random,
   'frame': frame,
+  'blocks': blocks,
   'motion_guided': motion_guided,
+  'motion_bins': motion_bins,
 }
 
 # (key, mask, *, grid, ratio) -> Mask: which tokens are decoded, for one clip.

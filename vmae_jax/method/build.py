@@ -1,53 +1,57 @@
 """Builds the `Method` that a config describes; looks up its names and checks its options."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from vmae_jax.errors import UserError, check_name, check_options, lookup
+from vmae_jax.frozen import teacher as teacher_lib
 from vmae_jax.frozen.raft import load_raft
+from vmae_jax.frozen.teacher import AVERAGE, Teacher
 from vmae_jax.frozen.tokenizer import UNTRAINED, Tokenizer, load_tokenizer, untrained_tokenizer
 from vmae_jax.masking import DECODER_MASKINGS, MASKINGS, Mask
 from vmae_jax.method.augmentation import build_augmentation
 from vmae_jax.method.forward import Head, Method
 from vmae_jax.method.losses import LOSSES
-from vmae_jax.models.attention import IMPLEMENTATIONS
-from vmae_jax.models.autoencoder import MaskedAutoencoder
-from vmae_jax.models.blocks import REMAT
+from vmae_jax.method.wiring import aligned, build_model, encoder_arguments, pixel_statistics
 from vmae_jax.models.decoder import ACTIVATIONS, Output
+from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import token_grid
-from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
-from vmae_jax.models.sizes import SIZES
+from vmae_jax.motion import follow as follow_lib
 from vmae_jax.motion.flow import ESTIMATORS, Flow, estimate
-from vmae_jax.motion.follow import RATES, Followed, clip_pairs, follow_clip, follow_window
+from vmae_jax.motion.follow import RATES, Followed
 from vmae_jax.targets import TARGETS
 from vmae_jax.targets.hog import cell_of
 from vmae_jax.targets.target import Target
 
-DTYPES = {'bfloat16': jnp.bfloat16, 'float32': jnp.float32}
-REGRESSORS = ('none', 'latent')
 
-
-def build_method(config) -> Method:
+def build_method(config, *, teachers: Mapping[str, Teacher] | None = None) -> Method:
   """The method that a config describes.
+
+  Args:
+    config: Of pre-training.
+    teachers: Those of the config that have paths; see `training.teachers`.
 
   Raises:
     UserError: a name or option that does not exist, sizes that do not divide, or a target
-      whose tokenizer is missing.
+      whose tokenizer or teacher is missing.
   """
-  model, data, regressor = config.model, config.data, config.regressor
-  patch = tuple(model.patch)
+  data, patch = config.data, tuple(config.model.patch)
   grid = token_grid((data.frames, data.size, data.size), patch)
-  check_name(regressor.name, REGRESSORS, 'regressor.name')
   tokenizer, (raft_size, raft) = _load_tokenizer(config), _load_raft(config)
   masking, decoder_masking = _maskings(config, grid)
   flow, follow = _motion(config, raft_size)
-  heads = {name: _head(name, head, patch, tokenizer) for name, head in config.heads.items()}
+  teachers = _teachers(config, teachers or {})
+  heads = {
+    name: _head(name, head, patch, tokenizer, teachers) for name, head in config.heads.items()
+  }
   frozen = {'tokenizer': tokenizer and tokenizer.params, 'raft': raft}
+  frozen |= {f'teacher {name}': x.params for name, x in teachers.items() if x.where != AVERAGE}
   frozen = {name: params for name, params in frozen.items() if params is not None}
+  all_frozen = frozen | teacher_lib.averaged(teachers)
 
   def mask(keys, clip, frozen):
     hidden = masking(keys, clip, flow(clip, frozen))
@@ -61,7 +65,7 @@ def build_method(config) -> Method:
   frame = (data.size, data.size, 3)
   clip = jax.ShapeDtypeStruct((1, data.frames, *frame), jnp.float32)
   keys = jax.random.split(jax.random.key(0), 1)
-  hidden = jax.eval_shape(mask, keys, clip, frozen)
+  hidden = jax.eval_shape(mask, keys, clip, all_frozen)
   if not hidden.visible.size or not hidden.masked.size:
     raise UserError(
       f'masking {config.masking.name} with ratio {config.masking.ratio} leaves '
@@ -70,7 +74,7 @@ def build_method(config) -> Method:
     )
   between = window(config)
   frames = jax.ShapeDtypeStruct((1, grid[0], between, *frame), jnp.float32) if between else None
-  outputs = _outputs(config, jax.eval_shape(targets, clip, frames, frozen), tokenizer)
+  outputs = _outputs(config, jax.eval_shape(targets, clip, frames, all_frozen), tokenizer)
   return Method(
     model=build_model(config, heads=outputs),
     augment=build_augmentation(config.augment),
@@ -79,58 +83,15 @@ def build_method(config) -> Method:
     masking=masking,
     decoder_masking=decoder_masking,
     heads=heads,
-    own_losses={} if regressor.name == 'none' else {'alignment': regressor.alignment_weight},
+    own_losses={'alignment': config.regressor.alignment_weight} if aligned(config) else {},
     tokenizer=tokenizer,
+    teachers=teachers,
     frozen=frozen,
     window=between,
     grid=grid,
     patch=patch,
     seed=config.seed,
   )
-
-
-def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | RegressedAutoencoder:
-  """The autoencoder of the config blocks `model` and `regressor`, with the given heads."""
-  encoder, decoder, common = model_arguments(config.model)
-  encoder |= {'mean': tuple(config.data.mean), 'std': tuple(config.data.std)}
-  regressor = config.regressor
-  if regressor.name == 'none':
-    return MaskedAutoencoder(encoder, decoder, heads, common)
-  decoder['layer_scale'] = regressor.layer_scale
-  same = {name: decoder[name] for name in ('heads', 'mlp', 'layer_scale')}
-  return RegressedAutoencoder(encoder, {'depth': regressor.depth} | same, decoder, heads, common)
-
-
-def model_arguments(model) -> tuple[dict, dict, dict]:
-  """Arguments of encoder, decoder and both, from the config block `model`."""
-  encoder, common = encoder_arguments(model)
-  given = dict(width=model.decoder_width, depth=model.decoder_depth, heads=model.decoder_heads)
-  decoder = SIZES[model.size]['decoder'] | {k: v for k, v in given.items() if v is not None}
-  if model.decoder_width is not None:
-    decoder['mlp'] = 4 * decoder['width']
-  decoder['mlp'] = model.get('decoder_mlp') or decoder['mlp']  # Older runs have no such key.
-  if decoder['width'] % decoder['heads']:
-    raise UserError(
-      f'model: the decoder width {decoder["width"]} is no multiple of its {decoder["heads"]} heads.'
-    )
-  return encoder, decoder, common
-
-
-def encoder_arguments(model) -> tuple[dict, dict]:
-  """Arguments of the encoder alone and those that decoders share, from the config block `model`."""
-  size = lookup(SIZES, model.size, 'model.size')
-  encoder = {k: v for k, v in size.items() if k != 'decoder'} | {'patch': tuple(model.patch)}
-  fastest = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
-  check_name(model.attention, IMPLEMENTATIONS, 'model.attention')
-  check_name(model.remat, REMAT, 'model.remat')
-  common = dict(
-    eps=model.eps,
-    dtype=lookup(DTYPES | {'auto': fastest}, model.dtype, 'model.dtype'),
-    implementation=model.attention,
-    scan=model.scan,
-    remat=model.remat,
-  )
-  return encoder, common
 
 
 def _outputs(config, targets: dict[str, Target], tokenizer: Tokenizer | None) -> dict[str, Output]:
@@ -146,7 +107,13 @@ def _outputs(config, targets: dict[str, Target], tokenizer: Tokenizer | None) ->
   return outputs
 
 
-def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | None) -> Head:
+def _head(
+  name: str,
+  head,
+  patch: tuple[int, int, int],
+  tokenizer: Tokenizer | None,
+  teachers: dict[str, Teacher],
+) -> Head:
   function = lookup(TARGETS, head.target, f'heads.{name}.target')
   loss = lookup(LOSSES, head.loss, f'heads.{name}.loss')
   given = ('clip', 'flow', 'followed', 'patch', 'encode', 'factor')
@@ -160,6 +127,7 @@ def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | N
   other_clip = head.get('other_clip', False)
   asks_for_flow = hasattr(function, 'flow_pairs')
   function = functools.partial(function, patch=patch, **head.options)
+  teacher = teachers[head.options.teacher] if _needs(head, 'teacher') else None
 
   def target(clip, flow, followed, frozen):
     found = own_target(clip, flow, followed, frozen)
@@ -173,10 +141,13 @@ def _head(name: str, head, patch: tuple[int, int, int], tokenizer: Tokenizer | N
       model, params = tokenizer.model, {'params': frozen['tokenizer']}
       given['encode'] = functools.partial(model.apply, params, method='encode')
       given['factor'] = model.factor
+    if teacher:
+      params = teacher_lib.params_of(head.options.teacher, teacher, frozen)
+      given['teacher'] = functools.partial(teacher.tokens, params)
     values = function(clip, followed, **given)
     return values if isinstance(values, Target) else Target(values)
 
-  return Head(target, loss, head.weight)
+  return Head(target, loss, head.weight, bool(teacher and teacher.where == AVERAGE))
 
 
 def _maskings(
@@ -225,8 +196,11 @@ def _motion(
     if not _tracked(config):
       return None
     if window is not None:
-      return follow_window(window, estimator=estimator(frozen), **options)
-    return follow_clip(clip, flow, slot=config.model.patch[0], steps=tracking.steps, **options)
+      return follow_lib.follow_window(window, estimator=estimator(frozen), **options)
+    slot = config.model.patch[0]
+    if tracking.rate == 'slot':
+      return follow_lib.follow_slots(clip, flow, slot=slot, **options)
+    return follow_lib.follow_clip(clip, flow, slot=slot, steps=tracking.steps, **options)
 
   return flow, follow
 
@@ -239,7 +213,7 @@ def window(config) -> int:
 
 
 def _needs(head, name: str) -> bool:
-  """Whether the target of a head needs `points` or the `tokenizer`."""
+  """Whether the target of a head needs `points`, the `tokenizer` or a `teacher`."""
   return name in getattr(TARGETS.get(head.target), 'needs', ())
 
 
@@ -249,8 +223,10 @@ def _tracked(config) -> bool:
 
 def _flow_pairs(config) -> list[tuple[int, int]]:
   """All pairs of the clip's frames between which maskings or targets need the flow."""
-  frames = config.data.frames
-  pairs = set(clip_pairs(frames) if _tracked(config) and not window(config) else ())
+  frames, pairs = config.data.frames, set()
+  if _tracked(config) and not window(config):
+    gap = config.model.patch[0] if config.tracking.rate == 'slot' else 1
+    pairs |= set(follow_lib.clip_pairs(frames, gap=gap))
   masking = config.masking
   asking = {('masking.name', masking.name): (MASKINGS.get(masking.name), masking.options)}
   for name, head in config.heads.items():
@@ -273,6 +249,45 @@ def _load_tokenizer(config) -> Tokenizer | None:
     return None
   path = config.tokenizer.path
   return untrained_tokenizer() if path == UNTRAINED else load_tokenizer(path)
+
+
+def asked_teachers(config) -> list[str]:
+  """The names of the teachers that heads ask for.
+
+  Raises:
+    UserError: a head names none, or one that the config does not have.
+  """
+  asking = {name: head for name, head in config.heads.items() if _needs(head, 'teacher')}
+  for name, head in asking.items():
+    check_name(head.options.get('teacher', ''), config.teachers, f'heads.{name}.options.teacher')
+  return sorted({head.options.teacher for head in asking.values()})
+
+
+def _teachers(config, found: Mapping[str, Teacher]) -> dict[str, Teacher]:
+  """The teachers that heads ask for: those that were found, and those that need no file."""
+  data, teachers = config.data, {}
+  for name in asked_teachers(config):
+    path = config.teachers[name].path
+    if path not in (AVERAGE, teacher_lib.UNTRAINED):
+      if name not in found:
+        raise UserError(
+          f'teachers.{name} has no weights: give --config.teachers.{name}.path=PATH, a run of '
+          'pretrain or finetune, or a checkpoint of another implementation.'
+        )
+      teachers[name] = found[name]
+      continue
+    if path == AVERAGE and not config.optimizer.ema:
+      raise UserError(f'teachers.{name} is the moving average, and optimizer.ema is 0: set it.')
+    arguments, common = encoder_arguments(config.model)
+    encoder = Encoder(**arguments, **common, **pixel_statistics(data))
+    clip = (data.frames, data.size, data.size)
+
+    def init(encoder=encoder, clip=clip):
+      return encoder.init(jax.random.key(0), jnp.zeros((1, *clip, 3)))['params']
+
+    params = jax.eval_shape(init) if path == AVERAGE else jax.jit(init)()
+    teachers[name] = Teacher(encoder, params, clip, path)
+  return teachers
 
 
 def _load_raft(config) -> tuple[str | None, Any]:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vmae_jax.frozen.teacher import Teacher, averaged
 from vmae_jax.frozen.tokenizer import Tokenizer
 from vmae_jax.masking import Mask
 from vmae_jax.method.keys import clip_keys
-from vmae_jax.method.losses import code_accuracy, cross_entropy
+from vmae_jax.method.losses import code_accuracy, cross_entropy, effective_rank
 from vmae_jax.models import flops as flops_lib
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.encoder import gather
@@ -23,11 +24,13 @@ from vmae_jax.types import Array, Float, Key
 
 
 class Head(NamedTuple):
-  """One thing to predict: (clip, flow, followed, frozen) -> Target of all tokens, loss, weight."""
+  """One thing to predict: (clip, flow, followed, frozen) -> Target of all tokens, loss, weight, and
+  whether its teacher is the average of the model itself."""
 
   target: Callable[..., Target]
   loss: Callable[..., Array]
   weight: float
+  averaged: bool = False
 
 
 class Forward(NamedTuple):
@@ -65,7 +68,9 @@ class Method(NamedTuple):
     heads: What the model predicts.
     own_losses: Loss that the model itself defines -> its weight.
     tokenizer: The frozen tokenizer that a target asks for, or None.
-    frozen: Parameters of frozen networks that a step needs; in no state and no checkpoint.
+    teachers: The teachers that targets ask for.
+    frozen: Parameters of frozen networks that a step needs; in no state and no checkpoint. A step
+      adds the moving average of the model's own, if the state has one (`teacher.AVERAGE`).
     window: Frames that the loader adds to each time slot for `follow`, or 0.
     grid: Tokens (t, h, w).
     patch: Size of a patch in frames, rows and columns.
@@ -81,6 +86,7 @@ class Method(NamedTuple):
   heads: dict[str, Head]
   own_losses: dict[str, float]
   tokenizer: Tokenizer | None
+  teachers: dict[str, Teacher]
   frozen: dict[str, Any]
   window: int
   grid: tuple[int, int, int]
@@ -137,6 +143,8 @@ class Method(NamedTuple):
       total += head.weight * parts[f'loss_{name}']
       if head.loss is cross_entropy:
         parts[f'accuracy_{name}'] = mean(code_accuracy(prediction, values))
+      if head.averaged:
+        parts[f'rank_{name}'] = effective_rank(values)
     for name, weight in self.own_losses.items():
       parts[f'loss_{name}'] = mean(out.own_losses[name])
       total += weight * parts[f'loss_{name}']
@@ -154,7 +162,10 @@ class Method(NamedTuple):
     """The shapes of one clip's mask, with a batch axis of 1."""
     params = jax.eval_shape(self.init, jax.random.key(0))
     return jax.eval_shape(
-      lambda *given: self.forward(*given).mask, params, self._example(), self.frozen
+      lambda *given: self.forward(*given).mask,
+      params,
+      self._example(),
+      self.frozen | averaged(self.teachers),
     )
 
   def flops(self) -> int:
@@ -163,13 +174,15 @@ class Method(NamedTuple):
     sizes = dict(
       encoder=self.model.encoder,
       decoder=self.model.decoder,
+      own=self.model.own,
       heads=self.model.heads,
       visible=mask.visible.shape[1],
       masked=mask.masked.shape[1],
       patch_values=math.prod(self.patch) * 3,
     )
     if isinstance(self.model, RegressedAutoencoder):
-      trained, rest = flops_lib.regressed_autoencoder_flops(regressor=self.model.regressor, **sizes)
+      sizes |= {'regressor': self.model.regressor, 'align': self.model.align}
+      trained, rest = flops_lib.regressed_autoencoder_flops(**sizes)
     else:
       trained, rest = flops_lib.autoencoder_flops(**sizes), 0
     return flops_lib.training_flops(trained) + rest + self.target_flops()
@@ -184,7 +197,8 @@ class Method(NamedTuple):
       followed = self.follow(clip, images.get('window'), flow, frozen)
       return flow, [head.target(clip, flow, followed, frozen) for head in self.heads.values()]
 
-    return flops_lib.traced_flops(ask, self._example(), self.frozen)
+    frozen = self.frozen | averaged(self.teachers)
+    return flops_lib.traced_flops(ask, self._example(), frozen)
 
   def _example(self) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a batch of one clip."""

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from vmae_jax.types import Array, Float, Int
 
@@ -22,6 +23,38 @@ def l1(
 ) -> Float[Array, 'b m']:
   """Mean of weights x absolute differences over a token's values."""
   return (weights * jnp.abs(prediction - target)).mean(axis=-1)
+
+
+def smooth_l1(
+  prediction: Float[Array, 'b m p'],
+  target: Float[Array, 'b m p'],
+  weights: Float[Array, '#b #m #p'] | float = 1.0,
+) -> Float[Array, 'b m']:
+  """Mean of weights x Huber losses over a token's values, which are squares / 2 up to 1."""
+  return (weights * optax.losses.huber_loss(prediction, target)).mean(axis=-1)
+
+
+def cosine(
+  prediction: Float[Array, 'b m p'],
+  target: Float[Array, 'b m p'],
+  weights: Float[Array, '#b #m 1'] | None = None,
+) -> Float[Array, 'b m']:
+  """1 - the cosine of the angle between a token's values and those predicted, times its weight."""
+  distance = optax.losses.cosine_distance(prediction, target, epsilon=1e-6)
+  return distance if weights is None else distance * weights[..., 0]
+
+
+def effective_rank(tokens: Float[Array, 'b m d']) -> Float[Array, '']:
+  """In how many directions tokens differ: the participation ratio of their covariance.
+
+  That is (sum of eigenvalues)^2 / (sum of their squares), which needs none of them: 1 if all lie on
+  a line, d if they spread evenly; 0 if all are alike, to which a teacher that is an average of its
+  student can collapse.
+  """
+  x = tokens.reshape(-1, tokens.shape[-1])
+  x = x - x.mean(axis=0)
+  covariance = x.T @ x / len(x)
+  return jnp.trace(covariance) ** 2 / (jnp.square(covariance).sum() + 1e-12)
 
 
 def cross_entropy(
@@ -46,4 +79,6 @@ def code_logits(prediction: Float[Array, '*b p'], f: int) -> Float[Array, '*b f 
   return prediction.reshape(*prediction.shape[:-1], f, -1)
 
 
-LOSSES = {'mse': mse, 'l1': l1, 'cross_entropy': cross_entropy}
+LOSSES = {
+  'mse': mse, 'l1': l1, 'smooth_l1': smooth_l1, 'cosine': cosine, 'cross_entropy': cross_entropy,
+}  # fmt: skip

@@ -12,8 +12,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax.method import mixing
 from vmae_jax.method.augmentation import build_augmentation
-from vmae_jax.method.build import encoder_arguments
 from vmae_jax.method.keys import clip_keys
+from vmae_jax.method.wiring import encoder_arguments
 from vmae_jax.models import flops
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.patches import normalise, token_grid, unit_range

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+from flax.core import FrozenDict
 
 from vmae_jax.models.decoder import Decoder, Output, each_decoder
 from vmae_jax.models.encoder import Encoder
@@ -20,12 +21,14 @@ class MaskedAutoencoder(nn.Module):
     decoder: Keyword arguments of `Decoder` but for its heads.
     heads: Head -> what it predicts, and by which decoder.
     common: Keyword arguments of both, see `Shared`.
+    own: Decoder -> arguments that it has in place of those in `decoder`.
   """
 
   encoder: Mapping[str, Any]
   decoder: Mapping[str, Any]
   heads: Mapping[str, Output]
   common: Mapping[str, Any]
+  own: Mapping[str, Mapping[str, Any]] = FrozenDict()
 
   @nn.compact
   def __call__(
@@ -45,7 +48,8 @@ class MaskedAutoencoder(nn.Module):
     tokens = math.prod(token_grid(video.shape[1:4], self.encoder['patch']))
 
     def decode(name, outputs):
-      decoder = Decoder(**self.decoder, **self.common, outputs=outputs, name=name)
+      sizes = {**self.decoder, **self.own.get(name, {})}
+      decoder = Decoder(**sizes, **self.common, outputs=outputs, name=name)
       return decoder(latents, visible, masked, tokens=tokens)
 
     return each_decoder(self.heads, decode)

@@ -6,7 +6,8 @@ counts the body of a loop once.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ def autoencoder_flops(
   visible: int,
   masked: int,
   patch_values: int,
+  own: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> int:
   """The forward pass of a `MaskedAutoencoder` for one clip.
 
@@ -38,16 +40,16 @@ def autoencoder_flops(
     visible: Tokens that the encoder sees.
     masked: Tokens that are predicted.
     patch_values: p.
+    own: Decoder -> sizes that it has in place of those in `decoder`.
   """
   width = encoder['width']
   total = 2 * visible * patch_values * width
   total += encoder['depth'] * block_flops(n=visible, width=width, mlp=encoder['mlp'])
   for name in {output.decoder for output in heads.values()}:
-    total += 2 * visible * width * decoder['width']
-    total += decoder['depth'] * block_flops(
-      n=visible + masked, width=decoder['width'], mlp=decoder['mlp']
-    )
-    total += masked * _head_flops(heads, name, decoder['width'])
+    d = {**decoder, **own.get(name, {})}
+    total += 2 * visible * width * d['width']
+    total += d['depth'] * block_flops(n=visible + masked, width=d['width'], mlp=d['mlp'])
+    total += masked * _head_flops(heads, name, d['width'])
   return total
 
 
@@ -60,6 +62,8 @@ def regressed_autoencoder_flops(
   visible: int,
   masked: int,
   patch_values: int,
+  own: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+  align: bool = True,
 ) -> tuple[int, int]:
   """The forward pass of a `RegressedAutoencoder` for one clip, with and without gradient.
 
@@ -71,6 +75,8 @@ def regressed_autoencoder_flops(
     visible: Tokens that the encoder sees.
     masked: Tokens that are regressed and predicted.
     patch_values: p.
+    own: As above.
+    align: Whether latents of masked tokens are made.
   """
 
   def encoded(n):
@@ -83,9 +89,10 @@ def regressed_autoencoder_flops(
   cross = 2 * masked * (2 * d * d + 2 * both * d + 2 * d * regressor['mlp']) + 2 * both * 2 * d * d
   total = encoded(visible) + regressor['depth'] * cross
   for name in {output.decoder for output in heads.values()}:
-    total += decoder['depth'] * block_flops(n=masked, width=d, mlp=decoder['mlp'])
+    sizes = {**decoder, **own.get(name, {})}
+    total += sizes['depth'] * block_flops(n=masked, width=d, mlp=sizes['mlp'])
     total += masked * _head_flops(heads, name, d)
-  return total, encoded(masked)
+  return total, encoded(masked) * align
 
 
 def _head_flops(heads: dict[str, Output], decoder: str, width: int) -> int:

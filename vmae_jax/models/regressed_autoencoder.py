@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from vmae_jax.models.blocks import layer_norm, xavier
 from vmae_jax.models.decoder import LatentDecoder, Output, each_decoder
@@ -35,6 +36,8 @@ class RegressedAutoencoder(nn.Module):
       too. Where it is not the encoder's, one projection and norm leads from one to the other.
     heads: As in `MaskedAutoencoder`.
     common: Keyword arguments of all parts, see `Shared`.
+    own: As in `MaskedAutoencoder`, but for widths, which are all the regressor's.
+    align: False: no latents of masked tokens are made, and nothing is sown.
 
   Source: MAM2 (Song et al., 2022); details from Context Autoencoder, on which it builds.
   """
@@ -44,6 +47,8 @@ class RegressedAutoencoder(nn.Module):
   decoder: Mapping[str, Any]
   heads: Mapping[str, Output]
   common: Mapping[str, Any]
+  own: Mapping[str, Mapping[str, Any]] = FrozenDict()
+  align: bool = True
 
   @nn.compact
   def __call__(
@@ -62,26 +67,31 @@ class RegressedAutoencoder(nn.Module):
     width, dtype = self.decoder['width'], self.common['dtype']
     encoder = Encoder(**self.encoder, **self.common, name='encoder')
     latents = encoder(video, visible)
-    # The parameters' gradient is cut, not only the output's: nothing is kept for a backward pass.
-    frozen = jax.lax.stop_gradient(encoder.variables['params'])
-    targets = Encoder(**self.encoder, **self.common, parent=None).apply(
-      {'params': frozen}, video, masked
-    )
-    if width != self.encoder['width']:
+    own_width = width == self.encoder['width']
+    if not own_width:
       project = nn.Dense(width, kernel_init=xavier, dtype=dtype, name='from_encoder')
       norm = layer_norm(eps=self.common['eps'], dtype=dtype, name='from_encoder_norm')
-      latents, targets = norm(project(latents)), jax.lax.stop_gradient(norm(project(targets)))
+      latents = norm(project(latents))
 
     tokens = math.prod(token_grid(video.shape[1:4], self.encoder['patch']))
     positions = jnp.asarray(sincos_positions(tokens, width)).astype(dtype)
     regressed = Regressor(**self.regressor, **self.common, name='regressor')(
       latents, positions[visible], positions[masked]
     )
-    difference = regressed.astype(jnp.float32) - targets.astype(jnp.float32)
-    self.sow('losses', 'alignment', jnp.square(difference).mean(axis=-1))
+    if self.align:
+      # The parameters' gradient is cut, not only the output's: nothing is kept for a backward pass.
+      frozen = jax.lax.stop_gradient(encoder.variables['params'])
+      targets = Encoder(**self.encoder, **self.common, parent=None).apply(
+        {'params': frozen}, video, masked
+      )
+      if not own_width:
+        targets = jax.lax.stop_gradient(norm(project(targets)))
+      difference = regressed.astype(jnp.float32) - targets.astype(jnp.float32)
+      self.sow('losses', 'alignment', jnp.square(difference).mean(axis=-1))
 
     def decode(name, outputs):
-      decoder = LatentDecoder(**self.decoder, **self.common, outputs=outputs, name=name)
+      sizes = {**self.decoder, **self.own.get(name, {})}
+      decoder = LatentDecoder(**sizes, **self.common, outputs=outputs, name=name)
       return decoder(regressed, positions[masked])
 
     return each_decoder(self.heads, decode)

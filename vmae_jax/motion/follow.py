@@ -17,14 +17,15 @@ from vmae_jax.motion.flow import Flow, estimate
 from vmae_jax.motion.tracking import Tracks, median, track
 from vmae_jax.types import Array, Float
 
-RATES = ('video', 'clip')
+RATES = ('video', 'clip', 'slot')
 
 
 class Followed(NamedTuple):
   """What targets along trajectories need.
 
   Attributes:
-    frames: The first frame of each slot and those that its steps end in, in [0, 1].
+    frames: The first frame of each slot and those that its steps end in, in [0, 1]; of
+      `follow_slots` the first alone.
     tracks: The tracks, with a batch axis (b t): the slots of a clip one after another.
   """
 
@@ -32,9 +33,14 @@ class Followed(NamedTuple):
   tracks: Tracks
 
 
-def clip_pairs(frames: int) -> list[tuple[int, int]]:
-  """The pairs whose flow `follow_clip` needs: neighbours in the clip."""
-  return [(i, i + 1) for i in range(frames - 1)]
+def clip_pairs(frames: int, *, gap: int = 1) -> list[tuple[int, int]]:
+  """The pairs whose flow `follow_clip` needs: neighbours in the clip.
+
+  Args:
+    frames: Of the clip.
+    gap: The frames of a time slot, for `follow_slots`: from each slot's first frame to the next.
+  """
+  return [(i, i + gap) for i in range(0, frames - gap, gap)]
 
 
 def follow_window(
@@ -71,14 +77,47 @@ def follow_clip(
   last = clip.shape[1] - 1
   frames = np.arange(0, last + 1, slot)[:, None] + np.arange(steps + 1)  # t L+1
   values = flow.take(clip_pairs(last + 1))[:, np.minimum(frames[:, :-1], last - 1)]
-  inside = jnp.asarray(frames[:, -1] <= last)
+  whole = jnp.asarray(frames[:, -1] <= last)
   followed = _follow(
     clip[:, np.minimum(frames, last)],
     einops.rearrange(values, 'b t L h w c -> (b t) L h w c'),
     **options,
   )
-  valid = followed.tracks.valid & jnp.tile(inside, len(clip))[:, None, None]
-  return followed._replace(tracks=followed.tracks.replace(valid=valid))
+  inside = followed.tracks.inside & jnp.tile(whole, len(clip))[:, None, None, None]
+  return followed._replace(tracks=followed.tracks.replace(inside=inside))
+
+
+def follow_slots(clip: Float[Array, 'b T H W C'], flow: Flow, *, slot: int, **options) -> Followed:
+  """Follows the points of the clip's first frame from slot to slot.
+
+  A slot has the step from its first frame to the next slot's, of points that lay in their cells in
+  the first frame of all; the last one repeats the step before. Its points are valid if they were in
+  the frame until then.
+
+  Args:
+    clip: The clips in [0, 1].
+    flow: Flow of `clip_pairs` with the gap `slot`.
+    slot: Frames in a time slot.
+    **options: The options of `_follow`.
+
+  Source: TrackMAE (Vandeghen et al., 2026), its released `engine_for_pretraining_cotracker.py`.
+  """
+  pairs = clip_pairs(clip.shape[1], gap=slot)
+  tracks = _follow(clip[:, None, ::slot], flow.take(pairs), **options).tracks
+
+  def each(x):  # A step more, the last one, and slots beside clips.
+    x = jnp.concatenate([x, x[:, -1:]], axis=1)
+    return x.reshape(-1, 1, *x.shape[2:])
+
+  last = tracks.positions[:, -1:] + tracks.displacements[:, -1:]
+  positions = jnp.concatenate([tracks.positions, last], axis=1)
+  both = jnp.stack([positions[:, :-1], positions[:, 1:]], axis=2)
+  tracks = Tracks(
+    displacements=each(tracks.displacements),
+    positions=both.reshape(-1, *both.shape[2:]),
+    inside=each(tracks.inside),
+  )
+  return Followed(clip[:, ::slot][:, :, None], tracks)
 
 
 def _follow(

@@ -27,12 +27,17 @@ class Tracks:
     displacements: What was recorded for each step, in pixels of the clip.
     positions: Before each step and after the last one. A point that has left the frame is put
       back on its edge before the next step.
-    valid: Whether the point was in the frame at the beginning of every step.
+    inside: Whether the point was in the frame at the beginning of each step and of all before.
   """
 
   displacements: Float[Array, 'b L Hc Wc 2']
   positions: Float[Array, 'b L+1 Hc Wc 2']
-  valid: Bool[Array, 'b Hc Wc']
+  inside: Bool[Array, 'b L Hc Wc']
+
+  @property
+  def valid(self) -> Bool[Array, 'b Hc Wc']:
+    """Whether the point was in the frame at the beginning of every step."""
+    return self.inside[:, -1]
 
 
 def track(
@@ -70,14 +75,15 @@ def track(
     valid &= ((position >= 0) & (position <= end)).all(axis=-1)
     position = jnp.clip(position, 0, end)
     found = jax.vmap(lambda v, p: look_up(v, p, size))(values, position)
-    return (position + found[..., :2], valid), (position, found[..., -2:])
+    return (position + found[..., :2], valid), (position, found[..., -2:], valid)
 
   state = start, jnp.ones(start.shape[:-1], bool)
-  (last, valid), (positions, displacements) = jax.lax.scan(step, state, jnp.moveaxis(both, 1, 0))
+  (last, _), found = jax.lax.scan(step, state, jnp.moveaxis(both, 1, 0))
+  positions, displacements, inside = found
   if integer:
     displacements = jnp.clip(displacements, -LONGEST, LONGEST)
   positions = jnp.concatenate([positions, last[None]])
-  return Tracks(jnp.moveaxis(displacements, 0, 1), jnp.moveaxis(positions, 0, 1), valid)
+  return Tracks(*(jnp.moveaxis(x, 0, 1) for x in (displacements, positions, inside)))
 
 
 def _bilinear(

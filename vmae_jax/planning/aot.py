@@ -16,7 +16,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from vmae_jax import sharding
-from vmae_jax.method.build import build_method
 from vmae_jax.method.forward import Method
 from vmae_jax.method.state import init_state
 from vmae_jax.planning.collectives import Collective, read_collectives
@@ -24,6 +23,7 @@ from vmae_jax.planning.cycles import read_cycles
 from vmae_jax.training.loop import make_schedule
 from vmae_jax.training.pretraining import make_step
 from vmae_jax.training.step import jit_step
+from vmae_jax.training.teachers import build_method
 
 _ANY_NUMBER = 10**6  # Of steps and videos: they only enter the learning rate.
 
@@ -93,7 +93,7 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Metho
   """
   method = build_method(config)
   schedule = make_schedule(config, steps=_ANY_NUMBER, videos=_ANY_NUMBER)
-  optimizer, step = make_step(config, method, schedule)
+  optimizer, step = make_step(config, method, schedule, steps=_ANY_NUMBER)
   state = jax.eval_shape(
     lambda key: init_state(method.init(key), optimizer, ema=config.optimizer.ema),
     jax.random.key(config.seed),

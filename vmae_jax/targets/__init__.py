@@ -1,6 +1,7 @@
 """What is predicted: functions from a clip to values for every token."""
 
 from vmae_jax.targets.codes import codes
+from vmae_jax.targets.features import features
 from vmae_jax.targets.frame_difference import frame_difference
 from vmae_jax.targets.hog import aligned_hog, hog_target
 from vmae_jax.targets.optical_flow import optical_flow
@@ -17,6 +18,7 @@ TARGETS = {
   'frame_difference': frame_difference,
   'optical_flow': optical_flow,
   'codes': codes,
+  'features': features,
   'hog': hog_target,
   'aligned_hog': aligned_hog,
   'trajectory': trajectory,

@@ -25,6 +25,7 @@ def needs(*names: str) -> Callable[[Callable], Callable]:
   Args:
     *names: `points`: points are followed along the flow, and `followed` is not None. `tokenizer`:
       the target also takes `encode` and `factor` of the frozen tokenizer, and its values are codes.
+      `teacher`: its option `teacher` names one of the config's, and it gets that one's tokens.
   """
 
   def mark(target: Any) -> Any:

@@ -63,7 +63,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   steps = loop.count_steps(config, videos=len(source))
   evaluation.set_length(steps, videos=len(source))
   schedule = loop.make_schedule(config, steps=steps, videos=len(source))
-  optimizer, step = make_step(config, supervised, schedule)
+  optimizer, step = make_step(config, supervised, schedule, steps=steps)
   task = loop.Task(
     method=supervised,
     step=step,
@@ -81,15 +81,18 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 def make_step(
-  config, supervised: Supervised, schedule: optax.Schedule
+  config, supervised: Supervised, schedule: optax.Schedule, *, steps: int
 ) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
-  """The optimizer of a config, and the training step."""
+  """The optimizer of a config, and the training step of a run of so many steps."""
   optimizer = optax.chain(
     loop.make_optimizer(config, schedule),
     scale_by_layer(decay=config.optimizer.layer_decay, depth=supervised.model.encoder['depth']),
   )
   train_step = make_train_step(
-    supervised.loss, optimizer, accumulate=config.optimizer.accumulate, ema=config.optimizer.ema
+    supervised.loss,
+    optimizer,
+    accumulate=config.optimizer.accumulate,
+    ema=loop.make_decay(config, steps=steps),
   )
 
   def step(state, batch, frozen):

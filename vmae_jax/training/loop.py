@@ -235,6 +235,12 @@ def make_schedule(config, *, steps: int, videos: int) -> optax.Schedule:
   )
 
 
+def make_decay(config, *, steps: int) -> float | optax.Schedule:
+  """The decay of the parameters' moving average in a run of so many steps."""
+  c = config.optimizer
+  return optax.linear_schedule(c.ema, c.ema_end, steps) if c.ema and c.ema_end else c.ema
+
+
 def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
   """AdamW with the options of the config's block `optimizer`."""
   names = 'b1 b2 eps weight_decay clip_norm'.split()

@@ -9,7 +9,8 @@ from vmae_jax import config as config_lib
 from vmae_jax import sharding
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.evaluation.probing import PeriodicProbe
-from vmae_jax.method.build import build_method, window
+from vmae_jax.frozen.teacher import AVERAGE
+from vmae_jax.method.build import window
 from vmae_jax.method.forward import Method
 from vmae_jax.method.state import TrainState
 from vmae_jax.patience import Patience, PatientSource
@@ -17,6 +18,7 @@ from vmae_jax.runs.run_dir import go_on_as_before
 from vmae_jax.training import loop
 from vmae_jax.training.initialise import start_from
 from vmae_jax.training.step import make_train_step
+from vmae_jax.training.teachers import build_method, tell_teachers
 from vmae_jax.visualize.predictions import Pictures
 
 
@@ -39,12 +41,13 @@ def train(config, workdir: str) -> TrainState:
   config_lib.check(config, devices=mesh.shape['data'] * mesh.shape['fsdp'])
   go_on_as_before(workdir, config, config_lib.EARLIER)
   method = build_method(config)
+  tell_teachers(config, method)
   source = loop.open_videos(config, config.data.train)
   steps = loop.count_steps(config, videos=len(source))
   # Before the folder is claimed for this config.
   found = start_from(config, workdir, method.init, mesh, heads=method.model.encoder['heads'])
   schedule = loop.make_schedule(config, steps=steps, videos=len(source))
-  optimizer, step = make_step(config, method, schedule)
+  optimizer, step = make_step(config, method, schedule, steps=steps)
   sampler = clip_sampler(config)
   answering = PatientSource(source, Patience(config.data.seconds))
   pictures = Pictures(method, answering, sampler, config, workdir, mesh)
@@ -52,6 +55,8 @@ def train(config, workdir: str) -> TrainState:
   def watch(step, state, frozen, log):
     if step % config.log.pictures_every_steps and step != steps:
       return
+    if state.ema is not None:
+      frozen = frozen | {AVERAGE: state.ema}
     try:
       log.writer.write_images(step, pictures.draw(step, state.params, frozen))
     except Exception as e:  # Pictures are no reason to end a run.
@@ -76,11 +81,11 @@ def train(config, workdir: str) -> TrainState:
 
 
 def make_step(
-  config, method: Method, schedule: optax.Schedule
+  config, method: Method, schedule: optax.Schedule, *, steps: int
 ) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
-  """The optimizer of a config, and the training step."""
+  """The optimizer of a config, and the training step of a run of so many steps."""
   optimizer = loop.make_optimizer(config, schedule)
-  accumulate, ema = config.optimizer.accumulate, config.optimizer.ema
+  accumulate, ema = config.optimizer.accumulate, loop.make_decay(config, steps=steps)
   return optimizer, make_train_step(method.loss, optimizer, accumulate=accumulate, ema=ema)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from vmae_jax.frozen.teacher import AVERAGE
 from vmae_jax.method.state import TrainState
 from vmae_jax.sharding import batch_sharding, constrain_batch, replicated
 from vmae_jax.types import Array, Float
@@ -39,7 +40,11 @@ def jit_step(step: Callable[..., Any], state: TrainState, mesh: Mesh) -> Callabl
 
 
 def make_train_step(
-  loss_fn: LossFn, optimizer: optax.GradientTransformation, *, accumulate: int, ema: float
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  *,
+  accumulate: int,
+  ema: float | Callable[[Array], Array],
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, Array]]]:
   """A pure step: gradients, update, metrics. The caller jits it and donates the state.
 
@@ -52,8 +57,9 @@ def make_train_step(
     optimizer: Turns gradients into updates.
     accumulate: Number of equal parts of the batch that are computed one after another. Gradients
       are the mean over parts, which is that of the whole batch where all clips count as many tokens
-      (all maskings but `running_cell`, whose clips differ slightly).
-    ema: Decay of the moving average; 0 for none.
+      (all maskings but `running_cell` and `blocks`, whose clips differ).
+    ema: Decay of the moving average, or steps taken -> decay; 0 for none. The loss is given the
+      average of before the step, for targets that it teaches.
   """
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -75,6 +81,8 @@ def make_train_step(
     return jax.tree.map(lambda x: x / accumulate, total)
 
   def step(state: TrainState, batch: Batch, frozen: Any) -> tuple[TrainState, dict[str, Array]]:
+    if ema:
+      frozen = frozen | {AVERAGE: state.ema}
     (loss, parts), grads = gradients(state.params, batch, frozen)
     norm = optax.tree.norm(grads)
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -85,8 +93,9 @@ def make_train_step(
       return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
 
     average = None
-    if ema > 0:
-      average = jax.tree.map(lambda a, p: ema * a + (1 - ema) * p, state.ema, params)
+    if ema:
+      decay = ema(state.step) if callable(ema) else ema
+      average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
       average = keep(average, state.ema)
     bad = (~good).astype(jnp.int32)
     new = TrainState(

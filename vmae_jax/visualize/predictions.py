@@ -26,6 +26,7 @@ from vmae_jax.targets.trajectory import trajectory
 from vmae_jax.types import Bool, Float, UInt8
 from vmae_jax.visualize.codes import codes_grid
 from vmae_jax.visualize.differences import difference_grid
+from vmae_jax.visualize.features import features_grid
 from vmae_jax.visualize.files import png
 from vmae_jax.visualize.flow import flow_grid, flow_of_frames, motion_grid
 from vmae_jax.visualize.hog import hog_grid
@@ -40,7 +41,8 @@ class Shown(NamedTuple):
   Attributes:
     clip: The clip in [0, 1].
     hidden: True where a token was hidden.
-    values: What `_outputs` returns for the head.
+    values: What `_outputs` returns for the head: of a new target, its values of all tokens and the
+      predictions of hidden ones, in the order of tokens.
     how: Patch, options of the target, and title of the picture.
     method: The method of the head.
     config: The run's config.
@@ -154,6 +156,10 @@ def _flow(shown: Shown) -> Drawn:
   return {'flow': flow_grid(shown.clip, shown.hidden, *shown.values, **shown.how)}
 
 
+def _features(shown: Shown) -> Drawn:
+  return {'features': features_grid(shown.clip, shown.hidden, *shown.values, **shown.how)}
+
+
 def _codes(shown: Shown) -> Drawn:
   frames, decoded, predicted, accuracy = shown.values
   length = shown.method.patch[0]
@@ -178,7 +184,10 @@ def _hog(shown: Shown) -> Drawn:
 def _trajectory(shown: Shown) -> Drawn:
   true, weights, predicted = shown.values
   valid = weights[:, 0] > 0
-  picture = trajectory_grid(shown.clip, shown.hidden, true, predicted, valid=valid, **shown.how)
+  how = dict(shown.how)
+  if shown.config.tracking.rate == 'slot':
+    how['title'] += ': steps of the points that lay at these places in frame 1'
+  picture = trajectory_grid(shown.clip, shown.hidden, true, predicted, valid=valid, **how)
   return {'trajectory': picture}
 
 
@@ -203,6 +212,7 @@ PICTURES: dict[str, Callable[[Shown], Drawn]] = {
   'frame_difference': _difference,
   'optical_flow': _flow,
   'codes': _codes,
+  'features': _features,
   'hog': _hog,
   'aligned_hog': _hog,
   'trajectory': _trajectory,
@@ -234,13 +244,13 @@ def _outputs(method: Method, config, params, batch, frozen):
     match config.heads[name].target:
       case 'codes':
         outputs[name] = _decoded(method, name, out, frozen)
-      case 'hog' | 'aligned_hog' | 'optical_flow':
-        outputs[name] = out.targets[name].values, outputs[name]
       case 'trajectory':
         options = config.heads[name].options
         plain = {'scale': options.scale} if 'scale' in options else {}
         true = trajectory(out.clip, out.followed, patch=method.patch, normalise='none', **plain)
         outputs[name] = true.values, true.weights, outputs[name]
+      case target if target not in ('pixels', 'frame_difference'):  # Which are seen in the clip.
+        outputs[name] = out.targets[name].values, outputs[name]
   return outputs
 
 

@@ -1,0 +1,66 @@
+"""V-JEPA: the latents of the moving average of the model itself, under masks of blocks.
+
+Paper: Bardes et al., Revisiting Feature Prediction for Learning Visual Representations from Video,
+2024, arXiv 2404.08471, and its released code.
+
+  python -m vmae_jax.pretrain --config=configs/vjepa.py:l,k400 --workdir=runs/vjepa_l_k400 \
+    --config.data.train=lists/k400_train.txt
+
+Arguments as of videomae.py, from which everything that is not named here comes.
+
+The paper's: masks of blocks, 8 of 15 % or 2 of 70 % of the picture, about 90 % hidden (section
+3.2); a predictor of 12 blocks of 384 (3.3); targets are the average's last tokens of the whole
+clip, each normalised; L1 (3.1). The release's: a decay of 0.998 that rises in a straight line to
+0.9996 (the first four fifths of one to 1); gradients cut to 10; a peak learning rate of 6.25e-4 and
+a last one of 1e-6 for 3,072 clips, AdamW's b2 0.999, weight decay 0.04.
+Our choice: one kind of block for each clip and visit (vmae_jax/masking/blocks.py); a weight decay
+that stays (0.04 to 0.4 there); VideoMAE's crops, batch, positions, initial values and length in
+epochs (90,000 steps of 3,072 clips there, of a mix of 2 million videos); gradients of encoder and
+predictor cut together and from the start.
+
+`rank_latents` in the log says in how many directions the targets differ: if it falls towards 0,
+they collapse, and the loss with them. Whatever reads the run takes the average (`init_weights`).
+
+Cost of a step, ViT-B, in GFLOP a clip by count: 785, of which 361 are the average, which sees all
+tokens (VideoMAE: 203).
+Expected of the frozen encoder, attentive probe (the paper, ViT-L, its data): K400 80.8, SSv2 69.5.
+Here: not trained at this size yet.
+"""
+
+from configs import videomae
+from vmae_jax.config import TEACHER
+
+
+def get_config(arg=None):
+  c = videomae.get_config(arg, file='configs/vjepa.py')
+  c.method = 'vjepa'
+  masks(c, arg)
+  latents(c, arg, teacher='average')
+  c.teachers.average = dict(TEACHER, path='average')
+  c.optimizer.ema, c.optimizer.ema_end = 0.998, 0.9996
+  c.optimizer.clip_norm, c.optimizer.b2, c.optimizer.weight_decay = 10.0, 0.999, 0.04
+  if arg not in ('demo', 'videos', 'smoke'):
+    c.optimizer.base_lr, c.optimizer.base_min_lr = 6.25e-4 / 12, 1e-6 / 12
+  else:
+    c.optimizer.ema, c.optimizer.ema_end = 0.98, 0.996  # A tenth of the memory: few steps.
+  return c
+
+
+def masks(c, arg):
+  c.masking.name = 'blocks'
+  c.masking.ratio = 0.75 if arg in ('demo', 'videos', 'smoke') else 0.9
+
+
+def latents(c, arg, *, teacher):
+  if arg not in ('demo', 'videos', 'smoke'):
+    c.model.decoder_width, c.model.decoder_depth, c.model.decoder_heads = 384, 12, 12
+  with c.heads.unlocked():
+    c.heads = dict(
+      latents=dict(
+        target='features',
+        options=dict(teacher=teacher, layers=(-1,), normalise='token'),
+        loss='l1',
+        weight=1.0,
+        decoder='predictor',
+      ),
+    )

@@ -1,0 +1,96 @@
+"""The model that a config describes: encoder, perhaps a regressor, and decoders."""
+
+import jax
+import jax.numpy as jnp
+
+from vmae_jax.errors import UserError, check_name, lookup
+from vmae_jax.models.attention import IMPLEMENTATIONS
+from vmae_jax.models.autoencoder import MaskedAutoencoder
+from vmae_jax.models.blocks import REMAT
+from vmae_jax.models.decoder import Output
+from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
+from vmae_jax.models.sizes import SIZES
+
+DTYPES = {'bfloat16': jnp.bfloat16, 'float32': jnp.float32}
+REGRESSORS = ('none', 'latent')
+
+
+def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | RegressedAutoencoder:
+  """The autoencoder of the config blocks `model` and `regressor`, with the given heads."""
+  encoder, decoder, common = model_arguments(config.model)
+  encoder |= pixel_statistics(config.data)
+  regressor = config.regressor
+  check_name(regressor.name, REGRESSORS, 'regressor.name')
+  own = _own_decoders(config, decoder, used={output.decoder for output in heads.values()})
+  if regressor.name == 'none':
+    return MaskedAutoencoder(encoder, decoder, heads, common, own)
+  decoder['layer_scale'] = regressor.layer_scale
+  same = {name: decoder[name] for name in ('heads', 'mlp', 'layer_scale')}
+  return RegressedAutoencoder(
+    encoder, {'depth': regressor.depth} | same, decoder, heads, common, own, aligned(config)
+  )
+
+
+def aligned(config) -> bool:
+  """Whether a regressor's latents are compared with the encoder's own."""
+  return config.regressor.name != 'none' and config.regressor.alignment_weight > 0
+
+
+def _own_decoders(config, decoder: dict, *, used: set[str]) -> dict[str, dict[str, int]]:
+  """Decoder -> sizes that it has in place of those in `decoder`.
+
+  Raises:
+    UserError: a decoder that no head uses, a size that does not exist, or widths that do not fit.
+  """
+  found = {}
+  for name, sizes in config.get('decoders', {}).items():  # Older runs have none.
+    check_name(name, used, 'decoders')
+    for key in sizes:
+      check_name(key, ('width', 'depth', 'heads', 'mlp'), f'decoders.{name}')
+    own = dict(sizes)
+    if 'width' in own:
+      own = {'mlp': 4 * own['width']} | own
+    width = own.get('width', decoder['width'])
+    if config.regressor.name != 'none' and width != decoder['width']:
+      raise UserError(f'decoders.{name}.width is {width}: with a regressor all have its width.')
+    if width % own.get('heads', decoder['heads']):
+      raise UserError(f'decoders.{name}: the width {width} is no multiple of its heads.')
+    found[name] = own
+  return found
+
+
+def pixel_statistics(data) -> dict[str, tuple[float, ...]]:
+  """Arguments of an `Encoder` that takes clips which are not normalised."""
+  return {'mean': tuple(data.mean), 'std': tuple(data.std)}
+
+
+def model_arguments(model) -> tuple[dict, dict, dict]:
+  """Arguments of encoder, decoder and both, from the config block `model`."""
+  encoder, common = encoder_arguments(model)
+  given = dict(width=model.decoder_width, depth=model.decoder_depth, heads=model.decoder_heads)
+  decoder = SIZES[model.size]['decoder'] | {k: v for k, v in given.items() if v is not None}
+  if model.decoder_width is not None:
+    decoder['mlp'] = 4 * decoder['width']
+  decoder['mlp'] = model.get('decoder_mlp') or decoder['mlp']  # Older runs have no such key.
+  if decoder['width'] % decoder['heads']:
+    raise UserError(
+      f'model: the decoder width {decoder["width"]} is no multiple of its {decoder["heads"]} heads.'
+    )
+  return encoder, decoder, common
+
+
+def encoder_arguments(model) -> tuple[dict, dict]:
+  """Arguments of the encoder alone and those that decoders share, from the config block `model`."""
+  size = lookup(SIZES, model.size, 'model.size')
+  encoder = {k: v for k, v in size.items() if k != 'decoder'} | {'patch': tuple(model.patch)}
+  fastest = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
+  check_name(model.attention, IMPLEMENTATIONS, 'model.attention')
+  check_name(model.remat, REMAT, 'model.remat')
+  common = dict(
+    eps=model.eps,
+    dtype=lookup(DTYPES | {'auto': fastest}, model.dtype, 'model.dtype'),
+    implementation=model.attention,
+    scan=model.scan,
+    remat=model.remat,
+  )
+  return encoder, common

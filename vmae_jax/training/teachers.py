@@ -1,0 +1,70 @@
+"""Teachers of a pre-training: read, told, and the same when a run goes on."""
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from vmae_jax.errors import UserError
+from vmae_jax.evaluation.encoder import build_encoder, load_encoder, resolve
+from vmae_jax.frozen.teacher import AVERAGE, UNTRAINED, Teacher, of_compute_type
+from vmae_jax.interchange.pretrained import digest
+from vmae_jax.method import build
+from vmae_jax.method.forward import Method
+from vmae_jax.method.wiring import encoder_arguments
+from vmae_jax.runs.checkpoint import WEIGHTS
+
+
+def build_method(config) -> Method:
+  """The method that a config describes, with the teachers that its heads ask for.
+
+  Raises:
+    UserError: see `build.build_method` and `load_encoder`.
+  """
+  return build.build_method(config, teachers=load_teachers(config))
+
+
+def load_teachers(config) -> dict[str, Teacher]:
+  """Teacher -> what its path holds: any run, or a checkpoint of another implementation."""
+  _, common = encoder_arguments(config.model)
+  alike = {name: common[name] for name in ('dtype', 'implementation', 'scan')}
+  teachers = {}
+  for name in build.asked_teachers(config):
+    block = config.teachers[name]
+    if block.path in ('', AVERAGE, UNTRAINED):
+      continue
+    try:
+      found, params, _ = load_encoder(block.path, pool='tokens', weights=block.weights)
+    except UserError as e:
+      raise UserError(f'teachers.{name}: {e}') from e
+    encoder, _ = build_encoder(found, pool='tokens')
+    data = found.data
+    pixels = {'mean': tuple(data.mean), 'std': tuple(data.std)}
+    values = {k: np.asarray(x) for k, x in flatten_dict(params, sep='/').items()}
+    teachers[name] = Teacher(
+      encoder.clone(**alike, **pixels, remat='none'),
+      of_compute_type(params, common['dtype']),
+      (data.frames, data.size, data.size),
+      f'{resolve(block.path)} ({WEIGHTS.get(found.weights, found.weights)} weights)',
+      digest(values)[:16],
+    )
+  return teachers
+
+
+def tell_teachers(config, method: Method) -> None:
+  """Prints what teaches which head, and sets the digest of each teacher's weights in the config, so
+  that no run goes on with others than it began with.
+
+  Raises:
+    UserError: the config asks for other weights.
+  """
+  for name, teacher in method.teachers.items():
+    block = config.teachers[name]
+    if block.digest not in ('', teacher.digest):
+      raise UserError(
+        f'teachers.{name}: {teacher.where} has the digest {teacher.digest}, not {block.digest}.'
+      )
+    block.digest = teacher.digest
+  for name, head in config.heads.items():
+    if (teacher := method.teachers.get(head.options.get('teacher'))) and not jax.process_index():
+      layers = ', '.join(map(str, head.options.get('layers', (-1,))))
+      print(f'head {name} learns layer {layers} of {teacher.where}, digest {teacher.digest or "-"}')
