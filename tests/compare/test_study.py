@@ -104,6 +104,7 @@ def test_what_was_measured_otherwise_is_measured_anew(file, tmp_path):
   path = tmp_path / 'untrained' / '0' / 'result.json'
   path.parent.mkdir(parents=True)
   config = json.loads(study.config('untrained', 0).to_json())
+  del config['data']['seconds']  # As if the run were older than this key.
   path.write_text(json.dumps({'config': config, 'measures': {}, 'measured': {}}))
   run_study(study, tmp_path, only='untrained,0')
   result = json.loads(path.read_text())

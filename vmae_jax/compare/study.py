@@ -11,11 +11,13 @@ import ml_collections
 from vmae_jax.compare.figures import draw_figures
 from vmae_jax.compare.measures import Measures
 from vmae_jax.compare.summary import FINETUNED, summarise, table
+from vmae_jax.config import implied
 from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError, check_name
 from vmae_jax.frozen.patch_vq import PatchVQ
 from vmae_jax.frozen.tokenizer import save_tokenizer
 from vmae_jax.method.build import build_method
+from vmae_jax.runs.run_dir import leaves
 from vmae_jax.training.finetuning import finetune
 from vmae_jax.training.pretraining import train
 from vmae_jax.training.tokenizer import learn_tokenizer
@@ -158,7 +160,8 @@ def _done(folder: Path, config, study: Study) -> bool:
   result = read_result(folder)
   if result is None:
     return False
-  if result['config'] != _plain(config):
+  past = dict(leaves(_plain(implied())))  # Of keys that are younger than the run.
+  if past | dict(leaves(result['config'])) != past | dict(leaves(_plain(config))):
     raise UserError(f'{folder} holds a run of another config: give another --workdir.')
   return result['measures'] == study.asked()  # Else what was trained is measured anew.
 
