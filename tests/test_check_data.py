@@ -256,3 +256,16 @@ def test_mistakes(tmp_path):
 def test_judge(entry, found, status):
   whole = dict(frames=100, rate=25.0, width=320, height=240) | found
   assert judge(entry, Finding('a', **whole), span=64)[0] == status
+
+
+def test_look(tmp_path):
+  """All files are looked for, and nothing is decoded; a picture is no broken video."""
+  for i in range(3):
+    (tmp_path / f'{i}.mp4').touch()
+  (tmp_path / 'a.txt').write_text('0.mp4\n1.mp4\n2.mp4\n')
+  command = [sys.executable, '-m', 'vmae_jax.check_data', f'{tmp_path}/a.txt', '--look']
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert (done.returncode, done.stdout) == (0, 'all is there: 3 videos\n'), done.stderr
+  (tmp_path / '1.mp4').unlink()
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 2 and '1 of 3 files do not exist' in done.stderr

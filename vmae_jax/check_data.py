@@ -11,6 +11,7 @@ once, in parallel; checksums of shards are verified. Writes
   DIR/classes.txt  the names of the classes, if there are any
   DIR/datasheet.txt      what is printed, too: lengths, rates, sizes, classes, duplicates
   DIR/contact_sheet.png  frames of twelve videos
+With --look, and without --out, it only looks whether all files are there.
 DIR may be in a bucket. Findings are kept there as they come: killed at any moment, the same command
 goes on, and each video is examined once.
 Status is `broken` (some frame does not decode), `short` (has fewer frames than a clip spans,
@@ -34,9 +35,9 @@ from tqdm import tqdm
 
 from vmae_jax import cli, storage
 from vmae_jax.cores import usable_cores
-from vmae_jax.data.lists import Entry, check_name
+from vmae_jax.data.lists import IMAGE_SUFFIXES, Entry, check_name
 from vmae_jax.data.shards import ShardSource
-from vmae_jax.data.sources import FileSource, open_source
+from vmae_jax.data.sources import FileSource, check_paths, open_source
 from vmae_jax.errors import UserError
 from vmae_jax.prepare.datasheet import contact_sheet, datasheet
 from vmae_jax.prepare.examine import Finding, examine_all
@@ -51,6 +52,7 @@ HASHES = flags.DEFINE_bool(
   False,
   'Of shards: first compare each file with its sha256 in manifest.json.',
 )
+LOOK = flags.DEFINE_bool('look', False, 'Decode nothing: only look whether all files are there.')
 SECONDS = flags.DEFINE_float('seconds', 120.0, 'Time limit for one file.', lower_bound=0.1)
 
 JOURNAL = 'findings-'
@@ -73,7 +75,7 @@ def judge(entry: Entry, found: Finding, *, span: int) -> tuple[str, str]:
   if frames <= 0:
     return 'broken', f'starts at frame {entry.start} of {found.frames}'
   if frames == 1:
-    return 'odd', 'one frame'
+    return ('ok', '') if entry.path.lower().endswith(IMAGE_SUFFIXES) else ('odd', 'one frame')
   if frames < span:
     return 'short', f'{frames} frames, a clip spans {span}'
   if not 5 <= found.rate <= 121:
@@ -262,8 +264,14 @@ def check(
 
 
 def main(argv: list[str]) -> None:
-  if len(argv) != 2 or not OUT.value:
-    raise UserError('give a list, or a folder of videos or shards, and --out=DIR for the report.')
+  if len(argv) != 2 or bool(OUT.value) == LOOK.value:
+    raise UserError(
+      'give a list, or a folder of videos or shards, and --out=DIR for the report, or --look.'
+    )
+  if LOOK.value:
+    source = open_source(argv[1], root=ROOT.value, seconds=SECONDS.value)
+    check_paths(source, 0.0, seconds=SECONDS.value, most=len(source))
+    return print(f'all is there: {len(source)} videos')
   check(
     argv[1],
     os.path.expanduser(OUT.value).rstrip('/'),

@@ -100,7 +100,7 @@ DEFAULTS = dict(
     ),
   ),
   data=dict(
-    train='',  # A list file, a folder of videos or shards, tfds:NAME:SPLIT or synthetic:train.
+    train='',  # A list, a folder of videos or shards, ... or 0.7*A + 0.3*B: see data/sources.py.
     root='',  # Paths in the list are relative to it; '' is the list's folder.
     frames=Number(16, 1),
     size=Number(224, 1),

@@ -81,6 +81,11 @@ def joined() -> bool:
   return _client() is not None and _state().num_processes > 1
 
 
+def is_first() -> bool:
+  """Whether this process does what one of a run is to do."""
+  return not joined() or _state().process_id == 0
+
+
 def leave(code: int, line: str) -> NoReturn:
   """Says why and ends this process at once, whatever its threads do, and the others with it."""
   _leaving.acquire()

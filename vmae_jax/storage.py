@@ -261,7 +261,10 @@ def missing(paths: Sequence[str], *, seconds: float) -> tuple[list[str], list[st
     except PermissionError:  # A bucket may say so of what is not there.
       return False
 
-  answers = list(zip(paths, ask_all(there, paths, seconds=seconds), strict=True))
+  answers: list[tuple[str, Any]] = []
+  for first in range(0, len(paths), 100_000):  # Each that is asked takes 2 KB.
+    some = paths[first : first + 100_000]
+    answers += zip(some, ask_all(there, some, seconds=seconds), strict=True)
   silent = [path for path, answer in answers if isinstance(answer, NoAnswer)]
   return [path for path, answer in answers if answer is False], silent
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmae_jax import storage
+from vmae_jax import peers, storage
 from vmae_jax.data.sources import check_paths, open_source
 from vmae_jax.errors import UserError
 
@@ -246,7 +246,10 @@ def test_of_many_files_a_sample_is_looked_for(tmp_path, monkeypatch):
   check_paths(open_source(path), 0.4)
   with pytest.raises(UserError, match=r'of 100 files, a sample of 10000, do not exist'):
     check_paths(open_source(path), 0.05)
-  assert looked[0] == looked[1] and len(looked[0]) == 100  # In every process the same.
+  assert looked[0] == looked[1] and len(looked[0]) == 100
+  monkeypatch.setattr(peers, 'is_first', lambda: False)  # The first one of a run looks for them.
+  check_paths(open_source(path), 1.0)
+  assert len(looked[2]) == 16
 
 
 def test_a_long_list_is_read_in_parts(tmp_path, monkeypatch):

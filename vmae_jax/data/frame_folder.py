@@ -1,6 +1,7 @@
 """Folders of pictures, one a frame, read as videos: the form in which DAVIS arrives.
 
-Where videos are named by paths, one that ends in / is such a folder.
+Where videos are named by paths, one that ends in / is such a folder, and one that ends as that of
+a picture is a video of one frame: a clip of it stands still.
 """
 
 import io
@@ -15,22 +16,24 @@ from PIL import Image
 
 from vmae_jax import storage
 from vmae_jax.data.frames import Clip, Put, Shrink
+from vmae_jax.data.lists import IMAGE_SUFFIXES
 from vmae_jax.data.video import Video
 from vmae_jax.errors import VideoError
 from vmae_jax.types import Int, UInt8
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 RATE = 24  # Frames a second, which pictures do not say: that of DAVIS.
 
 
 def open_video(path: str) -> 'Video | FrameFolder':
-  """A video file or a folder of frames, here or elsewhere.
+  """A video file, a folder of frames or a picture, here or elsewhere.
 
   Raises:
     VideoError: it is none, or frames are missing.
     OSError: the network, or the disk, does not give it.
   """
-  return FrameFolder(path) if path.endswith('/') else Video(storage.video_file(path))
+  if path.lower().endswith(('/', *IMAGE_SUFFIXES)):
+    return FrameFolder(path)
+  return Video(storage.video_file(path))
 
 
 def order_frames(names: Iterable[str]) -> list[str]:
@@ -65,7 +68,7 @@ def order_frames(names: Iterable[str]) -> list[str]:
 
 
 class FrameFolder:
-  """A folder of pictures with what a `Video` has of a file.
+  """A folder of pictures, or one picture, with what a `Video` has of a file.
 
   Attributes:
     names: Of the pictures, in their order.
@@ -82,6 +85,10 @@ class FrameFolder:
 
   def __init__(self, folder: str | os.PathLike):
     self._folder = os.fspath(folder)
+    if self._folder.lower().endswith(IMAGE_SUFFIXES) and not storage.is_folder(self._folder):
+      self._folder, name = os.path.split(self._folder)
+      self.names, self.num_frames = [name], 1
+      return
     try:
       self.names = order_frames(storage.names(self._folder))
     except OSError as e:

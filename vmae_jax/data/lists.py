@@ -8,7 +8,8 @@ The form of a line is told by how many numbers follow its path:
     folder total label        raw frames, as of mmaction2; told from the form above by its labels
     path start count label    VideoMAE V2: the frames from start on
 
-A path that ends in / is a folder of frames, see `vmae_jax.data.frame_folder`.
+A path that ends in / is a folder of frames, one of a picture a video of that frame alone, see
+`vmae_jax.data.frame_folder`.
 """
 
 import os
@@ -25,15 +26,17 @@ from vmae_jax.errors import UserError
 VIDEO_SUFFIXES = tuple(
   '.mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .3gp .ogv .divx .vob .mts .m2ts'.split()
 )
-_NAMES = (*VIDEO_SUFFIXES, '/')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+_NAMES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, '/')
+_ENDS = '|'.join(map(re.escape, _NAMES))
 _NUMBER = re.compile('-?[0-9]+')
 _ROW_NUMBER = re.compile(r'[0-9]+[,\t]')
 _AT_ONCE = 1 << 20  # Characters of a list that are looked at together.
 # A line whose path is that of a video, without quotes, and ends in so many numbers.
-_PLAIN = rf'(?im)^([^\s"#,].*(?:{"|".join(map(re.escape, VIDEO_SUFFIXES))}|/))'
+_PLAIN = rf'(?im)^([^\s"#,].*(?:{_ENDS}))'
 _NUMBERS = r'((?:[ \t,]+-?[0-9]{1,9}){%d})[ \t]*$'
 # A path, then a word that is no number, such as in `a.mp4 running` and `a.mp4 0.0`.
-_WORD = re.compile(rf'(?:{"|".join(map(re.escape, VIDEO_SUFFIXES))}|/)[ \t,]+([^/]+)$', re.I)
+_WORD = re.compile(rf'(?:{_ENDS})[ \t,]+([^/]+)$', re.I)
 
 
 class Entry(NamedTuple):
@@ -119,7 +122,7 @@ def check_name(path: str) -> None:
 
 
 def is_video(path: str) -> bool:
-  """Whether it is called as a video or, with a / at its end, as a folder of frames."""
+  """Whether it is called as a video or a picture or, with a / at its end, a folder of frames."""
   return path[-5:].lower().endswith(_NAMES)
 
 

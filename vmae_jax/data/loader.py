@@ -9,7 +9,8 @@ shuffle by (seed, epoch) says which of the n videos it is, so an epoch needs no 
 batch's end. A batch holds v = batch_size / repeats visits; step s holds the visits from
 s * v to (s + 1) * v, and each process reads the share of them that its devices hold. Hence
 threads, workers, devices, hosts and restarts change nothing, and the loader's whole state is
-the step.
+the step. Of several sets with weights each has epochs and an order of its own
+(`vmae_jax.data.mixture`).
 
 Nothing can make it wait for ever: a video that gives no answer is replaced, as a broken one is
 (`vmae_jax.patience`), and decoding processes that die are started again; the video that makes
@@ -35,6 +36,7 @@ from jax.sharding import Mesh
 from vmae_jax.cores import usable_cores
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.crop import resize_batch
+from vmae_jax.data.mixture import turns
 from vmae_jax.data.readers import Memory, Processes, Threads
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
@@ -60,7 +62,7 @@ def _local_parts(batch_size: int, mesh: Mesh | None) -> dict[tuple[int, int], li
   return dict(sorted(parts.items()))
 
 
-def _hash(seed: int) -> int:
+def _hash(seed: Any) -> int:
   """A seed for grain, which adds the epoch to it, so that no other seed is near."""
   return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], 'little')
 
@@ -97,7 +99,7 @@ class Loader:
     video     UInt8 'b T H W 3'  RGB in [0, 255]
     window    UInt8 'b t w H W 3'  if the sampler has one: frames at the video's own rate
     label     Int32 'b'          -1 if unknown
-    epoch     Int32 'b'
+    epoch     Int32 'b'          of the source, of its set where sets have weights
     sample    Int32 'b'          the video's index in the source; a replaced one keeps its own
     repeat    Int32 'b'          which of the clips cut from one decoded video
     replaced  Bool 'b'           the video could not be read, another one stands in for it
@@ -170,13 +172,19 @@ class Loader:
     self._sampler, self._mesh, self._batch_size = sampler, mesh, batch_size
     n, self._per_step = len(source), batch_size // repeats
     self._steps = range(start_step, -(-n // self._per_step) if num_steps is None else num_steps)
-    self._videos, self._end = n, n if num_steps is None else None
+    self._end = n if num_steps is None else None
     self._queue: queue.Queue = queue.Queue(maxsize=prefetch)
     self._stop = threading.Event()
-    samples = grain.MapDataset.range(n)
-    if shuffle:
-      samples = samples.shuffle(seed=_hash(seed) if order == 'hashed' else seed)
-    self._order = samples
+
+    def ordered(number: int, count: int) -> grain.MapDataset:
+      samples = grain.MapDataset.range(count)
+      own = (seed, number) if number else seed
+      return samples.shuffle(seed=_hash(own) if order == 'hashed' else seed) if shuffle else samples
+
+    samples = ordered(0, n)
+    self._visit = lambda i: (i // n, int(samples[i]))
+    if getattr(source, 'weights', ()) and num_steps is not None:
+      self._visit = turns(source, ordered)
 
     cores = usable_cores()
     if workers < 0:
@@ -247,7 +255,7 @@ class Loader:
       if self._end is not None and i >= self._end:
         visits.append((0, -1, None))
         continue
-      epoch, sample = i // self._videos, int(self._order[i])
+      epoch, sample = self._visit(i)
       own = [rows[row] for row in range(visit * cuts, (visit + 1) * cuts)]
       visits.append((epoch, sample, self._readers.submit(epoch, sample, own)))
     return parts, visits

@@ -8,7 +8,10 @@
     path/to/shards            what prepare --shards wrote, see `vmae_jax.data.shards`
     gs://..., s3://...        any of these in a bucket, see `vmae_jax.storage`
     tfds:ucf101[/config]:train  a TensorFlow data set, see `vmae_jax.data.tfds`
+    pictures:path/to/folder   all pictures below it, each a clip that stands still
     synthetic:train[,label=look]  the synthetic set, see `vmae_jax.data.synthetic`
+    0.7*A + 0.3*B             several of these, each with its share of visits; as A + B each video
+                              has the same, see `vmae_jax.data.mixture`
 """
 
 import functools
@@ -23,16 +26,24 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from absl import logging
 
-from vmae_jax import storage
+from vmae_jax import peers, storage
 from vmae_jax.data.frame_folder import FrameFolder, open_video
-from vmae_jax.data.lists import VIDEO_SUFFIXES, Entries, Entry, check_name, read_list
+from vmae_jax.data.lists import (
+  IMAGE_SUFFIXES,
+  VIDEO_SUFFIXES,
+  Entries,
+  Entry,
+  check_name,
+  read_list,
+)
+from vmae_jax.data.mixture import Mixture, split_spec
 from vmae_jax.data.shards import MANIFEST, ShardSource, holds_shards
 from vmae_jax.data.video import Put, Shrink, Video
 from vmae_jax.errors import Unavailable, UserError, VideoError, may_pass
 from vmae_jax.patience import NoAnswer, ask_all
 from vmae_jax.types import Int, UInt8
 
-SAMPLE = 10_000  # Files of a source that are looked for before a run.
+SAMPLE, FEW = 10_000, 16  # Files of a source that are looked for before a run.
 # What folders of splits are called, as in train_256 or videos_val.
 _SPLIT = re.compile(r'(videos?[-_])?(train|training|val|valid|validation|test|testing)([-_]?\d+)?')
 
@@ -181,7 +192,7 @@ def splits_among(classes: Sequence[str]) -> list[str]:
   return splits if len(splits) > 1 or splits == list(classes) else []
 
 
-def read_folder(folder: str) -> FileSource:
+def read_folder(folder: str, suffixes: tuple[str, ...] = VIDEO_SUFFIXES) -> FileSource:
   """Finds all videos in a folder and below, sorted by path.
 
   Folders directly inside it are classes, numbered in the order of their names; videos that
@@ -191,7 +202,7 @@ def read_folder(folder: str) -> FileSource:
     UserError: there is no video, or the folders inside it are splits.
   """
   found = sorted(path.split('/') for path in storage.walk(folder))
-  paths = [parts for parts in found if parts[-1].lower().endswith(VIDEO_SUFFIXES)]
+  paths = [parts for parts in found if parts[-1].lower().endswith(suffixes)]
   classes = sorted({parts[0] for parts in paths if len(parts) > 1})
   splits = sorted(
     {p[0] for p in found if len(p) == 2 and re.fullmatch(rf'{MANIFEST}|shard-\d+\.tar', p[1])}
@@ -200,7 +211,7 @@ def read_folder(folder: str) -> FileSource:
     first = storage.join(folder, splits[0])
     raise UserError(f'{folder} has the splits {", ".join(splits)}: name one, {first}.')
   if not paths:
-    raise UserError(f'no video in the folder {folder} (looked for {" ".join(VIDEO_SUFFIXES)}).')
+    raise UserError(f'no video in the folder {folder} (looked for {" ".join(suffixes)}).')
   labels = {name: i for i, name in enumerate(classes)}
   entries = []
   for parts in paths:
@@ -228,6 +239,9 @@ def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> DataSet:
   check_name(root)
   # No shell replaces the ~ of --config.data.train=~/videos.
   spec, root = os.path.expanduser(spec), os.path.expanduser(root)
+  if ' + ' in spec and not os.path.exists(spec):
+    specs, weights = split_spec(spec)
+    return Mixture([open_source(one, root=root, seconds=seconds) for one in specs], weights)
   kind, _, rest = spec.partition(':')
   if kind == 'synthetic':
     from vmae_jax.data.synthetic import named_source
@@ -237,14 +251,17 @@ def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> DataSet:
     from vmae_jax.data.tfds import TfdsSource
 
     return TfdsSource(rest, data_dir=root or None)
+  suffixes = VIDEO_SUFFIXES
+  if kind == 'pictures':
+    spec, suffixes = os.path.expanduser(rest), IMAGE_SUFFIXES
   try:
     (folder,) = ask_all(storage.is_folder, [spec], seconds=seconds)
     if isinstance(folder, NoAnswer):
       raise Unavailable(f'{spec}: {folder}; is the disk or network mount that it lies on alive?')
     if folder:
-      return ShardSource(spec) if holds_shards(spec) else read_folder(spec)
+      return ShardSource(spec) if holds_shards(spec) else read_folder(spec, suffixes)
     if storage.is_file(spec):
-      if spec.lower().endswith(VIDEO_SUFFIXES):
+      if spec.lower().endswith(VIDEO_SUFFIXES + IMAGE_SUFFIXES):
         return FileSource((Entry(spec),))
       return FileSource(*read_list(spec, root=root))
   except OSError as e:
@@ -252,7 +269,8 @@ def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> DataSet:
   looked = '' if storage.is_remote(spec) else f' (looked in {os.getcwd()})'
   raise UserError(
     f'there is no list or folder {spec!r}{looked}; '
-    'data is a list, a folder of videos or shards, tfds:NAME:SPLIT or synthetic:train.'
+    'data is a list, a folder of videos or shards, pictures:FOLDER, tfds:NAME:SPLIT, '
+    'synthetic:train, or several of them with + between.'
   )
 
 
@@ -260,26 +278,34 @@ def _kind(e: OSError) -> type[Exception]:
   return Unavailable if may_pass(e) else UserError
 
 
-def check_paths(source: Source, max_bad_share: float, *, seconds: float = 60.0) -> None:
+def check_paths(
+  source: Source, max_bad_share: float, *, seconds: float = 60.0, most: int = 0
+) -> None:
   """Looks whether the files of a source exist, before hours are spent on it.
 
-  Of more than SAMPLE files so many are looked for, drawn by chance, in every process the same.
+  The first process of a run does, and ends the others if it fails; these look for FEW: whether they
+  have the disk at all.
 
   Args:
     source: Nothing is checked in one that does not lie in files.
     max_bad_share: The share of missing files that is tolerated; they will be replaced.
     seconds: After so long without an answer, as from a dead network mount, a file counts as
       missing.
+    most: Of more files than that, SAMPLE if it is 0, a sample is looked for, the same each time.
 
   Raises:
     UserError: more are missing, or all.
     Unavailable: more give no answer, or the disk, mount or store is away.
   """
+  if isinstance(source, Mixture):
+    for one in source.sources:
+      check_paths(one, max_bad_share, seconds=seconds, most=most)
   if not isinstance(source, FileSource):
     return
   indices, files = range(len(source)), 'files'
-  if len(indices) > SAMPLE:
-    indices, files = random.Random(0).sample(indices, SAMPLE), f'files, a sample of {len(source)},'
+  most = (most or SAMPLE) if peers.is_first() else FEW
+  if len(indices) > most:
+    indices, files = random.Random(0).sample(indices, most), f'files, a sample of {len(source)},'
   paths = [source.name(i) for i in indices]
   try:
     missing, silent = storage.missing(paths, seconds=seconds)

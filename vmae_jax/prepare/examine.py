@@ -10,6 +10,7 @@ from typing import Any
 
 from vmae_jax import storage
 from vmae_jax.data.frame_folder import FrameFolder
+from vmae_jax.data.lists import IMAGE_SUFFIXES
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import FileSource
 from vmae_jax.data.video import Video
@@ -55,7 +56,7 @@ def _decode(path: str, opened: Callable[[], Video | FrameFolder], known: dict[st
 
 def examine(path: str) -> Finding:
   """Decodes all frames of a video, once, and hashes the file, or those of its frames."""
-  if path.endswith('/'):
+  if path.lower().endswith(('/', *IMAGE_SUFFIXES)):
     return _examine_frames(path)
   try:
     file = storage.video_file(path)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vmae_jax.data.mixture import Mixture
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import FileSource, Source
 from vmae_jax.errors import UserError
@@ -57,7 +58,8 @@ def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) ->
 
 def _knows_labels(source: Source) -> bool:
   """Whether labels are known without reading videos."""
-  return isinstance(source, FileSource | ShardSource)
+  sources = source.sources if isinstance(source, Mixture) else [source]
+  return all(isinstance(one, FileSource | ShardSource) for one in sources)
 
 
 def _labels(spec: str, source: Source) -> np.ndarray:
