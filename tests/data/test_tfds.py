@@ -7,6 +7,7 @@ from importlib.machinery import PathFinder
 import numpy as np
 import pytest
 
+from vmae_jax import storage
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError
@@ -61,6 +62,33 @@ def test_a_prepared_set_is_read_without_tensorflow(no_tensorflow):
     open_source('tfds:tiny:test', root=FIXTURE)
   clip = ClipSampler(frames=4, size=8, stride=1)(source, 0, 0)
   assert clip['video'].shape == (1, 4, 8, 8, 3) and not clip['replaced']
+
+
+@pytest.mark.parametrize('kind', ['memory', pytest.param('gs', marks=pytest.mark.full)])
+def test_a_set_in_a_bucket(kind, request, monkeypatch, tmp_path):
+  """The split's files are copied once, those that are not whole again; the set is the same."""
+  from tensorflow_datasets.core import constants
+
+  fs, root = request.getfixturevalue(kind), f'{kind}://bucket/sets'
+  fs.put(FIXTURE, 'bucket/sets' if kind == 'gs' else '/bucket/sets', recursive=True)
+  monkeypatch.setattr(constants, 'DATA_DIR', str(tmp_path))
+  copied, fetch = [], storage.fetch
+  monkeypatch.setattr(storage, 'fetch', lambda *a: (copied.append(a[0]), fetch(*a)))
+  here = open_source('tfds:tiny:train', root=FIXTURE)
+  there = open_source('tfds:tiny:train', root=root)
+  assert len(copied) == 1 and there.about() == here.about()
+  for source in (there, open_source('tfds:tiny:train', root=f'{root}/')):
+    assert source.class_names == here.class_names and len(source) == len(here)
+    for i in range(len(here)):
+      with source.open(i) as video, here.open(i) as same:
+        np.testing.assert_array_equal(video.read([0, 3]), same.read([0, 3]))
+      assert source.label(i) == here.label(i)
+  assert len(copied) == 1
+  [file] = tmp_path.glob('copied/bucket/sets/tiny/1.0.0/*')
+  file.write_bytes(b'x')
+  assert open_source('tfds:tiny:train', root=root).open(0).num_frames >= 4 and len(copied) == 2
+  with pytest.raises(UserError, match="tfds:tiny: there is no 'test'.*train"):
+    open_source('tfds:tiny:test', root=root)
 
 
 @pytest.mark.full

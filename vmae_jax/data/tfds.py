@@ -1,8 +1,9 @@
 """Videos from TensorFlow Datasets: `tfds:ucf101:train` and the like.
 
 A set that was prepared in the ArrayRecord format is read without TensorFlow; only to prepare one
-it is needed. TFDS stores a video as single images, which takes much more room and time than the
-video files themselves: for large data sets use those.
+it is needed. Of a set in a bucket the split's files are copied to this machine, once. TFDS stores a
+video as single images, which takes much more room and time than the video files themselves: for
+large data sets use those.
 """
 
 import json
@@ -11,9 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
+from vmae_jax import storage
 from vmae_jax.data.video import Clip, Put, Shrink
-from vmae_jax.errors import UserError, check_name
+from vmae_jax.errors import Unavailable, UserError, check_name, may_pass
 from vmae_jax.types import Int, UInt8
 
 
@@ -71,12 +74,13 @@ def _image(about: dict[str, Any]) -> Any:
 
 def _prepared(name: str, data_dir: str) -> str:
   """The folder of the latest version of a set, '' if it is not there in this format."""
-  folder = os.path.join(data_dir, name)
-  versions = [v for v in (os.listdir(folder) if os.path.isdir(folder) else ()) if v[0].isdigit()]
+  folder = f'{data_dir}/{name}'
+  names = storage.names(folder) if storage.is_folder(folder) else ()
+  versions = [v for v in names if v[0].isdigit()]
   for version in sorted(versions, key=lambda v: [*map(int, v.split('.'))], reverse=True):
-    info = os.path.join(folder, version, 'dataset_info.json')
-    if os.path.isfile(info) and '"array_record"' in open(info).read():
-      return os.path.join(folder, version)
+    info = f'{folder}/{version}/dataset_info.json'
+    if storage.is_file(info) and '"array_record"' in storage.read_text(info):
+      return f'{folder}/{version}'
   return ''
 
 
@@ -98,6 +102,25 @@ def _prepare(spec: str, name: str, data_dir: str) -> str:
   return str(builder.data_path)
 
 
+def _copy(folder: str, names: Sequence[str]) -> str:
+  """Copies files of a folder elsewhere that are not here yet; returns the folder here."""
+  import tensorflow_datasets as tfds
+
+  here = os.path.join(tfds.core.constants.DATA_DIR, 'copied', folder.partition('://')[2])
+  here, sizes = os.path.expanduser(here), storage.sizes(folder)
+  os.makedirs(here, exist_ok=True)
+  there = storage.sizes(here)
+  missing = [name for name in names if name not in there or there[name] != sizes.get(name)]
+  if missing:
+    size = sum(sizes.get(name, 0) for name in missing)
+    logging.warning('%s: copying %.2f GB to %s.', folder, size / 1e9, here)
+  for name in missing:
+    part = f'{here}/.{name}.{os.getpid()}'
+    storage.fetch(f'{folder}/{name}', part)
+    os.replace(part, f'{here}/{name}')
+  return here
+
+
 class TfdsSource:
   """A split of a data set that has one video an example and, if it is labelled, `label`.
 
@@ -116,20 +139,24 @@ class TfdsSource:
     import tensorflow_datasets as tfds
 
     data_dir = data_dir or os.path.expanduser(tfds.core.constants.DATA_DIR)
-    folder = _prepared(name, data_dir) or _prepare(spec, name, data_dir)
-    self._spec, self._about = spec, f'{os.path.relpath(folder, data_dir)}:{split}'
+    data_dir = data_dir.rstrip('/')
     try:
-      with open(os.path.join(folder, 'dataset_info.json')) as file:
-        info = json.load(file)
-      with open(os.path.join(folder, 'features.json')) as file:
-        features = json.load(file)['featuresDict']['features']
+      folder = _prepared(name, data_dir) or _prepare(spec, name, data_dir)
+      self._spec, self._about = spec, f'{folder.removeprefix(data_dir).strip("/")}:{split}'
+      info = json.loads(storage.read_text(f'{folder}/dataset_info.json'))
+      features = json.loads(storage.read_text(f'{folder}/features.json'))
+      features = features['featuresDict']['features']
       splits = {x['name']: len(x['shardLengths']) for x in info['splits']}
       check_name(split, splits, f'tfds:{name}')
-      start = os.path.join(folder, f'{info["name"]}-{split}.array_record')
-      files = [f'{start}-{i:05d}-of-{splits[split]:05d}' for i in range(splits[split])]
-      self._examples = grain.sources.ArrayRecordDataSource(files)
+      files = [
+        f'{info["name"]}-{split}.array_record-{i:05d}-of-{splits[split]:05d}'
+        for i in range(splits[split])
+      ]
+      here = _copy(folder, files) if storage.is_remote(folder) else folder
+      self._examples = grain.sources.ArrayRecordDataSource([f'{here}/{file}' for file in files])
     except (OSError, ValueError, KeyError, RuntimeError) as e:
-      raise UserError(f'tfds:{spec}: what is prepared in {folder} is damaged ({e}).') from e
+      kind = Unavailable if may_pass(e) else UserError
+      raise kind(f'tfds:{spec}: what is prepared in {data_dir} cannot be read ({e}).') from e
     self._where, video = _find_video(features)
     if video is None:
       raise UserError(f'tfds:{spec} has no video among its features {", ".join(features)}.')
@@ -138,12 +165,10 @@ class TfdsSource:
     self.class_names = ()
     if 'label' in features:
       self._label = tfds.features.FeaturesDict({'label': tfds.features.Scalar(np.int64)})
-      names = os.path.join(folder, 'label.labels.txt')
-      if os.path.isfile(names):
-        with open(names) as file:
-          self.class_names = tuple(
-            file.read().split('\n')[: int(features['label']['classLabel']['numClasses'])]
-          )
+      names = f'{folder}/label.labels.txt'
+      if storage.is_file(names):
+        count = int(features['label']['classLabel']['numClasses'])
+        self.class_names = tuple(storage.read_text(names).split('\n')[:count])
     self._labels: dict[int, int] = {}  # Of the examples that were read.
 
   def __len__(self) -> int:
