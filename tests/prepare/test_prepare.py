@@ -282,11 +282,23 @@ def test_one_writer_a_folder(videos, tmp_path, encoded):
       write(videos, tmp_path / 'out')
 
 
-def test_shard_sizes(videos, tmp_path, encoded):
-  assert shard_names(7, 3)[2] == 'shard-00002.tar'
-  assert len(shard_names(6, 3)) == 2
-  assert write(videos, tmp_path / 'out', shard_videos=0)['shard_videos'] == 64
-  assert len(shard_names(240_000, -(-240_000 // prepare_shards.MOST_SHARDS))) <= 512
+def test_shard_sizes(videos, tmp_path, encoded, monkeypatch):
+  """As many videos as have SHARD_BYTES, whatever the size of the set."""
+  assert shard_names(7, 3, 2) == [f'shard-0000{i}.tar' for i in (2, 3, 4)]
+  few = write(videos, tmp_path / 'few', shard_videos=0)
+  assert few['shard_videos'] == 64 and len(few['shards']) == 1
+  sizes = [os.path.getsize(video.path) for video in videos[:9]]
+  monkeypatch.setattr(prepare_shards, 'SHARD_BYTES', 2.2 * sum(sizes) / len(sizes))
+  copied = write(videos, tmp_path / 'copied', shard_videos=0, encoding=None)
+  assert copied['shard_videos'] == 2 and len(copied['shards']) == 5
+  monkeypatch.setattr(prepare_shards, 'FEW_VIDEOS', 3)
+  monkeypatch.setattr(prepare_shards, 'PILOT', 10)
+  monkeypatch.setattr(prepare_shards, 'SHARD_BYTES', 3.1 * few['bytes'] / few['records'])
+  before = len(encoded)
+  whole = write(videos, tmp_path / 'whole', shard_videos=0)
+  assert whole['shard_videos'] == 3 and len(encoded) == before + 20
+  assert whole == write(videos, tmp_path / 'whole', shard_videos=0)  # Neither measured again.
+  assert whole['hash'] == few['hash'] and len(encoded) == before + 20
 
 
 # -- Killed for real
@@ -437,6 +449,7 @@ def test_too_many_failures_are_a_mistake(tmp_path, capsys, monkeypatch):
     (['--gop=12'], '--gop is for shards'),
     (['--copy'], '--copy is for shards'),
     (['--retry'], '--retry is for shards'),
+    (['--append'], '--append is for shards'),
     (['--cut=3'], '--cut is for shards'),
     (['--shards', '--copy', '--cut=3'], 'leave out --cut'),
     (['--shards', '--cut=-1'], '--cut=-1'),

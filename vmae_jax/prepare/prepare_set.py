@@ -17,6 +17,7 @@ from vmae_jax.prepare import davis, layouts
 from vmae_jax.prepare.encoding import Encoding
 from vmae_jax.prepare.layouts import Layout, Tree
 from vmae_jax.prepare.prepare_shards import MOST_FAILURES, too_many, write_shards
+from vmae_jax.prepare.shard_sets import append_shards
 
 SUMMARY = 'prepare.json'  # Marks a folder as one of ours.
 
@@ -91,8 +92,10 @@ def _add_arguments(command: argparse.ArgumentParser, data_set: DataSet) -> None:
     add('--copy', action='store_true', help='keep the bytes of the files instead')
     text = 'make clips FILM@00000, FILM@00001, ... of this length; the last has what is left'
     add('--cut', type=float, default=0.0, metavar='SECONDS', help=text)
-  text = 'videos in a shard (64, 1 with --cut, or more where that were more than 512 shards)'
+  text = 'videos in a shard (about 1.5 GB of them; 1 with --cut)'
   add('--shard-videos', type=int, default=0, metavar='N', help=text)
+  text = 'add the videos that complete shards do not have, as further shards'
+  add('--append', action='store_true', help=text)
   add('--workers', type=int, metavar='N', help='processes (one a processor)')
   add('--beam', action='store_true', help='write them with Apache Beam, on many machines')
   add('--beam-options', default='', metavar='--X=Y,--Z', help='flags of Beam: --runner, ...')
@@ -103,7 +106,9 @@ def _add_arguments(command: argparse.ArgumentParser, data_set: DataSet) -> None:
 def _encoding(args: argparse.Namespace) -> Encoding | None:
   """How the videos are encoded; checks the options of shards."""
   given = {k: v for k in ('short_side', 'gop', 'crf') if (v := getattr(args, k)) is not None}
-  others = [name for name in ('copy', 'cut', 'retry', 'shard_videos') if getattr(args, name)]
+  others = [
+    name for name in ('copy', 'cut', 'retry', 'append', 'shard_videos') if getattr(args, name)
+  ]
   for name in (*given, *others):
     if not args.shards:
       raise UserError(f'--{name.replace("_", "-")} is for shards: give --shards as well.')
@@ -219,13 +224,16 @@ def _prepare(args: argparse.Namespace) -> None:
     print(f'wrote {args.out}/{name}.txt')
     if not args.shards or not split.videos:
       continue
-    write = functools.partial(write_shards, out=f'{args.out}/{name}', workers=workers)
+    write = functools.partial(write_shards, workers=workers)
     if beam is not None:
       from vmae_jax.prepare.beam_shards import write_shards_with_beam
 
-      write = functools.partial(write_shards_with_beam, out=f'{args.out}/{name}', options=beam)
+      write = functools.partial(write_shards_with_beam, options=beam)
+    if args.append:
+      write = functools.partial(append_shards, write)
     manifest = write(
       split.videos,
+      f'{args.out}/{name}',
       about={'layout': args.layout, 'official_split': official, 'split': name},
       classes=layout.classes,
       encoding=encoding,

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,11 +29,11 @@ from vmae_jax.prepare import staging
 from vmae_jax.prepare.encoding import Encoding
 from vmae_jax.prepare.layouts import Listed
 from vmae_jax.prepare.pool import Lost, run_all
-from vmae_jax.prepare.shard_sets import Part, describe, write_manifest
+from vmae_jax.prepare.shard_sets import Part, check_plan, describe, write_manifest
 from vmae_jax.prepare.staging import Failure, Task, stage
 
-# Readers keep every shard open: many fewer than the 1024 files that systems allow a process.
-MOST_SHARDS, LEAST_VIDEOS = 512, 64
+SHARD_BYTES = 1.5e9  # Of a shard, about.
+FEW_VIDEOS = 64  # So many and fewer are one shard, unless they are copied and large.
 PILOT = 4  # Videos that are encoded to learn how much room all will take.
 MARGIN = 1.1
 MOST_FAILURES = 0.05  # A larger share of the videos is no accident.
@@ -46,10 +47,33 @@ def too_many(failures: int, videos: int) -> bool:
   return failures > max(FEW, MOST_FAILURES * videos)
 
 
-def shard_names(videos: int, shard_videos: int) -> list[str]:
-  """Names of the shards for so many videos."""
-  count = -(-videos // shard_videos)
-  return [f'shard-{i:05d}.tar' for i in range(count)]
+def shard_names(videos: int, shard_videos: int, first: int = 0) -> list[str]:
+  """Names of the shards for so many videos, from a number on."""
+  return [f'shard-{first + i:05d}.tar' for i in range(-(-videos // shard_videos))]
+
+
+def shard_size(
+  videos: Sequence[Listed], *, encoding: Encoding | None, workers: int, seconds: float
+) -> int:
+  """How many videos are about SHARD_BYTES, by those at equal distances in the list."""
+
+  def some(count: int) -> list[Listed]:
+    return list(videos[:: -(-len(videos) // count)])
+
+  if encoding is None:
+    with ThreadPoolExecutor(32) as pool:
+      sizes = [size for size in pool.map(_size, some(256)) if size]
+  elif len(videos) <= FEW_VIDEOS:
+    return FEW_VIDEOS
+  else:
+    with tempfile.TemporaryDirectory() as folder:
+      tasks = [
+        Task(folder=folder, place=place, video=video, encoding=encoding, cut=0.0)
+        for place, video in enumerate(some(PILOT))
+      ]
+      found = run_all(stage, tasks, workers=workers, seconds=seconds)
+      sizes = [got for _, got in found if isinstance(got, int)]
+  return max(1, round(SHARD_BYTES * len(sizes) / sum(sizes))) if sizes else FEW_VIDEOS
 
 
 def write_shards(
@@ -61,6 +85,7 @@ def write_shards(
   encoding: Encoding | None,
   cut: float = 0.0,
   shard_videos: int = 0,
+  first: int = 0,
   workers: int,
   seconds: float,
   retry: bool = False,
@@ -75,8 +100,8 @@ def write_shards(
     classes: Names, may be empty.
     encoding: None keeps the files' own bytes.
     cut: Seconds of the clips that each video becomes, see `cut_film`; 0 keeps it whole.
-    shard_videos: Videos in a shard; 0 is 64 (1 with `cut`), or more where that were more than 512
-      shards.
+    shard_videos: Videos in a shard; 0 is 1 with `cut`, else see `shard_size`.
+    first: The number of the first shard.
     workers: Processes that encode.
     seconds: Time limit for one video, or one clip of it.
     retry: Does what has failed again, also where the shards are complete.
@@ -92,25 +117,29 @@ def write_shards(
       them again.
   """
   out = os.fspath(out)
-  least = 1 if cut else LEAST_VIDEOS
-  shard_videos = shard_videos or max(least, -(-len(videos) // MOST_SHARDS))
   listed = ''.join(f'{json.dumps(video.id)} {video.label}\n' for video in videos)
   plan = about | {
     'version': VERSION,
     'encoding': None if encoding is None else asdict(encoding),
     'cut': cut or None,
-    'shard_videos': shard_videos,
     'videos': len(videos),
     'videos_hash': hashlib.sha256(listed.encode()).hexdigest(),
     'classes': list(classes),
   }
-  firsts = range(0, len(videos), shard_videos)
-  names = shard_names(len(videos), shard_videos)
-  shards = {k: videos[i : i + shard_videos] for k, i in zip(names, firsts, strict=True)}
+  if cut or shard_videos:
+    plan['shard_videos'] = shard_videos or 1
   try:
     storage.make_folder(out)
     with nullcontext() if storage.is_remote(out) else lock.held(out):
-      manifest = _check_plan(out, plan)
+      manifest = found = check_plan(out, plan)
+      if 'shard_videos' not in plan:
+        size = functools.partial(shard_size, encoding=encoding, workers=workers, seconds=seconds)
+        plan['shard_videos'] = found['shard_videos'] if found else size(videos)
+      each = plan['shard_videos']
+      names = shard_names(len(videos), each, first)
+      shards = {name: videos[i * each : (i + 1) * each] for i, name in enumerate(names)}
+      if found and 'shards' not in found:
+        manifest = None
       parts = {} if manifest is None else _parts_of(out, manifest, shards, cut)
       begun = storage.is_folder(f'{out}/{PARTS}')
       parts |= _read_parts(out) if begun else {}
@@ -143,23 +172,6 @@ def write_shards(
     if isinstance(e, storage.FINAL):
       raise UserError(f'{text}: give another folder, or the right to write there.') from e
     raise Unavailable(f'{text}; started again, this goes on from here.') from e
-
-
-def _check_plan(out: str, plan: dict[str, Any]) -> dict[str, Any] | None:
-  """The manifest of a complete folder; raises a UserError if it holds anything else than this."""
-  for path in (f'{out}/{MANIFEST}', f'{out}/{PARTS}/plan.json'):
-    if not storage.is_file(path):
-      continue
-    found = json.loads(storage.read_text(path))
-    differ = [f'{k} {found.get(k)}, not {v}' for k, v in plan.items() if found.get(k) != v]
-    if differ:
-      text = '; '.join(differ)
-      raise UserError(f'{out} holds other shards ({text[:300]}): give another folder.')
-    return found if path.endswith(MANIFEST) else None
-  known = {PARTS, lock.NAME}
-  if storage.is_folder(out) and (others := set(storage.names(out)) - known):
-    raise UserError(f'{out} is not empty, it has {min(others)}: give another folder.')
-  return None
 
 
 def _read_parts(out: str) -> dict[str, Part]:
@@ -254,7 +266,7 @@ def _encode_missing(
   pilots = tasks[:: -(-len(tasks) // PILOT)] if tasks and tasks[0].encoding is not None else []
   others = [task for task in tasks if task not in pilots]
   with ThreadPoolExecutor(32) as pool:  # On network disks a look-up is all waiting.
-    sizes = dict(zip(tasks, pool.map(_size, tasks), strict=True))
+    sizes = dict(zip(tasks, pool.map(_size, [task.video for task in tasks]), strict=True))
   before = after = 0
   bar = tqdm(total=videos, initial=videos - len(tasks), unit='video', desc=out, smoothing=0.05)
   with bar, ThreadPoolExecutor(1) as packer:  # Aside, so that no worker waits for the next task.
@@ -290,9 +302,9 @@ def _pack(packer: ThreadPoolExecutor, out: str, name: str, videos: Sequence[List
   return packer.submit(staging.pack, f'{out}/{PARTS}/{name}', videos, f'{out}/{PARTS}', name)
 
 
-def _size(task: Task) -> int:
+def _size(video: Listed) -> int:
   try:
-    return storage.size(task.video.path)
+    return storage.size(video.path)
   except OSError:
     return 0
 

@@ -1,11 +1,12 @@
-"""Whole sets of shards: what is written about them, and sets of version 1 made sets of this one."""
+"""Whole sets of shards: what is written about them, how they grow, how those of version 1 go on."""
 
 import hashlib
+import itertools
 import json
 import struct
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,11 +14,45 @@ from array_record.python.array_record_module import ArrayRecordReader
 from tqdm import tqdm
 
 from vmae_jax import lock, storage
-from vmae_jax.data.shards import MANIFEST, VERSION, Header, Index, check
+from vmae_jax.data.shards import (
+  MANIFEST,
+  PARTS,
+  VERSION,
+  Header,
+  Index,
+  ShardSource,
+  check,
+  holds_shards,
+  open_index,
+)
 from vmae_jax.errors import Unavailable, UserError, VideoError
-from vmae_jax.prepare.staging import write_shard
+from vmae_jax.prepare.layouts import Listed
+from vmae_jax.prepare.staging import clip_id, write_shard
 
+APPENDED = '.append'  # A folder that becomes part of the one that it lies in.
 Part = dict[str, Any]  # What `staging.pack` says of a shard.
+
+
+def check_plan(out: str, plan: dict[str, Any]) -> dict[str, Any] | None:
+  """The manifest of a complete folder, or the plan of a begun one.
+
+  Raises:
+    UserError: it holds anything else than this.
+  """
+  for path in (f'{out}/{MANIFEST}', f'{out}/{PARTS}/plan.json'):
+    if not storage.is_file(path):
+      continue
+    found = json.loads(storage.read_text(path))
+    differ = [f'{k} {found.get(k)}, not {v}' for k, v in plan.items() if found.get(k) != v]
+    if differ:
+      text = '; '.join(differ)
+      hint = 'give another folder, or --append to add what is new'
+      raise UserError(f'{out} holds other shards ({text[:300]}): {hint}.')
+    return found
+  known = {PARTS, lock.NAME}
+  if storage.is_folder(out) and (others := set(storage.names(out)) - known):
+    raise UserError(f'{out} is not empty, it has {min(others)}: give another folder.')
+  return None
 
 
 def describe(plan: dict[str, Any], parts: Collection[Part]) -> tuple[bytes, dict[str, Any]]:
@@ -39,7 +74,7 @@ def describe(plan: dict[str, Any], parts: Collection[Part]) -> tuple[bytes, dict
     'records_of_class': [labels[i] for i in range(len(plan['classes']))],
     'failures': [failure for part in parts for failure in part['failures']],
     'shards': [part['shard'] for part in done],
-    'hash': hashlib.sha256(told.encode()).hexdigest(),
+    'hash': _hash(told),
   }
 
 
@@ -50,9 +85,96 @@ def write_manifest(out: str, index: bytes, manifest: dict[str, Any]) -> None:
   storage.write(f'{out}/{manifest["index"]["name"]}', index)
   text = json.dumps(manifest, indent=1, ensure_ascii=False) + '\n'
   storage.write_text(f'{out}/{MANIFEST}', text)
-  for name in storage.names(out):
-    if name.startswith('index-') and name != manifest['index']['name']:
+  _tidy(out, manifest)
+
+
+def _tidy(out: str, manifest: dict[str, Any]) -> None:
+  """Removes what is no longer, or not yet again, part of a complete folder."""
+  for name in reversed(storage.names(out)):  # APPENDED last: it says that there is something to do.
+    if name == APPENDED or (name.startswith('index-') and name != manifest['index']['name']):
       storage.remove(f'{out}/{name}')
+
+
+def append_shards(
+  write: Callable[..., dict[str, Any]],
+  videos: Sequence[Listed],
+  out: str,
+  *,
+  classes: Sequence[str],
+  cut: float = 0.0,
+  retry: bool = False,
+  **more: Any,
+) -> dict[str, Any]:
+  """Adds the videos that a complete folder does not have, as further shards, behind the others.
+
+  They are written to a folder in it, and then belong to it at once; killed at any moment, the same
+  call goes on.
+
+  Args:
+    write: `write_shards` or what does the same.
+    videos: Those that are there may be among them, or not.
+    out: The folder. One that is not complete is written as `write` does.
+    classes: Those of the folder, and maybe further ones behind them.
+    cut: As that of `write`.
+    retry: Whether what has failed counts as not there.
+    **more: Further arguments of `write`.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    UserError: as `write`, or the folder's videos are of other classes or encoded otherwise.
+  """
+  new = f'{out}/{APPENDED}'
+  given = {'classes': classes, 'cut': cut, 'retry': retry} | more
+  if not storage.is_file(f'{out}/{MANIFEST}'):
+    return write(videos, out, **given)
+  source = ShardSource(out)
+  old = source.manifest
+  if storage.is_file(f'{new}/{MANIFEST}'):
+    done = json.loads(storage.read_text(f'{new}/{MANIFEST}'))
+    if done['hash'] in old.get('appended', ()):
+      _tidy(out, old)
+  elif not holds_shards(new):  # What is left of one that was killed as it was removed.
+    storage.remove(new)
+  if list(classes[: len(old['classes'])]) != old['classes']:
+    raise UserError(f'{out} has other classes: those that come in must be behind them by name.')
+  known = {header.id for header in source.headers}
+  known |= {failure['id'] for failure in old['failures'] if not retry}
+  added = [video for video in videos if (clip_id(video.id, 0) if cut else video.id) not in known]
+  if not added:
+    return old
+  first = 1 + max(int(shard['name'][6:11]) for shard in old['shards'])
+  plan = write(added, new, first=first, **given)
+  differ = [name for name in ('encoding', 'cut') if plan[name] != old[name]]
+  if differ:
+    storage.remove(new)
+    raise UserError(f'{out} has another {differ[0]}, {old[differ[0]]}: give the same options.')
+  there = storage.names(new)
+  for shard in plan['shards']:
+    if shard['name'] in there:
+      storage.move(f'{new}/{shard["name"]}', f'{out}/{shard["name"]}')
+  index = Index.join([(source.headers, 0), (open_index(new, plan), len(old['shards']))])
+  tried = {video.id for video in added}
+  counts = itertools.zip_longest(old['records_of_class'], plan['records_of_class'], fillvalue=0)
+  manifest = old | {
+    'videos_hash': _hash(old['videos_hash'] + plan['videos_hash']),
+    'classes': list(classes),
+    'largest': [max(pair) for pair in zip(old['largest'], plan['largest'], strict=True)],
+    'records_of_class': [sum(pair) for pair in counts],
+    'failures': [x for x in old['failures'] if x['id'] not in tried] + plan['failures'],
+    'shards': old['shards'] + plan['shards'],
+    'hash': _hash(old['hash'] + plan['hash']),
+    'appended': [*old.get('appended', ()), plan['hash']],
+  }
+  manifest |= {name: old[name] + plan[name] for name in ('records', 'frames', 'bytes')}
+  manifest['videos'] = manifest['records'] + len(manifest['failures'])
+  write_manifest(out, index, manifest)
+  return manifest
+
+
+def _hash(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def upgrade(folder: str) -> bool:
