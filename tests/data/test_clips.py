@@ -336,7 +336,7 @@ def test_frames_of_clip_and_window_cross_once(source):
     some = dataclasses.replace(sampler, stride=stride, window=window, slot=slot)
     room = some.shape(source)[1]
     needed = [
-      len(np.unique(some._wanted(n, np.random.default_rng(k))))
+      len(np.unique(some.wanted(n, np.random.default_rng(k))))
       for n in range(1, 90)
       for k in range(9)
     ]
@@ -355,6 +355,6 @@ def test_what_does_not_fit_is_resized_on_the_host(source, largest, side):
   (pixels,), about = drawn(sampler, where)
   assert about['box'].tolist() == [[0, 0, 16, 16, 0]]  # Pictures of 64 x 48.
   with source.open(1) as video:
-    frames = sampler._wanted(video.num_frames, np.random.default_rng([5, 0, 1, 0]))
+    frames = sampler.wanted(video.num_frames, np.random.default_rng([5, 0, 1, 0]))
     for frame, cut in zip(video.read(frames), pixels, strict=True):
       np.testing.assert_array_equal(crop_resize(frame, centre_box(48, 64), 16), cut[:16, :16])

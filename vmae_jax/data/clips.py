@@ -95,7 +95,7 @@ class ClipSampler:
     if self.window:
       span = self.frames * self.stride + self.window
       lengths = (*range(1, span), 3 * span) if self.sampling == 'dense' else ()
-      most = [len(np.unique(self._wanted(n, None))) for n in lengths]
+      most = [len(np.unique(self.wanted(n, None))) for n in lengths]
       frames = max(
         most, default=frames - len(range(0, self.frames, self.slot))
       )  # The first of a slot is also the clip's.
@@ -190,7 +190,7 @@ class ClipSampler:
       f'({failures[0][1]}): run python -m vmae_jax.check_data on the data.'
     )
 
-  def _wanted(self, num_frames: int, rng: np.random.Generator | None) -> np.ndarray:
+  def wanted(self, num_frames: int, rng: np.random.Generator | None) -> np.ndarray:
     """The frames of the clip and then of its window; beyond the end the last frame stays."""
     indices = clip_indices(
       num_frames,
@@ -210,7 +210,7 @@ class ClipSampler:
     with source.open(i) as video:
       if video.num_frames < 1:
         raise VideoError('no frames')
-      frames = self._wanted(video.num_frames, rng)
+      frames = self.wanted(video.num_frames, rng)
       places = np.arange(len(frames), dtype=np.int32)
       if self.window:
         frames, places = np.unique(frames, return_inverse=True)

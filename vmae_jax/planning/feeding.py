@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import resource
 import time
 from collections.abc import Callable
@@ -12,11 +13,15 @@ import numpy as np
 
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader
-from vmae_jax.data.sources import open_source
+from vmae_jax.data.sources import FileSource, open_source
 from vmae_jax.training import finetuning, pretraining
 
 WARM_UP = 12  # Batches that do not count, until all memory has been written to once.
 ROUNDS = 3
+
+
+# Frames in a file, and what gives those of some places as UInt8 'n H W 3'.
+Opened = tuple[int, Callable[[np.ndarray], Any]]
 
 
 class Replay(ClipSampler):
@@ -30,6 +35,48 @@ class Replay(ClipSampler):
     for row, x in zip(pixels, first, strict=True):
       row[:] = x
     return drawn
+
+
+def _decord(path: str) -> Opened:
+  import decord
+
+  video = decord.VideoReader(path, num_threads=1)
+  return len(video), lambda places: video.get_batch(places).asnumpy()
+
+
+def _torchcodec(path: str) -> Opened:
+  from torchcodec.decoders import VideoDecoder
+
+  video = VideoDecoder(path, dimension_order='NHWC', num_ffmpeg_threads=1)
+  return len(video), lambda places: video.get_frames_at(indices=places.tolist()).data
+
+
+RIVALS = {'decord': _decord, 'torchcodec': _torchcodec}
+
+
+class Rival:
+  """The frames of the loader's visits, whole, as another library reads them.
+
+  Args:
+    open_video: A file's number of frames, and what reads some of them.
+    paths: Files.
+    sampler: Chooses the frames.
+    visits: How many there are, one file after the other.
+  """
+
+  def __init__(
+    self, open_video: Callable[[str], Opened], paths: list[str], sampler: ClipSampler, visits: int
+  ):
+    self._open, self._paths, self._sampler, self._visits = open_video, paths, sampler, visits
+
+  def __len__(self) -> int:
+    return self._visits
+
+  def __getitem__(self, i: int) -> Any:
+    epoch, sample = divmod(i, len(self._paths))
+    count, read = self._open(self._paths[sample])
+    rng = np.random.default_rng([self._sampler.seed, epoch, sample, 0])
+    return read(self._sampler.wanted(count, rng))
 
 
 def feed(config, *, batches: int, decode: bool) -> dict[str, dict[str, float]]:
@@ -88,6 +135,17 @@ def feed(config, *, batches: int, decode: bool) -> dict[str, dict[str, float]]:
     load(Replay(**vars(sampler)))
     if decode:
       load(sampler)
+  for name, open_video in RIVALS.items() if decode and isinstance(source, FileSource) else ():
+    paths = [source.name(i) for i in range(len(source))]
+    rival = Rival(open_video, paths, sampler, batches * visits)
+    try:
+      from torch.utils.data import DataLoader
+
+      rival[0]
+      read = functools.partial(collections.deque, DataLoader(rival, batch_size=None), maxlen=0)
+      measure(name, read, batches * config.batch_size)
+    except (ImportError, OSError, RuntimeError) as e:  # torchcodec has all three, without FFmpeg.
+      print(f'{name} is left out: {str(e).splitlines()[0]}')
   return {
     name: {'clips_per_second': x['clips'] / x['seconds'], 'cpu_ms': x['cpu'] / x['clips'] * 1e3}
     for name, x in rows.items()
