@@ -25,6 +25,8 @@ one look still. Our choice: tanh only where it was released, since a third of it
 of its reach; in `paper`, which decoder (from the code's own FLOP count) and the normalisation
 (the text says that there is one). The release's random bias and lost gradients in HOG and its
 lossy flow are not copied. It takes the camera's motion out of the flow: --config.tracking.camera.
+What the paper sets beside trajectories (flow, HOF, MBH): heads.motion with the target optical_flow,
+hof or mbh, no options, and the activation none. One head less: --config.heads.shape.target=none.
 Recipe of the release for K400; SSv2's was never released (400 epochs, as the table of results
 says). UCF101's is VideoMAE's.
 Expected after fine-tuning (ViT-B, top-1, the release's table): K400 81.8, SSv2 69.2.

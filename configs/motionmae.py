@@ -12,7 +12,7 @@ Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 uc
 The paper's: two heads at the same masked tokens, losses 1:1, each a mean squared error; masks
 per time slot, 90 %; the difference of adjacent sampled frames. One decoder up to the last
 layer is its variant "Sha"; for "Ind", two decoders (about 1.6 times the FLOPs of a step), add
---config.heads.motion.decoder=motion_decoder.
+--config.heads.motion.decoder=motion_decoder. Another loss: --config.heads.motion.loss=smooth_l1.
 Our choice, where the text does not say: signed RGB differences, the first one repeated, each
 patch normalised with a floor; fixed positions, where the paper learns them; VideoMAE's
 recipe. UCF101's masking ratio, too, is VideoMAE's.

@@ -20,7 +20,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
 
-method=motionmae videos='' workdir='runs/demo' overrides=()
+method=motionmae videos='' workdir='runs/demo' steps='' overrides=()
 
 parse_arguments() {
   local argument
@@ -30,7 +30,10 @@ parse_arguments() {
       --method=?*) method="${argument#*=}" ;;
       --videos=?*) videos="${argument#*=}" ;;
       --workdir=?*) workdir="${argument#*=}" ;;
-      --steps=?*) overrides+=("--config.steps=${argument#*=}") ;;
+      --steps=?*)
+        steps="--config.steps=${argument#*=}"
+        overrides+=("$steps")
+        ;;
       --config.*=*) overrides+=("$argument") ;;
       *) die "$argument is not known; write values as in --workdir=DIR. See launch/local.sh --help." ;;
     esac
@@ -129,7 +132,7 @@ train_tokenizer() {
 train_teacher() {
   local name="$1" folder="$workdir/teacher_$1"
   case " ${overrides[*]-} " in *" --config.teachers.$name.path="*) return ;; esac
-  verb pretrain --config="$root/configs/$2" --workdir="$folder" --config.data.train="$3"
+  verb pretrain --config="$root/configs/$2" --workdir="$folder" --config.data.train="$3" ${steps:+"$steps"}
   overrides+=("--config.teachers.$name.path=$folder")
 }
 

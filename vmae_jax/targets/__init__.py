@@ -2,6 +2,7 @@
 
 from vmae_jax.targets.codes import codes
 from vmae_jax.targets.features import features
+from vmae_jax.targets.flow_histograms import hof, mbh
 from vmae_jax.targets.frame_difference import frame_difference
 from vmae_jax.targets.hog import aligned_hog, hog_target
 from vmae_jax.targets.optical_flow import optical_flow
@@ -19,6 +20,8 @@ TARGETS = {
   'optical_flow': optical_flow,
   'codes': codes,
   'features': features,
+  'hof': hof,
+  'mbh': mbh,
   'hog': hog_target,
   'aligned_hog': aligned_hog,
   'trajectory': trajectory,
