@@ -4,17 +4,18 @@ import re
 import runpy
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
 from tests import started
 from vmae_jax.config_file import load_config
 from vmae_jax.masking import MASKINGS
-from vmae_jax.method.build import build_method
 from vmae_jax.method.losses import LOSSES
 from vmae_jax.motion.flow import Flow
 from vmae_jax.targets import TARGETS
-from vmae_jax.visualize.predictions import PICTURES, Pictures
+from vmae_jax.training.pretraining import train
+from vmae_jax.visualize.predictions import PICTURES
 
 
 @pytest.fixture
@@ -29,21 +30,13 @@ def own(tmp_path, monkeypatch):
   return path
 
 
-def test_it_trains_and_draws(own, tmp_path):
+def test_it_trains_and_draws(own, tmp_path, monkeypatch):
+  monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
   config = load_config(f'{own}:smoke')
-  method = build_method(config)
-  number = np.arange(2, dtype=np.int32)
-  video = np.random.default_rng(0).integers(0, 256, (2, 8, 32, 32, 3), np.uint8)
-  batch = dict(video=video, epoch=number, sample=number, repeat=number)
-  params = jax.jit(method.init)(jax.random.key(0))
-  loss, parts = jax.jit(method.loss)(params, batch, method.frozen)
-  assert np.isfinite(loss) and loss == parts['loss_speed'] > 0
-  mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), ('data', 'fsdp', 'tensor'))
-  config.log.pictures = 1
-  pictures = Pictures(method, [None], None, config, str(tmp_path), mesh)
-  pictures.__dict__['_batch'] = {name: x[:1] for name, x in batch.items()}
-  assert pictures.draw(0, params, method.frozen)['speed_speed_clip0'].ndim == 3
-  assert list(tmp_path.glob('pictures/step0000000_speed_speed_clip0.png'))
+  config.steps, config.batch_size, config.log.pictures = 1, 4, 1
+  state = train(config, str(tmp_path / 'run'))
+  assert state.step == 1 and state.skipped == 0
+  assert list(tmp_path.glob('run/pictures/step0000001_speed_speed_clip0.png'))
 
 
 def test_its_own_two_asserts(own):
