@@ -374,6 +374,15 @@ def test_damaged_folders(shards, tmp_path, harm, message):
   assert '\n' not in str(e.value)
 
 
+def test_no_room_for_the_index_is_no_damage(shards, monkeypatch):
+  def full(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(storage, 'fetch', full)
+  with pytest.raises(UserError, match='has no room for a copy of the index.*TMPDIR'):
+    open_source(shards[0])
+
+
 def test_the_folder_of_the_splits_is_none_of_them(shards, tmp_path):
   with pytest.raises(UserError, match='has the splits shards: name one, .*/shards'):
     open_source(str(tmp_path))

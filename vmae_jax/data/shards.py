@@ -10,6 +10,7 @@ A shard is a tar file, which WebDataset reads, too: of each video ID.json, its h
 The index says where the video's bytes lie, so it is read as one range of bytes.
 """
 
+import errno
 import hashlib
 import io
 import itertools
@@ -171,11 +172,18 @@ def open_index(folder: str, manifest: dict[str, Any]) -> Index:
 
   Raises:
     ValueError: it is another one than was written.
+    UserError: there is no room for it.
   """
   about, here = manifest['index'], os.path.isdir('/proc/self/fd')
   copy = tempfile.TemporaryFile() if here else tempfile.NamedTemporaryFile()
   path = f'/proc/{os.getpid()}/fd/{copy.fileno()}' if here else copy.name  # Nothing stays behind.
-  storage.fetch(f'{folder}/{about["name"]}', path)
+  try:
+    storage.fetch(f'{folder}/{about["name"]}', path)
+  except OSError as e:
+    if e.errno == errno.ENOSPC:
+      what = f'{tempfile.gettempdir()} has no room for a copy of the index of {folder}'
+      raise UserError(f'{what}: let TMPDIR name another folder.') from e
+    raise
   if hashlib.file_digest(open(path, 'rb'), 'sha256').hexdigest() != about['sha256']:
     raise ValueError(f'{about["name"]} is not the one that was written')
   return Index(path, manifest['records'], copy)
