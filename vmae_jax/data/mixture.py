@@ -42,15 +42,16 @@ class Mixture:
     sources: The sets.
     weights: What share of the visits of a run each gets, in any unit, and none where each video
       gets as many. Evaluation visits each video once.
-    class_names: Of all sets if they have the same; else there are none, and no video has a label.
+    class_names: Of all sets if they have the same.
+    labelled: Whether they have: else there are no names, and no video has a label.
     largest: Height and width that no picture exceeds, None if a set does not say.
   """
 
   def __init__(self, sources: Sequence[Any], weights: Sequence[int | float] = ()):
     self.sources, self.weights = sources, weights
     self.firsts = [0, *itertools.accumulate(map(len, sources))]
-    self._labelled = len({source.class_names for source in sources}) == 1
-    self.class_names: tuple[str, ...] = sources[0].class_names if self._labelled else ()
+    self.labelled = len({source.class_names for source in sources}) == 1
+    self.class_names: tuple[str, ...] = sources[0].class_names if self.labelled else ()
     sizes = [getattr(source, 'largest', None) for source in sources]
     self.largest = None if None in sizes else tuple(map(max, zip(*sizes, strict=True)))
 
@@ -67,7 +68,7 @@ class Mixture:
 
   def label(self, i: int) -> int:
     source, k = self._at(i)
-    return source.label(k) if self._labelled else -1
+    return source.label(k) if self.labelled else -1
 
   def about(self) -> str:
     weights = [f'{weight:g}*' for weight in self.weights] or [''] * len(self.sources)

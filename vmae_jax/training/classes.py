@@ -66,6 +66,8 @@ def _labels(spec: str, source: Source) -> np.ndarray:
   """All labels of files and shards; the first one alone of what has its labels inside."""
   number = len(source) if _knows_labels(source) else 1
   labels = np.array([source.label(i) for i in range(number)])
+  if isinstance(source, Mixture) and not source.labelled:
+    raise UserError(f'{spec}: its sets are of different classes, so their labels say nothing.')
   if missing := int((labels < 0).sum()):
     name = source.name(int(labels.argmin()))
     raise UserError(
