@@ -112,8 +112,8 @@ def _batch(batch: int) -> dict[str, np.ndarray]:
   return numbers | {'video': video(batch), 'replaced': np.zeros(batch, bool)}
 
 
-def start(task) -> tuple:
-  """AdamW and a fresh train state of an `Method` or `Supervised`."""
+def start(task, *, ema: float = 0.0) -> tuple:
+  """AdamW and a fresh train state of a `Method` or `Supervised`."""
   import jax
 
   from vmae_jax.method.state import init_state
@@ -122,17 +122,19 @@ def start(task) -> tuple:
   optimizer = make_optimizer(
     schedule=lambda _: 1e-4, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05, clip_norm=0.0
   )
-  state = jax.jit(lambda key: init_state(task.init(key), optimizer, ema=0.0))(jax.random.key(0))
+  state = jax.jit(lambda key: init_state(task.init(key), optimizer, ema=ema))(jax.random.key(0))
   return optimizer, state
 
 
 def _training(task, data: dict[str, np.ndarray]) -> Callable[[], None]:
   import jax
 
+  from vmae_jax.frozen.teacher import averaged
   from vmae_jax.training.step import make_train_step
 
-  optimizer, state = start(task)
-  step = jax.jit(make_train_step(task.loss, optimizer, accumulate=1, ema=0.0), donate_argnums=0)
+  ema = 0.99 if averaged(getattr(task, 'teachers', {})) else 0.0
+  optimizer, state = start(task, ema=ema)
+  step = jax.jit(make_train_step(task.loss, optimizer, accumulate=1, ema=ema), donate_argnums=0)
   frozen = jax.device_put(getattr(task, 'frozen', {}))
 
   def run():

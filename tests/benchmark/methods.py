@@ -24,6 +24,9 @@ METHODS = {
   'mam2, untrained small tokenizer': ('mam2', {'tokenizer.path': 'untrained'}),
   'mgmae, inverse search': ('mgmae', {}),
   'mme, clean': ('mme', {}),
+  'trackmae': ('trackmae', {}),
+  'salt, a teacher of its size': ('salt', {'teachers.pixels.path': 'untrained'}),
+  'vjepa': ('vjepa', {}),
   # What MME's masks and decoder cost with targets that cost nothing.
   'mme with pixels as targets': (
     'videomae',
