@@ -25,13 +25,9 @@ def key_of(purpose):
   return clip_keys(0, BATCH, purpose)[0]
 
 
-def motion_flow():
-  pairs = tuple((i, i + 1) for i in range(4)) + tuple((i + 1, i) for i in range(4, 7))
-  return Flow(jnp.zeros((len(pairs), 32, 32, 2)), pairs)
-
-
 def hide(name):
-  flow = motion_flow() if name == 'motion_guided' else None
+  pairs = getattr(MASKINGS[name], 'flow_pairs', lambda frames: ())(8)
+  flow = Flow(jnp.zeros((len(pairs), 32, 32, 2)), pairs) if pairs else None
   return MASKINGS[name](key_of('mask'), CLIP[0], flow, grid=GRID, ratio=0.5)
 
 
