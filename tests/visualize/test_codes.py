@@ -5,12 +5,11 @@ import numpy as np
 from vmae_jax.visualize import codes
 
 
-def test_hidden_places_are_grey_and_the_caption_tells_tokenizer_and_accuracy(monkeypatch):
+def test_hidden_places_are_grey_and_the_caption_tells_tokenizer_and_accuracy():
   caught = {}
   frames = np.random.default_rng(0).random((2, 8, 16, 3), np.float32)
   hidden = np.zeros((2, 2, 4), bool)
   hidden[1, 0, 3] = True
-  monkeypatch.setattr(codes, 'labelled_rows', lambda rows, **texts: _catch(caught, rows, texts))
   codes.codes_grid(
     frames,
     hidden,
@@ -19,6 +18,7 @@ def test_hidden_places_are_grey_and_the_caption_tells_tokenizer_and_accuracy(mon
     accuracy=0.25,
     columns=['frame 1', 'frame 3'],
     tokenizer='own.safetensors',
+    layout=lambda rows, **texts: _catch(caught, rows, texts),
   )
   masked = np.asarray(caught['masked\n6% hidden'][1])
   assert (masked[:4, 12:] == 128).all()

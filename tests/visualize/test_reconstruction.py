@@ -94,15 +94,14 @@ def grid_of(clip, **options):
   )
 
 
-def test_grid_shows_what_it_says(clip, monkeypatch):
+def test_grid_shows_what_it_says(clip):
   seen = {}
 
   def spy(rows, **options):
     seen.update(rows=list(rows.values()), **options)
     return np.zeros((1, 1, 3), np.uint8)
 
-  monkeypatch.setattr(reconstruction, 'labelled_rows', spy)
-  grid_of(clip, statistics='ground truth', title='A title')
+  grid_of(clip, statistics='ground truth', title='A title', layout=spy)
   video, masked, _ = clip
   hidden = masked.reshape(GRID).repeat(4, 1).repeat(4, 2)  # One frame of each slot.
   frames = np.round(video[::2] * 255).astype(np.uint8)
@@ -118,7 +117,7 @@ def test_grid_shows_what_it_says(clip, monkeypatch):
 
 
 def test_grid_has_at_most_so_many_columns(clip):
-  wide, narrow = grid_of(clip), grid_of(clip, max_frames=1)
+  wide, narrow = grid_of(clip), grid_of(clip, most=1)
   assert wide.dtype == np.uint8 and narrow.shape[1] < wide.shape[1]
 
 

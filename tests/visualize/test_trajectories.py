@@ -94,7 +94,7 @@ def grid_of(hidden, *, valid=None, offset=0.0, **options):
     valid=np.ones(24, bool) if valid is None else valid,
     patch=PATCH,
     options=options,
-    max_slots=1,
+    most=1,
   )
 
 
@@ -129,7 +129,7 @@ def test_each_point_of_a_token_is_drawn_where_it_starts():
     valid=np.ones(24, bool),
     patch=PATCH,
     options={'normalise': 'none'},
-    max_slots=1,
+    most=1,
   )
   y, x = pixels(picture, TRUE).T
   first = y < y.min() + 8  # The first row of points of the row of true paths.

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import labelled_rows, to_uint8, token_pixels
+from vmae_jax.visualize.images import Layout, labelled_rows, to_uint8, token_pixels
 
 GREY = 0.5  # Hidden patches.
 
@@ -18,7 +18,8 @@ def codes_grid(
   columns: list[str],
   tokenizer: str,
   title: str = '',
-) -> UInt8[np.ndarray, 'H2 W2 3']:
+  layout: Layout = labelled_rows,
+) -> UInt8[np.ndarray, '...']:
   """Draws the frames, and the decoded images of their true and of their predicted codes.
 
   Args:
@@ -30,6 +31,7 @@ def codes_grid(
     columns: Text above each frame.
     tokenizer: The name of its file, for the caption.
     title: Text above the picture.
+    layout: See `reconstruction_grid`.
   """
   hidden = token_pixels(masked_tokens, frames.shape)
   rows = {
@@ -38,7 +40,7 @@ def codes_grid(
     'true codes\ndecoded': decoded,
     'predicted\ncodes decoded': predicted,
   }
-  return labelled_rows(
+  return layout(
     {label: list(to_uint8(row)) for label, row in rows.items()},
     columns=columns,
     title=title,

@@ -8,10 +8,16 @@ import numpy as np
 from vmae_jax.models.patches import token_grid, unpatchify
 from vmae_jax.targets.frame_difference import TYPICAL, frame_difference
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, prediction_rows, to_uint8
+from vmae_jax.visualize.images import (
+  Layout,
+  evenly,
+  frame_names,
+  labelled_rows,
+  prediction_rows,
+  to_uint8,
+)
 from vmae_jax.visualize.reconstruction import denormalise
 
-MAX_SLOTS = 4  # The most time slots that are drawn, with all their frames.
 _SCALE = 'Grey is no change; full range is {:.2f} of the intensity. '
 CAPTIONS = {
   'patch': _SCALE + 'The model predicts normalised patches; the mean and std of each hidden patch '
@@ -29,10 +35,13 @@ def difference_grid(
   patch: tuple[int, int, int],
   options: dict[str, Any],
   title: str = '',
-) -> UInt8[np.ndarray, 'H2 W2 3']:
+  most: int | None = 4,
+  layout: Layout = labelled_rows,
+) -> UInt8[np.ndarray, '...']:
   """Draws the clip, its true differences, the predicted ones, and these among visible ones.
 
-  Arguments are those of `reconstruction_grid`, and the options of the target `frame_difference`.
+  Arguments are those of `reconstruction_grid`, and the options of the target `frame_difference`;
+  `most` counts time slots, which are drawn with all their frames.
   """
   pt, ph, pw = patch
   grid = token_grid(video.shape[:3], patch)
@@ -51,7 +60,7 @@ def difference_grid(
 
   per_slot = true.shape[-1] // (ph * pw * 3)  # pt, or pt - 1 where differences stay in a slot.
   peak = max(float(np.quantile(np.abs(true), 0.995)), 0.02)
-  slots = evenly(grid[0], most=MAX_SLOTS)
+  slots = evenly(grid[0], most=most)
   shown = (slots[:, None] * per_slot + np.arange(per_slot)).ravel()
   frames = (slots[:, None] * pt + np.arange(pt - per_slot, pt)).ravel()
 
@@ -60,7 +69,7 @@ def difference_grid(
     return to_uint8(0.5 + 0.5 * np.asarray(film)[shown] / peak)
 
   rows = prediction_rows(true, predicted, masked_tokens, draw=draw, name='true\ndifference')
-  return labelled_rows(
+  return layout(
     {'input': list(to_uint8(video)[frames])} | rows,
     columns=frame_names(frames),
     title=title,

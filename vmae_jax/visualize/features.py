@@ -6,9 +6,14 @@ import numpy as np
 
 from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, prediction_rows, to_uint8
-
-MAX_SLOTS = 4  # The most columns.
+from vmae_jax.visualize.images import (
+  Layout,
+  evenly,
+  frame_names,
+  labelled_rows,
+  prediction_rows,
+  to_uint8,
+)
 
 
 def features_grid(
@@ -20,7 +25,9 @@ def features_grid(
   patch: tuple[int, int, int],
   options: dict[str, Any],
   title: str = '',
-) -> UInt8[np.ndarray, 'H2 W2 3']:
+  most: int | None = 4,
+  layout: Layout = labelled_rows,
+) -> UInt8[np.ndarray, '...']:
   """Draws frames, the teacher's tokens, the predicted ones, and these among visible ones.
 
   Colours are a token's places along the three directions in which the clip's true tokens differ
@@ -34,7 +41,7 @@ def features_grid(
     options: The target's options.
   """
   grid = token_grid(video.shape[:3], patch)
-  chosen = evenly(grid[0], most=MAX_SLOTS)
+  chosen = evenly(grid[0], most=most)
   mean = true.mean(axis=0)
   _, lengths, directions = np.linalg.svd(true - mean, full_matrices=False)
   scale = np.maximum(lengths[:3, None], 1e-9) / len(true) ** 0.5
@@ -46,7 +53,7 @@ def features_grid(
     frames = colours.reshape(*grid, 3)[chosen]
     return frames.repeat(patch[1], axis=1).repeat(patch[2], axis=2)
 
-  return labelled_rows(
+  return layout(
     {'input': list(to_uint8(video[chosen * patch[0]]))}
     | prediction_rows(true, predicted, masked_tokens, draw=draw, name='teacher'),
     columns=frame_names(chosen * patch[0]),

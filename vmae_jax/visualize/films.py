@@ -6,7 +6,7 @@ strokes and paths need space. What a target has once a time slot is shown in all
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -225,6 +225,20 @@ def side_by_side(
     )
 
   return np.stack([page(i) for i in range(length)])
+
+
+def film_of_rows(
+  rows: Mapping[str, Sequence[UInt8[np.ndarray, 'H W 3']]],
+  *,
+  columns: Sequence[str],
+  title: str = '',
+  caption: str = '',
+) -> UInt8[np.ndarray, 'T H2 W2 3']:
+  """Rows of frames as films side by side: as `labelled_rows`, whose columns follow in time."""
+  del columns  # Titles of frames would flicker.
+  films = {label.replace('\n', ' '): np.stack(row) for label, row in rows.items()}
+  side = max(224, min(320, *(film.shape[2] for film in films.values())))
+  return side_by_side(films, side=side, columns=len(films), title=title, caption=caption)
 
 
 def _resized(film: UInt8[np.ndarray, 'T H W 3'], width: int) -> UInt8[np.ndarray, 'T H2 W2 3']:

@@ -10,6 +10,7 @@ import numpy as np
 from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Bool, Float, UInt8
 from vmae_jax.visualize.images import (
+  Layout,
   evenly,
   frame_names,
   labelled_rows,
@@ -23,7 +24,6 @@ from vmae_jax.visualize.images import (
 # 2011, the wheel of nearly all pictures of flow).
 _STEPS = (15, 6, 4, 11, 13, 6)
 _CORNERS = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1), (1, 0, 0))
-MAX_FRAMES = 8  # The most columns.
 SHADE = 0.15  # What is left of the brightness of a hidden token.
 
 
@@ -65,7 +65,9 @@ def motion_grid(
   patch: tuple[int, int, int],
   title: str = '',
   caption: str = '',
-) -> UInt8[np.ndarray, 'H3 W3 3']:
+  most: int | None = 8,
+  layout: Layout = labelled_rows,
+) -> UInt8[np.ndarray, '...']:
   """Draws a clip, its flow, the maps that follow the flow, and what masks leave visible.
 
   Args:
@@ -76,9 +78,11 @@ def motion_grid(
     patch: Frames, height and width of a patch.
     title: Text above the picture.
     caption: Text below it.
+    most: The most columns; None for all frames.
+    layout: See `reconstruction_grid`.
   """
   frames, height, width, _ = video.shape
-  chosen = evenly(frames, most=MAX_FRAMES)
+  chosen = evenly(frames, most=most)
   factor = height // flow.shape[1], width // flow.shape[2]
   grey = video.mean(-1, keepdims=True)
   heat = (maps / maps.max()).repeat(factor[0], 1).repeat(factor[1], 2)[..., None]
@@ -92,7 +96,7 @@ def motion_grid(
   for label, mask in masks.items():
     hidden = mask.reshape(frames // patch[0], height // patch[1], width // patch[2])
     rows[label] = to_uint8(np.where(token_pixels(hidden, video.shape), SHADE * video, video))
-  return labelled_rows(
+  return layout(
     {label: [row[i] for i in chosen] for label, row in rows.items()},
     columns=frame_names(chosen),
     title=title,
@@ -109,7 +113,9 @@ def flow_grid(
   patch: tuple[int, int, int],
   options: dict[str, Any],
   title: str = '',
-) -> UInt8[np.ndarray, 'H2 W2 3']:
+  most: int | None = 8,
+  layout: Layout = labelled_rows,
+) -> UInt8[np.ndarray, '...']:
   """Draws a clip, its flow, the predicted flow, and this among the visible one.
 
   Arguments are those of `reconstruction_grid`, except for:
@@ -122,7 +128,7 @@ def flow_grid(
   (t, h, w), (pt, ph, pw) = token_grid(video.shape[:3], patch), patch
   cells = math.isqrt(true.shape[-1] // (2 * pt))
   longest = max(float(np.quantile(np.hypot(*true.reshape(-1, 2).T), 0.995)), 1e-6)
-  chosen = evenly(len(video), most=MAX_FRAMES)
+  chosen = evenly(len(video), most=most)
 
   def draw(values):
     order = '(t h w) (pt y x c) -> (t pt) (h y) (w x) c'
@@ -130,7 +136,7 @@ def flow_grid(
     return flow_colours(flow, longest=longest).repeat(ph // cells, 1).repeat(pw // cells, 2)
 
   deviations = options.get('normalise') == 'patch'
-  return labelled_rows(
+  return layout(
     {'input': list(to_uint8(video[chosen]))}
     | prediction_rows(true, predicted, masked_tokens, draw=draw, name='estimated\nflow'),
     columns=frame_names(chosen),

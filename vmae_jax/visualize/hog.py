@@ -9,9 +9,15 @@ import numpy as np
 from vmae_jax.models.patches import token_grid
 from vmae_jax.targets.hog import BINS, FRAMES, bin_angles
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, prediction_rows, to_uint8
+from vmae_jax.visualize.images import (
+  Layout,
+  evenly,
+  frame_names,
+  labelled_rows,
+  prediction_rows,
+  to_uint8,
+)
 
-MAX_SLOTS = 4  # The most columns.
 MIN_CELL = 16  # Cells are enlarged to at least this many pixels.
 
 
@@ -60,7 +66,9 @@ def hog_grid(
   patch: tuple[int, int, int],
   options: dict[str, Any],
   title: str = '',
-) -> UInt8[np.ndarray, 'H2 W2 3']:
+  most: int | None = 4,
+  layout: Layout = labelled_rows,
+) -> UInt8[np.ndarray, '...']:
   """Draws frames, their true histograms, the predicted ones, and these among visible ones.
 
   Glyphs show the mean over the channels, and the first step of histograms along trajectories.
@@ -75,7 +83,7 @@ def hog_grid(
   grid = token_grid(video.shape[:3], patch)
   factor = math.ceil(2 * MIN_CELL / patch[1])
   peak = max(float(np.quantile(cells(true, grid).max(-1), 0.99)), 1e-6)
-  slots = evenly(grid[0], most=MAX_SLOTS)
+  slots = evenly(grid[0], most=most)
   frames = slots * patch[0]
   if true.shape[1] == 12 * BINS:
     frames += FRAMES[options.get('frame', 'middle')](patch[0])
@@ -85,7 +93,7 @@ def hog_grid(
     strokes = glyphs(cells(values, grid)[slots], variant=variant, side=side)
     return to_uint8(strokes / peak)[..., None].repeat(3, -1)
 
-  return labelled_rows(
+  return layout(
     {'input': list(to_uint8(video[frames]).repeat(factor, 1).repeat(factor, 2))}
     | prediction_rows(true, predicted, masked_tokens, draw=draw),
     columns=frame_names(frames),

@@ -12,6 +12,9 @@ MIN_SIDE = 96  # Smaller frames are enlarged to at least this many pixels.
 _GAP, _MARGIN = 4, 10
 _INK, _FAINT, _PAPER = (25, 25, 25), (110, 110, 110), (255, 255, 255)
 
+# (rows, *, columns, title, caption) -> a picture, such as `labelled_rows`, or a film.
+Layout = Callable[..., UInt8[np.ndarray, '...']]
+
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont  # The first where Pillow lacks FreeType.
 
 
@@ -20,9 +23,9 @@ def to_uint8(frames: Float[np.ndarray, '*shape']) -> UInt8[np.ndarray, '*shape']
   return np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8)
 
 
-def evenly(count: int, *, most: int) -> Int[np.ndarray, ' q']:
-  """Numbers from 0 to count - 1, at most so many of them, evenly spaced, with both ends."""
-  return np.linspace(0, count - 1, min(most, count)).round().astype(int)
+def evenly(count: int, *, most: int | None) -> Int[np.ndarray, ' q']:
+  """Numbers from 0 to count - 1, at most so many (None: all), evenly spaced, with both ends."""
+  return np.linspace(0, count - 1, min(most or count, count)).round().astype(int)
 
 
 def frame_names(frames: range | Int[np.ndarray, ' q']) -> list[str]:

@@ -31,7 +31,11 @@ from vmae_jax.visualize.files import png
 from vmae_jax.visualize.flow import flow_grid, flow_of_frames, motion_grid
 from vmae_jax.visualize.hog import hog_grid
 from vmae_jax.visualize.images import frame_names
-from vmae_jax.visualize.reconstruction import predicted_video, reconstruction_grid
+from vmae_jax.visualize.reconstruction import (
+  interpolated_video,
+  predicted_video,
+  reconstruction_grid,
+)
 from vmae_jax.visualize.trajectories import trajectory_grid
 
 
@@ -41,9 +45,9 @@ class Shown(NamedTuple):
   Attributes:
     clip: The clip in [0, 1].
     hidden: True where a token was hidden.
-    values: What `_outputs` returns for the head: of a new target, its values of all tokens and the
-      predictions of hidden ones, in the order of tokens.
-    how: Patch, options of the target, and title of the picture.
+    values: What `shown_outputs` returns for the head: of a new target, its values of all tokens and
+      the predictions of hidden ones, in the order of tokens.
+    how: Patch, options of the target, and title of the picture; perhaps `most` and `layout`.
     method: The method of the head.
     config: The run's config.
   """
@@ -77,7 +81,7 @@ class Pictures:
     self._folder = f'{workdir}/pictures'
     self._count = min(config.log.pictures, len(source))
     self._source, self._sampler = source, sampler
-    outputs = functools.partial(_outputs, method, config)
+    outputs = functools.partial(shown_outputs, method, config)
     self._outputs = jax.jit(outputs, out_shardings=NamedSharding(mesh, P()))
 
   @functools.cached_property
@@ -105,46 +109,84 @@ class Pictures:
     outputs = jax.device_get(self._outputs(params, self._batch, frozen))
     if jax.process_index() != 0:
       return {}
-    method, config, pictures = self._method, self._config, {}
-    for name, head in config.heads.items():
-      if head.target not in PICTURES:
-        continue
-      title = f'{config.method}, step {step}'
-      how = dict(patch=method.patch, options=dict(head.options), title=title)
-      for i in range(self._count):
-        clip, hidden, values = jax.tree.map(
-          operator.itemgetter(i), (outputs['clip'], outputs['hidden'], outputs[name])
-        )
-        shown = Shown(clip, hidden, values, how, method, config)
-        for kind, picture in PICTURES[head.target](shown).items():
-          pictures[f'{name}_{kind}_clip{i}'] = picture
-    if 'maps' in outputs:
-      for i in range(self._count):
-        pictures[f'mask_motion_clip{i}'] = _motion(outputs, i, config.method, method.patch)
+    method, config = self._method, self._config
+    title = f'{config.method}, step {step}'
+    pictures = {
+      f'{kind}_clip{i}': picture
+      for i in range(self._count)
+      for kind, picture in draw_clip(method, config, outputs, i, title=title).items()
+    }
     storage.make_folder(self._folder)
     for label, picture in pictures.items():
       storage.write(f'{self._folder}/step{step:07d}_{label}.png', png(picture))
     return pictures
 
 
-Drawn = dict[str, UInt8[np.ndarray, 'H W 3']]
+Drawn = dict[str, UInt8[np.ndarray, '...']]
+
+
+def draw_clip(method: Method, config, outputs: dict[str, Any], i: int, **how: Any) -> Drawn:
+  """Pictures of what each head predicts of one clip, and of a mask that follows motion.
+
+  Args:
+    method: The method that predicts.
+    config: Its config.
+    outputs: The result of `shown_outputs`, on the host.
+    i: The clip's place in the batch.
+    how: `title`, `most` and `layout` of `reconstruction_grid`.
+
+  Returns:
+    `HEAD_KIND` -> picture (film, if `layout` makes one).
+  """
+  drawn, of_clip = {}, operator.itemgetter(i)
+  for name, head in config.heads.items():
+    if head.target in PICTURES:
+      shown = (outputs['clip'], outputs['hidden'], outputs[name])
+      options = dict(patch=method.patch, options=dict(head.options))
+      shown = Shown(*jax.tree.map(of_clip, shown), options | how, method, config)
+      drawn |= {f'{name}_{kind}': x for kind, x in PICTURES[head.target](shown).items()}
+  if 'maps' in outputs:
+    title = f'{config.method}: what is visible follows the motion'
+    drawn['mask_motion'] = _motion(outputs, i, method.patch, **how | {'title': title})
+  return drawn
+
+
+def predicted_pixels(
+  method: Method, config, outputs: dict[str, Any], i: int
+) -> Float[np.ndarray, 'T H W 3'] | None:
+  """A clip with predicted pixels in place of hidden ones; None where no head predicts pixels.
+
+  Arguments are those of `draw_clip`. Nothing is borrowed from hidden patches.
+  """
+  for name, head in config.heads.items():
+    if head.target == 'pixels':
+      values, options = _pixel_values(outputs[name][i], head.options)
+      shown = outputs['clip'][i], outputs['hidden'][i]
+      return predicted_video(values, *shown, patch=method.patch, **options)
+
+
+def _pixel_values(predicted, options) -> tuple[Any, dict[str, Any]]:
+  """What `predicted_video` takes of a head of pixels and its target's options."""
+  normalise, eps = options.get('normalise', 'patch'), options.get('eps', 1e-6)
+  if normalise == 'global':
+    predicted = predicted * options.get('scale', 0.225)
+  return predicted, dict(statistics='visible' if normalise == 'patch' else 'none', eps=eps)
 
 
 def _pixels(shown: Shown) -> Drawn:
-  patch, options, title = (shown.how[key] for key in ('patch', 'options', 'title'))
-  normalise, eps = options.get('normalise', 'patch'), options.get('eps', 1e-6)
-  predicted = shown.values
-  if normalise == 'global':
-    predicted = predicted * options.get('scale', 0.225)
-  kinds = ['visible' if normalise == 'patch' else 'none']
-  if shown.config.log.ground_truth_statistics and normalise == 'patch':
+  how = dict(shown.how)
+  patch, options = how['patch'], how.pop('options')
+  predicted, honest = _pixel_values(shown.values, options)
+  kinds = [honest['statistics']]
+  if shown.config.log.ground_truth_statistics and kinds == ['visible']:
     kinds.append('ground truth')
   clip, hidden, pictures = shown.clip, shown.hidden, {}
+  how['interpolated'] = interpolated_video(clip, hidden, patch=patch)
   for kind in kinds:
-    video = predicted_video(predicted, clip, hidden, patch=patch, statistics=kind, eps=eps)
-    pictures[kind.replace(' ', '_')] = reconstruction_grid(
-      clip, hidden, video, patch=patch, statistics=kind, title=title
-    )
+    options = honest | {'statistics': kind}
+    video = predicted_video(predicted, clip, hidden, patch=patch, **options)
+    picture = reconstruction_grid(clip, hidden, video, statistics=kind, **how)
+    pictures[kind.replace(' ', '_')] = picture
   return pictures
 
 
@@ -172,7 +214,7 @@ def _codes(shown: Shown) -> Drawn:
     accuracy=float(accuracy),
     columns=frame_names(range(place, length * len(frames), length)),
     tokenizer=pathlib.Path(shown.method.tokenizer.path).name,
-    title=shown.how['title'],
+    **{key: shown.how[key] for key in ('title', 'layout') if key in shown.how},
   )
   return {'codes': picture}
 
@@ -191,7 +233,7 @@ def _trajectory(shown: Shown) -> Drawn:
   return {'trajectory': picture}
 
 
-def _motion(outputs, i: int, name: str, patch: tuple[int, int, int]):
+def _motion(outputs, i: int, patch: tuple[int, int, int], **how: Any):
   clip, flow = outputs['clip'][i], outputs['flow']
   return motion_grid(
     clip,
@@ -199,7 +241,7 @@ def _motion(outputs, i: int, name: str, patch: tuple[int, int, int]):
     outputs['maps'][i],
     {'visible': outputs['hidden'][i], 'tube masking\nin its place': outputs['tube'][i]},
     patch=patch,
-    title=f'{name}: what is visible follows the motion',
+    **how,
     caption='Flow: hue is direction, colour is speed. Map: red is visible in the middle frame, '
     'carried to the others along the flow; in each slot the tokens with most of it are visible.',
   )
@@ -219,8 +261,11 @@ PICTURES: dict[str, Callable[[Shown], Drawn]] = {
 }
 
 
-def _outputs(method: Method, config, params, batch, frozen):
-  """What pictures need: clips, hidden tokens, and for each head what its picture shows."""
+def shown_outputs(method: Method, config, params, batch, frozen) -> dict[str, Any]:
+  """What pictures need: clips, hidden tokens, and for each head what its picture shows.
+
+  Arguments are those of `Method.forward`, and the run's config.
+  """
   out = method.forward(params, batch, frozen, decode_all=True)
   b, n = out.clip.shape[0], int(np.prod(method.grid))
 
@@ -234,9 +279,9 @@ def _outputs(method: Method, config, params, batch, frozen):
   if masking.name == 'motion_guided':
     keys = clip_keys(method.seed, batch, 'mask')
     where = dict(grid=method.grid, ratio=masking.ratio)
-    maps = functools.partial(warped_maps, **where, **masking.options)
+    warped = functools.partial(warped_maps, **where, **masking.options)
     # The mask's own map has the same key.
-    maps = jax.vmap(lambda key, *args: maps(jax.random.split(key)[0], *args))
+    maps = jax.vmap(lambda key, *given: warped(jax.random.split(key)[0], *given))
     other = jax.vmap(lambda key: tube(key, None, None, **where))(keys)
     outputs |= {'flow': out.flow, 'maps': maps(keys, out.clip, out.flow), 'tube': hidden_map(other)}
   for name, prediction in out.predictions.items():

@@ -7,13 +7,22 @@ hidden patch come from the visible patches around it. The usual way exists for c
 its picture says so.
 """
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
 from vmae_jax.errors import lookup
 from vmae_jax.models.patches import patchify, token_grid, unpatchify
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, to_uint8, token_pixels
+from vmae_jax.visualize.images import (
+  Layout,
+  evenly,
+  frame_names,
+  labelled_rows,
+  to_uint8,
+  token_pixels,
+)
 
 # Where a hidden patch's mean and std came from -> what the caption says of it.
 CAPTIONS = {
@@ -36,8 +45,10 @@ def reconstruction_grid(
   patch: tuple[int, int, int],
   statistics: str,
   title: str = '',
-  max_frames: int = 8,
-) -> UInt8[np.ndarray, 'H2 W2 3']:
+  most: int | None = 8,
+  layout: Layout = labelled_rows,
+  interpolated: Float[np.ndarray, 'T H W 3'] | None = None,
+) -> UInt8[np.ndarray, '...']:
   """Draws the input, the masked input, the prediction, and the prediction among visible patches.
 
   Args:
@@ -48,7 +59,10 @@ def reconstruction_grid(
     patch: Frames, height and width of a patch.
     statistics: A key of CAPTIONS: how `predicted` got its mean and contrast.
     title: Text above the picture.
-    max_frames: The most columns that are drawn, each the first frame of a time slot.
+    most: The most columns that are drawn, each the first frame of a time slot; None for all frames.
+    layout: What makes a picture, or a film, of rows of frames.
+    interpolated: The clip with `interpolated_video` in place of hidden patches, for a row that
+      shows what a picture looks like without any model.
 
   Raises:
     UserError: there are no such statistics.
@@ -56,15 +70,16 @@ def reconstruction_grid(
   caption = lookup(CAPTIONS, statistics, 'statistics of the reconstruction')
   grid = token_grid(video.shape[:3], patch)
   hidden = token_pixels(np.asarray(masked_tokens).reshape(grid), video.shape)
-  frames = evenly(grid[0], most=max_frames) * patch[0]
+  frames = np.arange(len(video)) if most is None else evenly(grid[0], most=most) * patch[0]
   rows = {
     'input': video,
     f'masked\n{masked_tokens.mean():.0%} hidden': np.where(hidden, GREY, video),
+    'interpolation\nalone': interpolated,
     'predicted': np.where(hidden, predicted, GREY),
     'predicted\n+ visible': np.where(hidden, predicted, video),
   }
-  return labelled_rows(
-    {label: list(to_uint8(row[frames])) for label, row in rows.items()},
+  return layout(
+    {label: list(to_uint8(row[frames])) for label, row in rows.items() if row is not None},
     columns=frame_names(frames),
     title=title,
     caption=caption,
@@ -93,6 +108,17 @@ def predicted_video(
     )
   patches[masked_tokens] = predicted
   return np.asarray(unpatchify(jnp.asarray(patches)[None], patch=patch, grid=grid)[0])
+
+
+def interpolated_video(
+  video: Float[np.ndarray, 'T H W 3'],
+  masked_tokens: Bool[np.ndarray, ' n'],
+  *,
+  patch: tuple[int, int, int],
+) -> Float[np.ndarray, 'T H W 3']:
+  """The clip with flat hidden patches, of colours interpolated from the visible patches alone."""
+  flat = np.zeros((int(masked_tokens.sum()), math.prod(patch) * 3), np.float32)
+  return predicted_video(flat, video, masked_tokens, patch=patch, statistics='visible')
 
 
 def denormalise(

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import evenly, frame_names, labelled_rows, to_uint8
+from vmae_jax.visualize.images import Layout, evenly, frame_names, labelled_rows, to_uint8
 from vmae_jax.visualize.reconstruction import interpolate_visible
 
 MIN_SIDE = 320  # Frames are enlarged to this, so that paths of a few pixels can be seen.
@@ -38,8 +38,9 @@ def trajectory_grid(
   patch: tuple[int, int, int],
   options: dict[str, Any],
   title: str = '',
-  max_slots: int = 4,
-) -> UInt8[np.ndarray, 'H2 W2 3']:
+  most: int | None = 4,
+  layout: Layout = labelled_rows,
+) -> UInt8[np.ndarray, '...']:
   """Draws what is visible, the true paths, the predicted ones of hidden tokens, and both.
 
   Arguments are those of `reconstruction_grid`, except for:
@@ -55,7 +56,7 @@ def trajectory_grid(
   paths = np.full(true.shape, np.nan)
   paths[masked_tokens] = predicted_steps(predicted, true, masked_tokens, grid=grid, options=options)
   hidden_true = np.where(masked_tokens[:, None], true, np.nan)
-  slots = evenly(grid[0], most=max_slots)
+  slots = evenly(grid[0], most=most)
   frames = video[slots * patch[0]]
   hidden = masked_tokens.reshape(grid)[slots].repeat(patch[1], 1).repeat(patch[2], 2)
   seen = to_uint8(np.where(hidden[..., None], 0.15 * frames, frames))
@@ -78,7 +79,7 @@ def trajectory_grid(
     'both': drawn((hidden_true, TRUE), (paths, PREDICTED)),
   }
   normalise, mean = options.get('normalise', 'patch_std'), options.get('mean', False)
-  return labelled_rows(
+  return layout(
     rows,
     columns=frame_names(slots * patch[0]),
     title=title,
