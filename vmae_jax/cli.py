@@ -27,7 +27,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from vmae_jax import peers, storage
-from vmae_jax.config_file import drop_heads, load_config, look_up
+from vmae_jax.config_file import drop_heads, find_config, load_config, look_up
 from vmae_jax.errors import (
   EXIT_INTERRUPTED,
   EXIT_PREEMPTED,
@@ -45,6 +45,7 @@ flags.disclaim_key_flags()  # Those that are defined here belong to the verb tha
 
 
 def _parse(argv: list[str]) -> list[str]:
+  argv = [_with_file(arg) for arg in argv]
   there = _config_values(argv)
   try:
     return flags.FLAGS(argv)
@@ -59,6 +60,12 @@ def _parse(argv: list[str]) -> list[str]:
       value = ' '.join(repr(there[key[1]]).split())
       text += f'; give a value like the one that the config has, {value}.'
     raise UserError(text) from e
+
+
+def _with_file(arg: str) -> str:
+  """--config=SPEC with the path of the config's file; other arguments as they are."""
+  given = re.fullmatch(r'(--?config=)(.+)', arg)
+  return given[1] + find_config(given[2]) if given and 'config' in flags.FLAGS else arg
 
 
 def _config_values(argv: list[str]) -> dict[str, Any]:
@@ -91,7 +98,9 @@ def one_checkpoint(argv: list[str]) -> str:
     raise UserError(
       'give one checkpoint: a run, one of its checkpoints/STEP, or a model of transformers or .pth.'
     )
-  return argv[1]
+  from vmae_jax.hub import local_path
+
+  return local_path(argv[1])
 
 
 def values(*given: flags.FlagHolder) -> dict[str, Any]:
@@ -141,7 +150,7 @@ def define_config(file: str = 'configs/videomae.py') -> Callable[[], ml_collecti
   config = config_flags.DEFINE_config_file(
     'config',
     None,
-    f'FILE:ARGUMENT, such as {file}:b,k400',
+    f'FILE:ARGUMENT, such as {file}:b,k400; those of the package also by their names alone.',
     # `_parse` and the config's defaults refuse unknown keys; blocks called options are open.
     lock_config=False,
     accept_new_attributes=True,

@@ -1,33 +1,59 @@
-"""Config files: loading one, and looking up the keys that the command line changes."""
+"""Config files: finding and loading one, and looking up the keys that a command line changes."""
 
 import difflib
 import glob
+import importlib.util
 import os
 import re
 import runpy
+import sys
 import traceback
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
 
 import ml_collections
 
 from vmae_jax.errors import UserError, suggest
 
+# Those of the repository, which an installed package has inside.
+_BESIDE, _INSIDE = (Path(__file__).parents[i] / 'configs' for i in (1, 0))
+CONFIGS = _INSIDE if _INSIDE.is_dir() else _BESIDE
+
+
+def find_config(spec: str) -> str:
+  """`FILE` or `FILE:ARGUMENT` with the path of the file.
+
+  A file that is not there is looked for among those of the package, by its name: videomae,
+  videomae.py or configs/videomae.py.
+
+  Raises:
+    UserError: there is no such file.
+  """
+  file, colon, argument = spec.partition(':')
+  ours = CONFIGS / f'{file.removeprefix("configs/").removesuffix(".py")}.py'
+  if not os.path.isfile(file) and ours.parent == CONFIGS and ours.is_file():
+    return f'{ours}{colon}{argument}'
+  if not os.path.isfile(file):
+    there = glob.glob(os.path.join(glob.escape(os.path.dirname(file)), '*.py'))
+    there += sorted(path.stem for path in CONFIGS.glob('*.py'))
+    close = difflib.get_close_matches(file, there, n=1)
+    hint = f' Did you mean {close[0]}?' if close else ' It is given as --config=FILE:ARGUMENT.'
+    raise UserError(f'there is no config file {file!r} (looked in {os.getcwd()}).{hint}')
+  return spec
+
 
 def load_config(spec: str) -> ml_collections.ConfigDict:
   """The config that `get_config` of a config file returns.
 
   Args:
-    spec: `FILE` or `FILE:ARGUMENT`, such as configs/videomae.py:demo.
+    spec: `FILE` or `FILE:ARGUMENT`, such as configs/videomae.py:demo, see `find_config`.
 
   Raises:
     UserError: there is no such file or argument, or the file has a mistake.
   """
-  file, *argument = spec.split(':', 1)
-  if not os.path.isfile(file):
-    there = glob.glob(os.path.join(glob.escape(os.path.dirname(file)), '*.py'))
-    close = difflib.get_close_matches(file, there, n=1)
-    hint = f' Did you mean {close[0]}?' if close else ' It is given as --config=FILE:ARGUMENT.'
-    raise UserError(f'there is no config file {file!r} (looked in {os.getcwd()}).{hint}')
+  file, *argument = find_config(spec).split(':', 1)
+  _import_beside(file)
   try:
     config = runpy.run_path(file)['get_config'](*argument)
   except UserError:
@@ -39,6 +65,18 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
   if not isinstance(config, ml_collections.ConfigDict):
     raise UserError(f'{file}: get_config returns no ConfigDict: start from config.default().')
   return config
+
+
+def _import_beside(file: str) -> None:
+  """Lets `from configs import NAME` find the files beside a config file, and those of the package.
+
+  ml_collections, which loads the file again, finds them so, too.
+  """
+  if 'configs' not in sys.modules:
+    spec = ModuleSpec('configs', None, is_package=True)
+    sys.modules['configs'] = importlib.util.module_from_spec(spec)
+  folders = os.path.dirname(os.path.abspath(file)), str(CONFIGS)
+  sys.modules['configs'].__path__ = list(dict.fromkeys(folders))
 
 
 def _reason(e: Exception) -> str:
