@@ -10,9 +10,9 @@ from vmae_jax.method.state import init_state
 from vmae_jax.runs.checkpointer import Checkpointer
 
 
-def save_fresh_run(workdir):
+def save_fresh_run(workdir, method='videomae'):
   """Saves a checkpoint with fresh weights in WORKDIR."""
-  config = load_config(started.SMOKE)
+  config = load_config(started.SMOKE.replace('videomae', method))
   config.seed = 1
   method = build_method(config)
   params = jax.jit(method.init)(jax.random.key(1))

@@ -50,11 +50,15 @@ def test_all_probes_of_a_run(place):
 
 
 def test_a_file_of_weights(place):
-  """The JSON lies beside the file, and says how clips were cut: not as in the run."""
+  """Nothing is written beside the file; the JSON says how clips were cut: not as in the run."""
   convert(place / 'run', place / 'weights' / 'a.safetensors', to='videomae')
-  done = probe(place, 'weights/a.safetensors', '--probes=knn', '--stride=1', '--frames=4')
+  there = set(place.rglob('*'))
+  given = ['--probes=knn', '--stride=1', '--frames=4']
+  done = probe(place, 'weights/a.safetensors', *given, '--untrained=False')
+  assert set(place.rglob('*')) == there
+  done = probe(place, 'weights/a.safetensors', *given, '--out=found.json')
   assert 'clips of 4 frames of 32 x 32, stride 1; weights: as stored' in done.stdout
-  found = json.loads((place / 'weights' / 'probe.json').read_text())
+  found = json.loads((place / 'found.json').read_text())
   assert found['clip'] == {'frames': 4, 'size': 32, 'stride': 1, 'sampling': 'dense'}
 
 

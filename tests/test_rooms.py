@@ -8,9 +8,9 @@ from tests.started import ROOT
 
 # From low to high. A file imports its own room and what stands before it.
 ORDER = """
-errors types chips cores patience storage lock peers sharding
+errors types chips cores patience storage hub lock peers sharding
 models frozen motion masking data config config_file config_finetuning targets method
-visualize runs interchange evaluation training prepare planning compare
+visualize runs interchange evaluation training trained prepare planning compare
 """.split()
 PACKAGE = ROOT / 'vmae_jax'
 FILES = sorted(PACKAGE.rglob('*.py'))

@@ -6,6 +6,7 @@ SOURCE is one of
   a run of vmae_jax or one of its checkpoints
   a folder of transformers with a VideoMAE: pre-training, classification or the encoder alone
   a .pth or .safetensors file, or a DeepSpeed folder, of VideoMAE, VideoMAE V2, MGMAE or MME
+  hf:OWNER/NAME or hf:OWNER/NAME/FILE.pth: any of these on the Hugging Face Hub
   RAFT of torchvision or princeton-vl (optical flow), or a VQGAN of taming-transformers (target
     codes): these become FILE.safetensors of vmae_jax, without --to
 The kind is known by the names of the tensors. .pth files are read without PyTorch and without
@@ -16,10 +17,17 @@ FORMAT is one of
   huggingface   a folder that from_pretrained of transformers takes, with a model card
   videomae      FILE.pth (needs PyTorch) or FILE.safetensors with the official names, and FILE.md
 
+  python -m vmae_jax.convert RUN --push=OWNER/NAME [--private]
+
+makes a folder for transformers and uploads it to the Hub. A model card that is there is kept.
+
 Parts that a format cannot hold (further heads and decoders, a regressor) are written to a file
 beside it and read back from there. Where PyTorch or transformers is installed, it runs one side and
 vmae_jax the other on a fixed clip; a difference above 1e-4 is an error.
 """
+
+import tempfile
+from pathlib import Path
 
 from absl import flags
 
@@ -41,14 +49,31 @@ _HEADS = flags.DEFINE_integer(
 )
 _DECODER_HEADS = flags.DEFINE_integer('decoder_heads', None, 'The same of the decoder.')
 
+_PUSH = flags.DEFINE_string(
+  'push', '', 'OWNER/NAME: uploads the folder of transformers to the Hugging Face Hub.'
+)
+_PRIVATE = flags.DEFINE_bool('private', False, 'Whether a repository that --push makes is private.')
+
 
 def main(argv: list[str]) -> None:
-  if len(argv) != 2 or not _OUT.value:
+  repository, to = _PUSH.value, _TO.value
+  if len(argv) != 2 or not (_OUT.value or repository):
     raise UserError('give one checkpoint and what to write: SOURCE --to=FORMAT --out=DIR_OR_FILE.')
-  from vmae_jax.interchange.convert import convert  # Not above: --help needs none of it.
+  from vmae_jax import hub  # Not above: --help needs none of it.
+  from vmae_jax.interchange.convert import convert
 
-  options = cli.values(_TO, _KIND, _PART, _WEIGHTS, _HEADS, _DECODER_HEADS)
-  print(convert(argv[1], _OUT.value, **options))
+  if repository:
+    if (to or 'huggingface') != 'huggingface':
+      raise UserError(f'--push uploads a folder of transformers, not --to={to}: drop --to.')
+    hub.check_push(repository)
+    to = 'huggingface'
+  source = hub.local_path(argv[1])
+  options = cli.values(_KIND, _PART, _WEIGHTS, _HEADS, _DECODER_HEADS)
+  with tempfile.TemporaryDirectory() as scratch:
+    out = Path(_OUT.value or Path(scratch, repository.split('/')[-1]))
+    print(convert(source, out, to=to, **options))
+    if repository:
+      print(hub.push(out, repository, private=_PRIVATE.value))
 
 
 if __name__ == '__main__':

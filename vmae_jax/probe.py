@@ -2,8 +2,8 @@
 
   python -m vmae_jax.probe --checkpoint=runs/b_k400 --train=lists/train.txt --val=lists/val.txt
 
-Prints a table and writes it to WORKDIR/probe.json. The same model with fresh weights is probed
-beside it: what pre-training has added is the difference, not the figure.
+Prints a table and writes it to --out, of a run to WORKDIR/probe.json. The same model with fresh
+weights is probed beside it: what pre-training has added is the difference, not the figure.
 """
 
 import json
@@ -37,30 +37,34 @@ _UNTRAINED = flags.DEFINE_bool('untrained', True, 'Also probe fresh weights, for
 _WEIGHTS = cli.define_weights()
 _CLIP = cli.define_clip()
 _OUT = flags.DEFINE_string(
-  'out', None, 'The JSON file; by default probe.json in the folder of the run or of the file.'
+  'out', None, 'The JSON file; of a run by default probe.json in its folder, of others none.'
 )
 
 
 def main(argv):
   from vmae_jax.evaluation.encoder import resolve
   from vmae_jax.evaluation.probing import check_probes, probe, table
+  from vmae_jax.hub import local_path
 
   cli.refuse_arguments(argv)
   cli.need(_CHECKPOINT, _TRAIN, _VAL)
   check_probes(_PROBES.value)
-  resolve(_CHECKPOINT.value)
-  folder = _CHECKPOINT.value.rstrip('/')
-  if storage.is_file(folder):
-    folder = os.path.dirname(folder)
-  elif storage.is_folder(f'{folder}/state'):
+  checkpoint = local_path(_CHECKPOINT.value)
+  resolve(checkpoint)
+  folder = checkpoint.rstrip('/')
+  if storage.is_folder(f'{folder}/state'):
     folder = os.path.dirname(os.path.dirname(folder))
-  out = _OUT.value or storage.join(folder, 'probe.json')
-  cli.check_file(out)
+  out = _OUT.value
+  if not out and storage.is_folder(f'{folder}/checkpoints'):  # Nothing is added to other folders.
+    out = storage.join(folder, 'probe.json')
+  if out:
+    cli.check_file(out)
   options = cli.values(_TRAIN, _VAL, _POOL, _PROBES, _EPOCHS, _CACHE, _BATCH, _UNTRAINED, _WEIGHTS)
-  result = probe(_CHECKPOINT.value, **options, clip=cli.values(*_CLIP))
+  result = probe(checkpoint, **options, clip=cli.values(*_CLIP))
   print(table(result))
-  storage.write_text(out, json.dumps(result, indent=2) + '\n')
-  print(f'written to {out}')
+  if out:
+    storage.write_text(out, json.dumps(result, indent=2) + '\n')
+    print(f'written to {out}')
 
 
 if __name__ == '__main__':

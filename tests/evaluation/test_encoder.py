@@ -107,8 +107,10 @@ def test_the_moving_average_is_taken_where_there_is_one(run, tmp_path):
 def test_files_say_how_clips_were_cut(told, found, run, tmp_path, monkeypatch):
   """By the options of the script that trained, or the config of the run they come from."""
   encoder = dict(width=128, depth=4, heads=2, mlp=512)
-  info = dict(encoder=encoder, patch=(2, 8, 8), eps=1e-6, channels=3, frames=8, size=32)
-  info |= dict(mean=(0.5,) * 3, std=(0.5,) * 3, notes=[], config=None) | told
+  info = dict(
+    encoder=encoder, patch=(2, 8, 8), eps=1e-6, channels=3, frames=8, size=32, format='videomae'
+  )
+  info |= dict(mean=(0.5,) * 3, std=(0.5,) * 3, notes=[], config=None, format='videomae') | told
   params = {'encoder': run[2]}
   monkeypatch.setattr(pretrained, 'load_pretrained', lambda path, weights: (params, info))
   (tmp_path / 'a.pth').touch()

@@ -21,25 +21,19 @@ import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
-from vmae_jax import storage
 from vmae_jax.data.clips import SAMPLINGS
 from vmae_jax.errors import UserError, check_name, lookup
-from vmae_jax.interchange.runs import load_run
+from vmae_jax.interchange.layout import build_model
+from vmae_jax.interchange.runs import is_run, load_run
 from vmae_jax.method.supervised import build_supervised
 from vmae_jax.method.wiring import encoder_arguments
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import normalise, token_grid, unit_range
-from vmae_jax.runs.checkpoint import (
-  choose_weights,
-  find_checkpoint,
-  load_config,
-  load_params,
-  stored_params,
-)
-from vmae_jax.types import Array, Float, UInt8
+from vmae_jax.runs.checkpoint import find_checkpoint
+from vmae_jax.types import Array, Float, Num
 
-Encode = Callable[[Any, UInt8[Array, 'b T H W 3']], Float[Array, 'b ...']]
-Classify = Callable[[Any, UInt8[Array, 'b T H W 3']], Float[Array, 'b c']]
+Encode = Callable[[Any, Num[Array, 'b T H W 3']], Float[Array, 'b ...']]
+Classify = Callable[[Any, Num[Array, 'b T H W 3']], Float[Array, 'b c']]
 
 
 POSITIONS = ('rebuild', 'interpolate')
@@ -73,20 +67,26 @@ def load_encoder(
   Raises:
     UserError: there is no checkpoint, it is of another model, or has no such layer or weights.
   """
-  options = dict(pool=pool, layer=layer, positions=positions)
-  if not storage.is_folder(f'{resolve(path)}/state'):
-    config, params = _load_foreign(path, weights)
-    return config, params, build_encoder(config, **options)[1]
-  config = ml_collections.ConfigDict(load_config(path))
-  config.weights = choose_weights(path, weights)
-  # A classifier's encoder has no last LayerNorm.
-  config.model.final_norm = 'encoder/norm/scale' in stored_params(path)
-  encoder, apply = build_encoder(config, **options)
-  like = jax.eval_shape(lambda: init_encoder(config, encoder))
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
-  params = load_params(path, {'encoder': like}, weights=config.weights)['encoder']
-  return config, params, apply
+  params, info = read_model(path, weights=weights)
+  config = model_config(params, info, path)
+  _, encode = build_encoder(config, pool=pool, layer=layer, positions=positions)
+  return config, jax.tree.map(jnp.asarray, params['encoder']), encode
+
+
+def read_model(path: str, *, weights: str = '') -> tuple[dict[str, Any], dict[str, Any]]:
+  """Parameters and info of any checkpoint, as `load_run` and `load_pretrained` return them.
+
+  Arguments and errors are those of `load_encoder`.
+  """
+  if not os.path.exists(path) or is_run(resolve(path)):
+    return load_run(path, weights=weights)
+  # Imported here, as our own checkpoints do not need it.
+  from vmae_jax.interchange.pretrained import load_pretrained
+
+  params, info = load_pretrained(path, weights=weights)
+  for note in info['notes']:
+    logging.warning('%s: %s', path, note)
+  return params, info | {'weights': weights or 'as stored'}
 
 
 def resolve(path: str) -> str:
@@ -103,25 +103,26 @@ def resolve(path: str) -> str:
     return os.path.abspath(path)
 
 
-def _load_foreign(path: str, weights: str) -> tuple[ml_collections.ConfigDict, Any]:
-  """The part of a config that `build_encoder` needs, and the parameters."""
-  # Imported here, as our own checkpoints do not need it.
-  from vmae_jax.interchange.pretrained import load_pretrained
-
-  params, info = load_pretrained(path, weights=weights)
-  for note in info['notes']:
-    logging.warning('%s: %s', path, note)
+def model_config(
+  params: Mapping[str, Any], info: Mapping[str, Any], path: str
+) -> ml_collections.ConfigDict:
+  """The config from `load_encoder` for what `read_model` has read."""
+  # A classifier's encoder has no last LayerNorm if it takes the mean of tokens.
+  final_norm = 'norm' in params['encoder']
+  if info['format'] == 'vmae_jax':
+    config = ml_collections.ConfigDict(info['config'])
+    config.weights, config.model.final_norm = info['weights'], final_norm
+    return config
   if info['channels'] != 3:
     raise UserError(f'{path} takes {info["channels"]} channels: only RGB models can be used here.')
   encoder = dict(info['encoder'], patch=tuple(info['patch']), eps=info['eps'])
-  # A classifier's encoder has no last LayerNorm if it takes the mean of tokens.
-  model = {'encoder': encoder | {'final_norm': 'norm' in params['encoder']}}
+  model = {'encoder': encoder | {'final_norm': final_norm}}
   data = {name: info[name] for name in ('frames', 'size', 'mean', 'std')}
   data |= _pace(info, path) | {'root': '', 'max_bad_share': 0.05}
-  config = {'model': model, 'data': data, 'seed': 0, 'weights': weights or 'as stored'}
+  config = {'model': model, 'data': data, 'seed': 0, 'weights': info['weights']}
   config = ml_collections.ConfigDict(config)
-  config.model.patch = tuple(info['patch'])
-  return config, jax.tree.map(jnp.asarray, params['encoder'])
+  config.model.patch, config.model.eps = tuple(info['patch']), info['eps']
+  return config
 
 
 def _pace(info: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def recut(config, clip: Mapping[str, Any]) -> None:
 def build_encoder(
   config, *, pool: str, layer: int = -1, positions: str = 'rebuild'
 ) -> tuple[Encoder, Encode]:
-  """The encoder of a config, and (parameters, uint8 clips) -> pooled features, jitted.
+  """The encoder of a config, and (parameters, clips) -> pooled features, jitted.
 
   Args:
     config: The run's config, or the one from `load_encoder`.
@@ -190,7 +191,7 @@ def build_encoder(
   scale = functools.partial(normalise, mean=tuple(data.mean), std=tuple(data.std))
 
   @jax.jit
-  def apply(params: Any, video: UInt8[Array, 'b T H W 3']) -> Float[Array, 'b ...']:
+  def apply(params: Any, video: Num[Array, 'b T H W 3']) -> Float[Array, 'b ...']:
     t, h, w = token_grid(video.shape[1:4], patch)
     params = dict(params, blocks=jax.tree.map(lambda x: x[:blocks], params['blocks']))
     grid = (min(t, trained[0]), *trained[1:]) if positions == 'interpolate' else None
@@ -208,25 +209,39 @@ def init_encoder(config, encoder: Encoder) -> Any:
   return encoder.init(jax.random.key(config.seed), clip)['params']
 
 
-def load_classifier(path: str) -> tuple[ml_collections.ConfigDict, Any, Classify]:
-  """Reads a fine-tuned model of ours: the workdir of a run, or one of its checkpoints.
+def load_classifier(
+  path: str, *, weights: str = ''
+) -> tuple[ml_collections.ConfigDict, Any, Classify]:
+  """Reads a fine-tuned model.
+
+  Args:
+    path: See `load_encoder`.
+    weights: See `load_encoder`.
 
   Returns:
-    The run's config, the parameters (the moving average, if there is one), and (parameters,
-    uint8 clips) -> logits, jitted.
+    The config as from `load_encoder`, the parameters, and (parameters, uint8 clips) -> logits,
+    jitted.
 
   Raises:
     UserError: there is no checkpoint, or it is not a classifier's.
   """
-  params, info = load_run(path)
+  params, info = read_model(path, weights=weights)
+  config = model_config(params, info, path)
+  return config, jax.tree.map(jnp.asarray, params), build_classifier(config, info, path)
+
+
+def build_classifier(config, info: Mapping[str, Any], path: str) -> Classify:
+  """(parameters, uint8 clips) -> logits, jitted, for what `read_model` has read."""
   if info['kind'] != 'classification':
     raise UserError(f'{path} is no classifier but {info["kind"]}: give a run of finetune.')
-  config = ml_collections.ConfigDict(info['config'])
-  supervised = build_supervised(config, classes=info['classes'])
+  if info['format'] == 'vmae_jax':
+    model = build_supervised(config, classes=info['classes']).model
+  else:
+    model = build_model(info)
+  scale = functools.partial(normalise, mean=tuple(info['mean']), std=tuple(info['std']))
 
   @jax.jit
-  def classify(params: Any, video: UInt8[Array, 'b T H W 3']) -> Float[Array, 'b c']:
-    clip = supervised.normalise(unit_range(video))
-    return supervised.model.apply({'params': params}, clip).astype(jnp.float32)
+  def classify(params: Any, video: Num[Array, 'b T H W 3']) -> Float[Array, 'b c']:
+    return model.apply({'params': params}, scale(unit_range(video))).astype(jnp.float32)
 
-  return config, jax.tree.map(jnp.asarray, params), classify
+  return classify

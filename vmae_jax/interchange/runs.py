@@ -39,8 +39,8 @@ def is_run(path: str | Path) -> bool:
 def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], dict[str, Any]]:
   """Parameters and info of a run's newest checkpoint, or of the one that `path` names.
 
-  The info is that of `load_pretrained` with three more entries: step, results (what the run wrote
-  of them), and position_grid where positions are interpolated from one.
+  The info is that of `load_pretrained` with more entries: step, weights (those that are taken),
+  results (what the run wrote of them), and position_grid where positions are interpolated from one.
 
   Args:
     path: A run's workdir or a checkpoint's folder.
@@ -63,7 +63,7 @@ def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], di
   info = _info(ml_collections.ConfigDict(saved), params)
   # A run has other files beside its checkpoints; an exported checkpoint has them in its own folder.
   workdir = folder.parent.parent if folder.parent.name == 'checkpoints' else folder
-  info |= dict(format='vmae_jax', config=saved, notes=notes, results={})
+  info |= dict(format='vmae_jax', config=saved, weights=weights, notes=notes, results={})
   for name in _RESULTS:
     with contextlib.suppress(OSError, ValueError):  # A run that is not finished has none.
       info['results'][name] = json.loads(storage.read_text(f'{workdir}/{name}'))
@@ -108,7 +108,7 @@ def run_config(info: Mapping[str, Any]) -> dict[str, Any]:
   """
   if info['config']:
     return info['config']
-  encoder, decoder = info['encoder'], info['decoder']
+  encoder = info['encoder']
   size = find_size(encoder)
   if size is None or SIZES[size]['heads'] != encoder['heads']:
     raise UserError(
@@ -116,7 +116,12 @@ def run_config(info: Mapping[str, Any]) -> dict[str, Any]:
       f'{encoder["heads"]} heads and {encoder["mlp"]} hidden units: add a line to '
       'vmae_jax/models/sizes.py and convert again.'
     )
-  classes = info['classes']
+  return describe(info, size)
+
+
+def describe(info: Mapping[str, Any], size: str) -> dict[str, Any]:
+  """A config of what `info` says; `size` stands for the encoder."""
+  decoder, classes = info['decoder'], info['classes']
   c = config_finetuning.default() if classes else config_lib.default()
   c.model.size, c.model.patch, c.model.eps = size, tuple(info['patch']), info['eps']
   c.data.frames, c.data.size = info['frames'], info['size']
@@ -171,7 +176,7 @@ def _info(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> dict[
   elif 'norm' not in params['encoder']:
     info['encoder']['final_norm'] = False
   for name, head in config.get('heads', {}).items():
-    if head.target == 'pixels' and 'from_encoder' in params[head.decoder]:
+    if head.target == 'pixels' and 'from_encoder' in params.get(head.decoder, {}):
       kernel = params[head.decoder]['blocks']['block']['mlp']['fc1']['kernel']
       decoder = dict(zip(('depth', 'width', 'mlp'), kernel.shape, strict=True))
       own = config.get('decoders', {}).get(head.decoder, {})

@@ -46,7 +46,7 @@ def our_outputs(params: Mapping[str, Any], info: Mapping[str, Any]) -> Outputs:
   """Features of visible tokens, and predicted pixels or logits, whichever the model has."""
   hidden = fixed_mask(info)
   visible, masked = (jnp.asarray(np.flatnonzero(x)[None]) for x in (~hidden, hidden))
-  model = build_model(info, _heads(info))
+  model = build_model(info, predicted_heads(info))
 
   @jax.jit
   def run(params, video):
@@ -67,7 +67,7 @@ def our_outputs(params: Mapping[str, Any], info: Mapping[str, Any]) -> Outputs:
   return jax.tree.map(np.asarray, run(dict(params), jnp.asarray(fixed_clip(info))))
 
 
-def _heads(info: Mapping[str, Any]) -> dict[str, Output]:
+def predicted_heads(info: Mapping[str, Any]) -> dict[str, Output]:
   """What the decoders of a pre-trained model predict, as far as `info` describes it."""
   if 'outputs' in info:  # MME.
     return {name: Output(*fields) for name, fields in info['outputs'].items()}
@@ -124,7 +124,7 @@ def plain_torch_outputs(tensors: Mapping[str, np.ndarray], info: Mapping[str, An
       return {'logits': plain_torch.classify(weights, features, eps).numpy()}
     features = plain_torch.encode(weights, video, heads, eps, visible)
     outputs = {'features': features.numpy()}
-    outs = _heads(info)
+    outs = predicted_heads(info)
     separate = len({out.decoder for out in outs.values()}) > 1
     for number, (name, out) in enumerate(outs.items()):
       arguments = features, visible, masked, info['decoder']['heads'], eps

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -82,13 +82,19 @@ def _classes(labels: Sequence[int], class_names: Sequence[str]) -> list[str]:
   return lines
 
 
-def contact_sheet(source: Source, chosen: Sequence[int], title: str) -> UInt8[np.ndarray, 'H W 3']:
+def contact_sheet(
+  source: Source,
+  chosen: Sequence[int],
+  title: str,
+  text: Callable[[int], str] | None = None,
+) -> UInt8[np.ndarray, 'H W 3']:
   """Rows of frames, from the first to the last, of videos of classes at equal distances.
 
   Args:
     source: The data set.
     chosen: Samples that decode; at least one.
     title: Above the picture.
+    text: What stands beside a sample; None for its class.
   """
   ordered = sorted(chosen, key=source.label)
   picked = [ordered[i * len(ordered) // ROWS] for i in range(ROWS)]
@@ -96,7 +102,7 @@ def contact_sheet(source: Source, chosen: Sequence[int], title: str) -> UInt8[np
   for sample in dict.fromkeys(picked):
     label, path = source.label(sample), source.name(sample)
     kind = source.class_names[label] if source.class_names else f'class {label}'
-    kind = 'no class' if label < 0 else kind
+    kind = text(sample) if text else 'no class' if label < 0 else kind
     try:
       with source.open(sample) as video:
         places = np.linspace(0, video.num_frames - 1, COLUMNS).round().astype(int)

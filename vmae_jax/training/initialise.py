@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax import sharding, storage
 from vmae_jax.errors import UserError
+from vmae_jax.hub import local_path
 from vmae_jax.models.patches import token_grid
 from vmae_jax.models.sizes import SIZES
 from vmae_jax.runs.checkpoint import (
@@ -51,12 +52,13 @@ def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
   """Finds one of our runs or checkpoints, or a file or folder of another implementation.
 
   Args:
-    path: Path of the run, checkpoint, file or folder.
+    path: Path of the run, checkpoint, file or folder, or hf:OWNER/NAME.
     weights: See `choose_weights`, and for other implementations `read_checkpoint`.
 
   Raises:
     UserError: it is neither, cannot be read, or has no such weights.
   """
+  path = local_path(path)
   try:
     where = find_checkpoint(path)
   except UserError:

@@ -1,0 +1,352 @@
+"""Trained models in a few lines of Python: features, reconstructions, classes.
+
+    import vmae_jax
+
+    model = vmae_jax.load('runs/b_k400')  # Or a folder of transformers, a .pth, hf:OWNER/NAME.
+    model.features('cat.mp4')  # Float32 'd'.
+    model.reconstruct('cat.mp4', ratio=0.75).pictures()['pixels_visible']  # UInt8 'H W 3'.
+
+    model = vmae_jax.load('runs/b_k400_ft')
+    model.classes[model.classify('cat.mp4').argmax()]
+
+A video is a file's path or an array 'T H W 3', several are a list of paths or an array
+'b T H W 3': uint8, or floats in [0, 1]. Of a file, features and reconstructions take the middle
+clip, cut as the model's training cut clips. What is called again with clips of the same size is
+compiled once.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from vmae_jax import config as config_lib
+from vmae_jax import storage
+from vmae_jax.data.clips import ClipSampler, ViewSampler
+from vmae_jax.data.lists import Entry
+from vmae_jax.data.sources import FileSource
+from vmae_jax.errors import UserError
+from vmae_jax.evaluation.encoder import (
+  Encode,
+  build_classifier,
+  build_encoder,
+  model_config,
+  read_model,
+)
+from vmae_jax.evaluation.windows import Windows, read_windows
+from vmae_jax.hub import local_path
+from vmae_jax.interchange.export import class_names
+from vmae_jax.interchange.layout import build_model
+from vmae_jax.interchange.runs import describe
+from vmae_jax.interchange.selfcheck import predicted_heads
+from vmae_jax.method.build import build_method
+from vmae_jax.method.forward import Method
+from vmae_jax.types import Array, Bool, Float, Num, UInt8
+from vmae_jax.visualize.films import film_of_rows
+from vmae_jax.visualize.images import labelled_rows, token_pixels
+from vmae_jax.visualize.predictions import Drawn, draw_clip, predicted_pixels, shown_outputs
+from vmae_jax.visualize.reconstruction import interpolated_video
+
+Path = str | os.PathLike
+Videos = Path | Sequence[Path] | Num[Array, '...'] | Num[np.ndarray, '...']
+
+
+def load(path: Path, *, weights: str = '') -> 'TrainedModel':
+  """Reads a trained model.
+
+  Args:
+    path: A run of pretrain or finetune, one of its checkpoints, a file or folder of another
+      implementation, see `vmae_jax.interchange.pretrained.load_pretrained`, or hf:OWNER/NAME.
+    weights: `params` or `ema`; '' for the moving average of a run where there is one, and for the
+      last weights of others.
+
+  Raises:
+    UserError: there is no such model, it cannot be read, or has no such weights.
+  """
+  return TrainedModel(local_path(os.fspath(path)), weights)
+
+
+class TrainedModel:
+  """A model from `load`.
+
+  Attributes:
+    path: Where it was read from.
+    params: Its parameters.
+    info: What is known of it, see `load_pretrained`: `kind` is pretraining, encoder or
+      classification.
+    config: How clips are cut (`data`), and what the encoder is (`model`), see `load_encoder`.
+  """
+
+  path: str
+  params: Any
+  info: dict[str, Any]
+  config: ml_collections.ConfigDict
+
+  def __init__(self, path: str, weights: str = ''):
+    self.path = path
+    params, self.info = read_model(path, weights=weights)
+    self.config = model_config(params, self.info, path)
+    self.params = jax.tree.map(jnp.asarray, params)
+    # Bound here, so that they live and die with the model.
+    self.encoder = functools.cache(self._encoder)
+    self._forward = functools.cache(self._build_forward)
+
+  def _encoder(self, pool: str = 'mean', layer: int = -1, positions: str = 'rebuild') -> Encode:
+    """(`params['encoder']`, uint8 clips) -> features, jitted, see `build_encoder`."""
+    return build_encoder(self.config, pool=pool, layer=layer, positions=positions)[1]
+
+  def features(
+    self, video: Videos, *, pool: str = 'mean', layer: int = -1, positions: str = 'rebuild'
+  ) -> Float[Array, '*b']:
+    """Features of one video, or of several along a first axis.
+
+    Args:
+      video: See the module; arrays may have any multiples of the patch as their sides.
+      pool: `mean` gives 'd', `slots` a mean for each time slot, 't d', `tokens` 't h w d'.
+      layer: The block whose output is taken, 1 for the first, -1 for the last.
+      positions: For clips of another size than in training: `rebuild` or `interpolate`.
+
+    Raises:
+      UserError: a video cannot be read, its sides do not fit, or there is no such pool or layer.
+    """
+    clips, single = self._clips(video)
+    found = self.encoder(pool, layer, positions)(self.params['encoder'], clips)
+    return found[0] if single else found
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """The names of a classifier's classes; LABEL_0, ... where it has none."""
+    return tuple(class_names(self.info)) if self.info['classes'] else ()
+
+  @functools.cached_property
+  def logits(self) -> Callable[..., Float[Array, 'b c']]:
+    """(`params`, uint8 clips) -> logits of a classifier, jitted.
+
+    Raises:
+      UserError: it is no classifier.
+    """
+    return build_classifier(self.config, self.info, self.path)
+
+  def views(self, views: tuple[int, int] | None = None) -> ViewSampler:
+    """Cuts the clips of a video that a test looks at.
+
+    Args:
+      views: Clips over the time of a video, and crops of each; None for those of the run's test,
+        and for models of others those of VideoMAE: 5 x 3, or 2 x 3 for clips over whole videos.
+    """
+    data, test = self.config.data, self.config.get('test')
+    if views is None:
+      usual = (2 if data.sampling == 'segment' else 5), 3
+      views = (test.segments, test.crops) if test else usual
+    return ViewSampler(
+      **{name: data[name] for name in ('frames', 'size', 'stride', 'sampling')},
+      resampling=data.get('resampling', 'bilinear'),  # As the papers' classifiers were trained.
+      segments=views[0],
+      crops=views[1],
+      repeats=views[0] * views[1],
+    )
+
+  def classify(
+    self, videos: Videos, *, views: tuple[int, int] | None = None
+  ) -> Float[np.ndarray, '*b']:
+    """Probabilities of `classes` for one video, 'c', or for several, 'b c'.
+
+    Args:
+      videos: See the module.
+      views: Of files, see `views`: the mean over their probabilities is taken.
+
+    Raises:
+      UserError: it is no classifier, or a video cannot be read.
+    """
+    paths = _paths(videos)
+    if paths is None:
+      clips, single = self._clips(videos)
+      found = np.asarray(jax.nn.softmax(self.logits(self.params, clips)))
+      return found[0] if single else found
+    sampler, source, rows = self.views(views), _files(paths), []
+    for i in range(len(paths)):
+      drawn = sampler(source, 0, i)
+      for name, reason in drawn['failures']:
+        raise UserError(f'{name}: {reason}; give videos that can be read.')
+      logits = self.logits(self.params, drawn['video'])
+      rows.append(np.asarray(jax.nn.softmax(logits)).mean(0))
+    return rows[0] if _single(videos) else np.stack(rows)
+
+  def reconstruct(
+    self, video: Videos, *, ratio: float | None = None, masking: str = '', seed: int = 0
+  ) -> 'Reconstruction':
+    """What a pre-trained model predicts of the hidden tokens of one clip.
+
+    Args:
+      video: One video; of an array T is any multiple of the patch, and H is W.
+      ratio: Share of hidden tokens; None for that of training.
+      masking: A key of `vmae_jax.masking.MASKINGS`; '' for that of training.
+      seed: Of the mask.
+
+    Raises:
+      UserError: the model has no decoder, the video cannot be read, or does not fit.
+    """
+    if not _single(video):
+      raise UserError('reconstruct takes one video: a path, or an array of frames.')
+    clips, paths = self._clips(video)[0], _paths(video)
+    frames, height, width = clips.shape[1:4]
+    if height != width:
+      raise UserError(f'frames of {height} x {width}: reconstruct takes squares.')
+    method, config, forward = self._forward(
+      (frames, height), ratio, masking, of_file=paths is not None
+    )
+    batch = {'epoch': np.int32([0]), 'sample': np.int32([seed]), 'repeat': np.int32([0])}
+    batch['video'] = clips
+    if method.window:
+      batch |= self._with_window(paths, method)
+    outputs = jax.device_get(forward(self.params, batch, method.frozen))
+    hidden = outputs['hidden'][0].reshape(method.grid)
+    title = f'{config.method}, {config.masking.name}, {hidden.mean():.0%} hidden'
+    return Reconstruction(
+      clip=outputs['clip'][0],
+      hidden=hidden,
+      predicted=predicted_pixels(method, config, outputs, 0),
+      draw=functools.partial(draw_clip, method, config, outputs, 0, title=title),
+    )
+
+  def _build_forward(
+    self, clip: tuple[int, int], ratio: float | None, masking: str, *, of_file: bool
+  ) -> tuple[Method, ml_collections.ConfigDict, Callable[..., dict[str, Any]]]:
+    """The method with another mask, its config, and the jitted `shown_outputs`."""
+    info, ours = self.info, self.info['config']
+    config = config_lib.implied()
+    if not info['classes']:
+      config.update(ml_collections.ConfigDict(ours or describe(info, 'b')))
+    # Of an exported run, parts may be missing.
+    whole = config.regressor.name == 'none' or 'regressor' in self.params
+    config.heads = {
+      name: head
+      for name, head in config.heads.items()
+      # Teachers and what they say are not at hand.
+      if whole and head.target != 'features' and f'head_{name}' in self.params.get(head.decoder, {})
+    }
+    if not config.heads:
+      raise UserError(
+        f'{self.path} holds no decoder of what is drawn ({info["kind"]}): only models that were '
+        'pre-trained on pixels, differences, codes, trajectories, HOG or flow reconstruct.'
+      )
+    (config.data.frames, config.data.size), config.decoder_masking.name = clip, 'none'
+    config.augment = config_lib.default().augment  # Clips as they are.
+    if not of_file:  # An array has no frames in between.
+      config.tracking.rate = 'clip'
+    if masking and masking != config.masking.name:
+      config.masking.name, config.masking.options = masking, {}
+    config.masking.ratio = config.masking.ratio if ratio is None else ratio
+    method = build_method(config)
+    if not ours:  # Its encoder may have sizes of its own.
+      # Its encoder normalises, as it is given the clip itself.
+      model = build_model(info, predicted_heads(info))
+      scale = {
+        'mean': tuple(info['mean']),
+        'std': tuple(info['std']),
+      }
+      method = method._replace(model=model.clone(encoder={**model.encoder, **scale}))
+    return method, config, jax.jit(functools.partial(shown_outputs, method, config))
+
+  def _clips(self, video: Videos) -> tuple[Any, bool]:
+    """Clips 'b T H W 3', and whether they are one that was given alone."""
+    paths = _paths(video)
+    if paths is None:
+      if video.ndim not in (4, 5) or video.shape[-1] != 3:
+        raise UserError(f'an array of shape {video.shape} is no video: it takes T x H x W x 3.')
+      return (video[None], True) if video.ndim == 4 else (video, False)
+    data, clips = self.config.data, []
+    cut = {name: data[name] for name in ('frames', 'stride', 'sampling')}
+    windows = Windows(**cut, hop=0, size=str(data.size))
+    for found in read_windows(_files(paths), range(len(paths)), windows, threads=1):
+      if found.reason:
+        raise UserError(f'{paths[found.video]}: {found.reason}; give videos that can be read.')
+      if found.clip is not None:
+        clips.append(found.clip)
+    return np.stack(clips), _single(video)
+
+  def _with_window(self, paths: list[str], method: Method) -> dict[str, Any]:
+    """The middle clip of a file, and the frames after its own that a target asks for."""
+    data = self.config.data
+    sampler = ClipSampler(
+      **{name: data[name] for name in ('frames', 'size', 'stride', 'sampling')},
+      window=method.window,
+      slot=method.patch[0],
+      train=False,
+    )
+    drawn = sampler(_files(paths), 0, 0)
+    return {name: drawn[name] for name in ('video', 'window')}
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+  """What a model predicts of the hidden tokens of one clip.
+
+  Attributes:
+    clip: In [0, 1].
+    hidden: True where a token was hidden.
+    predicted: The clip with predicted pixels in place of hidden ones, or None if the model predicts
+      none. Where it predicts patches without their mean and contrast, these are interpolated from
+      the visible patches.
+    draw: What `pictures` and `films` call.
+  """
+
+  clip: Float[np.ndarray, 'T H W 3']
+  hidden: Bool[np.ndarray, 't h w']
+  predicted: Float[np.ndarray, 'T H W 3'] | None
+  draw: Callable[..., Drawn]
+
+  def describe(self) -> str:
+    """How far the predicted pixels of hidden patches are from the true ones, in one line."""
+    share = f'{self.hidden.mean():.0%} hidden'
+    if self.predicted is None:
+      return share
+    patch = tuple(n // m for n, m in zip(self.clip.shape, self.hidden.shape, strict=False))
+    hidden = token_pixels(self.hidden, self.clip.shape)[..., 0]
+    flat = interpolated_video(self.clip, self.hidden.ravel(), patch=patch)
+    errors = (255 * np.abs(x - self.clip)[hidden].mean() for x in (self.predicted, flat))
+    return share + ', off by {:.1f} of 255 on average; interpolation alone by {:.1f}'.format(
+      *errors
+    )
+
+  def pictures(self, most: int = 8) -> dict[str, UInt8[np.ndarray, 'H W 3']]:
+    """A picture for each head, such as `pixels_visible`, of at most so many columns.
+
+    Their captions say what was borrowed from the clip.
+    """
+    return self.draw(most=most, layout=labelled_rows)
+
+  def films(self) -> dict[str, UInt8[np.ndarray, 'T H W 3']]:
+    """The same as films: the rows of the pictures side by side, all frames."""
+    drawn = self.draw(most=None, layout=film_of_rows)
+    return {kind: film for kind, film in drawn.items() if film.ndim == 4}  # Own ones are pictures.
+
+
+def _paths(video: Videos) -> list[str] | None:
+  """The paths of files, or None for an array."""
+  if isinstance(video, Path):
+    return [os.fspath(video)]
+  if hasattr(video, 'ndim'):
+    return None
+  if not video:
+    raise UserError('there is no video in the list: give at least one.')
+  return list(map(os.fspath, video))
+
+
+def _single(video: Videos) -> bool:
+  return isinstance(video, Path) or getattr(video, 'ndim', 0) == 4
+
+
+def _files(paths: Sequence[str]) -> FileSource:
+  for path in paths:
+    if not (storage.is_file(path) or storage.is_folder(path)):
+      raise UserError(f'there is no video {path!r} (looked in {os.getcwd()}).')
+  # A folder of frames ends in /.
+  names = (os.path.join(path, '') if storage.is_folder(path) else path for path in paths)
+  return FileSource(tuple(map(Entry, names)))
