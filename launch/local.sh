@@ -22,6 +22,16 @@ usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
 
 method=motionmae videos='' workdir='runs/demo' steps='' overrides=()
 
+# set_steps N: so many, with 20 lines of metrics at least.
+set_steps() {
+  steps="--config.steps=$1"
+  overrides+=("$steps")
+  case "$1" in
+    '' | *[!0-9]*) ;;
+    *) [ "$1" -ge 1000 ] || overrides+=("--config.log.every_steps=$(($1 > 20 ? $1 / 20 : 1))") ;;
+  esac
+}
+
 parse_arguments() {
   local argument
   for argument in "$@"; do
@@ -30,10 +40,7 @@ parse_arguments() {
       --method=?*) method="${argument#*=}" ;;
       --videos=?*) videos="${argument#*=}" ;;
       --workdir=?*) workdir="${argument#*=}" ;;
-      --steps=?*)
-        steps="--config.steps=${argument#*=}"
-        overrides+=("$steps")
-        ;;
+      --steps=?*) set_steps "${argument#*=}" ;;
       --config.*=*) overrides+=("$argument") ;;
       *) die "$argument is not known; write values as in --workdir=DIR. See launch/local.sh --help." ;;
     esac
@@ -55,6 +62,13 @@ split_list() {
   awk -v train="$2" -v val="$3" '{ print > (NR % 5 == 0 ? val : train) }' "$1"
 }
 
+# left_out FOLDER: names pictures that move but are no videos here.
+left_out() {
+  local found
+  found="$(find "$1" -type f \( -iname '*.gif' -o -iname '*.webp' -o -iname '*.apng' \) | head -n 3 | tr '\n' ' ')"
+  [ -z "$found" ] || say "Left out, as these are no video files: $found..."
+}
+
 # labelled FOLDER: whether all videos that check_data found good have a class, of two or more.
 labelled() {
   [ -e "$1/classes.txt" ] && [ "$(wc -l <"$1/classes.txt")" -gt 1 ] &&
@@ -68,11 +82,16 @@ run_demo() {
   mkdir -p "$workdir"
   if [ -n "$videos" ]; then
     variant=videos
-    verb check_data "$videos" --out="$check"
+    verb check_data "$videos" --out="$check" --frames=8 --stride=4 # As configs/*.py:videos read them.
+    left_out "$videos"
     train="$check/train.txt"
     if labelled "$check"; then
       val="$check/val.txt"
       split_list "$check/clean.txt" "$train" "$val"
+      local held
+      held="$(wc -l <"$val")"
+      [ "$held" -ge 50 ] ||
+        say "Only $held clips are held out: one of them is $((100 / (held > 0 ? held : 1))) points of an accuracy."
     else
       cp "$check/clean.txt" "$train"
     fi
@@ -104,7 +123,7 @@ run_demo() {
   else
     say "No probe: it needs all videos in two or more folders of classes, $videos/CLASS/VIDEO."
   fi
-  report "$run"
+  report "$run" "$train" "$val"
 }
 
 # probe_synthetic SET RUN: what tokens tell of motions, and of looks; a part of the clips is enough.
@@ -137,6 +156,8 @@ train_teacher() {
 }
 
 report() {
+  local list=LIST
+  [ -z "$videos" ] || list="$2"
   cat <<END
 
 Done. In $1:
@@ -148,15 +169,28 @@ $(compgen -G "$1/probe*.json" >/dev/null && printf '  %-18s%s' 'probe*.json' \
     'how much its features tell, beside those of an untrained model')
 
 Next, with .venv/bin/python in $root:
+END
+  if [ -z "$videos" ]; then
+    cat <<END
   launch/local.sh --videos=FOLDER        the same on your own videos
   launch/local.sh --method=mme --workdir=runs/demo_mme    another method
   python -m vmae_jax.finetune --config=configs/finetune.py:demo --workdir=runs/tuned \\
     --config.init_from=$1           a classifier of the motions from this encoder
-  python -m vmae_jax.check_data LIST --out=DIR     which videos of a list are broken
+END
+  elif [ -n "$3" ]; then
+    cat <<END
+  python -m vmae_jax.finetune --config=configs/finetune.py:videos --workdir=$workdir/tuned \\
+    --config.init_from=$1 --config.data.train=$2 --config.data.val=$3
+                                         a classifier of your classes from this encoder
+  python -m vmae_jax.predict $workdir/tuned $videos --out=$workdir/predictions
+END
+  fi
+  cat <<END
+  python -m vmae_jax.reconstruct $1 VIDEO --out=$workdir/pictures
+                                         what this model makes of the hidden parts of a video
   python -m vmae_jax.pretrain --config=configs/videomae.py:b,k400 --workdir=runs/b_k400 \\
-    --config.data.train=LIST             the paper's recipe, on a GPU or TPU (see README.md)
-  python -m vmae_jax.benchmark --config=configs/videomae.py:b,k400 --batch=4
-                                         how fast a step and the loader are here
+    --config.data.train=$list
+                                         the paper's recipe, on a GPU or TPU (see README.md)
 END
 }
 

@@ -166,7 +166,7 @@ class Patience:
       self._idle.clear()
 
 
-def ask_all(function: Callable[[str], Any], names: Iterable[str], *, seconds: float) -> list[Any]:
+def ask_all(function: Callable[[Any], Any], names: Iterable[Any], *, seconds: float) -> list[Any]:
   """What `function` says of each name, asked in 32 threads.
 
   Args:
@@ -182,10 +182,10 @@ def ask_all(function: Callable[[str], Any], names: Iterable[str], *, seconds: fl
   """
   patience = Patience(seconds)
 
-  def ask(numbered: tuple[int, str]) -> Any:
+  def ask(numbered: tuple[int, Any]) -> Any:
     i, name = numbered
     try:
-      return patience(i, name, lambda: function(name))
+      return patience(i, str(name), lambda: function(name))
     except NoAnswer as e:
       return e
 

@@ -7,7 +7,7 @@ import pytest
 
 from vmae_jax.errors import UserError
 from vmae_jax.prepare.layouts import Tree, folder, hmdb51, kinetics, ssv2, ucf101
-from vmae_jax.prepare.prepare_set import LAYOUTS
+from vmae_jax.prepare.prepare_set import LAYOUTS, hold_out
 
 
 def touch(root: Path, *names: str):
@@ -311,6 +311,25 @@ def test_folder_of_splits_has_one_numbering(tmp_path):
   touch(tmp_path, 'extra/1.mp4')
   with pytest.raises(UserError, match='extra/1.mp4 lies in no split'):
     folder(Tree(tmp_path))
+
+
+def test_a_share_of_each_class_is_held_out(tmp_path):
+  names = [f'{name}/{i}.mp4' for name, n in (('a', 10), ('b', 3), ('c', 1)) for i in range(n)]
+  touch(tmp_path, *names)
+  layout = folder(Tree(tmp_path))
+  hold_out(layout, 0.2)
+  held = {video.id for video in layout.splits['val'].videos}
+  train = {video.id for video in layout.splits['train'].videos}
+  assert held | train == set(names) and not held & train
+  assert [sum(name.startswith(x) for name in held) for x in 'abc'] == [2, 1, 0]
+  touch(tmp_path, 'a/10.mp4')  # One more: those that are held out stay, but for one at most.
+  more = folder(Tree(tmp_path))
+  hold_out(more, 0.2)
+  assert len(held - {video.id for video in more.splits['val'].videos}) <= 1
+  with pytest.raises(UserError, match='there are the splits train, val already'):
+    hold_out(more, 0.2)
+  with pytest.raises(UserError, match='--val=1.5 is no share'):
+    hold_out(folder(Tree(tmp_path)), 1.5)
 
 
 def test_folder_without_videos(tmp_path):

@@ -79,3 +79,13 @@ def test_disabled_progress_is_silent():
   progress.print('hello')
   progress.close()
   assert stream.getvalue() == ''
+
+
+def test_long_silence_is_broken_where_there_are_new_numbers(monkeypatch):
+  now = iter([0.0, 700.0, 1300.0, 1400.0, 2600.0])
+  monkeypatch.setattr('vmae_jax.runs.progress.time.monotonic', lambda: next(now))
+  stream = io.StringIO()
+  progress = Progress(1000, 0, log_every=500, stream=stream)
+  for step, scalars in ((1, {}), (50, SCALARS), (100, SCALARS), (150, SCALARS), (199, {})):
+    progress.update(step, scalars)
+  assert [line.split(',')[0] for line in stream.getvalue().splitlines()] == ['step 100/1000']

@@ -193,3 +193,16 @@ def test_mfu_and_a_device_without_one(kind, mfu, tmp_path, monkeypatch, capsys):
   speed = log._speed((0, 0.0, 0.0), (5, 4.0, 0.0))  # 40 clips in 4 seconds.
   assert speed.get('mfu') == (mfu and pytest.approx(mfu))
   log.close()
+
+
+def test_the_first_step_is_told_and_about_twenty_lines_after_it(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr('tests.runs.test_run_log.STEPS', 400)
+  log = opened(tmp_path)
+  log.describe(init_state({}, optax.sgd(0.1), ema=0.0), sharding.make_mesh())
+  for step in range(1, 401):
+    dispatch(log, step)
+  finish(log)
+  told = [line for line in capsys.readouterr().err.splitlines() if line]
+  assert 'compiling ...' in told and any(x.startswith('step 1 ended after') for x in told)
+  assert 18 <= sum(line.startswith('step ') and '/400' in line for line in told) <= 22
+  assert len(read_metrics(tmp_path)) == 100  # Every four steps, as the config says.

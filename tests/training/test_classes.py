@@ -5,7 +5,7 @@ import pytest
 from vmae_jax.data.sources import Entry, FileSource
 from vmae_jax.data.synthetic import SyntheticSource
 from vmae_jax.errors import UserError
-from vmae_jax.training.classes import count_classes
+from vmae_jax.training.classes import Classes, count_classes, describe_classes
 
 
 def files(*labels, names=()):
@@ -51,3 +51,12 @@ def test_mistakes(train, val, classes, message):
   with pytest.raises(UserError, match=message) as error:
     count(train, val, classes)
   assert '\n' not in str(error.value)
+
+
+def test_classes_are_told_with_their_videos_and_those_without():
+  entries = [Entry(f'{i}.mp4', label=label) for i, label in enumerate((0, 0, 2))]
+  source = FileSource(tuple(entries), ('cat', 'dog', 'eel'))
+  told = describe_classes(source, Classes(3, source.class_names))
+  assert told == '3 classes (videos): cat 2, dog 0, eel 1; WITHOUT A VIDEO: dog'
+  told = describe_classes(FileSource(tuple(entries)), Classes(30, ()))
+  assert told.startswith('30 classes (videos): 0 2, 1 0, 2 1,') and ', ...; WITHOUT' in told

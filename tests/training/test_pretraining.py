@@ -1,9 +1,13 @@
 """What pre-training and fine-tuning hand to the loop."""
 
+import contextlib
+import types
+
 import pytest
 
 from tests import started
 from vmae_jax.config_file import load_config
+from vmae_jax.errors import VideoError
 from vmae_jax.runs.run_dir import prepare_run_dir
 from vmae_jax.training import finetuning, loop, pretraining
 
@@ -30,3 +34,41 @@ def test_an_older_run_draws_its_samples_as_before(name, older, tmp_path, monkeyp
   config, *_, task = e.value.args
   assert task.sampler.released_end == older
   assert config.data.order == ('added' if older else 'hashed')
+
+
+class Lengths:
+  """A source of videos of which only the length is known."""
+
+  class_names = ()
+
+  def __init__(self, *lengths):
+    self.lengths = lengths
+
+  def __len__(self):
+    return len(self.lengths)
+
+  def name(self, i):
+    return f'{i}.mp4'
+
+  def label(self, i):
+    return -1
+
+  def open(self, i):
+    if self.lengths[i] is None:
+      raise VideoError('broken')
+    return contextlib.nullcontext(types.SimpleNamespace(num_frames=self.lengths[i]))
+
+
+def test_one_video_and_videos_shorter_than_clips_are_warned_of(caplog):
+  data = load_config(started.SMOKE).data
+  data.frames, data.stride, data.sampling = 16, 4, 'dense'
+  pretraining.warn_of_few_frames(Lengths(80, 20, None, 64), data)
+  assert not caplog.messages
+  pretraining.warn_of_few_frames(Lengths(80, 20, None, 63), data)
+  assert '2 of 3 videos that were looked at are shorter than the 64 frames' in caplog.text
+  data.sampling = 'segment'
+  caplog.clear()
+  pretraining.warn_of_few_frames(Lengths(10, 10), data)
+  assert not caplog.messages
+  pretraining.warn_of_few_frames(Lengths(100), data)
+  assert 'one video alone' in caplog.text

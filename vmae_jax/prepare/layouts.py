@@ -305,7 +305,7 @@ def hmdb51(videos: Tree, annotations: Tree, split: int) -> Layout:
 
 
 def folder(videos: Tree) -> Layout:
-  """A folder train/CLASS/VIDEO, val/..., test/..., or CLASS/VIDEO, which is all for training.
+  """A folder train/CLASS/VIDEO, val/..., test/..., or CLASS/VIDEO, all for training but for --val.
 
   Classes are the folders directly inside, numbered in the order of their names over all
   splits; videos outside of them have no class.

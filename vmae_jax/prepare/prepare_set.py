@@ -2,9 +2,12 @@
 
 import argparse
 import functools
+import hashlib
 import inspect
 import json
 import math
+import os
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +18,7 @@ from vmae_jax.data.shards import MANIFEST
 from vmae_jax.errors import UserError
 from vmae_jax.prepare import davis, layouts
 from vmae_jax.prepare.encoding import Encoding
-from vmae_jax.prepare.layouts import Layout, Tree
+from vmae_jax.prepare.layouts import Layout, Split, Tree
 from vmae_jax.prepare.prepare_shards import MOST_FAILURES, too_many, write_shards
 from vmae_jax.prepare.shard_sets import append_shards
 
@@ -76,6 +79,8 @@ def _add_arguments(command: argparse.ArgumentParser, data_set: DataSet) -> None:
     add('--annotations', help='folder with the lists of the data set (SOURCE)')
   if data_set.takes('split'):
     add('--split', type=int, choices=(1, 2, 3), default=1, help='official split (1)')
+  if data_set.read is layouts.folder:
+    add('--val', type=float, default=0.0, help='share of each class to hold out (0)')
   shards = command.add_argument_group('shards', 'The videos, encoded for fast random reading.')
   add = shards.add_argument
   defaults = Encoding()
@@ -143,6 +148,30 @@ def _beam(args: argparse.Namespace) -> Any:
   return pipeline_options(args.beam_options)
 
 
+def hold_out(layout: Layout, share: float) -> None:
+  """Moves this share of each class, one video of two or more at least, from `train` to `val`.
+
+  Which they are depends on their own names, so that few change places where videos are added.
+
+  Raises:
+    UserError: it is no share, or there are splits already.
+  """
+  if not 0 < share < 1:
+    raise UserError(f'--val={share:g} is no share of the videos: give one such as 0.2.')
+  if list(layout.splits) != ['train']:
+    raise UserError(f'--val: there are the splits {", ".join(layout.splits)} already.')
+  classes = defaultdict(list)
+  for video in layout.splits['train'].videos:
+    classes[video.label].append(video)
+  held = set()
+  for mine in classes.values():
+    mine.sort(key=lambda video: hashlib.sha256(os.fsencode(video.id)).digest())
+    held.update(mine[: min(len(mine) - 1, max(1, round(share * len(mine))))])
+  whole, layout.splits['val'] = layout.splits['train'].videos, Split()
+  layout.splits['train'].videos = [video for video in whole if video not in held]
+  layout.splits['val'].videos = [video for video in whole if video in held]
+
+
 def _write_lists(out: str, layout: Layout, summary: dict[str, Any]) -> None:
   """Writes the lists, names of classes, missing and damaged videos, and what was found."""
   texts = {}
@@ -160,7 +189,8 @@ def _write_lists(out: str, layout: Layout, summary: dict[str, Any]) -> None:
   try:
     if storage.is_file(f'{out}/{SUMMARY}'):
       found = json.loads(storage.read_text(f'{out}/{SUMMARY}'))
-      for key in ('layout', 'split'):
+      found.setdefault('val', 0.0)  # Older ones have none.
+      for key in ('layout', 'split', 'val'):
         if found[key] != summary[key]:
           what = f'the {key} {found[key]}, not {summary[key]}'
           raise UserError(f'{out} holds {what}: give another folder.')
@@ -213,11 +243,13 @@ def _prepare(args: argparse.Namespace) -> None:
   if data_set.takes('split'):
     given['split'] = official = args.split
   layout = data_set.read(videos, **given)
+  if val := getattr(args, 'val', 0.0):
+    hold_out(layout, val)
   lines = _counts(layout, data_set.whole, official)
   print('\n'.join(lines))
   if not any(split.videos for split in layout.splits.values()):
     raise UserError(f'none of the videos lies in {args.source}: does it hold the videos?')
-  summary = {'layout': args.layout, 'split': official, 'found': lines}
+  summary = {'layout': args.layout, 'split': official, 'found': lines, 'val': val}
   _write_lists(args.out, layout, summary)
   bad = []
   for name, split in layout.splits.items():

@@ -16,6 +16,7 @@ FIELDS = {
   'data_wait': 'data wait {:.0%}',
   'bad_clips': 'bad clips {:.0f}',
 }
+SILENCE = 1200.0  # Seconds after which a line comes before its turn.
 _ONLY_IF_ABOVE_ZERO = ('bad_clips',)
 
 
@@ -45,6 +46,7 @@ class Progress:
     self._text = ''
     self._first: tuple[int, float] | None = None  # Step and time; compilation is before it.
     self._bar = None
+    self._told: float | None = None  # When the last line was printed.
     if enabled and self._stream.isatty():
       self._bar = tqdm(
         total=total_steps,
@@ -70,7 +72,12 @@ class Progress:
     if self._bar is not None:
       self._bar.set_postfix_str(self._text, refresh=False)
       self._bar.update(step - self._bar.n)
-    elif step % self._log_every == 0 or step == self._total:
+    elif (
+      step % self._log_every == 0
+      or step == self._total
+      or (scalars and now - (self._told or self._first[1]) > SILENCE)
+    ):
+      self._told = now
       eta = self._eta(step, now)
       self.print(f'step {step}/{self._total}, {self._text or "no numbers yet"}, ETA {eta}')
 

@@ -226,10 +226,12 @@ def _check_same(
     more = len(differences) - _MOST_SHOWN
     list_only = all(difference.startswith('data.train ') for difference in differences)
     hint = ', or set data.changed=True' if list_only else ''
+    if all(difference.startswith(('steps ', 'epochs ')) for difference in differences):
+      hint = '; a longer run begins from the weights of this one with --config.init_from, elsewhere'
     raise UserError(
       f'{path}: the run there has another config: {"; ".join(differences[:_MOST_SHOWN])}'
       f'{f"; and {more} more" if more > 0 else ""}. Choose another --workdir, or start with the '
-      f'old values{hint} to go on with that run.'
+      f'old values to go on with that run{hint}.'
     )
 
 

@@ -23,6 +23,7 @@ from vmae_jax.runs.progress import Progress
 from vmae_jax.runs.run_dir import write_summary
 from vmae_jax.visualize.curves import loss_curve
 
+LINES = 20  # About so many of a run on the console.
 # Metrics that count since the start of the run; the others are averaged between log lines.
 COUNTERS = ('skipped', 'skipped_in_a_row', 'bad_clips')
 
@@ -54,7 +55,9 @@ class RunLog:
     self.writer.resume(start)
     part = '' if main else f'-{jax.process_index()}'
     self._bad_videos = BadVideos(f'{workdir}/bad_videos{part}.csv')
-    self.progress = Progress(steps, start, log_every=config.log.every_steps, enabled=main)
+    every = config.log.every_steps
+    every *= max(1, round(steps / LINES / every))
+    self.progress = Progress(steps, start, log_every=every, enabled=main)
     self.clip_flops = clip_flops
     self._pending = None  # (step, metrics on the device)
     # Over the good steps since the last log line, and how many they are: `good`.
@@ -63,6 +66,7 @@ class RunLog:
     self._told = set()
     self._wait = 0.0  # Seconds that the loop has waited for data, in all.
     self._first = self._last = None  # (step, time, waited) of the first and the last log line.
+    self._began = time.perf_counter()
 
   def describe(self, state: TrainState, mesh: Mesh) -> None:
     """Prints and stores what is about to be trained."""
@@ -86,6 +90,8 @@ class RunLog:
       )
     if self.start:
       self.progress.print(f'going on from the checkpoint of step {self.start}')
+    self.progress.print('compiling ...')
+    self._began = time.perf_counter()
 
   def dispatched(self, step: int, metrics: dict[str, Any], loader: Loader) -> None:
     """Takes the metrics of a step that was just started and reads those of the one before."""
@@ -108,6 +114,8 @@ class RunLog:
     mark = step, time.perf_counter(), self._wait
     if self._first is None:  # The first step compiles: speed is measured from its end.
       self._first = self._last = mark
+      loss, seconds = metrics['loss'], mark[1] - self._began
+      self.progress.print(f'step {step} ended after {seconds:.0f} s, loss {loss:.4f}')
     shown = {}
     if step % self.config.log.every_steps == 0 or step == self.steps:
       shown = self._write(metrics, mark)

@@ -11,6 +11,8 @@ from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import FileSource, Source
 from vmae_jax.errors import UserError
 
+MOST_TOLD = 20  # Names in a line.
+
 
 class Classes(NamedTuple):
   """Their number, and their names (none, or one for each)."""
@@ -54,6 +56,20 @@ def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) ->
         'use lists.'
       )
   return Classes(count, names if len(names) == count else ())
+
+
+def describe_classes(source: Source, classes: Classes) -> str:
+  """The classes with their numbers of videos, and those that have none, in one line."""
+  told = f'{classes.count} classes'
+  if not _knows_labels(source):
+    return told
+  counts = np.bincount(_labels('', source), minlength=classes.count)
+  names = classes.names or tuple(map(str, range(classes.count)))
+  shown = [f'{name} {n:,}' for name, n in zip(names, counts, strict=True)][:MOST_TOLD]
+  told += f' (videos): {", ".join(shown)}{", ..." if classes.count > MOST_TOLD else ""}'
+  if empty := [name for name, n in zip(names, counts, strict=True) if not n]:
+    told += f'; WITHOUT A VIDEO: {", ".join(empty[:MOST_TOLD])}'
+  return told
 
 
 def _knows_labels(source: Source) -> bool:

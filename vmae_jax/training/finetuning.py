@@ -27,7 +27,7 @@ from vmae_jax.runs.run_dir import (
 )
 from vmae_jax.runs.run_log import RunLog
 from vmae_jax.training import initialise, loop
-from vmae_jax.training.classes import Classes, count_classes
+from vmae_jax.training.classes import Classes, count_classes, describe_classes
 from vmae_jax.training.optimizer import scale_by_layer
 from vmae_jax.training.step import make_train_step
 
@@ -53,6 +53,8 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   specs = dict.fromkeys((data.train, data.val, data.test or data.val))  # Each is opened once.
   sources = {spec: loop.open_videos(config, spec) for spec in specs}
   classes = count_classes(sources, train=data.train, classes=data.classes)
+  if jax.process_index() == 0:
+    print(describe_classes(sources[data.train], classes), flush=True)
   supervised = build_supervised(config, classes=classes.count)
   evaluation = Evaluation(config, workdir, supervised, sources, classes, mesh)
   start = _find_start(config, workdir, supervised, mesh)

@@ -1,25 +1,31 @@
 """Pre-training as a task of the loop."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import optax
+from absl import logging
 
 from vmae_jax import config as config_lib
 from vmae_jax import sharding
 from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.sources import Source
 from vmae_jax.evaluation.probing import PeriodicProbe
 from vmae_jax.frozen.teacher import AVERAGE
 from vmae_jax.method.build import window
 from vmae_jax.method.forward import Method
 from vmae_jax.method.state import TrainState
-from vmae_jax.patience import Patience, PatientSource
+from vmae_jax.patience import Patience, PatientSource, ask_all
 from vmae_jax.runs.run_dir import go_on_as_before
 from vmae_jax.training import loop
 from vmae_jax.training.initialise import start_from
 from vmae_jax.training.step import make_train_step
 from vmae_jax.training.teachers import build_method, tell_teachers
+from vmae_jax.visualize.images import evenly
 from vmae_jax.visualize.predictions import Pictures
+
+LOOKED_AT = 8  # Videos whose length is looked up before a run.
 
 
 def train(config, workdir: str) -> TrainState:
@@ -43,6 +49,7 @@ def train(config, workdir: str) -> TrainState:
   method = build_method(config)
   tell_teachers(config, method)
   source = loop.open_videos(config, config.data.train)
+  warn_of_few_frames(source, config.data)
   steps = loop.count_steps(config, videos=len(source))
   # Before the folder is claimed for this config.
   found = start_from(config, workdir, method.init, mesh, heads=method.model.encoder['heads'])
@@ -87,6 +94,29 @@ def make_step(
   optimizer = loop.make_optimizer(config, schedule)
   accumulate, ema = config.optimizer.accumulate, loop.make_decay(config, steps=steps)
   return optimizer, make_train_step(method.loss, optimizer, accumulate=accumulate, ema=ema)
+
+
+def warn_of_few_frames(source: Source, data) -> None:
+  """Warns of a set of one video, and of videos that are shorter than a clip, by a few of them."""
+  if len(source) == 1:
+    logging.warning('there is one video alone to learn from, %s.', source.name(0))
+  if data.sampling == 'segment':
+    return
+
+  def length(i: int) -> int | None:
+    with contextlib.suppress(Exception), source.open(i) as video:  # The loader tells what fails.
+      return video.num_frames
+    return None
+
+  chosen = evenly(len(source), most=LOOKED_AT).tolist()
+  lengths = [n for n in ask_all(length, chosen, seconds=data.seconds) if isinstance(n, int)]
+  span, looked = data.frames * data.stride, len(lengths)
+  if (short := sum(n < span for n in lengths)) > looked / 2:
+    logging.warning(
+      '%d of %d videos that were looked at are shorter than the %d frames of a clip (data.frames x '
+      'data.stride): they repeat their last frame. Is data.stride right?',
+      *(short, looked, span),
+    )
 
 
 def clip_sampler(config) -> ClipSampler:
