@@ -35,7 +35,8 @@ def get_config(arg='demo'):
   c.measures = dict(
     labels=LABELS,
     probes=('knn', 'linear', 'attentive'),
-    epochs=30,
+    epochs=60,
+    rates=(5e-3, 3e-3, 1e-3),
     order_gap=('motion',),
     arrow=True,
   )

@@ -133,7 +133,7 @@ probe_synthetic() {
     folder="$1" && [ "$label" = motion ] || folder="$1/look"
     head -n 2304 "$folder/train.txt" >"$folder/probe.txt"
     verb probe --checkpoint="$2" --train="$folder/probe.txt" --val="$folder/val.txt" \
-      --probes=knn,linear,attentive --out="$2/probe_$label.json"
+      --probes=knn,linear,attentive --epochs=40 --out="$2/probe_$label.json"
   done
 }
 
