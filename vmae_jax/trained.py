@@ -247,10 +247,7 @@ class TrainedModel:
     if not ours:  # Its encoder may have sizes of its own.
       # Its encoder normalises, as it is given the clip itself.
       model = build_model(info, predicted_heads(info))
-      scale = {
-        'mean': tuple(info['mean']),
-        'std': tuple(info['std']),
-      }
+      scale = {name: tuple(info[name]) for name in ('mean', 'std')}
       method = method._replace(model=model.clone(encoder={**model.encoder, **scale}))
     return method, config, jax.jit(functools.partial(shown_outputs, method, config))
 
