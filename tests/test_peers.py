@@ -91,7 +91,7 @@ def test_processes_that_do_not_come_are_told(monkeypatch):
   assert 'unavailable: not all processes of this run have come within 5 s' in error
 
 
-@pytest.mark.parametrize('what', ['together', 'apart'])
+@pytest.mark.parametrize('what', ['together', pytest.param('apart', marks=pytest.mark.slow)])
 def test_a_lost_process_ends_the_other(what):
   runs = start(what), start(what)  # Of one the first is lost, of the other the second.
   for process in (*runs[0], *runs[1]):

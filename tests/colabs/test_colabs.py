@@ -111,6 +111,7 @@ def pretrain(methods, tmp_path, monkeypatch):
   return table, pictures
 
 
+@pytest.mark.slow
 def test_pretrain_small(tmp_path, monkeypatch):
   """One of the five, the one with a second network: a tokenizer, trained before it."""
   table, pictures = pretrain('mam2', tmp_path, monkeypatch)

@@ -63,6 +63,7 @@ def test_public_weights_to_a_run_and_the_run_to_transformers(tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.slow
 def test_public_weights_are_fine_tuned_and_go_back(tmp_path):
   """The README's three commands, as a user types them: in, fine-tuned, out."""
   import torch

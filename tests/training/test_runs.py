@@ -90,7 +90,9 @@ def long(tmp_path_factory, cache):
   return workdir
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+  'number', [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cache):
   env = started.environment(cache=cache)
   broken = tmp_path / 'broken'
@@ -111,6 +113,7 @@ def test_stopped_and_started_again_is_bit_identical(number, long, tmp_path, cach
 
 
 @pytest.mark.full
+@pytest.mark.slow
 def test_in_a_bucket_it_is_bit_identical_after_a_kill_in_a_save(
   unbroken, gs, store, tmp_path, cache
 ):
@@ -189,9 +192,8 @@ def test_killed_at_random_moments(method, tmp_path, cache):
 
 
 # Of several processes, Ctrl-C becomes a SIGTERM.
-@pytest.mark.parametrize(
-  'number', [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_one_of_two_processes_is_told_to_stop_and_both_save(number, long, tmp_path, cache):
   broken = tmp_path / 'broken'
   kwargs = dict(cache=cache, count=2, devices=1)
@@ -242,10 +244,13 @@ def test_limits_and_parts_of_a_batch_may_change(unbroken, tmp_path, cache):
 
 
 MESHES = [
-  pytest.param(('mesh.data=8',), marks=pytest.mark.slow),  # The last one is data-parallel, too.
+  pytest.param(('mesh.data=8',), marks=pytest.mark.slow),
   pytest.param(('mesh.data=1', 'mesh.fsdp=8'), marks=pytest.mark.slow),  # As the next.
   ('mesh.data=2', 'mesh.fsdp=2', 'mesh.tensor=2'),
-  ('mesh.data=8', 'optimizer.accumulate=1', 'model.scan=True', 'model.remat=dots'),
+  pytest.param(
+    ('mesh.data=8', 'optimizer.accumulate=1', 'model.scan=True', 'model.remat=dots'),
+    marks=pytest.mark.slow,
+  ),
 ]
 
 
