@@ -3,10 +3,11 @@
   python -m vmae_jax.compare configs/compare.py:demo --workdir=runs/study
 
 A study has `arms` (name -> a run's config), `baseline` (one of them, which the others are compared
-with), `seeds`, `measures` (arguments of `vmae_jax.compare.measures.Measures`) and, for arms that
-predict codes, `tokenizer`. Here `demo` has one seed, `full` all, and `gate` the baseline alone
-beside its untrained twin: it has to win before anything else is worth its time. For data of your
-own, change data.train of the arms and LABELS: any lists of the same videos with other labels do.
+with), `seeds`, `measures` (arguments of `vmae_jax.compare.measures.Measures`), `finetuning` (a name
+-> a config of fine-tuning from each run) and, for arms that predict codes, `tokenizer`. Here `demo`
+has one seed, `full` all, and `gate` the baseline alone beside its untrained twin: it has to win
+before anything else is worth its time. For data of your own, change data.train of the arms and
+LABELS: any lists of the same videos with other labels do.
 """
 
 import ml_collections
@@ -51,6 +52,7 @@ def get_config(arg='demo'):
 
 
 def classifier(label, clips):
+  """Fine-tuning with the labels of so many clips."""
   c = finetune.get_config('demo')
   c.data.train = f'synthetic:train,{SET},label={label},clips={clips}'
   c.data.val = f'synthetic:val,{SET},label={label},clips=1152'

@@ -2,8 +2,9 @@
 
   python -m vmae_jax.predict CHECKPOINT VIDEOS --out=DIR
 
-CHECKPOINT is a run of finetune or one of its checkpoints, a fine-tuned folder of transformers, or
-such a file of the official code. VIDEOS is a video, a list or a folder, shards, or tfds:... .
+CHECKPOINT is a run of finetune or one of its checkpoints, a fine-tuned folder of transformers, such
+a file of the official code, or hf:OWNER/NAME. VIDEOS is a video, a list or a folder, shards, or
+tfds:... .
 
 Writes
   OUT/predictions.csv     for each video the five most probable classes and their probabilities

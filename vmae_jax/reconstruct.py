@@ -2,8 +2,9 @@
 
   python -m vmae_jax.reconstruct CHECKPOINT VIDEO... --out=DIR --ratio=0.75
 
-CHECKPOINT is a run of pretrain or one of its checkpoints, a folder of transformers, or a .pth or
-.safetensors file of the official code. VIDEO is a file, a list, or a folder of videos.
+CHECKPOINT is a run of pretrain or one of its checkpoints, a folder of transformers, a .pth or
+.safetensors file of the official code, or hf:OWNER/NAME. VIDEO is a file, a list, or a folder of
+videos.
 
 Writes for each video, and each thing that the model predicts (pixels, differences of frames, codes,
 trajectories, gradients, flow),

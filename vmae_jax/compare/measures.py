@@ -104,13 +104,15 @@ class Measures:
       return tokens[clips, about, view]
 
     found: dict[str, Any] = {}
+    more: dict[str, Any] = {}
     for name, specs in self.labels.items():
       train, val = (open_labelled(spec, config.data) for spec in specs)
       labels = tuple(np.array([s.label(i) for i in range(len(s))]) for s in (train, val))
       found[name] = self._probe(read(train), read(val), *labels, whole=whole)
       if whole and name in self.order_gap:
         shuffled = self._probe(read(train), read(val, 'shuffled'), *labels, only=self.layer)
-        found[f'{name}, shuffled'] = shuffled
+        more[f'{name}, shuffled'] = shuffled
+    found |= more  # Figures are of the first labels.
     if whole and self.arrow:
       both = [
         _joined(self.layer, read(source), read(source, 'reversed')) for source in (train, val)

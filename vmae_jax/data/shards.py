@@ -6,7 +6,7 @@ A folder of shards holds one split of a data set:
   index-HASH        what is known of each video, see `Index`
   shard-00000.tar   and so on: the videos
 
-A shard is a tar file, which WebDataset reads, too: of each video ID.json, its header, and ID.mp4.
+A shard is a tar file in WebDataset's layout: of each video ID.json, its header, and ID.mp4.
 The index says where the video's bytes lie, so it is read as one range of bytes.
 """
 
