@@ -22,6 +22,8 @@ LABELS = {
   )
   for label in ('motion', 'look')
 }
+SPEEDS = (25, 50, 100, 150, 200)  # In per cent; sprites move by 0.9 to 2.4 pixels a frame at 100.
+MOTIONS = f'synthetic:val,{SET},label=motion,clips=1152,speed={{}}'
 
 
 def get_config(arg='demo'):
@@ -39,6 +41,7 @@ def get_config(arg='demo'):
     epochs=60,
     rates=(5e-3, 3e-3, 1e-3),
     order_gap=('motion',),
+    held_out={'motion': {f'{x} % of the speed': MOTIONS.format(x / 100) for x in SPEEDS}},
     arrow=True,
   )
   c.finetuning = {

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import videomae
-from vmae_jax.compare.measures import Measures, Tokens, _in_order
+from vmae_jax.compare.measures import Labelled, Measures, Tokens, _in_order
 from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.encoder import build_encoder, init_encoder
@@ -53,25 +53,32 @@ def planted(labels, kind):
   signs = np.random.default_rng(0).choice([-3.0, 3.0], (3, 16))
   if kind == 'mean':
     tokens += signs[labels][:, None, None]
-  return Tokens({-1: tokens}, np.ones(len(labels), bool))
+  return Labelled(Tokens({-1: tokens}, np.ones(len(labels), bool)), labels)
 
 
 @pytest.mark.parametrize(('kind', 'least', 'most'), [('mean', 0.9, 1.0), ('nothing', 0.0, 0.6)])
 def test_probes_find_what_was_planted(kind, least, most):
   labels, others = (np.arange(n) % 3 for n in (90, 45))
   measures = Measures(labels=LABELS, epochs=8, rates=(3e-3,), batch_size=16)
-  found = measures._probe(planted(labels, kind), planted(others, kind), labels, others)
+  further = {'nothing': planted(others, 'nothing'), 'again': planted(others, kind)}
+  found, rest = measures._probe(planted(labels, kind), planted(others, kind), further)
   assert set(found) == {'knn', 'linear', 'attentive'}
   for layers in found.values():
     assert least <= layers['-1'] <= most
+  # By the same probe, of clips of its own.
+  assert set(rest) == set(further) and set(rest['again']) == {'attentive'}
+  assert rest['again'] == {'attentive': found['attentive']}
+  assert rest['nothing']['attentive']['-1'] <= 0.6
 
 
 def test_all_that_is_measured(config):
+  slow = {'motion': {'slow': f'{LABELS["motion"][1]},speed=0.5'}}
   measures = Measures(labels=LABELS, probes=('knn',), layers=(2, 4), layer=4, arrow=True,
-                      order_gap=('motion',), batch_size=16)  # fmt: skip
+                      order_gap=('motion',), held_out=slow, batch_size=16)  # fmt: skip
   found = measures.of_fresh(config)
   # Labels first: figures are of the first two.
-  assert list(found) == ['motion', 'look', 'motion, shuffled', 'arrow of time']
+  assert list(found) == ['motion', 'look', 'motion, shuffled', 'motion, slow', 'arrow of time']
+  assert set(found['motion, slow']['knn']) == {'4'}
   assert set(found['motion']['knn']) == {'2', '4'}
   assert set(found['arrow of time']['knn']) == {'4'}
 
@@ -81,5 +88,7 @@ def test_mistakes():
     Measures(labels=LABELS, probes=('kn',))
   with pytest.raises(UserError, match='order_gap'):
     Measures(labels=LABELS, order_gap=('moton',))
+  with pytest.raises(UserError, match='held_out'):
+    Measures(labels=LABELS, held_out={'moton': {}})
   with pytest.raises(UserError, match='not among layers'):
     Measures(labels=LABELS, layer=3)

@@ -40,7 +40,8 @@ def get_config(arg=''):
     for x in ('motion', 'look')
   }
   c.baseline, c.seeds = 'pixels', (0,) if arg else (0, 1)
-  c.measures = dict(labels=labels, probes=('knn',), batch_size=8)
+  slow = {'motion': {'slow': labels['motion'][1] + ',speed=0.5'}}
+  c.measures = dict(labels=labels, probes=('knn',), batch_size=8, held_out=slow)
   tuned = finetune.get_config('smoke')
   tuned.data.train, tuned.data.val = labels['motion']
   tuned.data.size, tuned.data.frames, tuned.model.position_grid = 16, 4, (2, 2, 2)
@@ -91,7 +92,11 @@ def test_a_study_goes_on_where_it_was_stopped(file, tmp_path):
   assert list(results['arms']['pixels']['curve']) == ['2', '4']
   assert 'motion, all/fine-tuned/-1' in results['arms']['MAM2']['differences']
   assert '| MAM2 | 1 |' in (workdir / 'results.md').read_text()
-  assert {p.name for p in workdir.glob('*.png')} == {'look-motion.png', 'curves.png'}
+  assert {p.name for p in workdir.glob('*.png')} == {
+    'look-motion.png',
+    'curves.png',
+    'gain-motion.png',
+  }
   (output,) = started.wait_for(
     [start(f'{file}:faster', f'--workdir={workdir}')], code=EXIT_USER_ERROR
   )

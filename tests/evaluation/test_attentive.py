@@ -44,7 +44,7 @@ def probe(train, test, held_out=None, **options):
   options = dict(classes=CLASSES, width=D, steps=8, epochs=8, rates=(3e-3, 1e-7)) | options
   options.setdefault('weight_decays', (0.01,))
   held_out = held_out or passes(*made_up(64, 5))
-  return attentive_probe(train, held_out, test, **options)
+  return attentive_probe(train, held_out, {'test': test}, **options)['test']
 
 
 def test_it_is_cross_attention_of_one_query():

@@ -1,6 +1,6 @@
 """Figures of a study."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,19 @@ import matplotlib.pyplot as plt
 
 from vmae_jax.compare.summary import title
 
+MARKERS = 'osDv^<>Pph*X' * 9
 
-def draw_figures(summary: Mapping[str, Any], folder: Path) -> None:
-  """Writes one label against the other, and accuracy over clips and over FLOPs.
+
+def draw_figures(
+  summary: Mapping[str, Any], folder: Path, held_out: Mapping[str, Iterable[str]]
+) -> None:
+  """Writes one label against the other, accuracy over clips and FLOPs, and gains.
 
   Args:
     summary: As `summarise` returns it.
-    folder: Gets LABEL-LABEL.png for the first two labels, and curves.png.
+    folder: Gets LABEL-LABEL.png for the first two labels, curves.png, and gain-LABEL.png for each
+      of `held_out`.
+    held_out: Label -> names of its further held-out data, see `Measures`.
   """
   measures = summary['arms'][summary['baseline']]['measures']
   labels = list(dict.fromkeys(key.split('/')[0] for key in measures))
@@ -28,11 +34,40 @@ def draw_figures(summary: Mapping[str, Any], folder: Path) -> None:
   figure = _curves(summary, [f'{label}/{probe}' for label in labels[:2]])
   figure.savefig(folder / 'curves.png', dpi=150)
   plt.close(figure)
+  for label, names in held_out.items():
+    figure = _gains(summary, label, list(names))
+    figure.savefig(folder / f'gain-{label}.png', dpi=150)
+    plt.close(figure)
+
+
+def _gains(summary: Mapping[str, Any], label: str, names: list[str]) -> plt.Figure:
+  """Paired differences to the baseline on each of a label's held-out sets."""
+  figure, axes = plt.subplots(figsize=(8.5, 4.5), layout='constrained')
+  axes.axhline(0, color='grey', lw=1)
+  for (name, arm), marker in zip(summary['arms'].items(), MARKERS, strict=False):
+    found = {key.split('/')[0]: value for key, value in arm['differences'].items()}
+    there = [found[f'{label}, {one}'] for one in names if f'{label}, {one}' in found]
+    if name == summary['baseline'] or len(there) < len(names):
+      continue
+    bars = [100 * (one['half_width'] or 0) for one in there]
+    gains = [100 * one['mean'] for one in there]
+    axes.errorbar(names, gains, yerr=bars, marker=marker, capsize=3, label=_counted(name, arm))
+  axes.set_ylabel(f'gain over {summary["baseline"]}, {label}, top-1 [points]')
+  axes.set_title('Probes as learnt, on further held-out clips; bars: 95 % intervals')
+  if axes.get_legend_handles_labels()[0]:
+    axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5))
+  axes.grid(alpha=0.3)
+  return figure
+
+
+def _counted(name: str, arm: Mapping[str, Any]) -> str:
+  seeds = len(arm['seeds'])
+  return f'{name} ({seeds} seed{"s" * (seeds != 1)})'
 
 
 def _against(summary: Mapping[str, Any], x: str, y: str) -> plt.Figure:
   figure, axes = plt.subplots(figsize=(6, 4.5), layout='constrained')
-  for (name, arm), marker in zip(summary['arms'].items(), 'osDv^<>Pph*X' * 9, strict=False):
+  for (name, arm), marker in zip(summary['arms'].items(), MARKERS, strict=False):
     one, other = arm['measures'][x], arm['measures'][y]
     axes.errorbar(
       100 * one['mean'],
@@ -41,7 +76,7 @@ def _against(summary: Mapping[str, Any], x: str, y: str) -> plt.Figure:
       yerr=100 * (other['half_width'] or 0),
       fmt=marker,
       capsize=3,
-      label=f'{name} ({len(arm["seeds"])} seeds)',
+      label=_counted(name, arm),
     )
   axes.set(xlabel=f'{title(x)}, top-1 [%]', ylabel=f'{title(y)}, top-1 [%]')
   axes.set_title(f'Frozen features after {summary["steps"]} steps; bars: 95 % intervals')

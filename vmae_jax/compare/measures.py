@@ -1,7 +1,8 @@
 """What a run of a study is asked: which labels its frozen tokens tell, and how."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +33,19 @@ class Tokens(NamedTuple):
   valid: np.ndarray
 
 
+class Labelled(NamedTuple):
+  """Tokens of clips, and the label of each."""
+
+  tokens: Tokens
+  labels: Int[np.ndarray, ' s']
+
+  def pooled(self, layer: int) -> tuple[Float[np.ndarray, 'r td'], Int[np.ndarray, ' r']]:
+    """Means of time slots of what could be read, and its labels."""
+    valid = self.tokens.valid
+    pooled = self.tokens.layers[layer][valid].astype(np.float32).mean(2)
+    return pooled.reshape(len(pooled), -1), self.labels[valid]
+
+
 @dataclasses.dataclass(frozen=True)
 class Measures:
   """How runs are measured.
@@ -42,6 +56,8 @@ class Measures:
     layers: Of the encoder, see `build_encoder`; each is measured by k-NN and linear probes.
     layer: The one that attentive probes and all that follows are of.
     order_gap: Of which labels accuracy on held-out clips with shuffled frames is measured, too.
+    held_out: Of which labels it is measured on further held-out data, name -> data; by the last
+      of `probes`, as they learnt from the label's own.
     arrow: Whether it is measured if clips are told from their reverse.
     epochs: Passes of attentive probes.
     rates: Learning rates that attentive probes choose among.
@@ -53,6 +69,7 @@ class Measures:
   layers: tuple[int, ...] = (-1,)
   layer: int = -1
   order_gap: tuple[str, ...] = ()
+  held_out: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
   arrow: bool = False
   epochs: int = 10
   rates: tuple[float, ...] = (1e-3, 3e-4)
@@ -63,6 +80,8 @@ class Measures:
       check_name(probe, TITLES, 'measures.probes')
     for label in self.order_gap:
       check_name(label, self.labels, 'measures.order_gap')
+    for label in self.held_out:
+      check_name(label, self.labels, 'measures.held_out')
     if self.layer not in self.layers:
       raise UserError(f'measures.layer is {self.layer}, which is not among layers {self.layers}.')
 
@@ -107,18 +126,23 @@ class Measures:
     more: dict[str, Any] = {}
     for name, specs in self.labels.items():
       train, val = (open_labelled(spec, config.data) for spec in specs)
-      labels = tuple(np.array([s.label(i) for i in range(len(s))]) for s in (train, val))
-      found[name] = self._probe(read(train), read(val), *labels, whole=whole)
+      further = {}
       if whole and name in self.order_gap:
-        shuffled = self._probe(read(train), read(val, 'shuffled'), *labels, only=self.layer)
-        more[f'{name}, shuffled'] = shuffled
+        further['shuffled'] = Labelled(read(val, 'shuffled'), _labels(val))
+      for title, spec in self.held_out.get(name, {}).items() if whole else ():
+        source = open_labelled(spec, config.data)
+        further[title] = Labelled(read(source), _labels(source))
+      learnt = Labelled(read(train), _labels(train))
+      found[name], rest = self._probe(
+        learnt, Labelled(read(val), _labels(val)), further, whole=whole
+      )
+      more |= {f'{name}, {title}': top1 for title, top1 in rest.items()}
     found |= more  # Figures are of the first labels.
     if whole and self.arrow:
       both = [
         _joined(self.layer, read(source), read(source, 'reversed')) for source in (train, val)
       ]
-      labels = (np.repeat([0, 1], len(x.valid) // 2) for x in both)
-      found['arrow of time'] = self._probe(*both, *labels, only=self.layer)
+      found['arrow of time'], _ = self._probe(*both)
     return found
 
   def _read(self, config, encodes, source: DataSet, view: str) -> Tokens:
@@ -141,49 +165,51 @@ class Measures:
       loader.close()
     return Tokens(kept, valid)
 
-  def _probe(self, train: Tokens, val: Tokens, labels, val_labels, *, whole=True, only=None):
-    """probe -> layer -> top-1."""
-    found: dict[str, dict[str, float]] = {}
-    for layer in [only] if only is not None else train.layers:
-      pooled = (x.layers[layer][x.valid].astype(np.float32).mean(2) for x in (train, val))
-      x, z = (p.reshape(len(p), -1) for p in pooled)
+  def _probe(self, train: Labelled, val: Labelled, further=None, *, whole=True):
+    """probe -> layer -> top-1; and the same of each of `further`, by the last probe alone."""
+    tests, last = {'': val} | (further or {}), self.probes[-1]
+    found: dict[str, dict[str, dict[str, float]]] = {title: {} for title in tests}
+    for layer in train.tokens.layers:
+      x, y = train.pooled(layer)
       for probe in self.probes:
         if probe == 'attentive':
           continue
-        top1 = FROZEN[probe](x, labels[train.valid], z, val_labels[val.valid])['top1']
-        found.setdefault(probe, {})[str(layer)] = top1
+        for title, test in tests.items():
+          if not title or (probe == last and layer == self.layer):
+            top1 = FROZEN[probe](x, y, *test.pooled(layer))['top1']
+            found[title].setdefault(probe, {})[str(layer)] = top1
     if whole and 'attentive' in self.probes:
-      top1 = self._attentive(train, val, labels, val_labels)
-      found['attentive'] = {str(self.layer): top1}
-    return found
+      some = tests if last == 'attentive' else {'': val}
+      for title, top1 in self._attentive(train, some).items():
+        found[title]['attentive'] = {str(self.layer): top1}
+    return found.pop(''), found
 
-  def _attentive(self, train: Tokens, val: Tokens, labels, val_labels) -> float:
-    chooses = np.random.default_rng(0).permutation(len(labels)) < len(labels) // 10
+  def _attentive(self, train: Labelled, tests: Mapping[str, Labelled]) -> dict[str, float]:
+    chooses = np.random.default_rng(0).permutation(len(train.labels)) < len(train.labels) // 10
     size, layer = self.batch_size, self.layer
 
-    def batches(tokens, labels, counts, epoch=None) -> Iterator[Batch]:
-      order = np.arange(len(labels))
+    def batches(data: Labelled, counts=True, epoch=None) -> Iterator[Batch]:
+      order = np.arange(len(data.labels))
       if epoch is not None:
         order = np.random.default_rng(epoch).permutation(order)
       for first in range(0, len(order), size):
         some = np.resize(order[first : first + size], size)  # One shape for all batches.
-        weight = (tokens.valid & counts)[some] & (np.arange(size) < len(order) - first)
-        x = tokens.layers[layer][some]
-        yield x.reshape(size, -1, x.shape[-1]), labels[some], weight.astype(np.float32)
+        weight = (data.tokens.valid & counts)[some] & (np.arange(size) < len(order) - first)
+        x = data.tokens.layers[layer][some]
+        yield x.reshape(size, -1, x.shape[-1]), data.labels[some], weight.astype(np.float32)
 
-    every = np.ones(len(val_labels), bool)
     found = attentive_probe(
-      lambda epoch: batches(train, labels, ~chooses, epoch),
-      lambda: batches(train, labels, chooses),
-      lambda: batches(val, val_labels, every),
-      classes=count_classes(labels, val_labels),
-      width=train.layers[layer].shape[-1],
-      steps=-(-len(labels) // size),
+      lambda epoch: batches(train, ~chooses, epoch),
+      lambda: batches(train, chooses),
+      {title: partial(batches, test) for title, test in tests.items()},
+      classes=count_classes(train.labels, np.concatenate([x.labels for x in tests.values()])),
+      width=train.tokens.layers[layer].shape[-1],
+      steps=-(-len(train.labels) // size),
       epochs=self.epochs,
       rates=self.rates,
       weight_decays=(0.1,),
     )
-    return found['top1']
+    return {title: result['top1'] for title, result in found.items()}
 
 
 def _in_order(
@@ -197,8 +223,14 @@ def _in_order(
   return jnp.take_along_axis(video, np.stack(order)[:, :, None, None, None], axis=1)
 
 
-def _joined(layer: int, one: Tokens, other: Tokens) -> Tokens:
-  return Tokens(
+def _labels(source: DataSet) -> Int[np.ndarray, ' s']:
+  return np.array([source.label(i) for i in range(len(source))])
+
+
+def _joined(layer: int, one: Tokens, other: Tokens) -> Labelled:
+  """Clips of two sets, with the set as their label."""
+  tokens = Tokens(
     {layer: np.concatenate([one.layers[layer], other.layers[layer]])},
     np.concatenate([one.valid, other.valid]),
   )
+  return Labelled(tokens, np.repeat([0, 1], [len(one.valid), len(other.valid)]))

@@ -184,7 +184,7 @@ def write_results(study: Study, workdir: Path) -> None:
   summary = summarise(arms, steps=next(iter(study.arms.values())).steps)
   _write(workdir / 'results.json', summary)
   (workdir / 'results.md').write_text(table(summary))
-  draw_figures(summary, workdir)
+  draw_figures(summary, workdir, study.measures.held_out)
 
 
 def _plain(config) -> dict[str, Any]:

@@ -8,7 +8,7 @@ the training set chooses among them; V-JEPA reports the best on the test set.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -112,7 +112,7 @@ def _scores(model: AttentiveClassifier, params, tokens):
 def attentive_probe(
   train: Callable[[int], Iterable[Batch]],
   held_out: Callable[[], Iterable[Batch]],
-  test: Callable[[], Iterable[Batch]],
+  tests: Mapping[str, Callable[[], Iterable[Batch]]],
   *,
   classes: int,
   width: int,
@@ -120,7 +120,7 @@ def attentive_probe(
   epochs: int,
   rates: Sequence[float] = RATES,
   weight_decays: Sequence[float] = DECAYS,
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
   """Trains a probe for each pair of learning rate and weight decay, all over the same batches.
 
   AdamW (0.9, 0.999), a tenth of the steps to warm up, half a cosine to 0.
@@ -128,7 +128,7 @@ def attentive_probe(
   Args:
     train: Epoch -> its batches.
     held_out: The part of the training set that chooses among the pairs; not in `train`.
-    test: The test set, which chooses nothing.
+    tests: Name -> a test set; none chooses anything.
     classes: Number of classes.
     width: d.
     steps: Batches in an epoch.
@@ -137,8 +137,8 @@ def attentive_probe(
     weight_decays: Weight decays of kernels.
 
   Returns:
-    `top1` and `top5` (shares of the test set) of the pair chosen, `learning_rate`,
-    `weight_decay`, `held_out_top1`, and `best_top1`, the top-1 of the best pair on the test set.
+    Name of a test set -> `top1` and `top5` (shares of it) of the pair chosen, `learning_rate`,
+    `weight_decay`, `held_out_top1`, and `best_top1`, the top-1 of the best pair on it.
   """
   pairs = list(itertools.product(rates, weight_decays))
   rate, decay = (jnp.asarray(x, jnp.float32) for x in zip(*pairs, strict=True))
@@ -157,12 +157,16 @@ def attentive_probe(
     found, labels = np.concatenate(found, axis=1), np.concatenate(labels)
     return [accuracy(one, labels) for one in found]
 
-  chosen_by, tested = each(held_out()), each(test())
+  chosen_by = each(held_out())
   best = int(np.argmax([result['top1'] for result in chosen_by]))
+  tested = {name: each(batches()) for name, batches in tests.items()}
   return {
-    **tested[best],
-    'learning_rate': pairs[best][0],
-    'weight_decay': pairs[best][1],
-    'held_out_top1': chosen_by[best]['top1'],
-    'best_top1': max(result['top1'] for result in tested),
+    name: {
+      **results[best],
+      'learning_rate': pairs[best][0],
+      'weight_decay': pairs[best][1],
+      'held_out_top1': chosen_by[best]['top1'],
+      'best_top1': max(result['top1'] for result in results),
+    }
+    for name, results in tested.items()
   }

@@ -112,15 +112,16 @@ def probe(
         TokenSet(partial(encode, params), source, data, **sizes)
         for source in (train_source, val_source)
       )
-      rows[name]['attentive'] = attentive_probe(
+      tested = attentive_probe(
         partial(train_set.batches, counted=~chooses),
         partial(train_set.batches, counted=chooses),
-        val_set.batches,
+        {val: val_set.batches},
         classes=count_classes(train_labels, val_labels),
         width=train_set.width,
         steps=train_set.steps,
         epochs=epochs,
       )
+      rows[name]['attentive'] = tested[val]
   largest = np.bincount(val_labels).max() / len(val_labels)
   return {
     'checkpoint': checkpoint,
