@@ -5,8 +5,9 @@
 A study has `arms` (name -> a run's config), `baseline` (one of them, which the others are compared
 with), `seeds`, `measures` (arguments of `vmae_jax.compare.measures.Measures`), `finetuning` (a name
 -> a config of fine-tuning from each run) and, for arms that predict codes, `tokenizer`. Here `demo`
-has one seed, `full` all, and `gate` the baseline alone beside its untrained twin: it has to win
-before anything else is worth its time. For data of your own, change data.train of the arms and
+has one seed, `full` all, `frozen` the same without fine-tuning, which `full` adds to its runs in
+the same workdir, and `gate` the baseline alone beside its untrained twin: it has to win before
+anything else is worth its time. For data of your own, change data.train of the arms and
 LABELS: any lists of the same videos with other labels do.
 """
 
@@ -22,6 +23,7 @@ LABELS = {
   )
   for label in ('motion', 'look')
 }
+SEEDS = (1, 2, 3, 4, 5)
 SPEEDS = (25, 50, 100, 150, 200)  # In per cent; sprites move by 0.9 to 2.4 pixels a frame at 100.
 MOTIONS = f'synthetic:val,{SET},label=motion,clips=1152,speed={{}}'
 
@@ -34,7 +36,7 @@ def get_config(arg='demo'):
     config.checkpoint.every_steps = config.checkpoint.keep_every_steps = config.steps // 2
   c.baseline = 'pixels'
   # With seed 0 the settings of the demo were chosen.
-  c.seeds = {'demo': (1,), 'gate': (100, 101), 'full': (1, 2, 3, 4, 5)}[arg]
+  c.seeds = {'demo': (1,), 'gate': (100, 101), 'frozen': SEEDS, 'full': SEEDS}[arg]
   c.measures = dict(
     labels=LABELS,
     probes=('knn', 'linear', 'attentive'),
@@ -48,6 +50,7 @@ def get_config(arg='demo'):
     f'{label} of {clips} clips': classifier(label, clips)
     for label in LABELS
     for clips in (82, 819, 8192)  # 1 %, 10 % and all.
+    if arg != 'frozen'
   }
   c.tokenizer = dict(videos=f'synthetic:train,{SET}', factor=4, codes=256)
   c.tokenizer.update(size=24, steps=400, batch=64, stride=2, seed=0)

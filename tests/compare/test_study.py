@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ import pytest
 from configs import compare as compare_config
 from configs import motionmae
 from tests import started
+from vmae_jax.compare import study as study_module
+from vmae_jax.compare.measures import Measures
 from vmae_jax.compare.study import Study, run_study
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
@@ -114,6 +117,33 @@ def test_what_was_measured_otherwise_is_measured_anew(file, tmp_path):
   run_study(study, tmp_path, only='untrained,0')
   result = json.loads(path.read_text())
   assert result['measures'] == study.asked() and list(result['measured']) == ['0']
+
+
+def test_fine_tuning_is_added_to_what_was_measured(file, tmp_path, monkeypatch):
+  """Without measuring again; and a study that asks for less leaves what is there."""
+  asked = []
+
+  def finetune(config, workdir):
+    asked.append((config.init_from, config.seed))
+    (Path(workdir) / 'summary.json').parent.mkdir(parents=True)
+    (Path(workdir) / 'summary.json').write_text('{"test_top1": 0.25}')
+
+  monkeypatch.setattr(study_module, 'finetune', finetune)
+  study = Study(load_config(file))
+  tuned, study.finetuning = study.finetuning, {}
+  run_study(study, tmp_path, only='untrained,1')
+  path = tmp_path / 'untrained' / '1' / 'result.json'
+  before = json.loads(path.read_text())
+  monkeypatch.setattr(Measures, 'of_fresh', None)
+  study.finetuning = tuned
+  run_study(study, tmp_path, only='untrained,1')
+  after = json.loads(path.read_text())
+  assert after['measures'] == study.asked() and asked == [('', 1)]
+  assert after['measured']['0'].pop('motion, all') == {'fine-tuned': {'-1': 0.25}}
+  assert after['measured'] == before['measured']
+  study.finetuning = {}
+  run_study(study, tmp_path, only='untrained,1')
+  assert 'motion, all' in json.loads(path.read_text())['measured']['0'] and len(asked) == 1
 
 
 def test_runs_are_listed_seed_by_seed(file):

@@ -61,9 +61,8 @@ class Study:
 
   def asked(self) -> dict[str, Any]:
     """All that is measured of a run, as JSON has it."""
-    return self.measures.to_dict() | {
-      'finetuning': {k: _plain(v) for k, v in self.finetuning.items()}
-    }
+    finetuning = {k: _plain(v) for k, v in self.finetuning.items()}
+    return {'frozen': self.measures.to_dict(), 'finetuning': finetuning}
 
   def config(self, arm: str, seed: int) -> ml_collections.ConfigDict:
     """The config of one run."""
@@ -95,18 +94,24 @@ def run_study(study: Study, workdir: Path, *, only: str | None = None) -> None:
     if _done(folder, config, study):
       continue
     print(f'== {arm} of seed {seed}, run {number} of {1 if only else len(runs)}', flush=True)
-    _write(folder / 'result.json', _do(arm, config, folder, study))
+    result = _frozen(arm, config, folder, study)
+    _write(folder / 'result.json', result)  # Fine-tuning is long, and may be stopped.
+    _finetuned(arm, result, folder, study)
+    _write(folder / 'result.json', result)
     write_results(study, workdir)
   write_results(study, workdir)
 
 
-def _do(arm: str, config, folder: Path, study: Study) -> dict[str, Any]:
-  """Trains and measures one run."""
+def _frozen(arm: str, config, folder: Path, study: Study) -> dict[str, Any]:
+  """Trains a run and measures its frozen encoder, unless a result says what that gave."""
   measures = study.measures
-  result = {'config': _plain(config), 'measures': study.asked()}
+  asked = study.asked()['frozen']
+  past = read_result(folder)
+  if past is not None and past['measures'].get('frozen') == asked:
+    return past
+  result = {'config': _plain(config), 'measures': {'frozen': asked, 'finetuning': {}}}
   if arm == UNTRAINED:
-    found = measures.of_fresh(config) | _finetuned(study, folder, '', config.seed)
-    return result | {'measured': {'0': found}}
+    return result | {'measured': {'0': measures.of_fresh(config)}}
   targets = {head.target for head in config.heads.values()}
   if study.tokenizer and 'codes' in targets and not config.tokenizer.path:
     config.tokenizer.path = _tokenizer(folder.parents[1] / 'tokenizer.safetensors', study.tokenizer)
@@ -121,25 +126,24 @@ def _do(arm: str, config, folder: Path, study: Study) -> dict[str, Any]:
     )
     for step in steps
   }
-  start = str(folder / 'run')
-  result['measured'][str(steps[-1])] |= _finetuned(study, folder, start, config.seed)
-  return result | {
-    'loss': summary['loss'],
-    'clip_flops': build_method(config).flops(),
-  }
+  return result | {'loss': summary['loss'], 'clip_flops': build_method(config).flops()}
 
 
-def _finetuned(study: Study, folder: Path, start: str, seed: int) -> dict[str, Any]:
-  """Held-out accuracy after fine-tuning from `start`, as `Measures.of_run` gives others."""
-  found = {}
+def _finetuned(arm: str, result: dict[str, Any], folder: Path, study: Study) -> None:
+  """Adds held-out accuracy after fine-tuning from a run, as `Measures.of_run` gives others."""
+  asked, there = study.asked()['finetuning'], result['measures']['finetuning']
+  found = list(result['measured'].values())[-1]
   for name, config in study.finetuning.items():
+    if there.get(name) == asked[name]:
+      continue
     config = config.copy_and_resolve_references()
-    config.init_from, config.seed = start, seed
+    config.init_from = '' if arm == UNTRAINED else str(folder / 'run')
+    config.seed = result['config']['seed']
     workdir = folder / 'finetuned' / name
     finetune(config, str(workdir))
     top1 = json.loads((workdir / 'summary.json').read_text())['test_top1']
     found[name] = {FINETUNED: {'-1': top1}}
-  return found
+    there[name] = asked[name]
 
 
 def _tokenizer(path: Path, options: dict[str, Any]) -> str:
@@ -163,7 +167,12 @@ def _done(folder: Path, config, study: Study) -> bool:
   past = dict(leaves(_plain(implied())))  # Of keys that are younger than the run.
   if past | dict(leaves(result['config'])) != past | dict(leaves(_plain(config))):
     raise UserError(f'{folder} holds a run of another config: give another --workdir.')
-  return result['measures'] == study.asked()  # Else what was trained is measured anew.
+  # What is measured otherwise is measured anew, of what was trained.
+  there, asked = result['measures'], study.asked()
+  tuned = there.get('finetuning', {})
+  return there.get('frozen') == asked['frozen'] and all(
+    tuned.get(name) == config for name, config in asked['finetuning'].items()
+  )
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
