@@ -43,7 +43,7 @@ def get_config(arg='demo'):
     epochs=60,
     rates=(5e-3, 3e-3, 1e-3),
     order_gap=('motion',),
-    held_out={'motion': {f'{x} % of the speed': MOTIONS.format(x / 100) for x in SPEEDS}},
+    held_out={'motion': [(f'{x} % of the speed', MOTIONS.format(x / 100)) for x in SPEEDS]},
     arrow=True,
   )
   c.finetuning = {

@@ -72,7 +72,7 @@ def test_probes_find_what_was_planted(kind, least, most):
 
 
 def test_all_that_is_measured(config):
-  slow = {'motion': {'slow': f'{LABELS["motion"][1]},speed=0.5'}}
+  slow = {'motion': [('slow', f'{LABELS["motion"][1]},speed=0.5')]}
   measures = Measures(labels=LABELS, probes=('knn',), layers=(2, 4), layer=4, arrow=True,
                       order_gap=('motion',), held_out=slow, batch_size=16)  # fmt: skip
   found = measures.of_fresh(config)
@@ -89,6 +89,6 @@ def test_mistakes():
   with pytest.raises(UserError, match='order_gap'):
     Measures(labels=LABELS, order_gap=('moton',))
   with pytest.raises(UserError, match='held_out'):
-    Measures(labels=LABELS, held_out={'moton': {}})
+    Measures(labels=LABELS, held_out={'moton': ()})
   with pytest.raises(UserError, match='not among layers'):
     Measures(labels=LABELS, layer=3)

@@ -43,7 +43,7 @@ def get_config(arg=''):
     for x in ('motion', 'look')
   }
   c.baseline, c.seeds = 'pixels', (0,) if arg else (0, 1)
-  slow = {'motion': {'slow': labels['motion'][1] + ',speed=0.5'}}
+  slow = {'motion': [('slow', labels['motion'][1] + ',speed=0.5')]}
   c.measures = dict(labels=labels, probes=('knn',), batch_size=8, held_out=slow)
   tuned = finetune.get_config('smoke')
   tuned.data.train, tuned.data.val = labels['motion']

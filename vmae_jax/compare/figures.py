@@ -1,6 +1,6 @@
 """Figures of a study."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ MARKERS = 'osDv^<>Pph*X' * 9
 
 
 def draw_figures(
-  summary: Mapping[str, Any], folder: Path, held_out: Mapping[str, Iterable[str]]
+  summary: Mapping[str, Any], folder: Path, held_out: Mapping[str, Iterable[Sequence[str]]]
 ) -> None:
   """Writes one label against the other, accuracy over clips and FLOPs, and gains.
 
@@ -20,7 +20,7 @@ def draw_figures(
     summary: As `summarise` returns it.
     folder: Gets LABEL-LABEL.png for the first two labels, curves.png, and gain-LABEL.png for each
       of `held_out`.
-    held_out: Label -> names of its further held-out data, see `Measures`.
+    held_out: Label -> its further held-out data, see `Measures`.
   """
   measures = summary['arms'][summary['baseline']]['measures']
   labels = list(dict.fromkeys(key.split('/')[0] for key in measures))
@@ -34,8 +34,8 @@ def draw_figures(
   figure = _curves(summary, [f'{label}/{probe}' for label in labels[:2]])
   figure.savefig(folder / 'curves.png', dpi=150)
   plt.close(figure)
-  for label, names in held_out.items():
-    figure = _gains(summary, label, list(names))
+  for label, pairs in held_out.items():
+    figure = _gains(summary, label, [name for name, _ in pairs])
     figure.savefig(folder / f'gain-{label}.png', dpi=150)
     plt.close(figure)
 

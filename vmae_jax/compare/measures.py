@@ -56,8 +56,8 @@ class Measures:
     layers: Of the encoder, see `build_encoder`; each is measured by k-NN and linear probes.
     layer: The one that attentive probes and all that follows are of.
     order_gap: Of which labels accuracy on held-out clips with shuffled frames is measured, too.
-    held_out: Of which labels it is measured on further held-out data, name -> data; by the last
-      of `probes`, as they learnt from the label's own.
+    held_out: Of which labels it is measured on further held-out data, pairs of a name and
+      data; by the last of `probes`, as they learnt from the label's own.
     arrow: Whether it is measured if clips are told from their reverse.
     epochs: Passes of attentive probes.
     rates: Learning rates that attentive probes choose among.
@@ -69,7 +69,7 @@ class Measures:
   layers: tuple[int, ...] = (-1,)
   layer: int = -1
   order_gap: tuple[str, ...] = ()
-  held_out: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+  held_out: Mapping[str, Sequence[Sequence[str]]] = dataclasses.field(default_factory=dict)
   arrow: bool = False
   epochs: int = 10
   rates: tuple[float, ...] = (1e-3, 3e-4)
@@ -89,7 +89,8 @@ class Measures:
     """As JSON has it."""
     plain = dataclasses.asdict(self)
     return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()} | {
-      'labels': {name: list(pair) for name, pair in self.labels.items()}
+      'labels': {name: list(pair) for name, pair in self.labels.items()},
+      'held_out': {name: [list(pair) for pair in pairs] for name, pairs in self.held_out.items()},
     }
 
   def of_run(self, checkpoint: str, *, whole: bool = True) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class Measures:
       further = {}
       if whole and name in self.order_gap:
         further['shuffled'] = Labelled(read(val, 'shuffled'), _labels(val))
-      for title, spec in self.held_out.get(name, {}).items() if whole else ():
+      for title, spec in self.held_out.get(name, ()) if whole else ():
         source = open_labelled(spec, config.data)
         further[title] = Labelled(read(source), _labels(source))
       learnt = Labelled(read(train), _labels(train))
