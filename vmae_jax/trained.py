@@ -49,9 +49,9 @@ from vmae_jax.method.build import build_method
 from vmae_jax.method.forward import Method
 from vmae_jax.types import Array, Bool, Float, Num, UInt8
 from vmae_jax.visualize.films import film_of_rows
-from vmae_jax.visualize.images import labelled_rows, token_pixels
+from vmae_jax.visualize.images import labelled_rows
 from vmae_jax.visualize.predictions import Drawn, draw_clip, predicted_pixels, shown_outputs
-from vmae_jax.visualize.reconstruction import interpolated_video
+from vmae_jax.visualize.reconstruction import hidden_error, interpolated_video
 
 Path = str | os.PathLike
 Videos = Path | Sequence[Path] | Num[Array, '...'] | Num[np.ndarray, '...']
@@ -305,14 +305,14 @@ class Reconstruction:
     if self.predicted is None:
       return share
     patch = tuple(n // m for n, m in zip(self.clip.shape, self.hidden.shape, strict=False))
-    hidden = token_pixels(self.hidden, self.clip.shape)[..., 0]
-    flat = interpolated_video(self.clip, self.hidden.ravel(), patch=patch)
-    errors = (255 * np.abs(x - self.clip)[hidden].mean() for x in (self.predicted, flat))
+    hidden = self.hidden.ravel()
+    flat = interpolated_video(self.clip, hidden, patch=patch)
+    errors = (hidden_error(self.clip, hidden, x, patch=patch) for x in (self.predicted, flat))
     return share + ', off by {:.1f} of 255 on average; interpolation alone by {:.1f}'.format(
       *errors
     )
 
-  def pictures(self, most: int = 8) -> dict[str, UInt8[np.ndarray, 'H W 3']]:
+  def pictures(self, most: int = 4) -> dict[str, UInt8[np.ndarray, 'H W 3']]:
     """A picture for each head, such as `pixels_visible`, of at most so many columns.
 
     Their captions say what was borrowed from the clip.

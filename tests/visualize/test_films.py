@@ -12,6 +12,7 @@ from vmae_jax.frozen.tokenizer import untrained_tokenizer
 from vmae_jax.masking import MASKINGS
 from vmae_jax.motion.flow import Flow
 from vmae_jax.visualize import films
+from vmae_jax.visualize.flow import wheel
 from vmae_jax.visualize.trajectories import TRUE
 
 PATCH = (2, 8, 8)
@@ -61,9 +62,9 @@ def test_flow_and_its_wheel():
   assert (film == [255, 0, 0]).all()  # To the right, also in the last frame.
   slow = films.flow_film(video, constant_flow(3.0, 0.0, side=16), longest=6.0)
   assert slow.shape == video.shape and (slow == [255, 128, 128]).all()
-  wheel = films.wheel(101)
-  assert (wheel[50, 50] > 250).all() and (wheel[0, 0] == 255).all()
-  right, left = wheel[50, 99].astype(int), wheel[50, 1].astype(int)
+  round_ = wheel(101)
+  assert (round_[50, 50] > 250).all() and (round_[0, 0] == 255).all()
+  right, left = round_[50, 99].astype(int), round_[50, 1].astype(int)
   assert right[0] > 240 and right[1] < 30 and left[2] > 200 and left[0] < 30
 
 
@@ -149,7 +150,7 @@ def test_side_by_side():
   )
   assert page.shape[0] == 3 and page.shape[2] > 2 * 128
   counts = {v: (page[0] == (v, 0, 250)).all(-1).sum() for v in (10, 60, 110)}
-  # Each gets 128 x 64 pixels, enlarged to squares of at least 96 rows: twice as large.
+  # Each gets 128 x 64 pixels, enlarged to at least 128 rows: twice as large.
   assert counts == {10: 256 * 128, 60: 256 * 128, 110: 256 * 128}
   ys = {v: np.flatnonzero((page[0] == (v, 0, 250)).all(-1).any(1)).min() for v in (10, 60, 110)}
   assert ys[10] == ys[60] < ys[110]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vmae_jax.visualize.flow import SHADE, colour_wheel, flow_colours, flow_of_frames, motion_grid
-from vmae_jax.visualize.images import to_uint8
+from vmae_jax.visualize.images import Shown, to_uint8
 
 
 def test_wheel():
@@ -31,7 +31,7 @@ def test_colours():
 def test_flow_of_frames_runs_forward_in_time():
   flow = np.ones((3, 2, 2, 2), np.float32) * np.array([1, 2, 3])[:, None, None, None]
   out = flow_of_frames(flow.astype(np.float32), ((0, 1), (2, 1), (3, 2)), 5)
-  assert out[:, 0, 0, 0].tolist() == [1, 0, -2, -3, 0]
+  np.testing.assert_array_equal(out[:, 0, 0, 0], [1, np.nan, -2, -3, np.nan])
 
 
 def test_flow_of_frames_prefers_forward_pairs():
@@ -43,24 +43,22 @@ def test_flow_of_frames_prefers_forward_pairs():
 
 def test_grid_shows_visible_tokens_only():
   rng = np.random.default_rng(0)
-  video = rng.uniform(0.5, 1, (4, 96, 96, 3)).astype(np.float32)
-  hidden = np.ones(2 * 9, bool)
-  hidden[4] = False  # The middle one of the first slot.
-  picture = motion_grid(
-    video,
-    rng.normal(size=(4, 24, 24, 2)).astype(np.float32),
-    rng.uniform(size=(4, 24, 24)).astype(np.float32),
-    {'one token': hidden},
-    patch=(2, 32, 32),
-  )
+  video = rng.uniform(0.5, 1, (4, 128, 128, 3)).astype(np.float32)
+  hidden = np.ones(2 * 16, bool)
+  hidden[5] = False  # In the first slot.
+  flow = rng.normal(size=(4, 32, 32, 2)).astype(np.float32)
+  flow[2] = np.nan
+  maps = rng.uniform(size=(4, 32, 32)).astype(np.float32)
+  picture = motion_grid(Shown(video, hidden, None, (2, 32, 32)), flow, maps, {'one token': hidden})
   shades = to_uint8(video * SHADE)
   expected = shades[0].copy()
   expected[32:64, 32:64] = to_uint8(video[0, 32:64, 32:64])
 
   def shows(tile):
-    windows = np.lib.stride_tricks.sliding_window_view(picture, (96, 96, 3))[:, :, 0]
+    windows = np.lib.stride_tricks.sliding_window_view(picture, (128, 128, 3))[:, :, 0]
     first = (windows[:, :, 0, 0] == tile[0, 0]).all(-1)
     return any((windows[y, x] == tile).all() for y, x in np.argwhere(first))
 
   assert shows(expected) and shows(shades[3]) and shows(to_uint8(video[0]))
   assert not shows(shades[0])
+  assert shows(np.full((128, 128, 3), 225, np.uint8))  # Where there is no flow.

@@ -9,7 +9,8 @@ import pytest
 
 from vmae_jax.targets.hog import hog, hog_target
 from vmae_jax.visualize.hog import glyphs, hog_grid
-from vmae_jax.visualize.images import to_uint8
+from vmae_jax.visualize.images import HIDDEN as GREY
+from vmae_jax.visualize.images import Shown, to_uint8
 
 PATCH = (2, 32, 32)
 HIDDEN = np.random.default_rng(1).random(24) < 0.6
@@ -40,10 +41,11 @@ def test_brightness_is_the_bins_and_cells_lie_in_their_places():
 
 def grid_of(target, predicted, options):
   video = np.random.default_rng(0).random((4, 96, 128, 3), np.float32)
-  return video, hog_grid(video, HIDDEN, target, predicted, patch=PATCH, options=options)
+  return video, hog_grid(Shown(video, HIDDEN, (target, predicted), PATCH, options))
 
 
 def shows(picture, tile):
+  tile = tile.repeat(2, 0).repeat(2, 1)  # To the least size of a frame.
   h, w = tile.shape[:2]
   rows = picture[..., 0] == tile[0, 0, 0]
   return [
@@ -68,18 +70,19 @@ def test_the_grid(steps):
   true = to_uint8(glyphs(cells[1], side=16) / peak)[..., None].repeat(3, -1)
   found = shows(picture, true)
   # The truth, and right predictions beside what is visible.
-  assert len(found) == 2 and found[1][0] - found[0][0] == 3 * (96 + 4)
+  assert len(found) == 2 and found[1][0] - found[0][0] == 3 * (192 + 4)
   _, wrong = grid_of(flat, 0 * flat[HIDDEN], {})
   assert len(shows(wrong, true)) == 1
   hidden = HIDDEN[12:].reshape(3, 4).repeat(32, 0).repeat(32, 1)[..., None]
-  assert len(shows(wrong, np.where(hidden, 0, true))) == 2  # Visible, and with nothing added.
-  assert len(shows(picture, np.where(hidden, true, 0))) == 1
+  grey = np.uint8(round(255 * GREY))
+  assert len(shows(wrong, np.where(hidden, grey, true))) == 1
+  assert len(shows(wrong, np.where(hidden, 0, true))) == 1  # With nothing added.
+  assert len(shows(picture, np.where(hidden, true, grey))) == 1
 
 
 def test_a_real_target_fits():
   video = np.random.default_rng(3).random((1, 4, 96, 128, 3), np.float32)
   target = np.asarray(hog_target(jnp.asarray(video), None, patch=PATCH, frame='first'))[0]
-  picture = hog_grid(
-    video[0], HIDDEN, target, target[HIDDEN], patch=PATCH, options={'frame': 'first'}
-  )
+  shown = Shown(video[0], HIDDEN, (target, target[HIDDEN]), PATCH, {'frame': 'first'})
+  picture = hog_grid(shown)
   assert len(shows(picture, to_uint8(video[0, 2]))) == 1

@@ -10,6 +10,7 @@ import pytest
 from vmae_jax.errors import UserError
 from vmae_jax.models.patches import patchify
 from vmae_jax.visualize import reconstruction
+from vmae_jax.visualize.images import HIDDEN, Shown
 
 PATCH, GRID = (2, 4, 4), (3, 4, 5)
 EPS = 0.01
@@ -88,10 +89,9 @@ def test_unknown_statistics_are_told(clip):
 
 def grid_of(clip, **options):
   video, masked, _ = clip
-  predicted = np.ones_like(video)
-  return reconstruction.reconstruction_grid(
-    video, masked, predicted, patch=PATCH, **({'statistics': 'visible'} | options)
-  )
+  statistics = options.pop('statistics', 'visible')
+  shown = Shown(video, masked, np.ones_like(video), PATCH, **options)
+  return reconstruction.reconstruction_grid(shown, statistics=statistics)
 
 
 def test_grid_shows_what_it_says(clip):
@@ -105,14 +105,18 @@ def test_grid_shows_what_it_says(clip):
   video, masked, _ = clip
   hidden = masked.reshape(GRID).repeat(4, 1).repeat(4, 2)  # One frame of each slot.
   frames = np.round(video[::2] * 255).astype(np.uint8)
-  shown, masked_input, predicted, both = (np.stack(row) for row in seen['rows'])
+  shown, masked_input, flat, both = (np.stack(row) for row in seen['rows'])
   np.testing.assert_array_equal(shown, frames)
   np.testing.assert_array_equal(masked_input[~hidden], frames[~hidden])
-  assert (masked_input[hidden] == 128).all()
-  assert (predicted[hidden] == 255).all() and (predicted[~hidden] == 128).all()
+  assert (masked_input[hidden] == round(255 * HIDDEN)).all()
+  expected = reconstruction.interpolated_video(video, masked, patch=PATCH)[::2]
+  np.testing.assert_array_equal(flat, np.round(255 * expected))
   assert (both[hidden] == 255).all()
   np.testing.assert_array_equal(both[~hidden], frames[~hidden])
   assert seen['columns'] == ['frame 1', 'frame 3', 'frame 5']
+  everywhere = np.broadcast_to(masked.reshape(GRID)[:, None], (3, 2, 4, 5)).reshape(6, 4, 5)
+  everywhere = everywhere.repeat(4, 1).repeat(4, 2)  # All hidden pixels of the clip.
+  assert f'Off by {255 * (1 - video)[everywhere].mean():.1f} of 255' in seen['caption']
   assert seen['caption'].startswith('CHEATS') and seen['title'] == 'A title'
 
 

@@ -10,6 +10,7 @@ import pytest
 from vmae_jax.motion.follow import Followed
 from vmae_jax.motion.tracking import Tracks
 from vmae_jax.targets.trajectory import trajectory
+from vmae_jax.visualize.images import Shown
 from vmae_jax.visualize.trajectories import (
   PREDICTED,
   TRUE,
@@ -19,6 +20,7 @@ from vmae_jax.visualize.trajectories import (
 )
 
 GRID, PATCH, STEPS = (2, 3, 4), (2, 32, 32), 3
+WITHOUT_LEGEND = 4 * (4 * 96 + 4) + 20
 HIDDEN = np.random.default_rng(0).random(24) < 0.7
 
 
@@ -86,16 +88,9 @@ def test_a_path_is_drawn_from_its_start_over_all_steps():
 def grid_of(hidden, *, valid=None, offset=0.0, **options):
   video = np.full((4, 96, 128, 3), 0.5, np.float32)
   true, predicted = targets(steps_of(), normalise='none'), targets(steps_of(), **options)[hidden]
-  return trajectory_grid(
-    video,
-    hidden,
-    true,
-    predicted + offset,
-    valid=np.ones(24, bool) if valid is None else valid,
-    patch=PATCH,
-    options=options,
-    most=1,
-  )
+  weights = np.ones((24, 1)) if valid is None else valid[:, None] * 1.0
+  shown = Shown(video, hidden, (true, weights, predicted + offset), PATCH, options, most=1)
+  return trajectory_grid(shown)[:WITHOUT_LEGEND]
 
 
 def test_the_grid_shows_true_paths_of_all_and_predicted_ones_of_hidden_tokens():
@@ -121,16 +116,16 @@ def test_tokens_that_are_not_valid_are_left_out():
 def test_each_point_of_a_token_is_drawn_where_it_starts():
   steps = np.zeros((2, STEPS, 6, 8, 2), np.float32)
   steps[0, :, 0, 1, 0] = 5.0  # The upper right point of the first token; others are dots.
-  picture = trajectory_grid(
+  values = targets(steps, normalise='none')
+  shown = Shown(
     np.full((4, 96, 128, 3), 0.5, np.float32),
     HIDDEN,
-    targets(steps, normalise='none'),
-    targets(steps, normalise='none')[HIDDEN],
-    valid=np.ones(24, bool),
-    patch=PATCH,
-    options={'normalise': 'none'},
+    (values, np.ones((24, 1)), values[HIDDEN]),
+    PATCH,
+    {'normalise': 'none'},
     most=1,
   )
+  picture = trajectory_grid(shown)[:WITHOUT_LEGEND]
   y, x = pixels(picture, TRUE).T
   first = y < y.min() + 8  # The first row of points of the row of true paths.
   at = x[first] - x.min()  # From the first point on; points are 16 pixels apart, four times.

@@ -7,10 +7,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from vmae_jax.compare.summary import title
+from vmae_jax.visualize.curves import styled
 
 MARKERS = 'osDv^<>Pph*X' * 9
 
 
+@styled()
 def draw_figures(
   summary: Mapping[str, Any], folder: Path, held_out: Mapping[str, Iterable[Sequence[str]]]
 ) -> None:

@@ -212,7 +212,12 @@ class RunLog:
       summary |= {'from_step': self.start, **self._speed(self._first, self._last)}
     write_summary(self.workdir, summary)
     with self.going_on('loss.png'):
-      loss_curve({'': records}, picture := io.BytesIO())
+      heads = {key: None for record in records for key in record if key.startswith('loss_')}
+      keys = ('loss', *(heads if len(heads) > 1 else ()))
+      title = (
+        f'{self.config.method}: loss over {self.steps:,} steps of {self.config.batch_size} clips'
+      )
+      loss_curve({'': records}, picture := io.BytesIO(), keys=keys, title=title)
       storage.write(f'{self.workdir}/loss.png', picture.getvalue())
     self.progress.print(f'done: {self.workdir}/summary.json, {self.workdir}/loss.png')
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from vmae_jax.types import Int
+from vmae_jax.visualize.curves import styled
 
 NAMED = 60  # The names of more classes would not be legible.
 COUNTED = 25  # The numbers in the cells of more classes would not be legible.
 
 
+@styled()
 def confusion_matrix(
   counts: Int[np.ndarray, 'c c'],
   names: Sequence[str],
@@ -48,5 +50,5 @@ def confusion_matrix(
       axes.text(j, i, str(counts[i, j]), ha='center', va='center', color=colour, fontsize=8)
   axes.set_xlabel('predicted')
   axes.set_ylabel('true')
-  axes.set_title(title, loc='left', fontsize='medium')
+  axes.set_title(title)
   figure.savefig(path, dpi=160, format='png')

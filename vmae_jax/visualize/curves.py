@@ -1,5 +1,6 @@
 """Training curves of one or several runs, in common axes or in panels beside each other."""
 
+import contextlib
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,35 @@ from vmae_jax.types import Float, UInt8
 # Okabe and Ito's colours, for any colour vision; line styles repeat the difference.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 STYLES = ('-', '--', '-.', ':')
+STYLE = {
+  'font.size': 10,
+  'axes.titlesize': 10,
+  'axes.titleweight': 'bold',
+  'axes.titlelocation': 'left',
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.axisbelow': True,
+  'axes.prop_cycle': f'cycler("color", {list(COLOURS)})',
+  'grid.color': '#dddddd',
+  'grid.linewidth': 0.6,
+  'legend.frameon': False,
+  'legend.fontsize': 9,
+}
+ROUND = dict(nbins=5, steps=[1, 2, 5, 10], integer=True)  # Ticks.
 PANELS = 3  # The most panels in a row.
 SMOOTHING = 0.05  # The window of the thick line, as a share of the run's length.
 
 
+@contextlib.contextmanager
+def styled():
+  """The style of all plots."""
+  import matplotlib
+
+  with matplotlib.rc_context(STYLE):
+    yield
+
+
+@styled()
 def loss_curve(
   runs: Mapping[str, Sequence[Mapping[str, Any]]],
   path: str | os.PathLike | io.BytesIO,
@@ -40,7 +66,7 @@ def loss_curve(
   from matplotlib.ticker import FuncFormatter, MaxNLocator
 
   with_rate = any('learning_rate' in record for metrics in runs.values() for record in metrics)
-  figure = Figure(figsize=(7.2, 4.2 if with_rate else 3.4), layout='constrained')
+  figure = Figure(figsize=(5.6, 4.0 if with_rate else 3.2), layout='constrained')
   axes = figure.subplots(
     1 + with_rate, 1, sharex=True, squeeze=False, height_ratios=[3.5, 1][: 1 + with_rate]
   )[:, 0]
@@ -56,26 +82,29 @@ def loss_curve(
       steps, rates = series(metrics, 'learning_rate')
       axes[1].plot(steps, rates, linewidth=1.2, **_style(line, steps))
     for key in found:
-      label = ': '.join(part for part in (name, key if len(keys) > 1 else '') if part)
+      head = key.removeprefix('loss_') if key != 'loss' else 'sum'
+      label = ': '.join(part for part in (name, head if len(keys) > 1 else '') if part)
       _draw_series(axes[0], metrics, key, line, label)
       line += 1
   axes[0].set_ylabel(keys[0] if len(keys) == 1 else 'loss')
-  axes[0].set_title(title, loc='left', fontsize='medium')
+  axes[0].set_title(title)
+  _leave_out_the_start(axes[0])
   if axes[0].get_legend_handles_labels()[1]:
-    axes[0].legend(frameon=False)
+    axes[0].legend()
   if with_rate:
     axes[1].set_ylabel('learning\nrate')
     axes[1].set_ylim(bottom=0)
     axes[1].locator_params(axis='y', nbins=3)
     axes[1].yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f'{rate:.0e}' if rate else '0'))
   axes[-1].set_xlabel('step')
-  axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+  axes[-1].xaxis.set_major_locator(MaxNLocator(**ROUND))
   for ax in axes:
-    _plain_frame(ax)
+    ax.grid()
   figure.align_ylabels()
-  figure.savefig(path, dpi=160, format='png')
+  figure.savefig(path, dpi=200, format='png')
 
 
+@styled()
 def loss_panels(
   runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str = ''
 ) -> UInt8[np.ndarray, 'H W 3']:
@@ -90,6 +119,7 @@ def loss_panels(
   """
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
+  from matplotlib.ticker import MaxNLocator
 
   if not runs:
     raise UserError('there is no run whose loss could be drawn.')
@@ -103,15 +133,16 @@ def loss_panels(
       raise UserError(f'run {name!r} has no loss in its metrics: has it done a step?')
     for line, key in enumerate(keys):
       _draw_series(ax, metrics, key, line, key.removeprefix('loss_'))
-    ax.set_title(name, loc='left', fontsize='medium')
-    ax.set_xlabel('step', fontsize='small')
-    ax.tick_params(labelsize='small')
+    ax.set_title(name)
+    ax.set_xlabel('step')
+    ax.xaxis.set_major_locator(MaxNLocator(**ROUND | dict(nbins=4)))
+    _leave_out_the_start(ax)
     ax.set_ylim(bottom=0)
-    ax.legend(frameon=False, fontsize='small')
-    _plain_frame(ax)
+    ax.legend()
+    ax.grid()
   for ax in axes[len(runs) :]:
     ax.set_visible(False)
-  figure.suptitle(title, x=0.01, ha='left', fontsize='medium')
+  figure.suptitle(title, x=0.01, ha='left', fontsize='medium', fontweight='bold')
   canvas = FigureCanvasAgg(figure)
   canvas.draw()
   return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -132,9 +163,13 @@ def _style(line: int, steps: Float[np.ndarray, ' s']) -> dict[str, Any]:
   return {'color': colour, 'linestyle': style, 'marker': 'o' if len(steps) == 1 else None}
 
 
-def _plain_frame(ax) -> None:
-  ax.spines[['top', 'right']].set_visible(False)
-  ax.grid(color='#dddddd', linewidth=0.6)
+def _leave_out_the_start(ax) -> None:
+  """Lets the first, high losses leave the panel at the top, where they would flatten the rest."""
+  lines = [line.get_ydata() for line in ax.lines]
+  later = [y[len(y) // 20 :][np.isfinite(y[len(y) // 20 :])] for y in lines]
+  if lines and all(len(y) > 1 for y in later):
+    low, high = min(y.min() for y in later), max(y.max() for y in later)
+    ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low) + 1e-9)
 
 
 def series(

@@ -1,77 +1,90 @@
 """Predicted and true differences of frames, as pictures."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 
-from vmae_jax.models.patches import token_grid, unpatchify
+from vmae_jax.models.patches import unpatchify
 from vmae_jax.targets.frame_difference import TYPICAL, frame_difference
-from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import (
-  Layout,
-  evenly,
-  frame_names,
-  labelled_rows,
-  prediction_rows,
-  to_uint8,
-)
+from vmae_jax.types import Float, UInt8
+from vmae_jax.visualize.images import Shown, to_uint8
 from vmae_jax.visualize.reconstruction import denormalise
 
-_SCALE = 'Grey is no change; full range is {:.2f} of the intensity. '
-CAPTIONS = {
-  'patch': _SCALE + 'The model predicts normalised patches; the mean and std of each hidden patch '
-  'are interpolated from the visible patches near it, not taken from the hidden ones.',
-  'global': _SCALE + 'Nothing is borrowed from the hidden patches.',
-  'none': _SCALE + 'Nothing is borrowed from the hidden patches.',
+# Less and more, of Okabe and Ito's colours, for any colour vision.
+LESS, MORE = np.array([0, 114, 178]) / 255, np.array([213, 94, 0]) / 255
+_BORROWED = {
+  True: 'The model predicts normalised patches; the mean and std of each hidden patch are '
+  'interpolated from the visible patches near it, not taken from the hidden ones.',
+  False: 'Nothing is borrowed from the hidden patches.',
 }
 
 
-def difference_grid(
-  video: Float[np.ndarray, 'T H W 3'],
-  masked_tokens: Bool[np.ndarray, ' n'],
-  predicted: Float[np.ndarray, 'm p'],
-  *,
-  patch: tuple[int, int, int],
-  options: dict[str, Any],
-  title: str = '',
-  most: int | None = 4,
-  layout: Layout = labelled_rows,
-) -> UInt8[np.ndarray, '...']:
+def signed_colours(values: Float[np.ndarray, '*b']) -> UInt8[np.ndarray, '*b 3']:
+  """-1 is blue, 0 white, 1 orange-red; values outside are clipped."""
+  values = np.clip(values, -1, 1)[..., None]
+  colour = np.where(values < 0, LESS, MORE)
+  return to_uint8(1 - np.abs(values) * (1 - colour))
+
+
+def _peak(values: Float[np.ndarray, '...']) -> float:
+  """The difference that gets the full colour."""
+  return max(float(np.quantile(np.abs(values), 0.995)), 0.02)
+
+
+def correlation(one: Float[np.ndarray, '*b'], other: Float[np.ndarray, '*b']) -> float:
+  """The correlation of all values; 0 where either does not vary."""
+  one, other = one.ravel() - one.mean(), other.ravel() - other.mean()
+  return float(one @ other / max(1e-12, np.linalg.norm(one) * np.linalg.norm(other)))
+
+
+def difference_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   """Draws the clip, its true differences, the predicted ones, and these among visible ones.
 
-  Arguments are those of `reconstruction_grid`, and the options of the target `frame_difference`;
-  `most` counts time slots, which are drawn with all their frames.
+  The row of predictions has a gain of its own, and the caption their correlation with the truth.
+
+  Args:
+    shown: `values` are the predictions of the target `frame_difference`.
   """
-  pt, ph, pw = patch
-  grid = token_grid(video.shape[:3], patch)
-  normalise = options.get('normalise', 'patch')
+  (pt, ph, pw), grid, options = shown.patch, shown.grid, dict(shown.options)
+  normalise, predicted = options.get('normalise', 'patch'), shown.values
   raw = options | {'normalise': 'none'}
-  true = np.array(frame_difference(jnp.asarray(video)[None], None, patch=patch, **raw)[0])
+  true = np.array(
+    frame_difference(jnp.asarray(shown.clip)[None], None, patch=shown.patch, **raw)[0]
+  )
   if options.get('grey', False):
     true, predicted = (np.repeat(x, 3, axis=-1) for x in (true, predicted))
   if normalise == 'patch':
-    eps = options.get('eps', 0.03)
-    predicted = denormalise(
-      predicted, true, masked_tokens, grid=grid, statistics='visible', eps=eps
-    )
+    how = dict(grid=grid, statistics='visible', eps=options.get('eps', 0.03))
+    predicted = denormalise(predicted, true, shown.hidden, **how)
   elif normalise == 'global':
     predicted = predicted * options.get('scale', TYPICAL)
 
   per_slot = true.shape[-1] // (ph * pw * 3)  # pt, or pt - 1 where differences stay in a slot.
-  peak = max(float(np.quantile(np.abs(true), 0.995)), 0.02)
-  slots = evenly(grid[0], most=most)
-  shown = (slots[:, None] * per_slot + np.arange(per_slot)).ravel()
-  frames = (slots[:, None] * pt + np.arange(pt - per_slot, pt)).ravel()
+  true, predicted = (x.reshape(len(x), -1, 3).mean(-1) for x in (true, predicted))
+  peak = _peak(true)
+  gain = float(np.clip(_peak(true[shown.hidden]) / _peak(predicted), 1, 20).round(1))
+  right = correlation(true[shown.hidden], predicted)
+  slots = shown.slots()
+  if shown.most is None:  # A film of all frames.
+    chosen = np.arange(grid[0] * per_slot)
+  else:  # The last difference of a slot is within it.
+    chosen = slots * per_slot + per_slot - 1
+  frames = chosen // per_slot * pt + pt - per_slot + chosen % per_slot
 
-  def draw(patches):
-    film = unpatchify(jnp.asarray(patches)[None], patch=(per_slot, ph, pw), grid=grid)[0]
-    return to_uint8(0.5 + 0.5 * np.asarray(film)[shown] / peak)
+  def draw(values):
+    film = unpatchify(jnp.asarray(values)[None], patch=(per_slot, ph, pw), grid=grid)
+    return signed_colours(np.asarray(film)[0, chosen, ..., 0] / peak)
 
-  rows = prediction_rows(true, predicted, masked_tokens, draw=draw, name='true\ndifference')
-  return layout(
-    {'input': list(to_uint8(video)[frames])} | rows,
-    columns=frame_names(frames),
-    title=title,
-    caption=CAPTIONS[normalise].format(peak),
+  rows = shown._replace(values=(true, predicted)).rows(
+    draw, frames, name='true\ndifference', gain=gain
+  )
+  scale = signed_colours(np.linspace(-1, 1, 60)[None])
+  return shown.page(
+    rows,
+    frames,
+    f'Correlation with the true differences of hidden patches: {right:.2f} (0: none). '
+    + (f'The row of predictions is {gain:.1f} times as strong as they are. ' if gain > 1 else '')
+    + _BORROWED[normalise == 'patch'],
+    legend={
+      f'darker to lighter than the frame before, up to {peak:.2f} of the range': scale.repeat(9, 0)
+    },
   )

@@ -1,64 +1,46 @@
 """Tokens of a teacher as colours."""
 
-from typing import Any
-
 import numpy as np
 
-from vmae_jax.models.patches import token_grid
-from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import (
-  Layout,
-  evenly,
-  frame_names,
-  labelled_rows,
-  prediction_rows,
-  to_uint8,
-)
+from vmae_jax.types import Float, UInt8
+from vmae_jax.visualize.images import Shown, to_uint8
 
 
-def features_grid(
-  video: Float[np.ndarray, 'T H W 3'],
-  masked_tokens: Bool[np.ndarray, ' n'],
-  true: Float[np.ndarray, 'n f'],
-  predicted: Float[np.ndarray, 'm f'],
-  *,
-  patch: tuple[int, int, int],
-  options: dict[str, Any],
-  title: str = '',
-  most: int | None = 4,
-  layout: Layout = labelled_rows,
-) -> UInt8[np.ndarray, '...']:
+def main_colours(tokens: Float[np.ndarray, '*b f']) -> UInt8[np.ndarray, '*b 3']:
+  """Tokens as colours: their places along the three directions in which they differ most.
+
+  Directions are found for these tokens, and cut to two standard deviations.
+  """
+  return _colours_of(tokens.reshape(-1, tokens.shape[-1]))(tokens)
+
+
+def _colours_of(tokens: Float[np.ndarray, 'n f']):
+  mean = tokens.mean(axis=0)
+  _, lengths, directions = np.linalg.svd(tokens - mean, full_matrices=False)
+  scale = np.maximum(lengths[:3, None], 1e-9) / len(tokens) ** 0.5
+  axes = (directions[:3] / (4 * scale)).T  # Two deviations each way are 0 to 1.
+  # The sign of a direction is arbitrary: the larger side is bright.
+  axes *= np.where(((tokens - mean) @ axes > 0).mean(0) < 0.5, 1, -1)
+  return lambda values: to_uint8((values - mean) @ axes + 0.5)
+
+
+def features_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   """Draws frames, the teacher's tokens, the predicted ones, and these among visible ones.
 
-  Colours are a token's places along the three directions in which the clip's true tokens differ
-  most, cut to two standard deviations.
-
-  Arguments are those of `reconstruction_grid`, except for:
-
   Args:
-    true: The target of all tokens.
-    predicted: The model's values, in the order of the hidden tokens' indices.
-    options: The target's options.
+    shown: `values` are the target of all tokens and the predictions.
   """
-  grid = token_grid(video.shape[:3], patch)
-  chosen = evenly(grid[0], most=most)
-  mean = true.mean(axis=0)
-  _, lengths, directions = np.linalg.svd(true - mean, full_matrices=False)
-  scale = np.maximum(lengths[:3, None], 1e-9) / len(true) ** 0.5
-  axes = (directions[:3] / (4 * scale)).T  # Two deviations each way are 0 to 1.
+  slots = shown.slots()
+  colours = _colours_of(shown.values[0])
+  (_, ph, pw), frames = shown.patch, slots * shown.patch[0]
 
   def draw(values):
-    shown = values.any(axis=1, keepdims=True)  # Zeros stand for what is not shown.
-    colours = to_uint8(np.where(shown, (values - mean) @ axes + 0.5, 1.0))
-    frames = colours.reshape(*grid, 3)[chosen]
-    return frames.repeat(patch[1], axis=1).repeat(patch[2], axis=2)
+    return colours(values).reshape(*shown.grid, 3)[slots].repeat(ph, 1).repeat(pw, 2)
 
-  return layout(
-    {'input': list(to_uint8(video[chosen * patch[0]]))}
-    | prediction_rows(true, predicted, masked_tokens, draw=draw, name='teacher'),
-    columns=frame_names(chosen * patch[0]),
-    title=title,
-    caption=f'Tokens of the teacher {options["teacher"]}: red, green and blue are the three '
-    'directions in which those of this clip differ most. White: not shown. Nothing is borrowed '
-    'from the hidden tokens but these directions and their scale.',
+  return shown.page(
+    shown.rows(draw, frames, name='teacher'),
+    frames,
+    f'Tokens of the teacher {shown.options["teacher"]}: red, green and blue are the three '
+    'directions in which those of this clip differ most. Nothing is borrowed from the hidden '
+    'tokens but these directions and their scale.',
   )

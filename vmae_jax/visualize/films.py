@@ -7,6 +7,7 @@ strokes and paths need space. What a target has once a time slot is shown in all
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,22 +25,14 @@ from vmae_jax.targets.frame_difference import frame_difference
 from vmae_jax.targets.hog import hog_target
 from vmae_jax.targets.pixels import pixels
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.flow import SHADE, flow_colours, flow_of_frames
+from vmae_jax.visualize.differences import signed_colours
+from vmae_jax.visualize.flow import SHADE, flow_colours, flow_of_frames, longest_of
 from vmae_jax.visualize.hog import MIN_CELL, cells, glyphs
-from vmae_jax.visualize.images import labelled_rows, to_uint8, token_pixels
+from vmae_jax.visualize.images import labelled_rows, text_size, to_uint8, token_pixels
 from vmae_jax.visualize.trajectories import SHADE as PATH_SHADE
 from vmae_jax.visualize.trajectories import TRUE, draw_paths
 
-# Less and more, of Okabe and Ito's colours, for any colour vision.
-LESS, MORE = np.array([0, 114, 178]) / 255, np.array([213, 94, 0]) / 255
 PATCH_RANGE = 2.5  # Standard deviations from a patch's mean that are drawn black and white.
-
-
-def signed_colours(values: Float[np.ndarray, '*b']) -> UInt8[np.ndarray, '*b 3']:
-  """-1 is blue, 0 white, 1 orange-red; values outside are clipped."""
-  values = np.clip(values, -1, 1)[..., None]
-  colour = np.where(values < 0, LESS, MORE)
-  return to_uint8(1 - np.abs(values) * (1 - colour))
 
 
 def pixels_film(
@@ -78,18 +71,9 @@ def flow_film(
   """
   values = flow_of_frames(np.asarray(flow.values[0]), flow.pairs, len(video))
   values[-1] = values[-2]
-  if longest is None:
-    longest = float(np.quantile(np.hypot(values[..., 0], values[..., 1]), 0.98))
+  longest = longest_of(values) if longest is None else longest
   factor = video.shape[1] // values.shape[1], video.shape[2] // values.shape[2]
   return flow_colours(values, longest=longest).repeat(factor[0], 1).repeat(factor[1], 2)
-
-
-def wheel(side: int = 160) -> UInt8[np.ndarray, 'H W 3']:
-  """The legend of `flow_film`: the colours around a point that does not move."""
-  at = (np.arange(side) + 0.5) / side * 2 - 1
-  flow = np.stack(np.meshgrid(at, at), -1)
-  inside = np.hypot(flow[..., 0], flow[..., 1]) <= 1
-  return np.where(inside[..., None], flow_colours(flow, longest=1.0), np.uint8(255))
 
 
 def trajectory_film(
@@ -178,8 +162,7 @@ def side_by_side(
   *,
   side: int = 192,
   columns: int = 4,
-  title: str = '',
-  caption: str = '',
+  **texts: Any,
 ) -> UInt8[np.ndarray, 'T H W 3']:
   """Several films in one, each with its name above.
 
@@ -187,8 +170,7 @@ def side_by_side(
     films: Name -> film; all have the same number of frames, sizes may differ.
     side: Width of each film, in pixels.
     columns: The most films in a row.
-    title: Text above.
-    caption: Text below.
+    texts: `title`, `caption` and `legend` of `labelled_rows`.
 
   Raises:
     UserError: there is no film, or they have different numbers of frames.
@@ -205,14 +187,16 @@ def side_by_side(
   sized |= {'': np.full((length, height, width, 3), 255, np.uint8)}
   names = [*films, *[''] * (-len(films) % columns)]
   parts = [names[i : i + columns] for i in range(0, len(names), columns)]
+  title, size = texts.pop('title', ''), text_size(names, width)
 
   def page(i: int) -> UInt8[np.ndarray, 'H W 3']:
     rows = [
       labelled_rows(
         {'': [sized[name][i] for name in part]},
         columns=part,
+        size=size,
         title=title if part is parts[0] else '',
-        caption=caption if part is parts[-1] else '',
+        **(texts if part is parts[-1] else {}),
       )
       for part in parts
     ]
@@ -231,14 +215,13 @@ def film_of_rows(
   rows: Mapping[str, Sequence[UInt8[np.ndarray, 'H W 3']]],
   *,
   columns: Sequence[str],
-  title: str = '',
-  caption: str = '',
+  **texts: Any,
 ) -> UInt8[np.ndarray, 'T H2 W2 3']:
   """Rows of frames as films side by side: as `labelled_rows`, whose columns follow in time."""
   del columns  # Titles of frames would flicker.
   films = {label.replace('\n', ' '): np.stack(row) for label, row in rows.items()}
   side = max(224, min(320, *(film.shape[2] for film in films.values())))
-  return side_by_side(films, side=side, columns=len(films), title=title, caption=caption)
+  return side_by_side(films, side=side, columns=len(films), **texts)
 
 
 def _resized(film: UInt8[np.ndarray, 'T H W 3'], width: int) -> UInt8[np.ndarray, 'T H2 W2 3']:

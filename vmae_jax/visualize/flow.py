@@ -2,22 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import einops
 import numpy as np
 
-from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import (
-  Layout,
-  evenly,
-  frame_names,
-  labelled_rows,
-  prediction_rows,
-  to_uint8,
-  token_pixels,
-)
+from vmae_jax.visualize.images import Shown, evenly, swatch, to_uint8, token_pixels
 
 # Steps from red over yellow, green, cyan, blue and magenta to red again: more where the eye
 # distinguishes more hues (Baker et al., A Database and Evaluation Methodology for Optical Flow,
@@ -25,6 +15,8 @@ from vmae_jax.visualize.images import (
 _STEPS = (15, 6, 4, 11, 13, 6)
 _CORNERS = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1), (1, 0, 0))
 SHADE = 0.15  # What is left of the brightness of a hidden token.
+MAP = (213, 94, 0)
+NONE = 225  # Where there is no flow.
 
 
 def colour_wheel() -> Float[np.ndarray, '55 3']:
@@ -40,11 +32,13 @@ def flow_colours(
   """Direction as hue, length as saturation: no motion is white, red is motion to the right.
 
   Args:
-    flow: (x, y), y downwards.
+    flow: (x, y), y downwards; grey where it is NaN.
     longest: The length that gets the full colour; longer ones are darkened. None for the longest
       of the flow.
   """
   flow = np.asarray(flow, np.float64)
+  none = np.isnan(flow).any(-1, keepdims=True)
+  flow = np.where(none, 0, flow)
   length = np.hypot(flow[..., 0], flow[..., 1])
   length = length / max(length.max() if longest is None else longest, 1e-9)
   wheel = colour_wheel()
@@ -53,97 +47,93 @@ def flow_colours(
   part = (place - np.floor(place))[..., None]
   hue = (1 - part) * wheel[low] + part * wheel[(low + 1) % len(wheel)]
   length = length[..., None]
-  return to_uint8(np.where(length <= 1, 1 - length * (1 - hue), 0.75 * hue))
+  colours = to_uint8(np.where(length <= 1, 1 - length * (1 - hue), 0.75 * hue))
+  return np.where(none, np.uint8(NONE), colours)
+
+
+def wheel(side: int = 160) -> UInt8[np.ndarray, 'H W 3']:
+  """The legend of flow: the colours around a point that does not move."""
+  at = (np.arange(side) + 0.5) / side * 2 - 1
+  flow = np.stack(np.meshgrid(at, at), -1)
+  inside = np.hypot(flow[..., 0], flow[..., 1]) <= 1
+  return np.where(inside[..., None], flow_colours(flow, longest=1.0), np.uint8(255))
+
+
+def longest_of(flow: Float[np.ndarray, '*b 2']) -> float:
+  """The speed that gets the full colour: 2 % exceed it, so that few wild values pale no others."""
+  return max(float(np.nanquantile(np.hypot(flow[..., 0], flow[..., 1]), 0.98)), 1e-6)
 
 
 def motion_grid(
-  video: Float[np.ndarray, 'T H W 3'],
+  shown: Shown,
   flow: Float[np.ndarray, 'T H2 W2 2'],
   maps: Float[np.ndarray, 'T H2 W2'],
   masks: dict[str, Bool[np.ndarray, ' n']],
-  *,
-  patch: tuple[int, int, int],
-  title: str = '',
-  caption: str = '',
-  most: int | None = 8,
-  layout: Layout = labelled_rows,
 ) -> UInt8[np.ndarray, '...']:
   """Draws a clip, its flow, the maps that follow the flow, and what masks leave visible.
 
   Args:
-    video: The clip in [0, 1].
-    flow: The flow of each frame, on a grid that divides the frames; zero where there is none.
+    shown: The clip.
+    flow: The flow of each frame, on a grid that divides the frames, see `flow_of_frames`.
     maps: What `warped_maps` gives, on the same grid.
     masks: Label -> True where a token is hidden; such as motion-guided and tube.
-    patch: Frames, height and width of a patch.
-    title: Text above the picture.
-    caption: Text below it.
-    most: The most columns; None for all frames.
-    layout: See `reconstruction_grid`.
   """
-  frames, height, width, _ = video.shape
-  chosen = evenly(frames, most=most)
-  factor = height // flow.shape[1], width // flow.shape[2]
+  video = shown.clip
+  chosen = evenly(len(video), most=shown.most)
+  factor = video.shape[1] // flow.shape[1], video.shape[2] // flow.shape[2]
   grey = video.mean(-1, keepdims=True)
   heat = (maps / maps.max()).repeat(factor[0], 1).repeat(factor[1], 2)[..., None]
-  # Grey where the map is low, red where it is high.
-  overlay = (1 - heat) * grey + heat * np.array([1.0, 0.15, 0.1])
+  longest = longest_of(flow)
   rows = {
     'clip': to_uint8(video),
-    'flow': flow_colours(flow).repeat(factor[0], 1).repeat(factor[1], 2),
-    'map': to_uint8(overlay),
+    'flow\n(estimated)': flow_colours(flow, longest=longest)
+    .repeat(factor[0], 1)
+    .repeat(factor[1], 2),
+    # Grey where the map is low, red where it is high.
+    'map': to_uint8((1 - heat) * grey + heat * np.array(MAP) / 255),
   }
   for label, mask in masks.items():
-    hidden = mask.reshape(frames // patch[0], height // patch[1], width // patch[2])
-    rows[label] = to_uint8(np.where(token_pixels(hidden, video.shape), SHADE * video, video))
-  return layout(
+    hidden = token_pixels(mask.reshape(shown.grid), video.shape)
+    rows[label] = to_uint8(np.where(hidden, SHADE * video, video))
+  return shown.page(
     {label: [row[i] for i in chosen] for label, row in rows.items()},
-    columns=frame_names(chosen),
-    title=title,
-    caption=caption,
+    chosen,
+    'In each slot the tokens with most of the map are visible.',
+    legend={
+      _scale(longest * factor[1]): wheel(),
+      'visible in the middle frame, and carried along the flow': swatch(MAP),
+    },
   )
 
 
-def flow_grid(
-  video: Float[np.ndarray, 'T H W 3'],
-  masked_tokens: Bool[np.ndarray, ' n'],
-  true: Float[np.ndarray, 'n f'],
-  predicted: Float[np.ndarray, 'm f'],
-  *,
-  patch: tuple[int, int, int],
-  options: dict[str, Any],
-  title: str = '',
-  most: int | None = 8,
-  layout: Layout = labelled_rows,
-) -> UInt8[np.ndarray, '...']:
+def _scale(longest: float) -> str:
+  return f'direction and speed, {longest:.1f} pixels at the rim; white: no motion'
+
+
+def flow_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   """Draws a clip, its flow, the predicted flow, and this among the visible one.
 
-  Arguments are those of `reconstruction_grid`, except for:
-
   Args:
-    true: The target `optical_flow` of all tokens.
-    predicted: The model's values, in the order of the hidden tokens' indices.
-    options: The target's options.
+    shown: `values` are the target `optical_flow` of all tokens and the predictions.
   """
-  (t, h, w), (pt, ph, pw) = token_grid(video.shape[:3], patch), patch
+  true, _ = shown.values
+  (t, h, w), (pt, ph, pw) = shown.grid, shown.patch
   cells = math.isqrt(true.shape[-1] // (2 * pt))
-  longest = max(float(np.quantile(np.hypot(*true.reshape(-1, 2).T), 0.995)), 1e-6)
-  chosen = evenly(len(video), most=most)
+  longest = longest_of(true.reshape(-1, 2))
+  chosen = evenly(len(shown.clip), most=shown.most)
 
   def draw(values):
     order = '(t h w) (pt y x c) -> (t pt) (h y) (w x) c'
     flow = einops.rearrange(values, order, t=t, h=h, w=w, pt=pt, y=cells, x=cells)[chosen]
     return flow_colours(flow, longest=longest).repeat(ph // cells, 1).repeat(pw // cells, 2)
 
-  deviations = options.get('normalise') == 'patch'
-  return layout(
-    {'input': list(to_uint8(video[chosen]))}
-    | prediction_rows(true, predicted, masked_tokens, draw=draw, name='estimated\nflow'),
-    columns=frame_names(chosen),
-    title=title,
-    caption='Hue is direction (red: to the right), colour is speed; white is no motion, or not '
-    f'shown. {"Deviations from the mean of each token. " if deviations else ""}'
-    'The first row is what the estimator says, which is not always the true motion.',
+  deviations = shown.options.get('normalise') == 'patch'
+  return shown.page(
+    shown.rows(draw, chosen, name='flow\n(estimated)'),
+    chosen,
+    f'{"Deviations from the mean of each token. " if deviations else ""}The second row is what the '
+    'estimator says, which is not always the true motion.',
+    legend={'hue is direction, colour is speed; white: no motion': wheel()},
   )
 
 
@@ -153,9 +143,9 @@ def flow_of_frames(
   """The flow of each frame forward in time, for pictures.
 
   A frame with no pair that goes forward gets the reverse of one that goes backward; a frame with
-  no pair gets zeros.
+  no pair gets NaN.
   """
-  out = np.zeros((frames, *flow.shape[1:]), flow.dtype)
+  out = np.full((frames, *flow.shape[1:]), np.nan, flow.dtype)
   for (i, j), values in sorted(zip(pairs, flow, strict=True), key=lambda entry: entry[0][1]):
     out[i] = values * np.sign(j - i)
   return out

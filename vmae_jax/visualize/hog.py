@@ -1,22 +1,13 @@
 """Predicted and true histograms of oriented gradients, as glyphs."""
 
 import math
-from typing import Any
 
 import einops
 import numpy as np
 
-from vmae_jax.models.patches import token_grid
 from vmae_jax.targets.hog import BINS, FRAMES, bin_angles
-from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import (
-  Layout,
-  evenly,
-  frame_names,
-  labelled_rows,
-  prediction_rows,
-  to_uint8,
-)
+from vmae_jax.types import Float, UInt8
+from vmae_jax.visualize.images import Shown, to_uint8
 
 MIN_CELL = 16  # Cells are enlarged to at least this many pixels.
 
@@ -57,47 +48,30 @@ def glyphs(
   return drawn.reshape(*b, h * side, w * side)
 
 
-def hog_grid(
-  video: Float[np.ndarray, 'T H W 3'],
-  masked_tokens: Bool[np.ndarray, ' n'],
-  true: Float[np.ndarray, 'n f'],
-  predicted: Float[np.ndarray, 'm f'],
-  *,
-  patch: tuple[int, int, int],
-  options: dict[str, Any],
-  title: str = '',
-  most: int | None = 4,
-  layout: Layout = labelled_rows,
-) -> UInt8[np.ndarray, '...']:
+def hog_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   """Draws frames, their true histograms, the predicted ones, and these among visible ones.
 
   Glyphs show the mean over the channels, and the first step of histograms along trajectories.
 
-  Arguments are those of `reconstruction_grid`, except for:
-
   Args:
-    true: The target of all tokens.
-    predicted: The model's values, in the order of the hidden tokens' indices.
-    options: The target's options.
+    shown: `values` are the target of all tokens and the predictions.
   """
-  grid = token_grid(video.shape[:3], patch)
-  factor = math.ceil(2 * MIN_CELL / patch[1])
+  (true, _), grid, (pt, _, side) = shown.values, shown.grid, shown.patch
+  side = side // 2 * math.ceil(2 * MIN_CELL / side)
   peak = max(float(np.quantile(cells(true, grid).max(-1), 0.99)), 1e-6)
-  slots = evenly(grid[0], most=most)
-  frames = slots * patch[0]
+  slots = shown.slots(3 if math.prod(grid[1:]) <= 64 else 2)  # A few that can be seen.
+  frames = slots * pt
   if true.shape[1] == 12 * BINS:
-    frames += FRAMES[options.get('frame', 'middle')](patch[0])
+    frames += FRAMES[shown.options.get('frame', 'middle')](pt)
 
   def draw(values):
-    variant, side = options.get('variant', 'mme'), patch[1] // 2 * factor
+    variant = shown.options.get('variant', 'mme')
     strokes = glyphs(cells(values, grid)[slots], variant=variant, side=side)
     return to_uint8(strokes / peak)[..., None].repeat(3, -1)
 
-  return layout(
-    {'input': list(to_uint8(video[frames]).repeat(factor, 1).repeat(factor, 2))}
-    | prediction_rows(true, predicted, masked_tokens, draw=draw),
-    columns=frame_names(frames),
-    title=title,
-    caption='Strokes run along edges; the stronger the gradients of that direction in a cell, the '
+  return shown.page(
+    shown.rows(draw, frames),
+    frames,
+    'Strokes run along edges; the stronger the gradients of that direction in a cell, the '
     'brighter. Nothing is borrowed from the hidden tokens.',
   )

@@ -1,21 +1,25 @@
 """Rows of labelled frames as one picture, drawn with Pillow alone, and what such rows are of."""
 
+import functools
+import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Bool, Float, Int, UInt8
 
-MIN_SIDE = 96  # Smaller frames are enlarged to at least this many pixels.
-_GAP, _MARGIN = 4, 10
-_INK, _FAINT, _PAPER = (25, 25, 25), (110, 110, 110), (255, 255, 255)
+MIN_SIDE = 128  # Smaller frames are enlarged to at least this many pixels.
+HIDDEN = 0.6  # The grey of patches that are not shown.
+_GAP, _MARGIN = 4, 12
+_INK, _FAINT, _PAPER = (25, 25, 25), (90, 90, 90), (255, 255, 255)
+_OF_PAGE = 0.03  # Height of the text over the width of all columns: legible at half a page.
 
-# (rows, *, columns, title, caption) -> a picture, such as `labelled_rows`, or a film.
+# (rows, *, columns, title, caption, legend) -> a picture, such as `labelled_rows`, or a film.
 Layout = Callable[..., UInt8[np.ndarray, '...']]
-
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont  # The first where Pillow lacks FreeType.
 
 
 def to_uint8(frames: Float[np.ndarray, '*shape']) -> UInt8[np.ndarray, '*shape']:
@@ -47,36 +51,18 @@ def token_pixels(
   return tokens[..., None]
 
 
-def prediction_rows(
-  true: Float[np.ndarray, 'n f'],
-  predicted: Float[np.ndarray, 'm f'],
-  masked_tokens: Bool[np.ndarray, ' n'],
-  *,
-  draw: Callable[..., Sequence[UInt8[np.ndarray, 'H W 3']]],
-  name: str = 'true',
-) -> dict[str, list[UInt8[np.ndarray, 'H W 3']]]:
-  """Rows of true values, of visible ones, of predicted ones, and of the last two together.
+@functools.cache
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+  """The font of the plots, which comes with matplotlib."""
+  (folder,) = importlib.util.find_spec('matplotlib').submodule_search_locations
+  name = 'DejaVuSans-Bold' if bold else 'DejaVuSans'
+  return ImageFont.truetype(f'{folder}/mpl-data/fonts/ttf/{name}.ttf', size)
 
-  Args:
-    true: Values of all tokens.
-    predicted: The model's values, in the order of the hidden tokens' indices.
-    masked_tokens: True where a token was hidden.
-    draw: (values of all tokens, 0 where none are shown) -> a frame for each column.
-    name: Label of the first row.
-  """
 
-  def row(hidden, visible):
-    values = np.zeros_like(true)
-    values[masked_tokens], values[~masked_tokens] = hidden, visible
-    return list(draw(values))
-
-  visible = true[~masked_tokens]
-  return {
-    name: row(true[masked_tokens], visible),
-    f'visible\n{masked_tokens.mean():.0%} hidden': row(0, visible),
-    'predicted': row(predicted, 0),
-    'predicted\n+ visible': row(predicted, visible),
-  }
+def text_size(columns: Sequence[str], width: int) -> int:
+  """Height of the text of a page of columns that are `width` pixels wide, whose titles fit."""
+  size = max(13, round(_OF_PAGE * len(columns) * width))
+  return max(9, min(size, int(size * width / max(1, *(_width(c, font(size)) for c in columns)))))
 
 
 def labelled_rows(
@@ -85,14 +71,18 @@ def labelled_rows(
   columns: Sequence[str],
   title: str = '',
   caption: str = '',
+  legend: Mapping[str, UInt8[np.ndarray, '_ _ 3']] | None = None,
+  size: int | None = None,
 ) -> UInt8[np.ndarray, 'H2 W2 3']:
   """Draws a table of frames.
 
   Args:
     rows: Label at the left (newlines allowed) -> the row's frames, all of one size.
     columns: Text above each column.
-    title: Text above the table.
-    caption: Text below the table; it is wrapped.
+    title: Text above the table; like the caption, it is wrapped.
+    caption: Text below the table.
+    legend: Text -> what it explains, a colour or a scale; below the table.
+    size: Height of the text; None for one that suits the page.
 
   Returns:
     The picture; small frames are enlarged by a whole factor, so that pixels stay square.
@@ -100,42 +90,66 @@ def labelled_rows(
   height, width, _ = next(iter(rows.values()))[0].shape
   factor = math.ceil(MIN_SIDE / min(height, width))
   height, width = height * factor, width * factor
-  font_size = max(13, width // 10)  # Wide pictures are shown smaller.
-  line_height = round(font_size * 1.4)
-  font = ImageFont.load_default(font_size)
-  left = _MARGIN + max(_text_width(label, font) for label in rows) + _MARGIN
-  total_width = max(
-    left + len(columns) * (width + _GAP) - _GAP + _MARGIN,
-    _text_width(title, font) + 2 * _MARGIN,
-  )
-  caption_lines = _wrap(caption, font, total_width - 2 * _MARGIN)
-  top = _MARGIN + line_height * bool(title) + line_height
-  below = top + len(rows) * (height + _GAP)
-  total_height = below + len(caption_lines) * line_height + _MARGIN
-
-  page = Image.new('RGB', (total_width, total_height), _PAPER)
+  size = size or text_size(columns, width)
+  plain, small, line = font(size), font(max(9, round(0.85 * size))), round(1.4 * size)
+  left = _MARGIN + max(_width(label, plain) for label in rows)
+  left += _MARGIN * (left > _MARGIN)
+  total = left + len(columns) * (width + _GAP) - _GAP + _MARGIN
+  titles = _wrap(title, font(size, bold=True), total - 2 * _MARGIN)
+  captions = _wrap(caption, small, total - 2 * _MARGIN)
+  keys = _placed(legend or {}, small, total)
+  top = _MARGIN + line * len(titles) + line
+  below = top + len(rows) * (height + _GAP) + _GAP
+  under = below + 2 * line * (1 + max((row for row, *_ in keys), default=-1))
+  page = Image.new('RGB', (total, under + len(captions) * line + _MARGIN), _PAPER)
   draw = ImageDraw.Draw(page)
-  draw.text((_MARGIN, _MARGIN - 2), title, fill=_INK, font=font)
+  for i, text in enumerate(titles):
+    draw.text((_MARGIN, _MARGIN + i * line - 3), text, fill=_INK, font=font(size, bold=True))
   for i, text in enumerate(columns):
     x = left + i * (width + _GAP) + width / 2
-    draw.text((x, top - 5), text, fill=_FAINT, font=font, anchor='ms')
+    draw.text((x, top - 6), text, fill=_FAINT, font=plain, anchor='ms')
   for j, (label, frames) in enumerate(rows.items()):
     y = top + j * (height + _GAP)
-    middle = (_MARGIN, y + height / 2 - line_height / 2 * (1 + label.count('\n')))
-    draw.multiline_text(middle, label, fill=_INK, font=font, spacing=line_height - font_size)
+    draw.multiline_text((_MARGIN, y + height / 2), label, fill=_INK, font=plain, anchor='lm')
     for i, frame in enumerate(frames):
       big = Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST)
       page.paste(big, (left + i * (width + _GAP), y))
-  for i, line in enumerate(caption_lines):
-    draw.text((_MARGIN, below + i * line_height), line, fill=_INK, font=font)
+  for row, x, text, swatch in keys:
+    y = below + 2 * line * row
+    page.paste(swatch, (x, y))
+    at = x + swatch.width + _MARGIN // 2, y + swatch.height / 2
+    draw.text(at, text, fill=_INK, font=small, anchor='lm')
+  for i, text in enumerate(captions):
+    draw.text((_MARGIN, under + i * line), text, fill=_FAINT, font=small)
   return np.asarray(page)
 
 
-def _text_width(text: str, font: Font) -> int:
+def _placed(
+  legend: Mapping[str, UInt8[np.ndarray, '_ _ 3']], small: ImageFont.FreeTypeFont, total: int
+) -> list[tuple[int, int, str, Image.Image]]:
+  """Row, x, text and picture of each entry; a row ends where the page does."""
+  placed, row, x, height = [], 0, _MARGIN, round(1.9 * small.size)
+  for text, swatch in legend.items():
+    size = round(height * swatch.shape[1] / swatch.shape[0]), height
+    wide = size[0] + _width(text, small) + 3 * _MARGIN
+    if x > _MARGIN and x + wide > total:
+      row, x = row + 1, _MARGIN
+    image = Image.fromarray(swatch).resize(size, Image.Resampling.BOX)
+    placed.append((row, x, text, image))
+    x += wide
+  return placed
+
+
+def swatch(colour: Sequence[int]) -> UInt8[np.ndarray, '1 1 3']:
+  """A colour for a legend."""
+  return np.array(colour, np.uint8).reshape(1, 1, 3)
+
+
+def _width(text: str, font: ImageFont.FreeTypeFont) -> int:
   return math.ceil(max(font.getlength(line) for line in text.split('\n')))
 
 
-def _wrap(text: str, font: Font, width: int) -> list[str]:
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
   lines: list[str] = []
   for word in text.split():
     if lines and font.getlength(f'{lines[-1]} {word}') <= width:
@@ -143,3 +157,96 @@ def _wrap(text: str, font: Font, width: int) -> list[str]:
     else:
       lines.append(word)
   return lines
+
+
+class Shown(NamedTuple):
+  """What a head predicts of one clip, and how it is drawn: what all pictures of clips take.
+
+  Attributes:
+    clip: The clip in [0, 1].
+    hidden: True where a token was hidden.
+    values: What the picture is of. Of a new target its values of all tokens and the predictions of
+      hidden ones, in the order of tokens.
+    patch: Frames, height and width of a patch.
+    options: The options of the head's target.
+    title: Text above the picture.
+    most: The most columns that are drawn; None for all frames.
+    layout: What makes a picture, or a film, of rows of frames.
+    config: The run's config.
+  """
+
+  clip: Float[np.ndarray, 'T H W 3']
+  hidden: Bool[np.ndarray, ' n']
+  values: Any
+  patch: tuple[int, int, int]
+  options: Mapping[str, Any] = {}
+  title: str = ''
+  most: int | None = 4
+  layout: Layout = labelled_rows
+  config: Any = None
+
+  @property
+  def grid(self) -> tuple[int, int, int]:
+    """Tokens t, h, w of the clip."""
+    return token_grid(self.clip.shape[:3], self.patch)
+
+  @property
+  def share(self) -> str:
+    """The share of hidden tokens."""
+    return f'{self.hidden.mean():.0%} hidden'
+
+  def slots(self, most: int | None = None) -> Int[np.ndarray, ' q']:
+    """The time slots of the columns, of pictures at most so many."""
+    return evenly(self.grid[0], most=self.most and min(self.most, most or self.most))
+
+  def page(
+    self,
+    rows: Mapping[str, Sequence[UInt8[np.ndarray, 'H W 3']]],
+    frames: range | Int[np.ndarray, ' q'],
+    caption: str = '',
+    **options: Any,
+  ) -> UInt8[np.ndarray, '...']:
+    """The picture of rows, whose columns are these frames."""
+    texts = dict(columns=frame_names(frames), title=self.title, caption=caption)
+    return self.layout(rows, **texts, **options)
+
+  def rows(
+    self,
+    draw: Callable[..., UInt8[np.ndarray, 'q H W 3']],
+    frames: range | Int[np.ndarray, ' q'],
+    *,
+    name: str = 'true',
+    gain: float = 1.0,
+  ) -> dict[str, list[UInt8[np.ndarray, 'H W 3']]]:
+    """Rows of the clip, of true values, of visible ones, of predicted ones, and of the last two.
+
+    Args:
+      draw: (values of all tokens) -> a picture for each column; what is not shown is made grey.
+      frames: The frames of the columns.
+      name: Label of the row of true values.
+      gain: What predictions are multiplied with in their own row.
+    """
+    true, predicted = self.values
+    hidden = self.hidden.reshape(self.grid)[np.asarray(frames) // self.patch[0]]
+
+    def row(values, grey):
+      pictures = draw(values)
+      return list(
+        np.where(token_pixels(grey, pictures.shape), np.uint8(round(255 * HIDDEN)), pictures)
+      )
+
+    both = true.copy()
+    both[self.hidden] = predicted
+    alone = true * gain
+    alone[self.hidden] = predicted * gain
+    first = draw(true)
+    large = first.shape[1] // self.clip.shape[1], first.shape[2] // self.clip.shape[2]
+    clip = to_uint8(self.clip[frames]).repeat(max(1, large[0]), 1).repeat(max(1, large[1]), 2)
+    times = f'\n× {gain:.1f}' if gain != 1 else ''
+    return {
+      'input': list(clip),
+      name: list(first),
+      f'visible\n{self.share}': row(true, hidden),
+      f'predicted{times}': row(alone, ~hidden),
+      'predicted\n+ visible': list(draw(both)),
+    }

@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vmae_jax.errors import UserError
 from vmae_jax.types import UInt8
 from vmae_jax.visualize.curves import COLOURS
-from vmae_jax.visualize.images import labelled_rows
+from vmae_jax.visualize.images import font, labelled_rows
 
 MAX_OBJECTS = 32
 SHAPES = ('box', 'polygon')
@@ -111,18 +111,18 @@ def ruled(frame: UInt8[np.ndarray, 'H W 3'], *, width: int = 640) -> UInt8[np.nd
   size = width, round(frame.shape[0] * factor)
   page = Image.new('RGB', (size[0] + 2 * _RULER, size[1] + 2 * _RULER), (255, 255, 255))
   page.paste(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC), (_RULER, _RULER))
-  draw, font = ImageDraw.Draw(page, 'RGBA'), ImageFont.load_default(13)
+  draw, plain = ImageDraw.Draw(page, 'RGBA'), font(13)
   least = max(frame.shape[:2]) / _TICKS
   step = next(k * 10**e for e in range(9) for k in (1, 2, 5) if k * 10**e >= least)
   ink, line = (25, 25, 25, 255), (255, 255, 255, 90)
   for value in range(0, frame.shape[1] + 1, step):
     x = _RULER + value * factor
     draw.line((x, _RULER, x, _RULER + size[1]), fill=line)
-    draw.text((x, _RULER - 5), str(value), fill=ink, font=font, anchor='ms')
+    draw.text((x, _RULER - 5), str(value), fill=ink, font=plain, anchor='ms')
   for value in range(0, frame.shape[0] + 1, step):
     y = _RULER + value * factor
     draw.line((_RULER, y, _RULER + size[0], y), fill=line)
-    draw.text((_RULER - 5, y), str(value), fill=ink, font=font, anchor='rm')
+    draw.text((_RULER - 5, y), str(value), fill=ink, font=plain, anchor='rm')
   return np.asarray(page)
 
 

@@ -2,9 +2,8 @@
 
 import functools
 import operator
-import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import einops
 import jax
@@ -21,43 +20,17 @@ from vmae_jax.masking.random import tube
 from vmae_jax.method.forward import Forward, Method
 from vmae_jax.method.keys import clip_keys
 from vmae_jax.method.losses import code_logits
-from vmae_jax.targets.codes import FRAMES
 from vmae_jax.targets.trajectory import trajectory
-from vmae_jax.types import Bool, Float, UInt8
+from vmae_jax.types import Float, UInt8
 from vmae_jax.visualize.codes import codes_grid
 from vmae_jax.visualize.differences import difference_grid
 from vmae_jax.visualize.features import features_grid
 from vmae_jax.visualize.files import png
 from vmae_jax.visualize.flow import flow_grid, flow_of_frames, motion_grid
 from vmae_jax.visualize.hog import hog_grid
-from vmae_jax.visualize.images import frame_names
-from vmae_jax.visualize.reconstruction import (
-  interpolated_video,
-  predicted_video,
-  reconstruction_grid,
-)
+from vmae_jax.visualize.images import Shown
+from vmae_jax.visualize.reconstruction import predicted_video, reconstruction_grid
 from vmae_jax.visualize.trajectories import trajectory_grid
-
-
-class Shown(NamedTuple):
-  """One head's prediction of one clip, to be drawn.
-
-  Attributes:
-    clip: The clip in [0, 1].
-    hidden: True where a token was hidden.
-    values: What `shown_outputs` returns for the head: of a new target, its values of all tokens and
-      the predictions of hidden ones, in the order of tokens.
-    how: Patch, options of the target, and title of the picture; perhaps `most` and `layout`.
-    method: The method of the head.
-    config: The run's config.
-  """
-
-  clip: Float[np.ndarray, 'T H W 3']
-  hidden: Bool[np.ndarray, ' n']
-  values: Any
-  how: dict[str, Any]
-  method: Method
-  config: Any
 
 
 class Pictures:
@@ -133,21 +106,23 @@ def draw_clip(method: Method, config, outputs: dict[str, Any], i: int, **how: An
     config: Its config.
     outputs: The result of `shown_outputs`, on the host.
     i: The clip's place in the batch.
-    how: `title`, `most` and `layout` of `reconstruction_grid`.
+    how: `title`, `most` and `layout` of `Shown`.
 
   Returns:
     `HEAD_KIND` -> picture (film, if `layout` makes one).
   """
-  drawn, of_clip = {}, operator.itemgetter(i)
+  of_clip = functools.partial(jax.tree.map, operator.itemgetter(i))
+  clip = of_clip((outputs['clip'], outputs['hidden']))
+  common = functools.partial(Shown, *clip, patch=method.patch, config=config, **how)
+  drawn = {}
   for name, head in config.heads.items():
     if head.target in PICTURES:
-      shown = (outputs['clip'], outputs['hidden'], outputs[name])
-      options = dict(patch=method.patch, options=dict(head.options))
-      shown = Shown(*jax.tree.map(of_clip, shown), options | how, method, config)
+      shown = common(values=of_clip(outputs[name]), options=dict(head.options))
       drawn |= {f'{name}_{kind}': x for kind, x in PICTURES[head.target](shown).items()}
   if 'maps' in outputs:
-    title = f'{config.method}: what is visible follows the motion'
-    drawn['mask_motion'] = _motion(outputs, i, method.patch, **how | {'title': title})
+    flow = flow_of_frames(outputs['flow'].values[i], outputs['flow'].pairs, len(clip[0]))
+    masks = {'visible': outputs['hidden'][i], 'tube masking\nin its place': outputs['tube'][i]}
+    drawn['mask_motion'] = motion_grid(common(values=None), flow, outputs['maps'][i], masks)
   return drawn
 
 
@@ -174,89 +149,36 @@ def _pixel_values(predicted, options) -> tuple[Any, dict[str, Any]]:
 
 
 def _pixels(shown: Shown) -> Drawn:
-  how = dict(shown.how)
-  patch, options = how['patch'], how.pop('options')
-  predicted, honest = _pixel_values(shown.values, options)
-  kinds = [honest['statistics']]
+  predicted, how = _pixel_values(shown.values, shown.options)
+  kinds = [how['statistics']]
   if shown.config.log.ground_truth_statistics and kinds == ['visible']:
     kinds.append('ground truth')
-  clip, hidden, pictures = shown.clip, shown.hidden, {}
-  how['interpolated'] = interpolated_video(clip, hidden, patch=patch)
+  pictures = {}
   for kind in kinds:
-    options = honest | {'statistics': kind}
-    video = predicted_video(predicted, clip, hidden, patch=patch, **options)
-    picture = reconstruction_grid(clip, hidden, video, statistics=kind, **how)
+    how |= dict(statistics=kind, patch=shown.patch)
+    video = predicted_video(predicted, shown.clip, shown.hidden, **how)
+    picture = reconstruction_grid(shown._replace(values=video), statistics=kind)
     pictures[kind.replace(' ', '_')] = picture
   return pictures
 
 
-def _difference(shown: Shown) -> Drawn:
-  return {'difference': difference_grid(shown.clip, shown.hidden, shown.values, **shown.how)}
-
-
-def _flow(shown: Shown) -> Drawn:
-  return {'flow': flow_grid(shown.clip, shown.hidden, *shown.values, **shown.how)}
-
-
-def _features(shown: Shown) -> Drawn:
-  return {'features': features_grid(shown.clip, shown.hidden, *shown.values, **shown.how)}
-
-
-def _codes(shown: Shown) -> Drawn:
-  frames, decoded, predicted, accuracy = shown.values
-  length = shown.method.patch[0]
-  place = range(length)[FRAMES[shown.how['options'].get('frames', 'first')]][0]
-  picture = codes_grid(
-    frames[:, place],
-    shown.hidden.reshape(shown.method.grid),
-    decoded,
-    predicted,
-    accuracy=float(accuracy),
-    columns=frame_names(range(place, length * len(frames), length)),
-    tokenizer=pathlib.Path(shown.method.tokenizer.path).name,
-    **{key: shown.how[key] for key in ('title', 'layout') if key in shown.how},
-  )
-  return {'codes': picture}
-
-
-def _hog(shown: Shown) -> Drawn:
-  return {'hog': hog_grid(shown.clip, shown.hidden, *shown.values, **shown.how)}
-
-
 def _trajectory(shown: Shown) -> Drawn:
-  true, weights, predicted = shown.values
-  valid = weights[:, 0] > 0
-  how = dict(shown.how)
   if shown.config.tracking.rate == 'slot':
-    how['title'] += ': steps of the points that lay at these places in frame 1'
-  picture = trajectory_grid(shown.clip, shown.hidden, true, predicted, valid=valid, **how)
-  return {'trajectory': picture}
-
-
-def _motion(outputs, i: int, patch: tuple[int, int, int], **how: Any):
-  clip, flow = outputs['clip'][i], outputs['flow']
-  return motion_grid(
-    clip,
-    flow_of_frames(flow.values[i], flow.pairs, len(clip)),
-    outputs['maps'][i],
-    {'visible': outputs['hidden'][i], 'tube masking\nin its place': outputs['tube'][i]},
-    patch=patch,
-    **how,
-    caption='Flow: hue is direction, colour is speed. Map: red is visible in the middle frame, '
-    'carried to the others along the flow; in each slot the tokens with most of it are visible.',
-  )
+    where = ': steps of the points that lay at these places in frame 1'
+    shown = shown._replace(title=shown.title + where)
+  return {'trajectory': trajectory_grid(shown)}
 
 
 # Target -> what draws a head of it: kind of picture -> picture. Heads of other targets are trained
 # without pictures.
 PICTURES: dict[str, Callable[[Shown], Drawn]] = {
   'pixels': _pixels,
-  'frame_difference': _difference,
-  'optical_flow': _flow,
-  'codes': _codes,
-  'features': _features,
-  'hog': _hog,
-  'aligned_hog': _hog,
+  'frame_difference': lambda shown: {'difference': difference_grid(shown)},
+  'optical_flow': lambda shown: {'flow': flow_grid(shown)},
+  'codes': lambda shown: {'codes': codes_grid(shown)},
+  'features': lambda shown: {'features': features_grid(shown)},
+  'hog': lambda shown: {'hog': hog_grid(shown)},
+  'aligned_hog': lambda shown: {'hog': hog_grid(shown)},
   'trajectory': _trajectory,
 }
 

@@ -15,14 +15,7 @@ import numpy as np
 from vmae_jax.errors import lookup
 from vmae_jax.models.patches import patchify, token_grid, unpatchify
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import (
-  Layout,
-  evenly,
-  frame_names,
-  labelled_rows,
-  to_uint8,
-  token_pixels,
-)
+from vmae_jax.visualize.images import HIDDEN, Shown, to_uint8, token_pixels
 
 # Where a hidden patch's mean and std came from -> what the caption says of it.
 CAPTIONS = {
@@ -32,58 +25,51 @@ CAPTIONS = {
   'ground truth': 'CHEATS: the model predicts normalised patches; the true mean and std of each '
   'hidden patch are borrowed from the ground truth, which alone shows most of the scene.',
 }
-GREY = 0.5  # Hidden patches.
 NEIGHBOURS = 16  # Visible patches whose statistics are averaged.
 TIME_STEP = 0.5  # Distance of a patch to itself one time slot later, in widths of a patch.
 
 
-def reconstruction_grid(
-  video: Float[np.ndarray, 'T H W 3'],
-  masked_tokens: Bool[np.ndarray, ' n'],
-  predicted: Float[np.ndarray, 'T H W 3'],
-  *,
-  patch: tuple[int, int, int],
-  statistics: str,
-  title: str = '',
-  most: int | None = 8,
-  layout: Layout = labelled_rows,
-  interpolated: Float[np.ndarray, 'T H W 3'] | None = None,
-) -> UInt8[np.ndarray, '...']:
-  """Draws the input, the masked input, the prediction, and the prediction among visible patches.
+def reconstruction_grid(shown: Shown, *, statistics: str) -> UInt8[np.ndarray, '...']:
+  """Draws the input, the masked input, interpolation alone, and the prediction.
 
   Args:
-    video: The clip in [0, 1].
-    masked_tokens: True where a token was hidden.
-    predicted: The result of `predicted_video`, or the pixels that a model predicts; only its
-      hidden patches are shown.
-    patch: Frames, height and width of a patch.
-    statistics: A key of CAPTIONS: how `predicted` got its mean and contrast.
-    title: Text above the picture.
-    most: The most columns that are drawn, each the first frame of a time slot; None for all frames.
-    layout: What makes a picture, or a film, of rows of frames.
-    interpolated: The clip with `interpolated_video` in place of hidden patches, for a row that
-      shows what a picture looks like without any model.
+    shown: `values` are the result of `predicted_video`, or the pixels that a model predicts; only
+      their hidden patches are shown.
+    statistics: A key of CAPTIONS: how they got their mean and contrast.
 
   Raises:
     UserError: there are no such statistics.
   """
   caption = lookup(CAPTIONS, statistics, 'statistics of the reconstruction')
-  grid = token_grid(video.shape[:3], patch)
-  hidden = token_pixels(np.asarray(masked_tokens).reshape(grid), video.shape)
-  frames = np.arange(len(video)) if most is None else evenly(grid[0], most=most) * patch[0]
+  video, predicted, patch = shown.clip, shown.values, shown.patch
+  hidden = token_pixels(shown.hidden.reshape(shown.grid), video.shape)
+  frames = np.arange(len(video)) if shown.most is None else shown.slots() * patch[0]
+  flat = interpolated_video(video, shown.hidden, patch=patch)
   rows = {
     'input': video,
-    f'masked\n{masked_tokens.mean():.0%} hidden': np.where(hidden, GREY, video),
-    'interpolation\nalone': interpolated,
-    'predicted': np.where(hidden, predicted, GREY),
+    f'masked\n{shown.share}': np.where(hidden, HIDDEN, video),
+    'interpolation\nalone': flat,
     'predicted\n+ visible': np.where(hidden, predicted, video),
   }
-  return layout(
-    {label: list(to_uint8(row[frames])) for label, row in rows.items() if row is not None},
-    columns=frame_names(frames),
-    title=title,
-    caption=caption,
+  errors = (hidden_error(video, shown.hidden, x, patch=patch) for x in (predicted, flat))
+  return shown.page(
+    {label: list(to_uint8(row[frames])) for label, row in rows.items()},
+    frames,
+    caption
+    + ' Off by {:.1f} of 255 in hidden patches, interpolation alone by {:.1f}.'.format(*errors),
   )
+
+
+def hidden_error(
+  video: Float[np.ndarray, 'T H W 3'],
+  masked_tokens: Bool[np.ndarray, ' n'],
+  predicted: Float[np.ndarray, 'T H W 3'],
+  *,
+  patch: tuple[int, int, int],
+) -> float:
+  """The mean absolute difference of hidden pixels, of 255."""
+  hidden = token_pixels(masked_tokens.reshape(token_grid(video.shape[:3], patch)), video.shape)
+  return float(255 * np.abs(predicted - video)[hidden[..., 0]].mean())
 
 
 def predicted_video(
@@ -97,8 +83,13 @@ def predicted_video(
 ) -> Float[np.ndarray, 'T H W 3']:
   """The clip with predicted patches in place of the hidden ones.
 
-  Arguments are those of `reconstruction_grid` and `denormalise`; with the statistics 'none' the
-  model predicts pixels as they are.
+  Args:
+    predicted: Patches, in the order of the hidden tokens' indices.
+    video: The clip in [0, 1].
+    masked_tokens: True where a token was hidden.
+    patch: Frames, height and width of a patch.
+    statistics: A key of CAPTIONS; with 'none' the model predicts pixels as they are.
+    eps: See `denormalise`.
   """
   grid = token_grid(video.shape[:3], patch)
   patches = np.array(patchify(jnp.asarray(video)[None], patch=patch)[0])

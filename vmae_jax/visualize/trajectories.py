@@ -1,15 +1,14 @@
 """Predicted and true trajectories, drawn over the frames that they start from."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import Layout, evenly, frame_names, labelled_rows, to_uint8
+from vmae_jax.visualize.images import Shown, evenly, swatch, to_uint8
 from vmae_jax.visualize.reconstruction import interpolate_visible
 
 MIN_SIDE = 320  # Frames are enlarged to this, so that paths of a few pixels can be seen.
@@ -17,6 +16,7 @@ TRUE, PREDICTED = (230, 159, 0), (86, 180, 233)  # Orange and blue, for any colo
 POINTS = 4  # In each token.
 SHADE = 0.45  # What is left of the brightness of the frames under the paths.
 _SMOOTH = 2  # Paths are drawn this many times larger, then made smaller: smooth edges.
+_THIN = 160  # Widths of a path in a frame.
 
 _BORROWED = {
   'none': 'Nothing is borrowed from the hidden tokens.',
@@ -28,64 +28,63 @@ _BORROWED = {
 _MEANS = {True: 'its mean motion is predicted', False: 'and so is its mean motion'}
 
 
-def trajectory_grid(
-  video: Float[np.ndarray, 'T H W 3'],
-  masked_tokens: Bool[np.ndarray, ' n'],
-  true: Float[np.ndarray, 'n f'],
-  predicted: Float[np.ndarray, 'm f2'],
-  *,
-  valid: Bool[np.ndarray, ' n'],
-  patch: tuple[int, int, int],
-  options: dict[str, Any],
-  title: str = '',
-  most: int | None = 4,
-  layout: Layout = labelled_rows,
-) -> UInt8[np.ndarray, '...']:
-  """Draws what is visible, the true paths, the predicted ones of hidden tokens, and both.
-
-  Arguments are those of `reconstruction_grid`, except for:
+def trajectory_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
+  """Draws what is visible, paths along the flow, the predicted ones of hidden tokens, and both.
 
   Args:
-    true: Values of `trajectory` with `normalise='none'`, the same `scale` and no mean.
-    predicted: The model's values, in the order of the hidden tokens' indices.
-    valid: Tokens whose paths are drawn: the weights of `trajectory`.
-    options: Options of the target `trajectory`.
+    shown: `values` are those of `trajectory` with `normalise='none'`, the same `scale` and no mean;
+      its weights, 0 where a token has no path; and the predictions.
   """
-  grid = token_grid(video.shape[:3], patch)
-  scale = options.get('scale', 20.0)
+  true, weights, predicted = shown.values
+  valid, grid, patch, options = weights[:, :1] > 0, shown.grid, shown.patch, shown.options
+  scale, masked_tokens = options.get('scale', 20.0), shown.hidden
   paths = np.full(true.shape, np.nan)
   paths[masked_tokens] = predicted_steps(predicted, true, masked_tokens, grid=grid, options=options)
+  true, paths = (np.where(valid, values, np.nan) * scale for values in (true, paths))
   hidden_true = np.where(masked_tokens[:, None], true, np.nan)
-  slots = evenly(grid[0], most=most)
-  frames = video[slots * patch[0]]
+  with_paths = np.flatnonzero(valid.reshape(grid).any((1, 2)))
+  slots = with_paths[evenly(len(with_paths), most=shown.most and min(3, shown.most))]
+  if not len(slots):
+    slots = shown.slots(3)
+  frames = shown.clip[slots * patch[0]]
   hidden = masked_tokens.reshape(grid)[slots].repeat(patch[1], 1).repeat(patch[2], 2)
   seen = to_uint8(np.where(hidden[..., None], 0.15 * frames, frames))
   grey = to_uint8(frames.mean(-1, keepdims=True).repeat(3, -1) * SHADE)
+  few = math.prod(grid[1:]) <= 64  # Of more tokens, the mean path of each is drawn.
 
   def drawn(*layers):
-    layers = [
-      (_points(np.where(valid[:, None], values, np.nan) * scale, grid, patch), colour)
-      for values, colour in layers
-    ]
+    layers = [(_points(values, grid, patch, each=few), colour) for values, colour in layers]
     return [
       draw_paths(frame, [(starts, steps[slot], colour) for (starts, steps), colour in layers])
       for frame, slot in zip(grey, slots, strict=True)
     ]
 
   rows = {
-    f'visible\n{masked_tokens.mean():.0%} hidden': [_enlarged(frame) for frame in seen],
-    'true': drawn((true, TRUE)),
+    f'visible\n{shown.share}': [_enlarged(frame) for frame in seen],
+    'along the flow\n(an estimate)': drawn((true, TRUE)),
     'predicted': drawn((paths, PREDICTED)),
     'both': drawn((hidden_true, TRUE), (paths, PREDICTED)),
   }
+  ends, still = (
+    np.linalg.norm(_points(x, grid, patch)[1].sum(2), axis=-1)
+    for x in (paths - hidden_true, hidden_true)
+  )
   normalise, mean = options.get('normalise', 'patch_std'), options.get('mean', False)
-  return layout(
+  return shown.page(
     rows,
-    columns=frame_names(slots * patch[0]),
-    title=title,
-    caption='Where points of the frame go in the next frames, a dot at the end. Orange: along the '
-    'optical flow. Blue: predicted, for hidden tokens only. '
+    slots * patch[0],
+    f'Where {"points" if few else "the means of 4 points"} go in the next frames, a dot at the end.'
+    + (
+      f' Predicted ends are off by {np.nanmean(ends):.1f} pixels, points that stay where they are '
+      f'by {np.nanmean(still):.1f}. '
+      if np.isfinite(ends).any()
+      else ' '
+    )
     + _BORROWED[normalise].format(mean=_MEANS[mean]),
+    legend={
+      'along the estimated flow': swatch(TRUE),
+      'predicted, for hidden tokens alone': swatch(PREDICTED),
+    },
   )
 
 
@@ -95,11 +94,11 @@ def predicted_steps(
   masked_tokens: Bool[np.ndarray, ' n'],
   *,
   grid: tuple[int, ...],
-  options: dict[str, Any],
+  options: Mapping[str, Any],
 ) -> Float[np.ndarray, 'm f']:
   """Undoes the target's normalisation by statistics of visible tokens alone.
 
-  Arguments are those of `trajectory_grid`; `true` and the result are steps over `scale`.
+  `true` and the result are steps over `scale`; `options` those of the target `trajectory`.
   """
   m, eps = len(predicted), options.get('eps', 0.01)
   steps = true.reshape(len(true), 2, -1, POINTS)
@@ -122,14 +121,21 @@ def predicted_steps(
 
 
 def _points(
-  values: Float[np.ndarray, 'n f'], grid: tuple[int, ...], patch: tuple[int, int, int]
+  values: Float[np.ndarray, 'n f'],
+  grid: tuple[int, ...],
+  patch: tuple[int, int, int],
+  *,
+  each: bool = True,
 ) -> tuple[Float[np.ndarray, 'q 2'], Float[np.ndarray, 't q L 2']]:
-  """Where points start in a frame, and their steps, in pixels."""
+  """Where points start in a frame, and their steps, in pixels; not each: the means of tokens."""
   t, h, w = grid
   steps = values.reshape(t, h, w, 2, -1, 2, 2)  # t h w c L h2 w2
   steps = steps.transpose(0, 1, 5, 2, 6, 4, 3).reshape(t, 4 * h * w, -1, 2)
-  pitch = patch[1] // 2
-  x, y = np.meshgrid(np.arange(2 * w), np.arange(2 * h))
+  pitch, across, down = patch[1] // 2, 2 * w, 2 * h
+  if not each:
+    steps = steps.reshape(t, h, 2, w, 2, -1, 2).mean((2, 4)).reshape(t, h * w, -1, 2)
+    pitch, across, down = patch[1], w, h
+  x, y = np.meshgrid(np.arange(across), np.arange(down))
   return np.stack([x, y], -1).reshape(-1, 2) * pitch + pitch / 2, steps
 
 
@@ -154,12 +160,13 @@ def draw_paths(
   """
   big = Image.fromarray(_enlarged(frame, _SMOOTH))
   factor = big.width // frame.shape[1]
-  draw = ImageDraw.Draw(big)
+  draw, width = ImageDraw.Draw(big), round(min(big.size) / _THIN)
   for starts, steps, colour in layers:
     paths = np.concatenate([starts[:, None], starts[:, None] + steps.cumsum(1)], 1) * factor
     for path in paths[np.isfinite(paths).all((1, 2))]:
-      draw.line([tuple(point) for point in path], fill=colour, width=_SMOOTH * 3 // 2)
-      (x, y), radius = path[-1], _SMOOTH * 1.2
+      draw.line([tuple(point) for point in path], fill=colour, width=width)
+      (x, y), far = path[-1], np.hypot(*(path[-1] - path[0])) > 3 * width
+      radius = width * (1.3 if far else 0.6)
       draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
   size = big.width // _SMOOTH, big.height // _SMOOTH
   return np.asarray(big.resize(size, Image.Resampling.BOX))
