@@ -19,7 +19,9 @@
 #     https://docs.nvidia.com/jax-toolbox/performance-profiling/gpu-performance
 # tpu:
 #   JAX_PLATFORMS=tpu,cpu  Computes on TPUs. libtpu or chips that are not there are an error.
-# cpu: nothing else; XLA's defaults.
+# cpu:
+#   TF_CPP_MIN_LOG_LEVEL=3  Leaves out XLA's alarm after two minutes of compiling, which asks for a
+#     bug report. It is logged as an error and has no flag of its own; what fails is an exception.
 set -euo pipefail
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
@@ -49,7 +51,7 @@ case "$backend" in
     set_default XLA_PYTHON_CLIENT_MEM_FRACTION 0.9
     ;;
   tpu) set_default JAX_PLATFORMS tpu,cpu ;;
-  cpu) ;;
+  cpu) set_default TF_CPP_MIN_LOG_LEVEL 3 ;;
   *)
     printf 'error: give a backend: gpu, tpu or cpu. See launch/xla_flags.sh --help.\n' >&2
     exit 2

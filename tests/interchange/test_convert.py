@@ -129,7 +129,7 @@ def test_a_folder_for_transformers(exported):
   out = exported
   assert names(out) == [
     *('README.md', 'config.json', 'model.safetensors'),
-    *('preprocessor_config.json', 'rest.safetensors'),
+    *('preprocessor_config.json', 'rest.safetensors', 'video_preprocessor_config.json'),
   ]
   config = json.loads((out / 'config.json').read_text())
   assert (
@@ -146,6 +146,9 @@ def test_a_folder_for_transformers(exported):
   processor = json.loads((out / 'preprocessor_config.json').read_text())
   assert processor['image_mean'] == [0.485, 0.456, 0.406]
   assert processor['size'] == {'shortest_edge': 32}
+  video = json.loads((out / 'video_preprocessor_config.json').read_text())
+  assert video.pop('video_processor_type') == 'VideoMAEVideoProcessor'
+  assert processor.pop('image_processor_type') == 'VideoMAEImageProcessor' and video == processor
   card = (out / 'README.md').read_text()
   for text in (
     '| steps | 7 |',

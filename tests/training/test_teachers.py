@@ -100,3 +100,10 @@ def test_the_average_teaches_as_it_was_before_the_step_and_follows_a_schedule():
       before.ema,
       state.params,
     )
+
+
+def test_a_model_of_the_hub_teaches(tmp_path, monkeypatch):
+  (plain,) = teachers.load_teachers(config_of(a_run(tmp_path))).values()
+  monkeypatch.setattr(teachers, 'local_path', {'hf:lab/model': str(tmp_path)}.get)
+  (teacher,) = teachers.load_teachers(config_of('hf:lab/model')).values()
+  assert teacher.digest == plain.digest

@@ -44,7 +44,14 @@ def write_huggingface(
   tensors, rest = to_tensors(params, info, huggingface_names(info))
   about = _about(info, rest, fingerprint)
   save_file(tensors, out / 'model.safetensors', {'format': 'pt', FORMAT: about})
-  for name, value in (('config', config), ('preprocessor_config', _processor(info))):
+  processor = _processor(info)
+  files = {
+    'config': config,
+    'preprocessor_config': {'image_processor_type': 'VideoMAEImageProcessor'} | processor,
+    # Of transformers 5; it wants torchvision, which the other one does without.
+    'video_preprocessor_config': {'video_processor_type': 'VideoMAEVideoProcessor'} | processor,
+  }
+  for name, value in files.items():
     (out / f'{name}.json').write_text(json.dumps(value, indent=2) + '\n', encoding='utf-8')
   return _write_rest_and_card(out, 'model.safetensors', out / 'README.md', info, rest)
 
@@ -147,9 +154,8 @@ def _config(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _processor(info: Mapping[str, Any]) -> dict[str, Any]:
-  """preprocessor_config.json: the shorter side to the size, the centre, normalised."""
+  """What both processors say: the shorter side to the size, the centre, normalised."""
   return dict(
-    image_processor_type='VideoMAEImageProcessor',
     do_resize=True,
     size={'shortest_edge': info['size']},
     resample=2,

@@ -208,8 +208,8 @@ def huggingface_info(
   eps = float(config['layer_norm_eps'])
   if eps != 1e-6:
     notes.append(
-      f'LayerNorm: config.json has eps {eps:g}, the official code and the default here 1e-06: '
-      f'--config.model.eps={eps:g} reproduces what transformers computes'
+      f'LayerNorm: its eps is {eps:g}, as config.json says; that of the official code and of new '
+      'runs here is 1e-06'
     )
   if (kind == 'pretraining' or pool == 'mean') and eps != LAST_NORM_EPS:
     last = 'fc_norm' if kind == 'classification' else 'decoder.norm'

@@ -36,7 +36,7 @@ _OTHERS = (
     r'(^|\.)pos_embed_(spatial|temporal)$|attn\.q\.weight$',
     "Meta's MAE-ST (facebookresearch/mae_st)",
   ),
-  (r'clip_(pos_embed|projector|decoder)|attn\.q_norm', 'an InternVideo2'),
+  (r'clip_(pos_embed|projector|decoder)|attn\.q_norm', 'an InternVideo2 (OpenGVLab/InternVideo)'),
   (r'relative_position_bias_table', 'a Swin transformer'),
   (r'temporal_attn|(^|\.)time_embed$', 'a TimeSformer'),
   (r'(^|\.)cls_token$', 'a vision transformer with a class token'),

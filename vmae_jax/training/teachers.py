@@ -7,6 +7,7 @@ from flax.traverse_util import flatten_dict
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.encoder import build_encoder, load_encoder, resolve
 from vmae_jax.frozen.teacher import AVERAGE, UNTRAINED, Teacher, of_compute_type
+from vmae_jax.hub import local_path
 from vmae_jax.interchange.pretrained import digest
 from vmae_jax.method import build
 from vmae_jax.method.forward import Method
@@ -33,7 +34,8 @@ def load_teachers(config) -> dict[str, Teacher]:
     if block.path in ('', AVERAGE, UNTRAINED):
       continue
     try:
-      found, params, _ = load_encoder(block.path, pool='tokens', weights=block.weights)
+      path = local_path(block.path)
+      found, params, _ = load_encoder(path, pool='tokens', weights=block.weights)
     except UserError as e:
       raise UserError(f'teachers.{name}: {e}') from e
     encoder, _ = build_encoder(found, pool='tokens')
@@ -44,7 +46,7 @@ def load_teachers(config) -> dict[str, Teacher]:
       encoder.clone(**alike, **pixels, remat='none'),
       of_compute_type(params, common['dtype']),
       (data.frames, data.size, data.size),
-      f'{resolve(block.path)} ({WEIGHTS.get(found.weights, found.weights)} weights)',
+      f'{resolve(path)} ({WEIGHTS.get(found.weights, found.weights)} weights)',
       digest(values)[:16],
     )
   return teachers
