@@ -251,6 +251,8 @@ def test_mistakes(tmp_path):
     (Entry('a'), dict(rate=0.0), 'odd'),
     (Entry('a'), dict(rate=1000.0), 'odd'),
     (Entry('a'), dict(width=2000), 'odd'),
+    (Entry('a'), dict(width=24, height=24), 'ok'),  # As the demo's.
+    (Entry('a'), dict(width=16, height=16), 'odd'),
   ],
 )
 def test_judge(entry, found, status):

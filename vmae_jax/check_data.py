@@ -81,7 +81,7 @@ def judge(entry: Entry, found: Finding, *, span: int) -> tuple[str, str]:
   if not 5 <= found.rate <= 121:
     return 'odd', f'{found.rate:g} frames a second'
   low, high = sorted((found.width, found.height))
-  if low < 64 or high > 4 * low:
+  if low < 24 or high > 4 * low:
     return 'odd', f'{found.width} x {found.height} pixels'
   return ('odd', found.odd) if found.odd else ('ok', '')
 

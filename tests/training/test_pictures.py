@@ -1,12 +1,15 @@
 """What is only looked at stops no run."""
 
 import jaxtyping
+import numpy as np
 import pytest
 
 from tests import started
 from vmae_jax.config_file import load_config
 from vmae_jax.masking import MASKINGS
+from vmae_jax.method.build import build_method
 from vmae_jax.runs.metrics import read_metrics
+from vmae_jax.sharding import make_mesh
 from vmae_jax.targets import TARGETS
 from vmae_jax.training.pretraining import train
 from vmae_jax.visualize import predictions
@@ -44,3 +47,19 @@ def test_a_picture_that_fails_is_a_line_of_the_log(tmp_path, monkeypatch, capsys
   assert (tmp_path / 'checkpoints' / '2').is_dir()
   told = ''.join(capsys.readouterr())
   assert told.count('no pictures (RuntimeError: no font)') == 2
+
+
+def test_clips_are_from_all_over_the_list(tmp_path):
+  """Of a list that goes from class to class: the first, the last and those between."""
+  asked = []
+
+  def sampler(source, epoch, sample):
+    asked.append(sample)
+    return {'video': np.full((1, 8, 32, 32, 3), sample, np.uint8)}
+
+  config, method = config_of(), build_method(config_of())
+  config.log.pictures = 4
+  drawn = predictions.Pictures(method, range(31), sampler, config, '', make_mesh())
+  batch = drawn._batch
+  assert asked == [0, 10, 20, 30] == batch['sample'].tolist()
+  assert batch['video'][:, 0, 0, 0, 0].tolist() == asked

@@ -28,15 +28,16 @@ from vmae_jax.visualize.features import features_grid
 from vmae_jax.visualize.files import png
 from vmae_jax.visualize.flow import flow_grid, flow_of_frames, motion_grid
 from vmae_jax.visualize.hog import hog_grid
-from vmae_jax.visualize.images import Shown
+from vmae_jax.visualize.images import Shown, evenly
 from vmae_jax.visualize.reconstruction import predicted_video, reconstruction_grid
 from vmae_jax.visualize.trajectories import trajectory_grid
 
 
 class Pictures:
-  """Draws what each head predicts, for the first clips of the data set.
+  """Draws what each head predicts, for a few clips from all over the data set.
 
-  All hidden tokens are predicted, even if training decodes only some of them.
+  Lists often go from class to class. All hidden tokens are predicted, even if training decodes only
+  some of them.
 
   Args:
     method: The method that predicts.
@@ -62,12 +63,13 @@ class Pictures:
     """The clips, repeated until the devices can share them evenly."""
     shares = self._mesh.shape['data'] * self._mesh.shape['fsdp']
     index = np.arange(-(-self._count // shares) * shares, dtype=np.int32) % self._count
-    clips = [self._sampler(self._source, 0, sample) for sample in range(self._count)]
+    samples = evenly(len(self._source), most=self._count).astype(np.int32)
+    clips = [self._sampler(self._source, 0, int(sample)) for sample in samples]
     images = ('video', 'window') if self._method.window else ('video',)
     return {
       **{name: np.stack([clips[i][name][0] for i in index]) for name in images},
       'epoch': np.zeros_like(index),
-      'sample': index,
+      'sample': samples[index],
       'repeat': np.zeros_like(index),
     }
 
