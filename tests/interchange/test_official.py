@@ -142,7 +142,7 @@ def test_what_is_no_such_model_is_told():
 def test_heads_that_shapes_do_not_tell_are_asked_for():
   with pytest.raises(UserError, match='width 32, depth 2 and 64 hidden units .*--heads=N'):
     official_info(small(), {})
-  with pytest.raises(UserError, match='heads of the decoder: add --decoder_heads=N'):
+  with pytest.raises(UserError, match='heads of the decoder: convert it with --decoder_heads=N'):
     official_info(small(), {}, heads=2)
   with pytest.raises(UserError, match='width 32 is no multiple of 3 heads'):
     official_info(small(), {}, heads=3, decoder_heads=2)

@@ -179,7 +179,7 @@ def encoder_info(
     raise UserError(
       f'{where}: an encoder of width {encoder["width"]}, depth {encoder["depth"]} and '
       f'{encoder["mlp"]} hidden units is in no table, and shapes do not show how many heads its '
-      'attention has: add --heads=N (and --decoder_heads=N).'
+      'attention has: convert it with --heads=N (and --decoder_heads=N).'
     )
   encoder['heads'] = heads or SIZES[size]['heads']
   check_heads(encoder, where)
@@ -192,7 +192,9 @@ def decoder_info(
   """Arguments of a decoder; the usual number of heads follows from the encoder's size."""
   decoder = _sizes(tensors, prefix, where, 'although there is a decoder')
   if heads is None and size is None:
-    raise UserError(f'{where}: shapes do not show the heads of the decoder: add --decoder_heads=N.')
+    raise UserError(
+      f'{where}: shapes do not show the heads of the decoder: convert it with --decoder_heads=N.'
+    )
   decoder['heads'] = heads or SIZES[size]['decoder']['heads']
   check_heads(decoder, where)
   return decoder

@@ -125,7 +125,8 @@ def recognise(checkpoint: Checkpoint, path: str | Path, formats: Mapping[str, Fo
     return found[0]
   raise UserError(
     f'{path}: its tensors ({", ".join(list(checkpoint.tensors)[:3])}, ...) are those of no '
-    f'network that is known here ({", ".join(formats)}); if it is one of them, add --kind=NAME.'
+    f'network that is known here ({", ".join(formats)}); if it is one of them, convert it with '
+    '--kind=NAME.'
   )
 
 
