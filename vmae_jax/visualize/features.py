@@ -1,5 +1,7 @@
 """Tokens of a teacher as colours."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from vmae_jax.types import Float, UInt8
@@ -14,7 +16,8 @@ def main_colours(tokens: Float[np.ndarray, '*b f']) -> UInt8[np.ndarray, '*b 3']
   return _colours_of(tokens.reshape(-1, tokens.shape[-1]))(tokens)
 
 
-def _colours_of(tokens: Float[np.ndarray, 'n f']):
+def _colours_of(tokens: Float[np.ndarray, 'n f']) -> Callable[..., UInt8[np.ndarray, '*b 3']]:
+  """(values) -> their colours, by the directions of these tokens."""
   mean = tokens.mean(axis=0)
   _, lengths, directions = np.linalg.svd(tokens - mean, full_matrices=False)
   scale = np.maximum(lengths[:3, None], 1e-9) / len(tokens) ** 0.5
