@@ -166,7 +166,8 @@ def _style(line: int, steps: Float[np.ndarray, ' s']) -> dict[str, Any]:
 def _leave_out_the_start(ax) -> None:
   """Lets the first, high losses leave the panel at the top, where they would flatten the rest."""
   lines = [line.get_ydata() for line in ax.lines]
-  later = [y[len(y) // 20 :][np.isfinite(y[len(y) // 20 :])] for y in lines]
+  later = [y[len(y) // 10 :] for y in lines]
+  later = [y[np.isfinite(y)] for y in later]
   if lines and all(len(y) > 1 for y in later):
     low, high = min(y.min() for y in later), max(y.max() for y in later)
     ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low) + 1e-9)
