@@ -12,8 +12,9 @@
   bundles    the same by the compiler's count for TPUs that need not be there (libtpu), kernels by
              the bundles of their final schedules: --topologies
   checkpoint seconds to save and restore a train state, and for which training waits
-  fits       whether the step of every method and size fits TPU slices that need not be there, and
-             what it sends between chips; some minutes each, by libtpu (pip install "jax[tpu]").
+  fits       whether the step of every method and size fits TPU slices and GPUs that need not be
+             there, what it sends between them and which libraries' kernels it calls; some minutes
+             each, by libtpu (pip install "jax[tpu]") or XLA for CUDA (pip install "jax[cuda13]").
              The same command goes on where it was stopped: rows that its --out has are kept
   scaling    what each of 1 to 8 emulated devices sends and holds in a step, from the compiled
              program: --batch clips on each, as data and as fsdp
@@ -34,10 +35,7 @@ results/, and `python -m tests.benchmark.tables` makes the tables of README.md a
 
 import contextlib
 import functools
-import importlib.util
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +76,7 @@ _METHODS = flags.DEFINE_list('methods', list(fits.METHODS), 'fits: files in conf
 _TOPOLOGIES = flags.DEFINE_list(
   'topologies',
   None,
-  'fits: TPU slices, or local for the devices at hand; bundles: slices of one chip or host.',
+  'fits: TPU slices, GPUs (h200:8), or local for the devices at hand; bundles: TPU slices.',
 )
 _BATCH = flags.DEFINE_integer(
   'batch',
@@ -86,6 +84,7 @@ _BATCH = flags.DEFINE_integer(
   'Clips in a batch: step, methods, attention, finetune, inference; on each device: scaling.',
   lower_bound=1,
 )
+_TOKENS = flags.DEFINE_list('tokens', [str(n) for n in attention.TOKENS], 'attention: of a clip.')
 _CONTENDERS = flags.DEFINE_list(
   'contenders',
   None,
@@ -115,19 +114,12 @@ _BATCHES = flags.DEFINE_integer(
 )
 
 
-def _has_torch() -> bool:
-  return all(importlib.util.find_spec(name) for name in ('torch', 'transformers'))
-
-
 def _default_contenders() -> list[str]:
   """Those that can run here."""
-  if not _has_torch():
+  peers = step.peers()
+  if not peers:
     print('torch is left out: PyTorch and transformers are not both installed.\n')
-    return ['vmae_jax']
-  # Asked in another process, as importing PyTorch here would take its memory and time.
-  ask = 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)'
-  gpu = subprocess.run([sys.executable, '-c', ask]).returncode == 0
-  return ['vmae_jax', 'torch', *(['torch_compiled'] if gpu else [])]
+  return ['vmae_jax', *peers]
 
 
 def _step(work: str, _) -> Iterator[list[dict]]:
@@ -151,7 +143,8 @@ def _methods(_) -> Iterator[list[dict]]:
 
 
 def _attention(_) -> Iterator[dict]:
-  result = attention.benchmark_attention(batch=_BATCH.value, rounds=_ROUNDS.value)
+  tokens = tuple(map(int, _TOKENS.value))
+  result = attention.benchmark_attention(batch=_BATCH.value, rounds=_ROUNDS.value, tokens=tokens)
   print(attention.table(result) + '\n', flush=True)
   yield result
 

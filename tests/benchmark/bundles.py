@@ -77,7 +77,7 @@ def count(topology: str, shape: tuple[int, ...], implementation: str) -> dict[st
       for path in Path(folder).glob('*_kernel*-final_bundles.txt')
       if 'schedule-analysis' not in path.name
     ]
-    kernels = {re.search(r'(\w+_kernel)', p.name)[1]: bundles(p.read_text()) for p in schedules}
+    kernels = {re.search(r'([a-z]+_kernel)', p.name)[1]: bundles(p.read_text()) for p in schedules}
   return json.loads(done.stdout.splitlines()[-1]) | {'bundles': kernels}
 
 

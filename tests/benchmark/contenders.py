@@ -89,7 +89,7 @@ def _pretrain(config, batch: int):
   from vmae_jax.method.build import build_method
 
   method = build_method(config)
-  data = _batch(batch)
+  data = one_batch(batch)
   if method.window:
     shape = (batch, method.grid[0], method.window, *data['video'].shape[2:])
     data['window'] = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
@@ -102,11 +102,11 @@ def _finetune(config, batch: int):
 
   config.mixing.chance = config.data.erase = config.model.drop_path = 0.0
   supervised = build_supervised(config, classes=CLASSES)
-  data = _batch(batch) | {'label': np.arange(batch, dtype=np.int32)}
+  data = one_batch(batch) | {'label': np.arange(batch, dtype=np.int32)}
   return _training(supervised, data), supervised.flops()
 
 
-def _batch(batch: int) -> dict[str, np.ndarray]:
+def one_batch(batch: int) -> dict[str, np.ndarray]:
   index = np.arange(batch, dtype=np.int32)
   numbers = {'epoch': index * 0, 'sample': index, 'repeat': index * 0}
   return numbers | {'video': video(batch), 'replaced': np.zeros(batch, bool)}

@@ -1,4 +1,4 @@
-"""Which methods and sizes fit which TPU slices: the step of each, compiled for slices not there.
+"""Which methods and sizes fit which TPU slices and GPUs: their steps, compiled without either.
 
 Each step is compiled by `python -m vmae_jax.estimate` in a process of its own: one that crashes
 or takes all memory loses its own row. Rows that were compiled before, from the same config by
@@ -22,16 +22,17 @@ from tests.benchmark.contenders import load_published
 from tests.benchmark.methods import GUMBEL_PATH, overrides
 from vmae_jax.errors import UserError
 from vmae_jax.models.sizes import SIZES
+from vmae_jax.planning.gpus import count_gpus, is_gpu
 
 ROOT = Path(__file__).parents[2]
 METHODS = ('videomae', 'motionmae', 'mam2', 'mgmae', 'mme')
 # 256 chips, or what is sold as 256 where a name counts cores (v5p-256, v4-256): 128.
-TOPOLOGIES = ('v5e:16x16', 'v5p:4x4x8', 'v6e:16x16', 'v4:4x4x8')
-PACKAGES = ('jax', 'libtpu')
+TOPOLOGIES = ('v5e:16x16', 'v5p:4x4x8', 'v6e:16x16', 'v4:4x4x8', 'h200:8', 'h200:1')
 # The documented mesh of each size, beside the config of the method; what is not said is
 # data-parallel. S and B, too, run their layers as a loop, as the configs of L and H do: it compiles
 # in a fraction of the time, and without remat it would take more memory than layers written out.
 LOOP = {'model.scan': True, 'model.remat': 'dots'}
+CLIPS = {'s': 128, 'b': 64, 'l': 32, 'h': 16}  # On each GPU.
 SETTINGS = {
   's': LOOP,
   'b': LOOP,
@@ -46,8 +47,9 @@ SPLIT = SUMS | {'all-gather', 'reduce-scatter', 'collective-permute'}
 WATCHING = ('log', 'checkpoint', 'probe')  # Blocks of a config that no step depends on.
 GIB = 2**30
 # To be raised when a step compiles to something else for a reason that no config tells: rows of
-# before have a star and are compiled again. 2: attention over many tokens by a loop over clips.
-PROGRAM = 2
+# before have a star and are compiled again. 2: attention over many tokens by a loop over clips. 3:
+# on TPUs by a kernel; queries, keys and values by products of their own.
+PROGRAM = 3
 _MAKE_GUMBEL = """
 import pathlib, sys
 from tests.benchmark.methods import make_gumbel
@@ -66,20 +68,24 @@ def benchmark_fits(
     methods: Files in configs/.
     sizes: Of the models.
     topologies: As `estimate --topology` takes them.
-    kept: Rows of an earlier call. Those of other versions are dropped.
+    kept: Rows of an earlier call. Those of other versions are dropped where they are asked for.
 
   Yields:
     All rows, whenever there is one more.
 
   Raises:
-    UserError: a slice is asked for and libtpu is not installed.
+    UserError: what compiles for one of them is not installed.
   """
-  versions = _versions(topologies)
-  rows = {_key(row): row for row in kept if row['versions'] == versions}
+  versions = {topology: _versions(topology) for topology in topologies}
+  rows = {
+    _key(row): row
+    for row in kept
+    if row['versions'] == versions.get(row['topology'], row['versions'])
+  }
   wanted = [(m, s, t) for t in topologies for s in sizes for m in methods]
   with tempfile.TemporaryDirectory() as folder:
     for number, (method, size, topology) in enumerate(wanted, start=1):
-      config, settings = _config(method, size)
+      config, settings = _config(method, size, topology)
       key, digest = (method, size, topology), _digest(config)
       row = rows.get(key, {})
       if row.get('config') != digest or _is_earlier(row) or 'error' in row:
@@ -88,7 +94,10 @@ def benchmark_fits(
         rows[key] = {
           **dict(method=method, size=size, topology=topology, settings=settings),
           **dict(
-            config=digest, program=PROGRAM, versions=versions, seconds=time.perf_counter() - began
+            config=digest,
+            program=PROGRAM,
+            versions=versions[topology],
+            seconds=time.perf_counter() - began,
           ),
           'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
           **answer,
@@ -97,22 +106,25 @@ def benchmark_fits(
       yield list(rows.values())
 
 
-def _versions(topologies: list[str]) -> dict[str, str]:
+def _versions(topology: str) -> dict[str, str]:
+  """Of JAX and of what compiles for a topology."""
+  compiler, extra = ('jax-cuda13-plugin', 'cuda13') if is_gpu(topology) else ('libtpu', 'tpu')
+  packages = ('jax',) if topology == 'local' else ('jax', compiler)
   try:
-    return {name: metadata.version(name) for name in PACKAGES}
+    return {name: metadata.version(name) for name in packages}
   except metadata.PackageNotFoundError as e:
-    if set(topologies) != {'local'}:
-      raise UserError(f'{e.name} is not installed: pip install "jax[tpu]".') from e
-    return {'jax': metadata.version('jax')}
+    raise UserError(f'{e.name} is not installed: pip install "jax[{extra}]".') from e
 
 
 def _key(row: Row) -> tuple[str, str, str]:
   return row['method'], row['size'], row['topology']
 
 
-def _config(method: str, size: str) -> tuple[Any, dict[str, Any]]:
+def _config(method: str, size: str, topology: str) -> tuple[Any, dict[str, Any]]:
   """A method's config for K400, and what is changed in it."""
   settings = dict(SETTINGS.get(size, {}))
+  if is_gpu(topology):  # A host or two of them, each with memory for more than the configs' clips.
+    settings |= {'batch_size': CLIPS[size] * count_gpus(topology), 'mesh.fsdp': 1}
   if method == 'mam2':
     settings['tokenizer.path'] = GUMBEL_PATH
   config = load_published(method, size)
@@ -162,7 +174,17 @@ def compile_alone(
     lines = done.stderr.strip().splitlines() or [f'ended with {done.returncode}']
     return {'error': lines[-1]}
   said = json.loads(out.read_text())
-  keys = ('device', 'devices', 'mesh', 'batch_size', 'model', 'fits', 'memory', 'collectives')
+  keys = (
+    'device',
+    'devices',
+    'mesh',
+    'batch_size',
+    'model',
+    'fits',
+    'memory',
+    'collectives',
+    'kernels',
+  )
   return {key: said[key] for key in (*keys, 'resharded', 'compile_seconds')}
 
 
@@ -210,8 +232,8 @@ def table(rows: list[Row]) -> str:
     limit = f'{row["memory"]["limit"] / GIB:.2f}'
     lines.setdefault((row['topology'], row['size'], _setting(row), limit), {})[row['method']] = row
   out = [
-    'GiB of a chip that a training step takes, compiled ahead of time (mam2 with a tokenizer of '
-    "Gumbel f8's size), and what it sends between chips in the named mesh",
+    'GiB of a chip or GPU that a step takes, compiled ahead of time (mam2 with a tokenizer '
+    "of Gumbel f8's size), and what it sends between them in the named mesh",
     '',
     f'| slice | ViT | mesh, batch, remat | GiB there | {" | ".join(methods)} | between chips |',
     '|' + '---|' * (len(methods) + 5),

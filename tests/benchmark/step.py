@@ -6,6 +6,7 @@ training takes its steps one after another, and the first one after a pause pays
 system took back of caches and memory meanwhile. Times are medians.
 """
 
+import importlib.util
 import json
 import os
 import statistics
@@ -22,6 +23,16 @@ WORK = {
   'finetune': 'fine-tuning, 400 classes',
   'inference': 'inference, 400 classes',
 }
+
+
+def peers() -> list[str]:
+  """PyTorch's contenders that can run here: none, or both where it sees a GPU."""
+  if not all(importlib.util.find_spec(name) for name in ('torch', 'transformers')):
+    return []
+  # Asked in another process, as importing PyTorch here would take its memory and time.
+  ask = 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)'
+  gpu = subprocess.run([sys.executable, '-c', ask]).returncode == 0
+  return ['torch', 'torch_compiled'] if gpu else ['torch']
 
 
 class Contender:

@@ -1,5 +1,9 @@
 """Bundles counted in a schedule of the form that libtpu writes, by hand."""
 
+import importlib.util
+
+import pytest
+
 from tests.benchmark import bundles
 
 SCHEDULE = """
@@ -36,3 +40,22 @@ def test_table():
     '| v5e | 4 x 1,568 x 6 x 64 | 90 (2) |  | 101 (2) |',
     '| v4 | 4 x 1,568 x 6 x 64 |  | not compiled |  |',
   ]
+
+
+def test_rows_grow_by_each_implementation_of_each_shape(monkeypatch):
+  monkeypatch.setattr(bundles, 'count', lambda *_: dict(cycles=2e3, bytes=1e6, bundles={}))
+  steps = list(bundles.benchmark_bundles(topologies=['v5e:1x1', 'v6e:1x1']))
+  count = len(bundles.SHAPES) * len(bundles.IMPLEMENTATIONS)
+  assert [len(rows) for rows in steps] == list(range(1, 2 * count + 1))
+  assert bundles.table(steps[-1]).count('| 2 (1) | 2 (1) | 2 (1) |') == 2 * len(bundles.SHAPES)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed: pip install jax[tpu]'
+)
+def test_the_kernels_of_a_chip_that_is_not_here():
+  found = bundles.count('v5e:1x1', (8, 160, 16, 64), 'pallas')
+  assert set(found['bundles']) == {'forward_kernel', 'backward_kernel'}
+  # A program for each of 8 clips and 8 pairs of heads.
+  assert all(300 < n / (8 * 8) < 3000 for n in found['bundles'].values()), found

@@ -30,7 +30,7 @@ def compiled(monkeypatch):
     return answer()
 
   monkeypatch.setattr(fits, 'compile_alone', compile_alone)
-  monkeypatch.setattr(fits, '_versions', lambda topologies: VERSIONS)
+  monkeypatch.setattr(fits, '_versions', lambda topology: VERSIONS)
   return asked
 
 
@@ -104,7 +104,13 @@ def test_slices_need_libtpu(monkeypatch):
   monkeypatch.setattr(fits.metadata, 'version', version)
   with pytest.raises(UserError, match=r'libtpu is not installed: pip install "jax\[tpu\]"'):
     benchmark()
-  assert fits._versions(['local']) == {'jax': '1'}
+  assert fits._versions('local') == {'jax': '1'}
+  assert fits._versions('h200:8') == {'jax': '1', 'jax-cuda13-plugin': '1'}
+
+
+def test_gpus_have_batches_of_their_own(compiled):
+  row = benchmark(methods=('mme',), sizes=('l',), topologies=('2*h200:8',))[-1][0]
+  assert row['settings'] == {'batch_size': 16 * 32, 'mesh.fsdp': 1}
 
 
 def test_table():

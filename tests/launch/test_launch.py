@@ -12,7 +12,10 @@ from tests import started
 from tests.launch.shell import LAUNCH, bash, command
 from vmae_jax.runs.run_dir import prepare_run_dir
 
-SCRIPTS = ['common.sh', 'local.sh', 'slurm.sbatch', 'tpu_host.sh', 'tpu_pod.sh', 'xla_flags.sh']
+SCRIPTS = [
+  *('common.sh', 'local.sh', 'measure.sh', 'slurm.sbatch'),
+  *('tpu_host.sh', 'tpu_pod.sh', 'xla_flags.sh'),
+]
 
 
 @pytest.mark.parametrize('name', SCRIPTS)

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vmae_jax import sharding
 from vmae_jax.errors import UserError
 from vmae_jax.models.autoencoder import MaskedAutoencoder
-from vmae_jax.models.blocks import REMAT, Blocks
+from vmae_jax.models.blocks import REMAT, Attention, Blocks
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.decoder import Output
 from vmae_jax.models.encoder import Encoder
@@ -77,6 +78,37 @@ def test_patches_are_time_row_column_channel():
   np.testing.assert_array_equal(patches[1, token].reshape(2, 2, 3, 3), video[1, 2:4, 0:2, 3:6])
   back = unpatchify(patches, patch=(2, 2, 3), grid=(t, h, w))
   np.testing.assert_array_equal(back, video)
+
+
+def test_a_tpu_cuts_bytes_into_the_same_patches(monkeypatch):
+  video = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 24, 3), np.uint8)
+  expected = jax.jit(lambda x: patchify(x, patch=(2, 8, 8)))(video)
+  monkeypatch.setattr(sharding, 'platform', lambda: 'tpu')
+  patches = jax.jit(lambda x: patchify(x, patch=(2, 8, 8)))(video)
+  assert patches.dtype == np.uint8
+  np.testing.assert_array_equal(patches, expected)
+
+
+def test_logits_keep_float32_where_products_are_of_halves():
+  encoder, decoder = parts('demo', (2, 8, 8))
+  heads = {'codes': Output('decoder', 64, logits=True), 'pixels': Output('decoder', 64)}
+  model = MaskedAutoencoder(encoder, decoder, heads, {'dtype': jnp.bfloat16})
+  given = inputs()
+  params = jax.jit(model.init)(jax.random.key(0), *given)
+  out = jax.jit(model.apply)(params, *given)
+  rounded = {name: (x == x.astype(jnp.bfloat16)).mean() for name, x in out.items()}
+  assert rounded['pixels'] == 1 and rounded['codes'] < 0.1
+  jax.grad(lambda p: model.apply(p, *given)['codes'].sum())(params)
+
+
+def test_queries_keys_and_values_are_never_one_array():
+  """TPUs would have to cut it apart and to copy its parts."""
+  layer, x = Attention(heads=2), jnp.zeros((2, 5, 8))
+  program = jax.make_jaxpr(jax.grad(lambda p: layer.apply(p, x).sum()))(
+    layer.init(jax.random.key(0), x)
+  )
+  shapes = {v.aval.shape for eqn in program.jaxpr.eqns for v in eqn.outvars}
+  assert (2, 5, 8) in shapes and not shapes & {(2, 5, 24), (2, 5, 3, 8), (2, 5, 3, 2, 4)}
 
 
 def test_sizes_that_do_not_divide_are_named():

@@ -27,6 +27,21 @@ def test_what_is_missing_is_told(monkeypatch):
     slices.slice_devices('h300:8')
 
 
+def test_without_a_gpu_one_line_says_so():
+  command = [sys.executable, '-m', 'vmae_jax.planning.gpus']
+  done = subprocess.run(
+    command, env=started.environment(1), cwd=started.ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 2 and done.stderr.startswith('error: no GPU is at hand: ')
+  assert len(done.stderr.splitlines()) == 1 and not done.stdout
+
+
+@pytest.mark.skipif(not HERE, reason='JAX for CUDA is not installed: pip install jax[cuda13]')
+def test_what_xla_was_told_is_what_it_tells():
+  text = gpus.describe(gpus.gpu_devices('a100:2'))
+  assert 'NVIDIA A100-SXM4-80GB' in text and 'core_count: 108' in text and 'major: 8' in text
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not HERE, reason='JAX for CUDA is not installed: pip install jax[cuda13]')
 def test_a_step_for_two_hosts_of_gpus(tmp_path):

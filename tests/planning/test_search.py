@@ -102,7 +102,7 @@ class Chips:
     between = [Collective('all-gather', int(self.sent * (parts - 1)), len(self.devices), 1, '')]
     method = SimpleNamespace(flops=lambda: 10**9)
     fits = memory['all'] <= limit
-    return CompiledStep(fits, memory, None, between, {}, 0, 7.0, ''), method
+    return CompiledStep(fits, memory, None, between, {}, {}, 0, 7.0, ''), method
 
 
 def config_of(clips, chips=8):
@@ -210,7 +210,7 @@ def compiler(shares, *, held=100, limit=1000):
     asked.append((clips, remat))
     size = held + shares[remat] * clips
     memory = {'parameters': held // 2, 'optimizer': held - held // 2, 'all': size, 'limit': limit}
-    return CompiledStep(size <= limit, memory, None, [], {}, 0, 0.0, '')
+    return CompiledStep(size <= limit, memory, None, [], {}, {}, 0, 0.0, '')
 
   return compile_at, asked
 
@@ -244,7 +244,7 @@ def test_search_begins_with_what_is_known(start):
 def test_search_does_not_trust_its_guess():
   def compile_at(clips, remat):  # Grows faster than the clips.
     memory = {'parameters': 0, 'optimizer': 0, 'all': clips**2, 'limit': 5000}
-    return CompiledStep(clips**2 <= 5000, memory, None, [], {}, 0, 0.0, '')
+    return CompiledStep(clips**2 <= 5000, memory, None, [], {}, {}, 0, 0.0, '')
 
   rows = search_lib.largest_batches(compile_at, start=4, known={})
   assert [clips for _, clips, _ in rows] == [64, 64, 64]

@@ -39,6 +39,14 @@ def test_a_flat_patch_is_zero_and_a_large_eps_keeps_its_noise_small():
   assert np.abs(pixels(noisy, None, patch=(2, 8, 8))).max() > 1
 
 
+def test_flat_patches_of_every_brightness_are_finite():
+  """Rounding must not leave less than nothing of a variance."""
+  flat = jnp.broadcast_to(
+    jnp.arange(256, dtype=jnp.uint8)[:, None, None, None, None], (256, 2, 8, 8, 3)
+  )
+  np.testing.assert_allclose(pixels(flat, None, patch=(2, 8, 8)), 0, atol=2e-3)
+
+
 def test_an_unknown_normalisation_is_named():
   with pytest.raises(UserError, match=r"'batch'.*none, patch"):
     pixels(clip(), None, patch=(2, 8, 8), normalise='batch')

@@ -99,11 +99,12 @@ def _outputs(config, targets: dict[str, Target], tokenizer: Tokenizer | None) ->
   outputs = {}
   for name, head in config.heads.items():
     width = targets[name].values.shape[-1]
-    if head.loss == 'cross_entropy':  # f codes a token: logits for each.
+    logits = head.loss == 'cross_entropy'
+    if logits:  # For each of a token's f codes.
       width *= tokenizer.model.codes
     activation = head.get('activation', 'none')
     check_name(activation, ACTIVATIONS, f'heads.{name}.activation')
-    outputs[name] = Output(head.decoder, width, head.get('hidden', 0), activation)
+    outputs[name] = Output(head.decoder, width, head.get('hidden', 0), activation, logits)
   return outputs
 
 

@@ -48,7 +48,7 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
     b, n, d = x.shape
-    qkv = nn.Dense(
+    q, k, v = nn.Dense(
       3 * d,
       use_bias=False,
       kernel_init=xavier,
@@ -58,20 +58,21 @@ class Attention(nn.Module):
     )(x)
     q_bias = self.param('q_bias', nn.initializers.zeros, (d,))
     v_bias = self.param('v_bias', nn.initializers.zeros, (d,))
-    bias = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(self.dtype)
-    q, k, v = jnp.unstack((qkv + bias).reshape(b, n, 3, self.heads, -1), axis=2)
+    q, v = q + q_bias.astype(self.dtype), v + v_bias.astype(self.dtype)
+    q, k, v = (y.reshape(b, n, self.heads, -1) for y in (q, k, v))
     x = attention(q, k, v, implementation=self.implementation).reshape(b, n, d)
     return nn.Dense(d, kernel_init=xavier, dtype=self.dtype, name='proj')(x)
 
   def _each_of_three(
     self, x: Float[Array, 'b n d'], kernel: Float[Array, 'd _'], *_, **__
-  ) -> Float[Array, 'b n 3 d']:
+  ) -> list[Float[Array, 'b n d']]:
     """x times the kernels of q, k and v, each split over `tensor` by heads.
 
     Split as one matrix, a device would have q and half of k, and activations would have to move.
+    One product of all three would have to be cut apart again, which costs a TPU more than it saves.
     """
     kernel = constrain_heads(kernel.reshape(len(kernel), 3, -1), heads=self.heads)
-    return jnp.einsum('bnd,dcf->bncf', x, kernel)
+    return [jnp.einsum('bnd,df->bnf', x, kernel[:, i]) for i in range(3)]
 
 
 @jax.checkpoint

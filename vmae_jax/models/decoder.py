@@ -1,5 +1,6 @@
 """Decoders: from latents to predictions at masked tokens."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,12 +32,15 @@ class Output(NamedTuple):
     width: Of the prediction, for each token.
     hidden: Units of a hidden layer with GELU before the last one; 0: no such layer.
     activation: After the last layer, a key of ACTIVATIONS.
+    logits: Whether the last layer's sums stay in float32, as logits over codes must: 8 bits of one
+      near 10 are steps of 0.06.
   """
 
   decoder: str
   width: int
   hidden: int = 0
   activation: str = 'none'
+  logits: bool = False
 
 
 class Decoder(Shared):
@@ -143,6 +147,12 @@ def _predict(
     y = x
     if output.hidden:
       y = gelu(nn.Dense(output.hidden, kernel_init=xavier, dtype=dtype, name=f'hidden_{name}')(y))
-    y = nn.Dense(output.width, kernel_init=xavier, dtype=dtype, name=f'head_{name}')(y)
+    product = jax.lax.dot_general
+    if output.logits:
+      product = functools.partial(product, preferred_element_type=jnp.float32)
+    head = nn.Dense(
+      output.width, kernel_init=xavier, dtype=dtype, dot_general=product, name=f'head_{name}'
+    )
+    y = head(y)
     predictions[name] = ACTIVATIONS[output.activation](y)
   return predictions

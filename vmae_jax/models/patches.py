@@ -1,11 +1,13 @@
 """Between a clip and its patches, in the one token layout of the package."""
 
 import einops
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vmae_jax import sharding
 from vmae_jax.errors import UserError
-from vmae_jax.types import Array, Float, Num
+from vmae_jax.types import Array, Float, Num, UInt8
 
 
 def token_grid(video_shape: tuple[int, int, int], patch: tuple[int, int, int]) -> tuple[int, ...]:
@@ -28,9 +30,27 @@ def token_grid(video_shape: tuple[int, int, int], patch: tuple[int, int, int]) -
 def patchify(video: Num[Array, 'b T H W C'], *, patch: tuple[int, int, int]) -> Num[Array, 'b n p']:
   """Cuts a clip into patches: token (t * h + y) * w + x, values (p_t, p_h, p_w, C)."""
   pt, ph, pw = patch
+  if video.dtype == jnp.uint8 and sharding.platform() == 'tpu':
+    return _cut_bytes(video, patch)
   return einops.rearrange(
     video, 'b (t pt) (h ph) (w pw) C -> b (t h w) (pt ph pw C)', pt=pt, ph=ph, pw=pw
   )
+
+
+def _cut_bytes(video: UInt8[Array, 'b T H W C'], patch: tuple[int, int, int]):
+  """`patchify` for a TPU, which keeps channels apart and is slow at moving single bytes.
+
+  A product with zeros and ones puts the channels of a row side by side, for less than half of the
+  cycles; bfloat16 holds all values of uint8.
+  """
+  (pt, ph, pw), (w, c) = patch, video.shape[-2:]
+  places = jnp.eye(w * c, dtype=jnp.bfloat16).reshape(w, c, -1)
+  rows = jnp.einsum('bTHWC,WCl->bTHl', video.astype(jnp.bfloat16), places).astype(jnp.uint8)
+  patches = einops.rearrange(
+    rows, 'b (t pt) (h ph) (w q) -> b (t h w) (pt ph q)', pt=pt, ph=ph, q=pw * c
+  )
+  # Else the compiler would cut floats, of four times as many bytes, and the clip once for each use.
+  return jax.lax.optimization_barrier(patches)
 
 
 def unpatchify(

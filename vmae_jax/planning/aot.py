@@ -20,6 +20,7 @@ from vmae_jax.method.forward import Method
 from vmae_jax.method.state import init_state
 from vmae_jax.planning.collectives import Collective, read_collectives
 from vmae_jax.planning.cycles import read_cycles
+from vmae_jax.planning.program import read_kernels
 from vmae_jax.training.loop import make_schedule
 from vmae_jax.training.pretraining import make_step
 from vmae_jax.training.step import jit_step
@@ -38,6 +39,7 @@ class CompiledStep(NamedTuple):
     flops: As the compiler counts, which takes the body of a loop once; None if it does not tell.
     collectives: What is sent between devices.
     cycles: Of a core, by part of the model, where the compiler tells them; see `read_cycles`.
+    kernels: Of libraries and by hand, such as cuDNN's attention: target -> how often one runs.
     resharded: Arrays of the state that a step leaves on other devices than it found them, so that
       the next one would be compiled anew.
     seconds: That tracing and compiling took.
@@ -49,6 +51,7 @@ class CompiledStep(NamedTuple):
   flops: float | None
   collectives: list[Collective]
   cycles: dict[str, int]
+  kernels: dict[str, int]
   resharded: int
   seconds: float
   compiler: str
@@ -118,7 +121,7 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Metho
     except jax.errors.JaxRuntimeError as e:
       memory = _exhausted(str(e), sum(arguments.values()))
       seconds = time.perf_counter() - began
-      out = CompiledStep(False, arguments | memory, None, [], {}, 0, seconds, _compiler(mesh))
+      out = CompiledStep(False, arguments | memory, None, [], {}, {}, 0, seconds, _compiler(mesh))
       return out, method
   seconds = time.perf_counter() - began
   after = jax.tree.leaves(compiled.output_shardings[0])
@@ -134,6 +137,7 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Metho
       flops=(compiled.cost_analysis() or {}).get('flops'),  # None of GPUs that are not here.
       collectives=read_collectives(text, devices=mesh.size),
       cycles=read_cycles(text),
+      kernels=read_kernels(text),
       resharded=moved,
       seconds=seconds,
       compiler=_compiler(mesh),

@@ -93,6 +93,7 @@ def estimate(
     'compiled_clip_flops': step.flops and step.flops * devices / config.batch_size,
     'collectives': collectives,
     'cycles': step.cycles,
+    'kernels': step.kernels,
     'resharded': step.resharded,
     'peak_flops': peak,
     'network_bytes_per_second': network,

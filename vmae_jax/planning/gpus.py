@@ -2,9 +2,11 @@
 
 import importlib.util
 import re
+import sys
 
 import jax
 from jax.experimental import topologies
+from jaxlib import xla_client
 
 from vmae_jax.errors import UserError
 
@@ -50,6 +52,11 @@ def is_gpu(topology: str) -> bool:
   return _NAME.fullmatch(topology) is not None
 
 
+def count_gpus(topology: str) -> int:
+  hosts, _, count = _NAME.fullmatch(topology).groups()
+  return int(hosts or 1) * int(count)
+
+
 def gpu_devices(topology: str) -> list:
   """GPUs that need not be there: programs can be compiled for them, by defaults and not by trial.
 
@@ -69,7 +76,14 @@ def gpu_devices(topology: str) -> list:
   )
 
 
-if __name__ == '__main__':
-  from jaxlib import xla_client
+def describe(devices: list) -> str:
+  """XLA's description of GPUs: of those at hand as it is, of others as it was told above."""
+  return str(xla_client.get_topology_for_devices(devices).target_config)
 
-  print(xla_client.get_topology_for_devices(jax.devices('gpu')).target_config)
+
+if __name__ == '__main__':
+  try:
+    print(describe(jax.devices('gpu')))
+  except RuntimeError as e:
+    print(f'error: no GPU is at hand: {e}', file=sys.stderr)
+    sys.exit(2)

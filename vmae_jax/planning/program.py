@@ -12,6 +12,7 @@ from collections.abc import Iterator
 _HEADER = re.compile(r'^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$')
 _CALLED = re.compile(r'\b(calls|to_apply|body|branch_computations)=\{?((?:%?[\w.-]+(?:, )?)+)')
 _LOOP = re.compile(r' while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)')
+_TARGET = re.compile(r'custom_call_target="([^"]+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -37,6 +38,16 @@ def executed(text: str) -> Iterator[tuple[str, Computation, int]]:
   bodies, entry = _computations(text)
   for name, times in _executions(bodies, entry).items():
     yield name, bodies[name], times
+
+
+def read_kernels(text: str) -> dict[str, int]:
+  """For each target of custom calls how often such a call runs; in loops of unknown length once."""
+  found = collections.Counter()
+  for _, computation, times in executed(text):
+    for line in computation.lines:
+      if target := _TARGET.search(line):
+        found[target[1]] += max(times, 1)
+  return dict(sorted(found.items()))
 
 
 def _computations(text: str) -> tuple[dict[str, Computation], str]:

@@ -1,8 +1,7 @@
 """The pixels themselves, each patch normalised or raw."""
 
-import functools
-
 import jax.numpy as jnp
+import numpy as np
 
 from vmae_jax import sharding
 from vmae_jax.errors import lookup
@@ -28,15 +27,21 @@ def normalise_patches(
       x = x - x.mean(axis=-2, keepdims=True)
     std = jnp.sqrt(jnp.square(x).sum(axis=-2, keepdims=True) / (count - 1))
     return (x / (std + eps)).reshape(patches.shape)
-  # Sums over a channel's values, and back to all of them, as products with zeros and ones: an axis
-  # of three channels would fill 3 of a TPU's 128 lanes.
-  mine = jnp.tile(jnp.eye(channels), (count, 1))
-  dot = functools.partial(jnp.matmul, precision='highest')
-  x = patches
-  for _ in range(2):  # As above.
-    x = x - dot(dot(x, mine) / count, mine.T)
-  std = jnp.sqrt(dot(jnp.square(x), mine) / (count - 1))
-  return x / (dot(std, mine.T) + eps)
+  # Channels lie side by side: an axis of three would fill 3 of a TPU's 128 lanes.
+  mine = [np.arange(patches.shape[-1]) % channels == c for c in range(channels)]
+
+  def sums(x):
+    return [jnp.where(m, x, 0).sum(-1, keepdims=True) for m in mine]
+
+  def back(each):
+    return sum(jnp.where(m, y, 0) for m, y in zip(mine, each, strict=True))
+
+  x = patches - back([s / count for s in sums(patches)])
+  rest, squares = sums(x), sums(jnp.square(x))  # As above.
+  # Not below 0 by rounding, in a flat patch.
+  left = [jnp.maximum(s - r * r / count, 0) for s, r in zip(squares, rest, strict=True)]
+  std = [jnp.sqrt(s / (count - 1)) for s in left]
+  return (x - back([r / count for r in rest])) * back([1 / (s + eps) for s in std])
 
 
 # (patches, channels, eps of a patch's deviation, scale of all) -> patches.
