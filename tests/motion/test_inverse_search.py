@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vmae_jax import sharding
+from vmae_jax.motion import inverse_search as inverse_search_lib
 from vmae_jax.motion.inverse_search import MAX_SIDE, inverse_search
 
 PAIRS = ((0, 1), (1, 0))
@@ -131,3 +133,23 @@ def test_a_small_thing_that_moves_against_its_background():
   covered = np.hypot(x + slow[0] - 36, y + slow[1] - 30) <= radius + 2
   assert np.mean(error[here] < 1) > 0.8
   assert np.mean(error[~here & ~covered] < 1) > 0.8
+
+
+def test_a_tpu_looks_up_the_same(monkeypatch):
+  """By products in place of gathers; far outside, too."""
+  rng = np.random.default_rng(0)
+  image, places = jnp.asarray(rng.random((2, 24, 32), np.float32)), (5, 7)
+  moved = jnp.asarray(rng.normal(size=(2, 2, 35)) * 12, jnp.float32)
+  expected = inverse_search_lib._look_up(image, moved, places)
+  monkeypatch.setattr(sharding, 'platform', lambda: 'tpu')
+  np.testing.assert_allclose(inverse_search_lib._look_up(image, moved, places), expected, atol=1e-6)
+  program = str(jax.make_jaxpr(lambda m: inverse_search_lib._look_up(image, m, places))(moved))
+  assert 'dot_general' in program and 'gather' not in program
+
+
+def test_a_tpu_finds_the_same_flow(monkeypatch):
+  clip = jnp.asarray(moved(motions(64)['rotation'], 64)[None])
+  expected = jitted(PAIRS)(clip)
+  monkeypatch.setattr(sharding, 'platform', lambda: 'tpu')
+  found = jax.jit(functools.partial(inverse_search, pairs=PAIRS))(clip)
+  np.testing.assert_allclose(found, expected, atol=1e-4)
