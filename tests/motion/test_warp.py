@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vmae_jax import sharding
 from vmae_jax.errors import UserError
 from vmae_jax.motion.warp import HOLE_FILLINGS, chain, splat_forward, warp_backward
 
@@ -38,6 +39,17 @@ def test_backward_warp_is_bilinear_and_zero_outside():
   ]
   np.testing.assert_allclose(backward(image, flow), expected, atol=1e-5)
   assert (np.array(expected) == 0).any()
+
+
+def test_a_tpu_warps_the_same_without_a_gather(monkeypatch):
+  image = noise(7, 9)
+  flow = np.random.default_rng(1).normal(0, 4, (7, 9, 2)).astype(np.float32)
+  expected = backward(image, flow)
+  monkeypatch.setattr(sharding, 'platform', lambda: 'tpu')
+  warped = jax.jit(lambda *given: warp_backward(*given))(image, flow)
+  np.testing.assert_allclose(warped, expected, atol=1e-6)
+  np.testing.assert_array_equal(warped == 0, expected == 0)  # What counts as a hole.
+  assert 'gather' not in str(jax.make_jaxpr(lambda *given: warp_backward(*given))(image, flow))
 
 
 def test_whole_pixels_and_no_motion_are_exact():

@@ -9,7 +9,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from vmae_jax import sharding
 from vmae_jax.errors import UserError
+from vmae_jax.frozen.raft_correlation import hat
 from vmae_jax.types import Array, Bool, Float, Int
 
 
@@ -27,6 +29,10 @@ def warp_backward(
   height, width = image.shape
   if released_scale:
     flow = flow * jnp.array([(width - 1) / width, (height - 1) / height])
+  if sharding.platform() == 'tpu':  # It gathers value by value; most weights are 0.
+    target = _targets(flow)
+    rows = jnp.einsum('yx,HWy->HWx', image, hat(target[..., 1], height), precision='high')
+    return (rows * hat(target[..., 0], width)).sum(-1)
   corners, weights = _corners(flow)
   # All look-ups outside the image take the one pixel of zeros around it.
   padded = jnp.pad(image, 1).reshape(-1)
@@ -60,6 +66,12 @@ def splat_forward(
   return total / jnp.where(weight == 0, 1, weight)
 
 
+def _targets(flow: Float[Array, 'H W 2']) -> Float[Array, 'H W 2']:
+  """Where the flow of each pixel points to."""
+  height, width, _ = flow.shape
+  return jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height)), -1) + flow
+
+
 def _corners(
   flow: Float[Array, 'H W 2'],
 ) -> tuple[Int[Array, '4 H W 2'], Float[Array, '4 H W']]:
@@ -68,7 +80,7 @@ def _corners(
   Pixels further outside than one are moved to one pixel outside of the image.
   """
   height, width, _ = flow.shape
-  target = jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height)), -1) + flow
+  target = _targets(flow)
   low = jnp.floor(target)
   part = target - low
   steps = jnp.array([[0, 0], [1, 0], [0, 1], [1, 1]])[:, None, None]
