@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vmae_jax.errors import UserError
@@ -22,6 +22,10 @@ from vmae_jax.types import Array
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
+# For tracing what does not depend on the devices at hand.
+ONE_CPU = AbstractMesh(
+  (1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3, abstract_device=AbstractDevice('cpu', 1, 'cpu')
+)
 
 # The first pattern found in a parameter's path decides; paths of the optimizer's moments and of
 # the EMA have the same ends. Leading axes that a rule does not name (the depth of a stack of

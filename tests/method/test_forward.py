@@ -52,3 +52,11 @@ def test_bytes_give_the_numbers_of_floats():
   deviation = patches.std(axis=2, ddof=1, keepdims=True) + 0.05
   normalised = (patches - patches.mean(axis=2, keepdims=True)) / deviation
   np.testing.assert_allclose(out.targets['pixels'].values, normalised.reshape(2, 64, -1), atol=1e-5)
+
+
+def test_flops_of_targets_are_the_same_everywhere(monkeypatch):
+  """A TPU's products with zeros are no work that the method asks for."""
+  method = build_method(load_config('configs/mgmae.py:smoke'))
+  expected = method.target_flops()
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  assert method.target_flops() == expected > 0

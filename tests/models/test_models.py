@@ -8,7 +8,7 @@ import pytest
 from vmae_jax import sharding
 from vmae_jax.errors import UserError
 from vmae_jax.models.autoencoder import MaskedAutoencoder
-from vmae_jax.models.blocks import REMAT, Attention, Blocks
+from vmae_jax.models.blocks import REMAT, Attention, Blocks, add_bias
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.decoder import Output
 from vmae_jax.models.encoder import Encoder
@@ -99,6 +99,17 @@ def test_logits_keep_float32_where_products_are_of_halves():
   rounded = {name: (x == x.astype(jnp.bfloat16)).mean() for name, x in out.items()}
   assert rounded['pixels'] == 1 and rounded['codes'] < 0.1
   jax.grad(lambda p: model.apply(p, *given)['codes'].sum())(params)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_a_bias_and_its_gradient(dtype):
+  rng = np.random.default_rng(0)
+  x, d_out = (jnp.asarray(rng.normal(size=(3, 50, 7)), dtype) for _ in range(2))
+  out, back = jax.vjp(add_bias, x, jnp.arange(7.0))
+  np.testing.assert_array_equal(out, x + jnp.arange(7, dtype=dtype))
+  d_x, d_bias = back(d_out)
+  np.testing.assert_array_equal(d_x, d_out)
+  np.testing.assert_allclose(d_bias, np.asarray(d_out, np.float64).sum((0, 1)), rtol=1e-5)
 
 
 def test_queries_keys_and_values_are_never_one_array():

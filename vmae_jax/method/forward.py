@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vmae_jax import sharding
 from vmae_jax.frozen.teacher import Teacher, averaged
 from vmae_jax.frozen.tokenizer import Tokenizer
 from vmae_jax.masking import Mask
@@ -198,7 +199,8 @@ class Method(NamedTuple):
       return flow, [head.target(clip, flow, followed, frozen) for head in self.heads.values()]
 
     frozen = self.frozen | averaged(self.teachers)
-    return flops_lib.traced_flops(ask, self._example(), frozen)
+    with jax.sharding.use_abstract_mesh(sharding.ONE_CPU):  # TPUs look up by products with zeros.
+      return flops_lib.traced_flops(ask, self._example(), frozen)
 
   def _example(self) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a batch of one clip."""
