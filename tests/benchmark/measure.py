@@ -49,7 +49,9 @@ def commands(*, devices: int, large: bool, smoke: bool, torch: bool) -> dict[str
     return [*flags, f'--contenders=vmae_jax,{peer}']
 
   first = 'smoke' if smoke else 'b'
-  rows = {f'videomae {first}': step('videomae', first), 'parity': ['tests.benchmark.parity']}
+  rows = {f'videomae {first}': step('videomae', first)}
+  config = f'{ROOT}/configs/videomae.py:{"smoke" if smoke else "tiny,k400"}'
+  rows['parity'] = ['tests.benchmark.parity', f'--config={config}']
   tokens = ['--tokens=16'] if smoke else []
   rows['attention'] = ['tests.benchmark', 'attention', f'--batch={batches[first]}', *few, *tokens]
   for size in () if smoke or not torch else ('b', 's', 'l'):
