@@ -1,5 +1,6 @@
 """Videos written on the fly, for the tests of this folder."""
 
+import io
 from fractions import Fraction
 
 import av
@@ -59,9 +60,9 @@ def write_video(
   return str(path)
 
 
-def decode_all(path):
-  """Every frame, one after the other, the plain way."""
-  with av.open(str(path)) as container:
+def decode_all(file):
+  """Every frame of a file or its bytes, one after the other, the plain way."""
+  with av.open(io.BytesIO(file) if isinstance(file, bytes) else str(file)) as container:
     frames = list(container.decode(video=0))
     return [np.rot90(f.to_ndarray(format='rgb24'), f.rotation // 90) for f in frames]
 

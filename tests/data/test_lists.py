@@ -1,5 +1,8 @@
 """Lists: the forms of their lines, what programs write into them, and what is refused."""
 
+import hashlib
+import pickle
+
 import pytest
 
 from vmae_jax import peers, storage
@@ -160,6 +163,38 @@ def test_raw_frames(tmp_path, text, entries):
   lines = ['"' * e.tail.startswith('"') + f'{e.path}{e.tail}\n' for e in again]
   for line, entry in zip(lines, entries, strict=True):
     assert _read(tmp_path, line) == [entry]
+
+
+def test_a_long_list_goes_to_processes_as_the_name_of_a_file(tmp_path):
+  """What it holds is in no process' memory, and is the same in all."""
+  names = [f'{"é" * (i % 7)}{i}.mp4' for i in range(9000)]
+  text = ''.join(f'{name} {i} {i + 1} {i % 5}\n' for i, name in enumerate(names))
+  entries = open_source(_list(tmp_path, text)).entries
+  assert len(pickle.dumps(entries)) < 300
+  expected = [(f'{tmp_path}/{name}', i % 5, i, i + 1) for i, name in enumerate(names)]
+  there = pickle.loads(pickle.dumps(entries))
+  assert [x[:4] for x in there] == [x[:4] for x in entries] == expected
+  assert [there[i][:4] for i in (0, 4095, 4096, -1)] == [expected[i] for i in (0, 4095, 4096, -1)]
+  with pytest.raises(IndexError):
+    there[9000]
+
+
+@pytest.mark.parametrize(
+  'odd, folder',
+  [
+    ('', '/data/k400'),
+    ('/data/x/odd.mp4', '/data'),
+    ('/data/k4/odd.mp4', '/data'),
+    ('/odd.mp4', '/'),
+  ],
+)
+def test_what_a_run_remembers_of_a_list(tmp_path, odd, folder):
+  """All paths from the folder on that they have in common, wherever the odd one is among them."""
+  paths = [f'/data/k400/v{i:03d}.mp4' for i in range(200)]
+  paths[101:101] = [odd] if odd else []
+  told = ''.join(repr((path[len(folder) :], 3, 0, -1)) for path in paths)
+  source = open_source(_list(tmp_path, ''.join(f'{path} 3\n' for path in paths)))
+  assert source.about() == hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ A path that ends in / is a folder of frames, one of a picture a video of that fr
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
 from vmae_jax import storage
+from vmae_jax.data.shards import Table
 from vmae_jax.errors import UserError
 
 VIDEO_SUFFIXES = tuple(
@@ -31,7 +32,7 @@ _NAMES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, '/')
 _ENDS = '|'.join(map(re.escape, _NAMES))
 _NUMBER = re.compile('-?[0-9]+')
 _ROW_NUMBER = re.compile(r'[0-9]+[,\t]')
-_AT_ONCE = 1 << 20  # Characters of a list that are looked at together.
+_AT_ONCE = 1 << 16  # Characters of a list that are looked at together.
 # A line whose path is that of a video, without quotes, and ends in so many numbers.
 _PLAIN = rf'(?im)^([^\s"#,].*(?:{_ENDS}))'
 _NUMBERS = r'((?:[ \t,]+-?[0-9]{1,9}){%d})[ \t]*$'
@@ -52,60 +53,24 @@ class Entry(NamedTuple):
   tail: str = ''
 
 
-class Entries(Sequence):
-  """The entries of a list in columns: a million of them take 100 MB."""
+class Entries(Table):
+  """The entries of a list."""
 
-  def __init__(self, entries: Iterable[Entry]):
-    self._text = bytearray()
-    self._columns: list[np.ndarray] = []
-    new: list[Entry] = []
-    for entry in entries:
-      new.append(entry)
-      if len(new) == 4096:
-        self._add(new)
-        new = []
-    self._add(new)
-    sizes, *columns = np.concatenate(self._columns, axis=1)
-    self._ends = sizes.cumsum(dtype=np.int64)
-    self._cuts, self.labels, self._starts, self._counts = (np.ascontiguousarray(x) for x in columns)
-    del self._columns
+  ROW = np.dtype([('end', '<i8')] + [(n, '<i4') for n in 'text cut label start count'.split()])
 
-  def _add(self, entries: list[Entry]) -> None:
-    texts = [f'{entry.path}{entry.tail}' for entry in entries]
-    if not ''.join(texts).isprintable():
-      for entry in entries:
-        check_name(entry.path)
-    data = [text.encode() for text in texts]
-    self._text += b''.join(data)
-    numbers = [(len(e.path), e.label, e.start, e.count) for e in entries]
-    columns = np.array(numbers, np.int64).reshape(-1, 4).T
-    self._columns.append(np.vstack([[*map(len, data)], columns]).astype(np.int32))
+  @classmethod
+  def listed(cls, entries: Iterable[Entry]) -> 'Entries':
+    def pair(entry: Entry) -> tuple[str, tuple]:
+      path, *numbers, tail = entry
+      if not path.isprintable():
+        check_name(path)
+      return f'{path}{tail}', (len(path), *numbers)
 
-  def __len__(self) -> int:
-    return len(self._ends)
+    return cls.of(map(pair, entries))
 
-  def __getitem__(self, i: Any) -> Any:
-    if isinstance(i, slice):
-      return tuple(self[k] for k in range(*i.indices(len(self))))
-    i = range(len(self))[i]
-    text = self._text[self._ends[i - 1] if i else 0 : self._ends[i]].decode()
-    columns = (self._cuts, self.labels, self._starts, self._counts)
-    cut, *numbers = (int(x[i]) for x in columns)
-    return Entry(text[:cut], *numbers, text[cut:])
-
-  def __iter__(self) -> Iterator[Entry]:
-    columns = (self._ends, self._cuts, self.labels, self._starts, self._counts)
-    begin = 0
-    for first in range(0, len(self), 4096):
-      for end, cut, *numbers in zip(
-        *(x[first : first + 4096].tolist() for x in columns), strict=True
-      ):
-        text = self._text[begin:end].decode()
-        yield Entry(text[:cut], *numbers, text[cut:])
-        begin = end
-
-  def __eq__(self, other: Any) -> bool:
-    return tuple(self) == tuple(other)
+  def item(self, text: str, *numbers: int) -> Entry:
+    cut, label, start, count = numbers
+    return Entry(text[:cut], label, start, count, text[cut:])
 
 
 def check_name(path: str) -> None:
@@ -171,7 +136,7 @@ def read_list(path: str, *, root: str = '') -> tuple[Entries, tuple[str, ...]]:
   except OSError as e:
     raise UserError(f'cannot read the list {path}: {e.strerror or e}') from e
   reader = _Reader(path, root or os.path.dirname(storage.absolute(path)))
-  entries = Entries(reader.entries(text))
+  entries = Entries.listed(reader.entries(text))
   if not entries:
     raise UserError(f'the list {path} names no video.')
   if reader.only_row_numbers:
@@ -185,9 +150,10 @@ def read_list(path: str, *, root: str = '') -> tuple[Entries, tuple[str, ...]]:
       *(path, len(reader.comments), reader.comments[0]),
     )
   if reader.form == 2:
-    entries = Entries(_tell_raw_frames(entries, path))
-  lowest = min(entries.labels[entries.labels != -1], default=-1)
-  names = _class_names(path, int(entries.labels.max()))
+    entries = Entries.listed(_tell_raw_frames(entries, path))
+  labels = entries.rows(0, len(entries))['label']
+  lowest = min(labels[labels != -1], default=-1)
+  names = _class_names(path, int(labels.max()))
   if lowest > 0:
     logging.warning(
       '%s: class 0%s has no video, as the lowest label is %d: labels start at 0.',
@@ -208,7 +174,7 @@ class _Reader:
   def __init__(self, path: str, folder: str):
     self.form, self.only_row_numbers = 0, True
     self.comments: list[str] = []
-    self._path, self._folder = path, folder
+    self._path, self._folder, self._start = path, folder, os.path.join(folder, '')
     self._read, self._header = 0, ''  # How many entries; the first line if it may be no video.
 
   def entries(self, text: str) -> Iterator[Entry]:
@@ -241,7 +207,9 @@ class _Reader:
     if label < -1 or start < 0 or count < -1 or (count == 0 and len(numbers) == 3):
       return None
     self._read += 1
-    return Entry(storage.join(self._folder, name), label, start, count, tail)
+    usual = name[0] != '/' and ':' not in name and './' not in name
+    where = f'{self._start}{name}' if usual else storage.join(self._folder, name)
+    return Entry(where, label, start, count, tail)
 
   def _line(self, number: int, line: str) -> list[Entry]:
     """The entry of a line, if it is no comment."""

@@ -16,9 +16,11 @@ import io
 import itertools
 import json
 import os
+import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +34,7 @@ VERSION = 2
 MANIFEST, PARTS = 'manifest.json', '.parts'
 BLOCK = 512  # Of a tar file: all that is in it is filled up to a multiple.
 END = bytes(2 * BLOCK)  # Of a tar file.
+FEW = 512  # Rows of a table that are in memory together.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,75 +94,138 @@ def check(header: Header, data: bytes) -> None:
     raise VideoError('its checksum is wrong')
 
 
-class Index:
-  """What is known of each video, in rows of a file of which no more than a row is in memory.
+@contextmanager
+def nameless() -> Iterator[tuple[Any, str]]:
+  """A new file of this machine, gone when it is closed, and its path for all processes until then.
 
-  After the rows come the ids, in UTF-8. Rows are read, not mapped: pages that are mapped count as
-  memory of each process, and one that a disk does not give kills it.
+  Raises:
+    UserError: what is written to it meanwhile has no room.
+  """
+  here = os.path.isdir('/proc/self/fd')  # Then nothing stays behind, however this process ends.
+  file: Any = tempfile.TemporaryFile() if here else tempfile.NamedTemporaryFile()
+  try:
+    yield file, f'/proc/{os.getpid()}/fd/{file.fileno()}' if here else file.name
+    file.flush()
+  except OSError as e:
+    if e.errno != errno.ENOSPC:
+      raise
+    what = f'{tempfile.gettempdir()} has no room for a table of the videos'
+    raise UserError(f'{what}: let TMPDIR name another folder.') from e
+
+
+class Table(Sequence):
+  """Rows of a text and some numbers, in a file of which a few are in memory at a time.
+
+  After the numbers come the texts, in UTF-8. Rows are read, not mapped: pages that are mapped count
+  as memory of each process, and one that a disk does not give kills it.
 
   Args:
-    path: The file, on this machine.
-    count: Of videos.
-    keep: Must live as long as the index does, such as a temporary file.
+    path: The file, on this machine, also for other processes.
+    count: Of rows.
+    keep: Must live as long as the table does, such as a temporary file.
   """
 
-  # shard: the number of the video's shard in the manifest; offset: where it begins there;
-  # id, end: bytes of its id, and where that ends among the ids.
-  ROW = np.dtype(
-    [(name, '<i8') for name in ('offset', 'end', 'size')]
-    + [('rate', '<f8')]
-    + [(name, '<i4') for name in ('id', 'shard', 'label', 'frames', 'width', 'height')]
-    + [('sha256', 'V32')]
-  )
+  ROW: np.dtype  # Also has `text`, bytes of the text, and `end`, where it ends among the texts.
 
   def __init__(self, path: str, count: int, keep: Any = None):
     self.path, self.count, self._keep = path, count, keep
     self._file = open(path, 'rb', buffering=0)
 
   def __reduce__(self):
-    return Index, (self.path, self.count)
+    return type(self), (self.path, self.count)
 
-  def row(self, i: int) -> np.void:
-    """The row of video i."""
-    if not 0 <= i < self.count:
-      raise IndexError(i)
+  @classmethod
+  def columns(cls) -> list[str]:
+    """What the numbers of a row are called."""
+    return [name for name in cls.ROW.names or () if name not in ('text', 'end')]
+
+  @classmethod
+  def of(cls, pairs: Iterable[tuple[str, tuple]]) -> Any:
+    """A table of texts, each with the numbers of its row."""
+    pairs, count, end = iter(pairs), 0, 0
+    with nameless() as (file, path), tempfile.TemporaryFile() as after:
+      while some := list(itertools.islice(pairs, FEW)):
+        data = [text.encode() for text, _ in some]
+        rows = np.empty(len(some), cls.ROW)
+        columns = zip(*(numbers for _, numbers in some), strict=True)
+        for name, column in zip(cls.columns(), columns, strict=True):
+          rows[name] = np.array(column, cls.ROW[name])
+        rows['text'] = [*map(len, data)]
+        rows['end'] = end + rows['text'].cumsum(dtype=np.int64)
+        count, end = count + len(some), rows['end'][-1]
+        file.write(rows)
+        after.write(b''.join(data))
+      after.seek(0)
+      shutil.copyfileobj(after, file)
+    return cls(path, count, file)
+
+  def rows(self, first: int, end: int) -> np.ndarray:
+    """Rows without their texts."""
+    if not 0 <= first <= end <= self.count:
+      raise IndexError(first)
     size = self.ROW.itemsize
-    return np.frombuffer(os.pread(self._file.fileno(), size, i * size), self.ROW)[0]
+    data = os.pread(self._file.fileno(), (end - first) * size, first * size)
+    return np.frombuffer(data, self.ROW)
 
-  def __getitem__(self, i: int) -> Header:
-    """What is known of video i."""
-    row = self.row(i)
-    known = {name: row[name].item() for name in self.ROW.names}
-    begin = self.count * self.ROW.itemsize + known['end'] - known['id']
-    known['id'] = os.pread(self._file.fileno(), known['id'], begin).decode()
+  def pairs(self, first: int, end: int) -> Iterator[tuple[str, tuple]]:
+    """Rows as `of` takes them."""
+    texts = self.count * self.ROW.itemsize
+    for at in range(first, end, FEW):
+      rows = self.rows(at, min(at + FEW, end))
+      begins, begin = rows['end'] - rows['text'], int(rows['end'][0] - rows['text'][0])
+      data = os.pread(self._file.fileno(), int(rows['end'][-1]) - begin, texts + begin)
+      places = zip(*((x - begin).tolist() for x in (begins, rows['end'])), strict=True)
+      for (a, b), numbers in zip(places, rows[self.columns()].tolist(), strict=True):
+        yield data[a:b].decode(), numbers
+
+  def item(self, text: str, *numbers: Any) -> Any:
+    """What a row is to users."""
+    raise NotImplementedError
+
+  def __len__(self) -> int:
+    return self.count
+
+  def __getitem__(self, i: Any) -> Any:
+    if isinstance(i, slice):
+      return tuple(self[k] for k in range(*i.indices(self.count)))
+    i = range(self.count)[i]
+    [(text, numbers)] = self.pairs(i, i + 1)
+    return self.item(text, *numbers)
+
+  def __iter__(self) -> Iterator[Any]:
+    return (self.item(text, *numbers) for text, numbers in self.pairs(0, self.count))
+
+
+class Index(Table):
+  """What is known of each video: its header, the number of its shard, and where it begins there."""
+
+  ROW = np.dtype(
+    [(name, '<i8') for name in ('offset', 'end', 'size')]
+    + [('rate', '<f8')]
+    + [(name, '<i4') for name in ('text', 'shard', 'label', 'frames', 'width', 'height')]
+    + [('sha256', 'V32')]
+  )
+
+  @classmethod
+  def pair(cls, header: Header, shard: int, offset: int) -> tuple[str, tuple]:
+    """The row of a video."""
+    known = asdict(header) | dict(shard=shard, offset=offset, sha256=bytes.fromhex(header.sha256))
+    return header.id, tuple(known[name] for name in cls.columns())
+
+  @classmethod
+  def joined(cls, parts: Iterable[tuple['Index', int]]) -> 'Index':
+    """That of several, each with the number of its first shard."""
+    at = cls.columns().index('shard')
+    return cls.of(
+      (text, (*numbers[:at], numbers[at] + first, *numbers[at + 1 :]))
+      for index, first in parts
+      for text, numbers in index.pairs(0, len(index))
+    )
+
+  def item(self, text: str, *numbers: Any) -> Header:
+    known = dict(zip(self.columns(), numbers, strict=True)) | {'id': text}
     known['sha256'] = known['sha256'].hex()
     return Header(**{name: known[name] for name in Header.__dataclass_fields__})
-
-  @classmethod
-  def write(cls, videos: Iterable[tuple[Header, int, int]]) -> bytes:
-    """The content of the file, of headers with the numbers of shards and the places in them."""
-    ids = bytearray()
-
-    def row(header: Header, shard: int, offset: int) -> tuple:
-      id = header.id.encode()
-      ids.extend(id)
-      known = asdict(header) | dict(id=len(id), end=len(ids), shard=shard, offset=offset)
-      known['sha256'] = bytes.fromhex(header.sha256)
-      return tuple(known[name] for name in cls.ROW.names)
-
-    return np.fromiter(itertools.starmap(row, videos), cls.ROW).tobytes() + ids
-
-  @classmethod
-  def join(cls, parts: Iterable[tuple['Index', int]]) -> bytes:
-    """The content of the file of several, each with the number of its first shard."""
-    rows, ids = b'', b''
-    for index, first in parts:
-      some = np.fromfile(index.path, cls.ROW, index.count)
-      some['shard'] += first
-      some['end'] += len(ids)
-      rows += some.tobytes()
-      ids += storage.read(index.path, some.nbytes)
-    return rows + ids
 
 
 def holds_shards(folder: str) -> bool:
@@ -174,16 +240,9 @@ def open_index(folder: str, manifest: dict[str, Any]) -> Index:
     ValueError: it is another one than was written.
     UserError: there is no room for it.
   """
-  about, here = manifest['index'], os.path.isdir('/proc/self/fd')
-  copy = tempfile.TemporaryFile() if here else tempfile.NamedTemporaryFile()
-  path = f'/proc/{os.getpid()}/fd/{copy.fileno()}' if here else copy.name  # Nothing stays behind.
-  try:
+  about = manifest['index']
+  with nameless() as (copy, path):
     storage.fetch(f'{folder}/{about["name"]}', path)
-  except OSError as e:
-    if e.errno == errno.ENOSPC:
-      what = f'{tempfile.gettempdir()} has no room for a copy of the index of {folder}'
-      raise UserError(f'{what}: let TMPDIR name another folder.') from e
-    raise
   if hashlib.file_digest(open(path, 'rb'), 'sha256').hexdigest() != about['sha256']:
     raise ValueError(f'{about["name"]} is not the one that was written')
   return Index(path, manifest['records'], copy)
@@ -236,7 +295,7 @@ class ShardSource:
     return f'{self.folder}:{self.headers[i].id}'
 
   def label(self, i: int) -> int:
-    return int(self.headers.row(i)['label'])
+    return int(self.headers.rows(i, i + 1)['label'][0])
 
   def about(self) -> str:
     return self.manifest['hash'][:12]
@@ -248,7 +307,7 @@ class ShardSource:
       VideoError: they cannot be read, or are not those that were written.
     """
     header = self.headers[i]
-    shard, begin = (int(x) for x in self.headers.row(i)[['shard', 'offset']])
+    shard, begin = self.headers.rows(i, i + 1)[['shard', 'offset']][0].tolist()
     path = f'{self._where}/{self.manifest["shards"][shard]["name"]}'
     try:
       data = storage.read(path, begin, begin + header.size)

@@ -164,12 +164,18 @@ class FileSource:
 
   @functools.cached_property
   def _about(self) -> str:
-    ends = [end(entry.path for entry in self.entries) for end in (min, max)]
-    folder = len(os.path.dirname(os.path.commonprefix(ends)))
-    digest = hashlib.sha256()
-    for path, *numbers, _ in self.entries:
-      digest.update(repr((path[folder:], *numbers)).encode())
-    return digest.hexdigest()[:12]
+    some = range(0, len(self), 1 + len(self) // 64)
+    common = os.path.commonprefix([self.name(i) for i in some])
+    while True:  # Until all lie in the folder that some have in common; a pass takes seconds.
+      folder, digest = len(os.path.dirname(common)), hashlib.sha256()
+      top = common[: common.rfind('/') + 1]
+      for path, *numbers, _ in self.entries:
+        if not path.startswith(top):
+          common = os.path.commonprefix([common, path])
+          break
+        digest.update(repr((path[folder:], *numbers)).encode())
+      else:
+        return digest.hexdigest()[:12]
 
   def open(self, i: int) -> Video | FrameFolder | Window:
     entry = self.entries[i]
@@ -218,7 +224,7 @@ def read_folder(folder: str, suffixes: tuple[str, ...] = VIDEO_SUFFIXES) -> File
     label = labels[parts[0]] if len(parts) > 1 else -1
     tail = f' {label}' if classes else ''
     entries.append(Entry(storage.join(folder, '/'.join(parts)), label=label, tail=tail))
-  return FileSource(Entries(entries), tuple(classes))
+  return FileSource(Entries.listed(entries), tuple(classes))
 
 
 def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> DataSet:

@@ -193,7 +193,7 @@ def _parts_of(out: str, manifest: dict[str, Any], shards: Shards, cut: float) ->
   failures, rows = iter(manifest['failures']), iter(())
   if manifest['records']:
     index = open_index(out, manifest)
-    rows = ((header, int(index.row(i)['offset'])) for i, header in enumerate(index))
+    rows = zip(index, index.rows(0, len(index))['offset'].tolist(), strict=True)
   shard_of = {shard['name']: shard for shard in manifest['shards']}
   parts = {}
   for name, mine in shards.items():

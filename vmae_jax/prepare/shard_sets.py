@@ -55,34 +55,36 @@ def check_plan(out: str, plan: dict[str, Any]) -> dict[str, Any] | None:
   return None
 
 
-def describe(plan: dict[str, Any], parts: Collection[Part]) -> tuple[bytes, dict[str, Any]]:
+def describe(plan: dict[str, Any], parts: Collection[Part]) -> tuple[Index, dict[str, Any]]:
   """The index and the manifest of these shards."""
   done = [part for part in parts if part['shard']]
-  rows = [
-    (Header(**header), number, offset)
+  index = Index.of(
+    Index.pair(Header(**header), number, offset)
     for number, part in enumerate(done)
     for header, offset in zip(part['headers'], part['offsets'], strict=True)
-  ]
-  headers = [header for header, _, _ in rows]
-  labels = Counter(header.label for header in headers)
-  told = ''.join(f'{json.dumps(h.id)} {h.label} {h.sha256}\n' for h in headers)
-  return Index.write(rows), plan | {
-    'records': len(rows),
-    'frames': sum(header.frames for header in headers),
-    'bytes': sum(header.size for header in headers),
-    'largest': [max((getattr(h, x) for h in headers), default=0) for x in ('height', 'width')],
+  )
+  rows, told = index.rows(0, len(index)), hashlib.sha256()
+  for header in index:
+    told.update(f'{json.dumps(header.id)} {header.label} {header.sha256}\n'.encode())
+  labels = Counter(rows['label'].tolist())
+  return index, plan | {
+    'records': len(index),
+    'frames': int(rows['frames'].sum(dtype=int)),
+    'bytes': int(rows['size'].sum()),
+    'largest': [int(rows[name].max(initial=0)) for name in ('height', 'width')],
     'records_of_class': [labels[i] for i in range(len(plan['classes']))],
     'failures': [failure for part in parts for failure in part['failures']],
     'shards': [part['shard'] for part in done],
-    'hash': _hash(told),
+    'hash': told.hexdigest(),
   }
 
 
-def write_manifest(out: str, index: bytes, manifest: dict[str, Any]) -> None:
+def write_manifest(out: str, index: Index, manifest: dict[str, Any]) -> None:
   """Makes a folder a complete one, whatever it was before; adds to the manifest the index' name."""
-  sha256 = hashlib.sha256(index).hexdigest()
+  data = storage.read(index.path)
+  sha256 = hashlib.sha256(data).hexdigest()
   manifest['index'] = {'name': f'index-{sha256[:16]}', 'sha256': sha256}
-  storage.write(f'{out}/{manifest["index"]["name"]}', index)
+  storage.write(f'{out}/{manifest["index"]["name"]}', data)
   text = json.dumps(manifest, indent=1, ensure_ascii=False) + '\n'
   storage.write_text(f'{out}/{MANIFEST}', text)
   _tidy(out, manifest)
@@ -154,7 +156,7 @@ def append_shards(
   for shard in plan['shards']:
     if shard['name'] in there:
       storage.move(f'{new}/{shard["name"]}', f'{out}/{shard["name"]}')
-  index = Index.join([(source.headers, 0), (open_index(new, plan), len(old['shards']))])
+  index = Index.joined([(source.headers, 0), (open_index(new, plan), len(old['shards']))])
   tried = {video.id for video in added}
   counts = itertools.zip_longest(old['records_of_class'], plan['records_of_class'], fillvalue=0)
   manifest = old | {
