@@ -94,6 +94,8 @@ def feed(config, *, batches: int, decode: bool) -> dict[str, dict[str, float]]:
   data, rows = config.data, {}
   sampler = (pretraining if 'heads' in config else finetuning).clip_sampler(config)
   source = open_source(data.train or 'synthetic:train', root=data.root, seconds=data.seconds)
+  if not data.train:  # Its clips cross as large as those of videos, not as its pictures are.
+    source.largest = None
 
   def cpu() -> float:
     return sum(sum(resource.getrusage(who)[:2]) for who in (0, resource.RUSAGE_CHILDREN))
