@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.data.clips_on_disk import write_video
 from tests.data.shards_on_disk import at_once
-from tests.prepare.test_prepare import main as prepare
+from tests.data.shards_on_disk import main as prepare
 from vmae_jax import check_data, storage
 from vmae_jax.check_data import _write, check, judge
 from vmae_jax.data.lists import Entry

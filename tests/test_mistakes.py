@@ -336,15 +336,6 @@ def test_check_data(tmp_path):
   assert (tmp_path / 'clean.txt').read_text() == 'a.mp4 0\n' and len(list(tmp_path.iterdir())) == 1
 
 
-def test_prepare(tmp_path):
-  (tmp_path / 'set').mkdir()
-  (tmp_path / 'set' / 'set.json').write_text('{')
-  for out, part in (('set/set.json/more', 'Not a directory'), ('set', 'set.json is damaged')):
-    line = module('prepare', 'synthetic', f'--out={out}', '--train=1', '--val=1', cwd=tmp_path)
-    assert part in line and out in line
-  assert (tmp_path / 'set' / 'set.json').read_text() == '{'
-
-
 def test_probe(finished, tmp_path):
   line = module('probe', '--checkpoint=run', '--train=a', '--val=b', cwd=tmp_path)
   assert 'run holds no checkpoint' in line

@@ -10,7 +10,7 @@ import pytest
 from fsspec.registry import _registry
 
 from tests.data.clips_on_disk import write_video
-from tests.prepare.test_prepare import main
+from tests.data.shards_on_disk import main
 from vmae_jax import storage
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.loader import Loader

@@ -1,5 +1,8 @@
 """Shards that tests make, without processes."""
 
+from pathlib import Path
+
+from vmae_jax.prepare import __main__ as prepare
 from vmae_jax.prepare import prepare_shards
 from vmae_jax.prepare.encoding import Encoding
 
@@ -15,3 +18,14 @@ def make(out, videos, **options):
     dict(about={}, classes=('a', 'b'), encoding=Encoding(), workers=1, seconds=60.0) | options
   )
   return prepare_shards.write_shards(videos, out, **options)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+  """Every file below a folder."""
+  files = sorted(path for path in folder.rglob('*') if path.is_file())
+  return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def main(*arguments):
+  """The command `prepare`."""
+  prepare.main(['prepare', *map(str, arguments)])

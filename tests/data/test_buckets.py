@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 
 from tests.data.clips_on_disk import write_video
-from tests.prepare.test_prepare import contents, main
+from tests.data.shards_on_disk import contents, main
 from tests.test_storage import assert_same, batches
 from vmae_jax.check_data import check
 from vmae_jax.data.sources import check_paths, open_source

@@ -1,24 +1,19 @@
-"""Clips are a function of (seed, epoch, sample, repeat); bad videos are replaced."""
+"""Clips are a function of (seed, epoch, sample, repeat), and are what crosses to the devices."""
 
 import dataclasses
-import errno
 import tracemalloc
 
-import av
 import numpy as np
 import pytest
 
 from tests.data.clips_on_disk import write_video
-from vmae_jax import patience as patience_lib
 from vmae_jax.data import crop as crops
 from vmae_jax.data.augment import RandAugment
 from vmae_jax.data.clips import ClipSampler, ViewSampler
 from vmae_jax.data.crop import centre_box, crop_resize
 from vmae_jax.data.sources import Entry, FileSource
-from vmae_jax.data.synthetic import SyntheticSource
 from vmae_jax.data.video import Clip
-from vmae_jax.errors import Unavailable, UserError, VideoError, may_pass
-from vmae_jax.patience import Closed, Patience, PatientSource
+from vmae_jax.errors import UserError
 
 SAMPLER = ClipSampler(frames=4, size=16, stride=2, flip=True, repeats=3, seed=5)
 
@@ -106,79 +101,6 @@ def test_at_a_videos_end_its_last_frame_stays_in_the_window(source):
   assert not np.array_equal(window[0, -1], window[0, -2])
 
 
-@pytest.mark.parametrize('bad, reason', [(2, 'Invalid data'), (4, 'file is missing')])
-def test_replacement(source, bad, reason):
-  labels = set()
-  for epoch in range(8):
-    clips = SAMPLER(source, epoch, bad)
-    assert clips['replaced'] and clips['label'] not in (2, 4)
-    name, why = clips['failures'][0]
-    assert name == source.name(bad) and reason in why
-    again = SAMPLER(source, epoch, bad)
-    assert again['label'] == clips['label'] and again['failures'] == clips['failures']
-    np.testing.assert_array_equal(clips['video'], again['video'])
-    labels.add(clips['label'])
-  assert len(labels) > 1
-
-
-def test_nothing_but_broken(source):
-  broken = FileSource((source.entries[2], source.entries[4]))
-  with pytest.raises(UserError, match='16 videos in a row cannot be read, such as .*missing.mp4'):
-    SAMPLER(broken, 0, 1)
-
-
-def test_mistakes():
-  with pytest.raises(UserError, match="data.crop: there is no 'center'"):
-    ClipSampler(crop='center')
-  with pytest.raises(UserError, match='data.repeats is 0'):
-    ClipSampler(repeats=0)
-
-
-@dataclasses.dataclass
-class Faulty:
-  """The source, but opening some videos raises something else than a VideoError."""
-
-  source: FileSource
-  faulty: tuple[int, ...]
-  error: BaseException
-  class_names = ()
-
-  def __len__(self):
-    return len(self.source)
-
-  def name(self, i):
-    return self.source.name(i)
-
-  def label(self, i):
-    return self.source.label(i)
-
-  def open(self, i):
-    if i in self.faulty:
-      raise self.error
-    return self.source.open(i)
-
-
-def test_whatever_a_video_causes_is_told_and_replaced(source):
-  clips = SAMPLER(Faulty(source, (1,), KeyError('a\nb')), 0, 1)
-  assert clips['replaced'] and clips['failures'][0] == (source.name(1), "KeyError: 'a\\nb'")
-  # As any broken one.
-  broken = Faulty(source, (1,), VideoError('broken'))
-  np.testing.assert_array_equal(clips['video'], SAMPLER(broken, 0, 1)['video'])
-
-
-@pytest.mark.parametrize(
-  'error', [UserError('mistake'), Unavailable('store'), Closed(), KeyboardInterrupt()]
-)
-def test_what_is_no_videos_fault_ends_the_run(source, error):
-  with pytest.raises(type(error)):
-    SAMPLER(Faulty(source, (1,), error), 0, 1)
-
-
-def test_a_bug_that_strikes_every_video_is_shown_as_one(source):
-  with pytest.raises(ZeroDivisionError):
-    SAMPLER(Faulty(source, tuple(range(6)), ZeroDivisionError()), 0, 1)
-
-
 class Large:
   """A video of large frames, made when they are decoded."""
 
@@ -224,75 +146,6 @@ def test_frames_are_never_held_together(kind):
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
   assert peak < 5 * 6e6  # A frame takes 6 MB, the 16 of a clip 96 MB.
-
-
-class Failing:
-  """A source where some videos cannot be read for the first `times`."""
-
-  class_names = ()
-
-  def __init__(self, source, videos, times, error):
-    self._source, self.videos, self.times, self.error = source, videos, times, error
-    self.asked = 0
-
-  def __len__(self):
-    return len(self._source)
-
-  def name(self, i):
-    return str(i)
-
-  def label(self, i):
-    return self._source.label(i)
-
-  def open(self, i):
-    if i in self.videos:
-      self.asked += 1
-      if self.asked <= self.times:
-        raise VideoError('cannot be read') from self.error
-    return self._source.open(i)
-
-
-AWAY = OSError(errno.ESTALE, 'stale')
-
-
-@pytest.fixture
-def in_a_hurry(monkeypatch):
-  monkeypatch.setattr(patience_lib, 'FIRST_PAUSE', 0.001)
-  monkeypatch.setattr(patience_lib, 'LAST_PAUSE', 0.01)
-
-
-def test_what_a_second_try_mends_is_not_replaced(in_a_hurry):
-  source, sampler = SyntheticSource('train'), ClipSampler(size=16)
-  expected = sampler(source, 0, 3)
-  clips = sampler(PatientSource(Failing(source, [3], 20, AWAY), Patience(60.0)), 0, 3)
-  assert not clips['replaced'] and clips['failures'] == []
-  np.testing.assert_array_equal(clips['video'], expected['video'])
-
-
-@pytest.mark.parametrize('error', [None, OSError(errno.ENOENT, 'none'), ValueError('damaged')])
-def test_what_no_second_try_mends_is_replaced_at_once(error, in_a_hurry):
-  failing = Failing(SyntheticSource('train'), [3], 10**9, error)
-  clips = ClipSampler(size=16)(PatientSource(failing, Patience(60.0)), 0, 3)
-  assert clips['replaced'] and clips['failures'] == [('3', 'cannot be read')]
-  assert failing.asked == 1
-
-
-def test_one_video_that_stays_away_is_replaced_and_two_end_the_run(in_a_hurry, monkeypatch):
-  source, sampler = SyntheticSource('train'), ClipSampler(size=16)
-  failing = Failing(source, [3], 10**9, AWAY)
-  monkeypatch.setattr(patience_lib, 'TRY_FOR', 0.1 / 60)
-  patient = PatientSource(failing, Patience(60.0))
-  clips = sampler(patient, 0, 3)
-  assert clips['replaced'] and failing.asked > 2
-  assert clips['failures'] == [('3', 'unavailable: cannot be read')]
-  failing.videos = range(len(source))
-  with pytest.raises(Unavailable, match='two videos in a row cannot be read, last '):
-    sampler(patient, 0, 3)
-
-
-def test_an_input_error_of_libav_may_be_damage():
-  assert not may_pass(av.error.OSError(errno.EIO, 'Input/output error', 'a.mp4'))
-  assert may_pass(OSError(errno.EIO, 'Input/output error', 'a.mp4'))
 
 
 class Sized:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.data.clips_on_disk import decode_all, write_video
-from tests.prepare.test_prepare import main as prepare
+from tests.data.shards_on_disk import main as prepare
 from vmae_jax import storage
 from vmae_jax.check_data import check
 from vmae_jax.data.sources import open_source

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from tests.data.clips_on_disk import write_video
-from tests.data.shards_on_disk import at_once
-from tests.prepare.test_prepare import contents, main
+from tests.data.shards_on_disk import at_once, contents, main
 from vmae_jax import storage
 from vmae_jax.data.shards import PARTS, ShardSource
 from vmae_jax.errors import Unavailable, UserError

@@ -11,8 +11,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from tests.data.clips_on_disk import write_video
-from tests.data.shards_on_disk import at_once, make
-from tests.prepare.test_prepare import contents, main
+from tests.data.shards_on_disk import at_once, contents, main, make
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.errors import UserError
 from vmae_jax.prepare import prepare_shards

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from tests.data.shards_on_disk import main
 from vmae_jax.data.sources import open_source
 from vmae_jax.data.synthetic import LABELS, MOTIONS, SyntheticSource
 from vmae_jax.errors import UserError
@@ -73,6 +74,19 @@ def test_refuses_a_folder_of_something_else(tmp_path):
     with pytest.raises(UserError, match='not empty'):
       synthetic_set.write_set(taken)
   assert (tmp_path / 'mine').read_text() == 'precious'
+
+
+def test_what_the_command_says_of_what_is_in_its_way(tmp_path):
+  there = tmp_path / 'set' / 'set.json'
+  there.parent.mkdir()
+  there.write_text('{')
+  for out, message in (
+    (there / 'more', 'more cannot be .*Not a directory'),
+    (there.parent, 'set.json is damaged'),
+  ):
+    with pytest.raises(UserError, match=message):
+      main('synthetic', f'--out={out}', '--train=1', '--val=1')
+  assert there.read_text() == '{'
 
 
 @pytest.mark.parametrize(

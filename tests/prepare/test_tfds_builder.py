@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.data.clips_on_disk import write_video
-from tests.prepare.test_prepare import main
+from tests.data.shards_on_disk import main
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError
