@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import mam2, mgmae, mme, motionmae, mvd, salt, trackmae, videomae, vjepa
+from configs import mam2, mgm, mgmae, mme, motionmae, mvd, salt, trackmae, videomae, vjepa
 from vmae_jax import config as config_lib
 from vmae_jax.config_file import drop_heads
 from vmae_jax.errors import UserError
@@ -12,7 +12,7 @@ from vmae_jax.method.build import build_method
 
 SIZES = [f'{size},k400' for size in ('tiny', 's', 'b', 'l', 'h', 'giant')]
 OTHERS = ['b,ssv2', 'b,ucf101', 'b,few', 'demo', 'videos', 'smoke']
-METHODS = [motionmae, mam2, mgmae, mme, mvd, salt, trackmae, vjepa]
+METHODS = [motionmae, mam2, mgm, mgmae, mme, mvd, salt, trackmae, vjepa]
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def loss_of(config, params=None):
   method = build_method(config)
   params = params or jax.jit(method.init)(jax.random.key(0))
   images = batch(config)
-  if method.window:
-    shape = (4, *method._example()['window'].shape[1:])
-    images['window'] = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+  for name in set(method.inputs) - set(images):
+    values = np.random.default_rng(1).integers(0, 256, (4, *method.inputs[name].shape))
+    images[name] = values.astype(method.inputs[name].dtype)
   return params, *jax.jit(method.loss)(params, images, method.frozen)
 
 

@@ -77,7 +77,7 @@ DEFAULTS = dict(
   masking=dict(name='tube', ratio=0.9, options=dict()),
   decoder_masking=dict(name='none', ratio=0.5),
   motion=dict(  # Optical flow, where masks or targets need it.
-    name='inverse_search',  # inverse_search, which needs no weights, or raft.
+    name='inverse_search',  # inverse_search, which needs no weights; raft; codec: its vectors.
     path='',  # RAFT's weights: a file made by convert.
     options=dict(),
   ),
@@ -110,6 +110,7 @@ DEFAULTS = dict(
     order=Name('hashed', ORDERS),  # Order of videos; added: seeds 0 and 1 share epochs.
     crop=Name('multi_scale', CROPS),
     flip=False,
+    shuffled=False,  # The model sees frames in random order, targets do not (MME's ablation).
     repeats=Number(1, 1),  # Clips cut from one decoded video.
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),

@@ -214,8 +214,8 @@ class PatientSource:
   def label(self, i: int) -> int:
     return self._source.label(i)
 
-  def open(self, i: int) -> Any:
-    return self._source.open(i)
+  def open(self, i: int, **options: Any) -> Any:
+    return self._source.open(i, **options)
 
   def ask(self, i: int, read: Callable[[], Any]) -> Any:
     """What `read`, of video i, returns; called again for a while if that may mend what failed.

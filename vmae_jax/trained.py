@@ -203,8 +203,8 @@ class TrainedModel:
     )
     batch = {'epoch': np.int32([0]), 'sample': np.int32([seed]), 'repeat': np.int32([0])}
     batch['video'] = clips
-    if method.window:
-      batch |= self._with_window(paths, method)
+    if len(method.inputs) > 1:
+      batch |= self._with_more(paths, method)
     outputs = jax.device_get(forward(self.params, batch, method.frozen))
     hidden = outputs['hidden'][0].reshape(method.grid)
     title = f'{config.method}, {config.masking.name}, {hidden.mean():.0%} hidden'
@@ -238,8 +238,9 @@ class TrainedModel:
       )
     (config.data.frames, config.data.size), config.decoder_masking.name = clip, 'none'
     config.augment = config_lib.default().augment  # Clips as they are.
-    if not of_file:  # An array has no frames in between.
+    if not of_file:  # An array has no frames in between, and no codec.
       config.tracking.rate = 'clip'
+      config.motion.name = config.motion.name.replace('codec', 'inverse_search')
     if masking and masking != config.masking.name:
       config.masking.name, config.masking.options = masking, {}
     config.masking.ratio = config.masking.ratio if ratio is None else ratio
@@ -268,17 +269,18 @@ class TrainedModel:
         clips.append(found.clip)
     return np.stack(clips), _single(video)
 
-  def _with_window(self, paths: list[str], method: Method) -> dict[str, Any]:
-    """The middle clip of a file, and the frames after its own that a target asks for."""
+  def _with_more(self, paths: list[str], method: Method) -> dict[str, Any]:
+    """The middle clip of a file, and frames after its own and vectors that are asked for."""
     data = self.config.data
     sampler = ClipSampler(
       **{name: data[name] for name in ('frames', 'size', 'stride', 'sampling')},
       window=method.window,
+      vectors=method.vectors,
       slot=method.patch[0],
       train=False,
     )
     drawn = sampler(_files(paths), 0, 0)
-    return {name: drawn[name] for name in ('video', 'window')}
+    return {name: drawn[name] for name in method.inputs}
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,9 @@ def _pretrain(config, batch: int):
 
   method = build_method(config)
   data = one_batch(batch)
-  if method.window:
-    shape = (batch, method.grid[0], method.window, *data['video'].shape[2:])
-    data['window'] = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+  for name in set(method.inputs) - set(data):
+    values = np.random.default_rng(1).integers(0, 256, (batch, *method.inputs[name].shape))
+    data[name] = values.astype(method.inputs[name].dtype)
   return _training(method, data), method.flops()
 
 

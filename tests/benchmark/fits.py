@@ -25,7 +25,7 @@ from vmae_jax.models.sizes import SIZES
 from vmae_jax.planning.gpus import count_gpus, is_gpu
 
 ROOT = Path(__file__).parents[2]
-METHODS = ('videomae', 'motionmae', 'mam2', 'mgmae', 'mme')
+METHODS = ('videomae', 'motionmae', 'mam2', 'mgmae', 'mme', 'mgm')
 # 256 chips, or what is sold as 256 where a name counts cores (v5p-256, v4-256): 128.
 TOPOLOGIES = ('v5e:16x16', 'v5p:4x4x8', 'v6e:16x16', 'v4:4x4x8', 'h200:8', 'h200:1')
 # The documented mesh of each size, beside the config of the method; what is not said is

@@ -23,10 +23,12 @@ METHODS = {
   'mam2, Gumbel f8': ('mam2', {'tokenizer.path': GUMBEL_PATH}),
   'mam2, untrained small tokenizer': ('mam2', {'tokenizer.path': 'untrained'}),
   'mgmae, inverse search': ('mgmae', {}),
+  "mgmae, the codec's motion": ('mgmae', {'motion.name': 'codec'}),
   'mme, clean': ('mme', {}),
   'trackmae': ('trackmae', {}),
   'salt, a teacher of its size': ('salt', {'teachers.pixels.path': 'untrained'}),
   'vjepa': ('vjepa', {}),
+  'mgm': ('mgm', {'masking.ratio': 0.9}),  # VideoMAE's, so that masks alone differ.
   # What MME's masks and decoder cost with targets that cost nothing.
   'mme with pixels as targets': (
     'videomae',

@@ -1,5 +1,6 @@
 """The stream of batches is a function of the step alone."""
 
+import dataclasses
 import socket
 import subprocess
 import sys
@@ -72,6 +73,20 @@ def test_clips_are_those_of_the_sampler(source):
   for row in (0, 2):
     clips = SAMPLER(source, int(batch['epoch'][row]), int(batch['sample'][row]))
     np.testing.assert_array_equal(batch['video'][row : row + 2], clips['video'])
+
+
+@pytest.mark.parametrize('window, workers', [(0, 1), (3, 0)])
+def test_the_codecs_motion_comes_with_its_clips(source, window, workers):
+  sampler = dataclasses.replace(SAMPLER, vectors=4, window=window)
+  options = dict(num_steps=1, workers=workers)
+  batch, plain = (_read(source, one, **options)[0][0] for one in (sampler, SAMPLER))
+  np.testing.assert_array_equal(batch['video'], plain['video'])
+  assert batch['vectors'].dtype == np.float16 and np.isfinite(batch['vectors']).any()
+  for row in (0, 2):
+    drawn = sampler(source, int(batch['epoch'][row]), int(batch['sample'][row]))
+    for name in ('vectors', 'times'):
+      np.testing.assert_array_equal(batch[name][row : row + 2], drawn[name])
+  assert batch['vectors'].shape == (4, 3 + 2 * window, 4, 4, 2)
 
 
 def test_each_sample_once_an_epoch_over_batch_boundaries(source):

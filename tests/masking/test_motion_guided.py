@@ -277,7 +277,7 @@ keys = jax.vmap(jax.random.key)(index)
 
 def visible(keys, video):
   clip = unit_range(video)
-  return method.masking(keys, clip, method.flow(clip, {})).visible
+  return method.masking(keys, clip, method.flow({'video': clip}, {})).visible
 
 one = jax.jit(visible)(keys, video)
 mesh = make_mesh()

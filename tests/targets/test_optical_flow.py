@@ -91,5 +91,5 @@ def test_masks_and_targets_share_one_flow():
   config.heads.motion.target, config.heads.motion.options = 'optical_flow', dict(cells=2)
   method = build_method(config)
   clip = jnp.zeros((1, config.data.frames, config.data.size, config.data.size, 3))
-  pairs = method.flow(clip, method.frozen).pairs
+  pairs = method.flow({'video': clip}, method.frozen).pairs
   assert len(set(pairs)) == len(pairs) and set(flow_pairs(config.data.frames)) <= set(pairs)

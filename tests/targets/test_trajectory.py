@@ -200,6 +200,7 @@ def test_a_token_is_valid_if_one_of_its_points_is():
   expected = np.zeros((2, 3, 2, 3))
   expected[1, 1, 1, 0] = 1
   np.testing.assert_array_equal(found, expected.reshape(2, 18))
+  assert compiled((3, 2, 3), lost=True)(tracks_of(noisy(), valid)).weights is None
 
 
 def test_unknown_normalisations_are_named():

@@ -4,10 +4,14 @@ import contextlib
 import types
 
 import pytest
+from PIL import Image
 
 from tests import started
+from tests.data.clips_on_disk import write_video
 from vmae_jax.config_file import load_config
-from vmae_jax.errors import VideoError
+from vmae_jax.data.mixture import Mixture
+from vmae_jax.data.sources import open_source
+from vmae_jax.errors import UserError, VideoError
 from vmae_jax.runs.run_dir import prepare_run_dir
 from vmae_jax.training import finetuning, loop, pretraining
 
@@ -72,3 +76,16 @@ def test_one_video_and_videos_shorter_than_clips_are_warned_of(caplog):
   assert not caplog.messages
   pretraining.warn_of_few_frames(Lengths(100), data)
   assert 'one video alone' in caplog.text
+
+
+def test_a_method_that_follows_the_codec_needs_videos_with_vectors(tmp_path):
+  data = load_config(started.SMOKE).data
+  folder = tmp_path / 'pictures'
+  folder.mkdir()
+  Image.new('RGB', (32, 32)).save(folder / '1.png')
+  write_video(tmp_path / '1.mp4', frames=12)
+  pictures, video = open_source(f'pictures:{folder}'), open_source(str(tmp_path / '1.mp4'))
+  with pytest.raises(UserError, match='of 1 videos that were looked at none has motion vectors'):
+    pretraining.check_vectors(pictures, data)
+  pretraining.check_vectors(Mixture([pictures, video]), data)
+  pretraining.check_vectors(Lengths(4, None), data)  # What cannot be read is told elsewhere.

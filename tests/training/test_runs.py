@@ -283,7 +283,7 @@ def test_two_processes(fresh, unbroken, tmp_path, cache):
   close(unbroken, workdir)
 
 
-OTHERS = (*kills.METHODS[1:], 'mvd', 'salt', 'trackmae')
+OTHERS = (*kills.METHODS[1:], 'mgm', 'mvd', 'salt', 'trackmae')
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ thread or what was drawn before.
 
 import functools
 import math
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from vmae_jax.data.frames import Cut, Writer, read_once
 from vmae_jax.data.sampling import SAMPLINGS, clip_indices, dense_views, segment_views
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UNAVAILABLE, Unavailable, UserError, VideoError, check_name, may_pass
+from vmae_jax.motion.codec import cut_motion
 from vmae_jax.patience import NOT_ITS_FAULT, reason
 from vmae_jax.types import UInt8
 
@@ -49,6 +49,7 @@ class ClipSampler:
     window: If not 0, so many neighbouring video frames come with each time slot of the clip,
       from the slot's first frame on: motion at the video's own rate.
     slot: Clip frames in a time slot.
+    vectors: Cells along each side of a clip's grid of the codec's motion; 0: none is wanted.
     seed: Of the run.
     train: False takes the middle frames and the centre, without a flip.
   """
@@ -66,6 +67,7 @@ class ClipSampler:
   repeats: int = 1
   window: int = 0
   slot: int = 2
+  vectors: int = 0
   seed: int = 0
   train: bool = True
 
@@ -150,8 +152,10 @@ class ClipSampler:
 
     Returns:
       box: Int32 'r 5', what is resized, see `vmae_jax.data.crop.resize_visit`; places: Int32 'm',
-      see `arrange`; label: of the video that was read, -1 if unknown; replaced: whether it is
-      another one than asked for; failures: a list of (name, reason).
+      see `arrange`; times: Int32 'r m', which of the video's frames these are; vectors, if asked
+      for: Float16 'r m c c 2', see `vmae_jax.motion.codec.cut_motion`; label: of the video that was
+      read, -1 if unknown; replaced: whether it is another one than asked for; failures: a list of
+      (name, reason).
 
     Raises:
       Unavailable: two videos in a row cannot be read although a second try might mend each.
@@ -166,7 +170,7 @@ class ClipSampler:
         i = int(rng.integers(len(source)))
       try:
         read = functools.partial(self._read, source, i, epoch, sample)
-        box, places = read_once(source, i, read, pixels)
+        drawn = read_once(source, i, read, pixels)
       except NOT_ITS_FAULT:
         raise
       except Exception as e:  # Whatever one video causes must not end a run at every restart.
@@ -180,9 +184,7 @@ class ClipSampler:
             'disk, mount or store that they lie on alive?'
           ) from None
         continue
-      return dict(
-        box=box, places=places, label=source.label(i), replaced=attempt > 0, failures=failures
-      )
+      return drawn | dict(label=source.label(i), replaced=attempt > 0, failures=failures)
     if bug is not None:  # Then it is hardly the videos' fault.
       raise bug
     raise UserError(
@@ -205,16 +207,16 @@ class ClipSampler:
 
   def _read(
     self, source: Source, i: int, epoch: int, sample: int, writer: Writer
-  ) -> tuple[np.ndarray, np.ndarray]:
+  ) -> dict[str, np.ndarray]:
     rng = np.random.default_rng([self.seed, epoch, sample, 0]) if self.train else None
-    with source.open(i) as video:
+    with source.open(i, **{'vectors': True} if self.vectors else {}) as video:
       if video.num_frames < 1:
         raise VideoError('no frames')
-      frames = self.wanted(video.num_frames, rng)
-      places = np.arange(len(frames), dtype=np.int32)
+      times = self.wanted(video.num_frames, rng)
+      frames, places = times, np.arange(len(times))
       if self.window:
-        frames, places = np.unique(frames, return_inverse=True)
-      cuts: list[_Cut] = []
+        frames, places = np.unique(times, return_inverse=True)
+      cuts: list[crops.CutOut] = []
 
       def put(place: int, frame: Frame) -> None:
         if not cuts:  # Boxes depend on the picture's size.
@@ -223,30 +225,27 @@ class ClipSampler:
           writer.put(row, place, cut.of(frame))
 
       video.read(frames, put=put)
-    return np.array([cut.left for cut in cuts], np.int32), places.astype(np.int32)
+    read = dict(box=[cut.left for cut in cuts], places=places, times=[times] * len(cuts))
+    read = {name: np.array(values, np.int32) for name, values in read.items()}
+    if self.vectors:
+      blocks = [getattr(video, 'vectors', {}).get(i) for i in frames.tolist()]
+      moved = [cut_motion(blocks, cut.box, flip=cut.left[-1], cells=self.vectors) for cut in cuts]
+      read['vectors'] = np.stack(moved)[:, places]
+    return read
 
-  def _cuts(self, height: int, width: int, writer: Writer, epoch: int, sample: int) -> list['_Cut']:
+  def _cuts(
+    self, height: int, width: int, writer: Writer, epoch: int, sample: int
+  ) -> list[crops.CutOut]:
     """What is cut out of each frame of a video, which are of this size, for each clip."""
     room = writer.pixels[0].shape[1:3]
     drawn = [self._draw_box(height, width, epoch, sample, r) for r in range(self.repeats)]
-    if len(writer.pixels) == self.repeats:
-      return [self._cut(look, box, flip, room) for look, box, flip in drawn]
-    boxes = np.array([box for _, box, _ in drawn])
-    left, top = boxes[:, :2].min(0)
-    right, bottom = (boxes[:, :2] + boxes[:, 2:]).max(0)
-    if bottom - top > room[0] or right - left > room[1]:
-      raise VideoError(f'its pictures, {width} x {height}, are larger than its set says')
-
-    of = operator.itemgetter(np.s_[top:bottom, left:right])
-    return [_Cut(of, (x - left, y - top, w, h, flip)) for _, (x, y, w, h), flip in drawn]
-
-  def _cut(self, look: list, box: crops.Box, flip: bool, room: tuple[int, int]) -> '_Cut':
-    x, y, w, h = box
-    if h <= room[0] and w <= room[1]:
-      return _Cut(lambda frame: apply(look, frame)[y : y + h, x : x + w], (0, 0, w, h, flip))
-    resize = functools.partial(crops.crop_resize, resampling=self.resampling)
-    whole = (0, 0, self.size, self.size, flip)
-    return _Cut(lambda frame: resize(apply(look, frame), box, self.size), whole)
+    if len(writer.pixels) < self.repeats:
+      plain = [(box, flip) for _, box, flip in drawn]
+      return crops.cut_together(plain, (height, width), room=room)
+    how = dict(room=room, size=self.size, resampling=self.resampling)
+    return [
+      crops.cut_out(functools.partial(apply, look), box, flip, **how) for look, box, flip in drawn
+    ]
 
   def _draw_box(
     self, height: int, width: int, epoch: int, sample: int, repeat: int
@@ -261,13 +260,6 @@ class ClipSampler:
     else:
       box = crops.resized_box(height, width, rng=rng, area=self.area)
     return look, box, self.train and self.flip and bool(rng.random() < 0.5)
-
-
-class _Cut(NamedTuple):
-  """What is taken of each frame for one clip, and the box in it that is left to be resized."""
-
-  of: Callable[[Frame], Frame]
-  left: tuple[int, int, int, int, bool]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,9 @@ weights have 22 bits, they are at most one level away.
 
 import functools
 import math
-from typing import Any
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +18,12 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from vmae_jax.errors import VideoError
 from vmae_jax.sharding import batch_sharding, platform
 from vmae_jax.types import Array, Int, UInt8
 
 Box = tuple[int, int, int, int]
+Frame = UInt8[np.ndarray, 'H W 3']
 
 RESAMPLINGS = ('antialiased', 'bilinear')
 BITS = 15  # Of the weights of pixels.
@@ -151,6 +155,52 @@ def view_boxes(height: int, width: int, *, crops: int) -> list[Box]:
   side, rest = min(height, width), abs(height - width)
   offsets = [round(rest / 2)] if crops == 1 else [i * rest // (crops - 1) for i in range(crops)]
   return [(x, 0, side, side) if width > height else (0, x, side, side) for x in offsets]
+
+
+class CutOut(NamedTuple):
+  """What is taken of each frame for one clip.
+
+  Attributes:
+    of: Cuts it out.
+    box: Where, in the picture.
+    left: The box in it that is left to be resized, and whether to mirror left and right.
+  """
+
+  of: Callable[[Frame], Frame]
+  box: Box
+  left: tuple[int, int, int, int, bool]
+
+
+def cut_out(
+  look: Callable[[Frame], Frame],
+  box: Box,
+  flip: bool,
+  *,
+  room: tuple[int, int],
+  size: int,
+  resampling: str,
+) -> CutOut:
+  """A box, which is resized here where it is larger than the rows and columns of `room`."""
+  x, y, w, h = box
+  if h <= room[0] and w <= room[1]:
+    return CutOut(lambda frame: look(frame)[y : y + h, x : x + w], box, (0, 0, w, h, flip))
+  resized = functools.partial(crop_resize, box=box, size=size, resampling=resampling)
+  return CutOut(lambda frame: resized(look(frame)), box, (0, 0, size, size, flip))
+
+
+def cut_together(
+  drawn: Sequence[tuple[Box, bool]], picture: tuple[int, int], *, room: tuple[int, int]
+) -> list[CutOut]:
+  """Boxes of a picture, and whether they are mirrored, in one cut-out that holds them all."""
+  boxes = np.array([box for box, _ in drawn])
+  left, top = boxes[:, :2].min(0)
+  right, bottom = (boxes[:, :2] + boxes[:, 2:]).max(0)
+  if bottom - top > room[0] or right - left > room[1]:
+    height, width = picture
+    raise VideoError(f'its pictures, {width} x {height}, are larger than its set says')
+
+  of = operator.itemgetter(np.s_[top:bottom, left:right])
+  return [CutOut(of, box, (box[0] - left, box[1] - top, *box[2:], flip)) for box, flip in drawn]
 
 
 def _weights(start, length, *, size: int, there: int, antialiased: bool, xp) -> Any:

@@ -24,8 +24,8 @@ from vmae_jax.types import Int, UInt8
 RATE = 24  # Frames a second, which pictures do not say: that of DAVIS.
 
 
-def open_video(path: str) -> 'Video | FrameFolder':
-  """A video file, a folder of frames or a picture, here or elsewhere.
+def open_video(path: str, *, vectors: bool = False) -> 'Video | FrameFolder':
+  """A video file, a folder of frames or a picture, here or elsewhere; `vectors` as of `Video`.
 
   Raises:
     VideoError: it is none, or frames are missing.
@@ -33,7 +33,7 @@ def open_video(path: str) -> 'Video | FrameFolder':
   """
   if path.lower().endswith(('/', *IMAGE_SUFFIXES)):
     return FrameFolder(path)
-  return Video(storage.video_file(path))
+  return Video(storage.video_file(path), vectors=vectors)
 
 
 def order_frames(names: Iterable[str]) -> list[str]:

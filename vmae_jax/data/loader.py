@@ -84,10 +84,15 @@ def _finish(sampler: ClipSampler, mesh: Mesh | None) -> Callable[..., dict[str, 
 
 def _batch_of(pixels, numbers, *, sampler: ClipSampler, mesh: Mesh | None) -> dict[str, Array]:
   ends = np.cumsum([*COLUMNS.values()])
-  *columns, places = jnp.split(numbers, ends, axis=1)
+  *columns, rest = jnp.split(numbers, ends, axis=1)
+  places, moved = jnp.split(rest, [sampler.places], axis=1)
   batch = {name: x[:, 0] for name, x in zip(COLUMNS, columns, strict=True)}
   batch |= {name: batch[name].astype(bool) for name in ('replaced', 'valid')}
   batch.pop('box')
+  if sampler.vectors:
+    batch['times'], moved = jnp.split(moved, [sampler.places], axis=1)
+    moved = moved.reshape(len(moved), sampler.places, sampler.vectors, sampler.vectors)
+    batch['vectors'] = jax.lax.bitcast_convert_type(moved, jnp.float16)
   options = dict(size=sampler.size, resampling=sampler.resampling, mesh=mesh)
   return batch | sampler.arrange(resize_batch(pixels, columns[-1], **options), places, jnp)
 
@@ -98,6 +103,9 @@ class Loader:
   A batch is a dict of
     video     UInt8 'b T H W 3'  RGB in [0, 255]
     window    UInt8 'b t w H W 3'  if the sampler has one: frames at the video's own rate
+    vectors   Float16 'b m c c 2'  if the sampler asks for the codec's motion, of the frames of the
+              clip and of its window, see `vmae_jax.motion.codec.cut_motion`, and
+    times     Int32 'b m'          which frames of the video these are
     label     Int32 'b'          -1 if unknown
     epoch     Int32 'b'          of the source, of its set where sets have weights
     sample    Int32 'b'          the video's index in the source; a replaced one keeps its own
@@ -270,8 +278,11 @@ class Loader:
   def _batch(
     self, parts: dict[tuple[int, int], np.ndarray], visits: list[Visit]
   ) -> tuple[tuple[Array, Array], list[tuple[str, str]]]:
-    repeats, ends = self._sampler.repeats, np.cumsum([*COLUMNS.values()])
-    numbers = np.zeros((len(visits), repeats, ends[-1] + self._sampler.places), np.int32)
+    sampler, columns = self._sampler, sum(COLUMNS.values())
+    repeats, m = sampler.repeats, sampler.places
+    # Two halves of a number are a vector.
+    more = m * (1 + sampler.vectors**2) if sampler.vectors else 0
+    numbers = np.zeros((len(visits), repeats, columns + m + more), np.int32)
     failures = []
     for row, (epoch, sample, future) in zip(numbers, visits, strict=True):
       row[:, :6] = -1, epoch, sample, 0, False, False
@@ -280,7 +291,10 @@ class Loader:
         drawn = future.result()
         row[:, 0], row[:, 4] = drawn['label'], drawn['replaced']
         row[:, 5] = self._end is None or not drawn['replaced']
-        row[:, 6:11], row[:, 11:] = drawn['box'], drawn['places']
+        row[:, 6:columns], row[:, columns : columns + m] = drawn['box'], drawn['places']
+        if more:
+          moved = drawn['vectors'].reshape(repeats, -1).view(np.int32)
+          row[:, columns + m :] = np.hstack([drawn['times'], moved])
         failures += drawn['failures']
     numbers = numbers.reshape(-1, numbers.shape[-1])
     ends = np.cumsum([end - first for first, end in self._parts])

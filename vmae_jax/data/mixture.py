@@ -75,9 +75,9 @@ class Mixture:
     parts = zip(weights, self.sources, strict=True)
     return ' + '.join(f'{weight}{source.about()}' for weight, source in parts)
 
-  def open(self, i: int) -> Any:
+  def open(self, i: int, **options: Any) -> Any:
     source, k = self._at(i)
-    return source.open(k)
+    return source.open(k, **options)
 
 
 def turns(

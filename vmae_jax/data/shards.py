@@ -316,5 +316,5 @@ class ShardSource:
     check(header, data)
     return header, data
 
-  def open(self, i: int) -> Video:
-    return Video(io.BytesIO(self.read(i)[1]))
+  def open(self, i: int, *, vectors: bool = False) -> Video:
+    return Video(io.BytesIO(self.read(i)[1]), vectors=vectors)

@@ -40,6 +40,7 @@ from vmae_jax.data.mixture import Mixture, split_spec
 from vmae_jax.data.shards import MANIFEST, ShardSource, holds_shards
 from vmae_jax.data.video import Put, Shrink, Video
 from vmae_jax.errors import Unavailable, UserError, VideoError, may_pass
+from vmae_jax.motion.codec import Blocks
 from vmae_jax.patience import NoAnswer, ask_all
 from vmae_jax.types import Int, UInt8
 
@@ -88,7 +89,11 @@ class Source(Protocol):
     """The class, -1 if unknown."""
 
   def open(self, i: int) -> Frames:
-    """Opens the video; raises a VideoError where it cannot be read."""
+    """Opens the video; raises a VideoError where it cannot be read.
+
+    With `vectors=True`, which is asked for where a method follows the codec's motion, what it opens
+    may have `vectors`, as a `Video`.
+    """
 
 
 @runtime_checkable
@@ -130,6 +135,11 @@ class Window:
     if indices.min() < 0 or indices.max() >= self.num_frames:
       raise IndexError(f'frames {indices} of a window of {self.num_frames}')
     return self._video.read(indices + self._start, shrink=shrink, put=put)
+
+  @property
+  def vectors(self) -> dict[int, Blocks]:
+    found = getattr(self._video, 'vectors', {})
+    return {i - self._start: blocks for i, blocks in found.items()}
 
   def __enter__(self) -> 'Window':
     return self
@@ -177,10 +187,10 @@ class FileSource:
       else:
         return digest.hexdigest()[:12]
 
-  def open(self, i: int) -> Video | FrameFolder | Window:
+  def open(self, i: int, *, vectors: bool = False) -> Video | FrameFolder | Window:
     entry = self.entries[i]
     try:
-      video = open_video(entry.path)
+      video = open_video(entry.path, vectors=vectors)
     except OSError as e:
       raise VideoError(e.strerror or str(e)) from e
     except VideoError as e:

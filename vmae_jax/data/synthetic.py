@@ -14,7 +14,7 @@ this file imports nothing larger than numpy.
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Integer, UInt8
@@ -102,10 +102,8 @@ def draw_course(
       y = y + (step if name == 'down' else -step) * t
     case 'rotate_cw' | 'rotate_ccw':
       angle = angle + (turn if name == 'rotate_cw' else -turn)
-    case 'approach':  # A sawtooth: on reaching the greatest size it starts from the least.
-      size = size + zoom
-    case 'recede':
-      size = size - zoom
+    case 'approach' | 'recede':  # A sawtooth: after the greatest size comes the least.
+      size = size + (zoom if name == 'approach' else -zoom)
     case 'circle_cw' | 'circle_ccw':
       at = phase + (circle if name == 'circle_cw' else -circle)
       x, y = x + radius * np.cos(at), y + radius * np.sin(at)
@@ -244,7 +242,6 @@ def render_with_opacity(
 
 
 def render(*args: int, **options: int | float) -> UInt8[np.ndarray, 'T H W 3']:
-  """The clip of `render_with_opacity`."""
   return render_with_opacity(*args, **options)[0]
 
 
@@ -275,8 +272,7 @@ class SyntheticVideo:
   def __enter__(self):
     return self
 
-  def __exit__(self, *unused):
-    pass
+  def __exit__(self, *unused): ...
 
 
 class SyntheticSource:
@@ -325,8 +321,14 @@ class SyntheticSource:
   def about(self) -> str:
     return f'version {VERSION}, seed {self._seed}, {self._options}'
 
-  def open(self, i: int) -> SyntheticVideo:
-    return SyntheticVideo(self._seed, i, **self._options)
+  def open(self, i: int, *, vectors: bool = False) -> Any:
+    video = SyntheticVideo(self._seed, i, **self._options)
+    if vectors:  # As a codec keeps it.
+      from vmae_jax.data.frames import encode
+      from vmae_jax.data.video import Video
+
+      return Video(encode(video.read(range(video.num_frames)), rate=RATE), vectors=True)
+    return video
 
 
 def named_source(spec: str) -> SyntheticSource:
@@ -338,8 +340,7 @@ def named_source(spec: str) -> SyntheticSource:
   split, *options = spec.split(',')
   if split not in CLIPS:
     raise UserError(f"'synthetic:{spec}': there are the splits synthetic:train, synthetic:val.")
-  kinds = {'label': str, 'clips': int, 'seed': int}
-  kinds |= {name: type(usual) for name, (usual, _) in OPTIONS.items()}
+  kinds = {'label': str, 'clips': int, 'seed': int} | {k: type(x) for k, (x, _) in OPTIONS.items()}
   values = {}
   for name, _, value in (option.partition('=') for option in options):
     try:

@@ -193,7 +193,7 @@ class TfdsSource:
       self._labels[i] = int(self._label.deserialize_example_np(example)['label'])
     return example
 
-  def open(self, i: int) -> ArrayVideo:
+  def open(self, i: int, *, vectors: bool = False) -> ArrayVideo:  # Frames alone are kept.
     frames: Any = self._video.deserialize_example_np(self._read(i))
     for name in self._where:
       frames = frames[name]

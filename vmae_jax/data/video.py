@@ -16,6 +16,7 @@ most LARGEST bytes. Cut films into clips before training on them.
 
 import bisect
 import contextlib
+import functools
 import io
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -35,8 +36,10 @@ from vmae_jax.data.frames import (
   libav_says,
   open_stream,
   orient,
+  orientation,
 )
 from vmae_jax.errors import VideoError
+from vmae_jax.motion.codec import Blocks, block_motion, reference_gaps
 from vmae_jax.types import Int, UInt8
 
 # Bytes of packets. A hundred threads that hold so much each fit into the memory of a training host.
@@ -58,6 +61,12 @@ class Video:
     num_frames: Frames that a player would show.
     rate: Average frames per second; 0.0 if the file does not say.
     time_base: Seconds that one step of the frames' time stamps lasts.
+    vectors: Frame -> the codec's motion, if wanted, of the frames of the last reading, as they are
+      shown; none if frames that the codec reorders had to be counted.
+
+  Args:
+    file: A path or the bytes.
+    vectors: Whether the codec's motion is wanted.
 
   Raises:
     VideoError: the file is missing, is no video, is truncated, or is larger than LARGEST.
@@ -66,8 +75,10 @@ class Video:
   num_frames: int
   rate: float
   time_base: Fraction
+  vectors: dict[int, Blocks]
 
-  def __init__(self, file: str | os.PathLike | io.IOBase):
+  def __init__(self, file: str | os.PathLike | io.IOBase, *, vectors: bool = False):
+    self._with_vectors = vectors
     self._container, self._stream = open_stream(file)
     self._context = self._stream.codec_context
     try:
@@ -129,7 +140,9 @@ class Video:
     context.thread_count = 1
     if any(packet.is_discard for packet in self._packets):
       # Of frames that the file hides nobody sees the flag that they are damaged.
-      context.options = {'err_detect': 'explode'}
+      context.options |= {'err_detect': 'explode'}
+    if self._with_vectors:
+      context.options |= {'export_side_data': 'mvs'}
     context.open(strict=False)  # Now, as dav1d takes skip_frame only when it is opened.
     if self.codec == 'h264':  # The decoder mends faults of builds of x264: the first packet tells.
       context.skip_frame = 'ALL'
@@ -178,10 +191,11 @@ class Video:
     wanted = sorted({int(i) for i in indices})
     if not wanted or wanted[0] < 0 or wanted[-1] >= self.num_frames:
       raise IndexError(f'frames {wanted} of a video of {self.num_frames}')
-    clip = Clip(indices, shrink, put)
+    clip, self.vectors = Clip(indices, shrink, put), {}
     try:
       clip.fill((self._decode_wanted if self._indexed else self._decode_counting)(wanted))
     except _Doubt:
+      self.vectors = {}
       clip.fill(self._decode_counting(wanted))
     return clip.frames
 
@@ -274,7 +288,7 @@ class Video:
             raise _Doubt  # These times are not those of display.
           before = frame.pts
           if before in frame_at:
-            yield frame_at.pop(before), self._convert(frame)
+            yield self._take(frame_at.pop(before), frame)
     if frame_at:
       raise _Doubt
 
@@ -282,7 +296,7 @@ class Video:
     """All wanted frames, each with its image, found by decoding and counting from the start."""
     for i, frame in enumerate(self.decode()):
       if i in wanted:
-        yield i, self._convert(frame)
+        yield self._take(i, frame, counted=True)
       # Frames were counted at opening. Damage to one may show in up to 16 that come before it.
       if i == wanted[-1] + 16 and not self._indexed:
         return
@@ -305,6 +319,17 @@ class Video:
       yield from context.decode(None)  # What the decoder still holds back.
     finally:
       context.flush_buffers()
+
+  @functools.cached_property
+  def _gaps(self) -> list[tuple[int, int]]:
+    return reference_gaps(self._packets, self._context, timed=self._indexed)
+
+  def _take(self, i: int, frame: av.VideoFrame, *, counted: bool = False) -> tuple[int, np.ndarray]:
+    ordered = not self._context.has_b_frames and self.num_frames == len(self._packets)
+    if self._with_vectors and (ordered or not counted):
+      blocks = block_motion(frame, self._gaps[i if counted else self._shown[i]], codec=self.codec)
+      self.vectors[i] = blocks.turned((frame.height, frame.width), *orientation(frame))
+    return i, self._convert(frame)
 
   def _convert(self, frame: av.VideoFrame) -> UInt8[np.ndarray, 'H W 3']:
     # One converter a file, as making one costs more than using it.

@@ -11,6 +11,11 @@ PAPERS = {
   'mam2': 'https://arxiv.org/abs/2210.05234',
   'mme': 'https://arxiv.org/abs/2210.06096',
   'mgmae': 'https://arxiv.org/abs/2308.10794',
+  'mgm': 'https://arxiv.org/abs/2308.12962',
+  'trackmae': 'https://arxiv.org/abs/2603.27268',
+  'mvd': 'https://arxiv.org/abs/2212.04500',
+  'salt': 'https://arxiv.org/abs/2509.24317',
+  'vjepa': 'https://arxiv.org/abs/2404.08471',
 }
 MODELS = {
   'pretraining': 'VideoMAEForPreTraining',

@@ -5,6 +5,7 @@ from vmae_jax.masking.decoder import random_share, running_cell
 from vmae_jax.masking.mask import Mask, split
 from vmae_jax.masking.motion_bins import motion_bins
 from vmae_jax.masking.motion_guided import motion_guided
+from vmae_jax.masking.moving_block import moving_block
 from vmae_jax.masking.random import frame, per_slot, random, tube
 
 # (key, clip, flow, *, grid, ratio, **options) -> Mask, for one clip. `flow` is None unless the
@@ -17,6 +18,7 @@ MASKINGS = {
   'blocks': blocks,
   'motion_guided': motion_guided,
   'motion_bins': motion_bins,
+  'moving_block': moving_block,
 }
 
 # (key, mask, *, grid, ratio) -> Mask: which tokens are decoded, for one clip.

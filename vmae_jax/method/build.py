@@ -1,6 +1,7 @@
 """Builds the `Method` that a config describes; looks up its names and checks its options."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -51,32 +52,9 @@ def build_method(config, *, teachers: Mapping[str, Teacher] | None = None) -> Me
   frozen = {'tokenizer': tokenizer and tokenizer.params, 'raft': raft}
   frozen |= {f'teacher {name}': x.params for name, x in teachers.items() if x.where != AVERAGE}
   frozen = {name: params for name, params in frozen.items() if params is not None}
-  all_frozen = frozen | teacher_lib.averaged(teachers)
 
-  def mask(keys, clip, frozen):
-    hidden = masking(keys, clip, flow(clip, frozen))
-    return decoder_masking(keys, hidden) if decoder_masking else hidden
-
-  def targets(clip, window, frozen):
-    moved = flow(clip, frozen)
-    followed = follow(clip, window, moved, frozen)
-    return {name: head.target(clip, moved, followed, frozen) for name, head in heads.items()}
-
-  frame = (data.size, data.size, 3)
-  clip = jax.ShapeDtypeStruct((1, data.frames, *frame), jnp.float32)
-  keys = jax.random.split(jax.random.key(0), 1)
-  hidden = jax.eval_shape(mask, keys, clip, all_frozen)
-  if not hidden.visible.size or not hidden.masked.size:
-    raise UserError(
-      f'masking {config.masking.name} with ratio {config.masking.ratio} leaves '
-      f'{hidden.visible.size} of {"x".join(map(str, grid))} tokens visible and '
-      f'{hidden.masked.size} to predict: change masking.ratio or decoder_masking.ratio.'
-    )
-  between = window(config)
-  frames = jax.ShapeDtypeStruct((1, grid[0], between, *frame), jnp.float32) if between else None
-  outputs = _outputs(config, jax.eval_shape(targets, clip, frames, all_frozen), tokenizer)
-  return Method(
-    model=build_model(config, heads=outputs),
+  method = Method(
+    model=None,
     augment=build_augmentation(config.augment),
     flow=flow,
     follow=follow,
@@ -87,11 +65,38 @@ def build_method(config, *, teachers: Mapping[str, Teacher] | None = None) -> Me
     tokenizer=tokenizer,
     teachers=teachers,
     frozen=frozen,
-    window=between,
+    window=window(config),
+    vectors=codec_cells(config),
+    shuffled=data.get('shuffled', False),  # Older runs have no such key.
     grid=grid,
     patch=patch,
     seed=config.seed,
   )
+
+  def mask(keys, images, frozen):
+    hidden = masking(keys, images['video'], flow(images, frozen))
+    return decoder_masking(keys, hidden) if decoder_masking else hidden
+
+  def targets(images, frozen):
+    moved = flow(images, frozen)
+    followed, clip = follow(images, moved, frozen), images['video']
+    return {name: head.target(clip, moved, followed, frozen) for name, head in heads.items()}
+
+  images = {
+    name: jax.ShapeDtypeStruct((1, *x.shape), jnp.float32 if x.dtype == jnp.uint8 else x.dtype)
+    for name, x in method.inputs.items()
+  }
+  keys = jax.random.split(jax.random.key(0), 1)
+  all_frozen = frozen | teacher_lib.averaged(teachers)
+  hidden = jax.eval_shape(mask, keys, images, all_frozen)
+  if not hidden.visible.size or not hidden.masked.size:
+    raise UserError(
+      f'masking {config.masking.name} with ratio {config.masking.ratio} leaves '
+      f'{hidden.visible.size} of {"x".join(map(str, grid))} tokens visible and '
+      f'{hidden.masked.size} to predict: change masking.ratio or decoder_masking.ratio.'
+    )
+  outputs = _outputs(config, jax.eval_shape(targets, images, all_frozen), tokenizer)
+  return method._replace(model=build_model(config, heads=outputs))
 
 
 def _outputs(config, targets: dict[str, Target], tokenizer: Tokenizer | None) -> dict[str, Output]:
@@ -184,20 +189,28 @@ def _motion(
     integer=tracking.integer,
   )
 
-  def estimator(frozen):
+  def estimator(frozen, moved):
     function = functools.partial(ESTIMATORS[config.motion.name], **config.motion.options)
-    if raft_size is None:
-      return function
-    return functools.partial(function, frozen['raft'], size=raft_size)
+    if raft_size is not None:
+      return functools.partial(function, frozen['raft'], size=raft_size)
+    return functools.partial(function, **moved) if moved else function
 
-  def flow(clip, frozen):
-    return estimate(clip, pairs=pairs, estimator=estimator(frozen)) if pairs else None
+  def flow(images, frozen):
+    if not pairs:
+      return None
+    clip, T = images['video'], config.data.frames
+    moved = {name: images[name][:, :T] for name in ('vectors', 'times') if name in images}
+    return estimate(clip, pairs=pairs, estimator=estimator(frozen, moved))
 
-  def follow(clip, window, flow, frozen):
+  def follow(images, flow, frozen):
     if not _tracked(config):
       return None
-    if window is not None:
-      return follow_lib.follow_window(window, estimator=estimator(frozen), **options)
+    clip, T = images['video'], config.data.frames
+    if (window := images.get('window')) is not None:
+      rows = len(window) * window.shape[1], window.shape[2]  # Each slot's by themselves.
+      moved = {name: images[name][:, T:] for name in ('vectors', 'times') if name in images}
+      moved = {name: x.reshape(*rows, *x.shape[2:]) for name, x in moved.items()}
+      return follow_lib.follow_window(window, estimator=estimator(frozen, moved), **options)
     slot = config.model.patch[0]
     if tracking.rate == 'slot':
       return follow_lib.follow_slots(clip, flow, slot=slot, **options)
@@ -211,6 +224,14 @@ def window(config) -> int:
   tracking = config.tracking
   check_name(tracking.rate, RATES, 'tracking.rate')
   return tracking.steps + 1 if _tracked(config) and tracking.rate == 'video' else 0
+
+
+def codec_cells(config) -> int:
+  """Cells of the codec's motion that the loader must add along each side of a clip: two a token."""
+  if config.motion.name != 'codec' or not (_flow_pairs(config) or window(config)):
+    return 0
+  _, h, w = token_grid((config.data.frames, *(config.data.size,) * 2), tuple(config.model.patch))
+  return 2 * math.lcm(h, w)
 
 
 def _needs(head, name: str) -> bool:
@@ -295,7 +316,7 @@ def _load_raft(config) -> tuple[str | None, Any]:
   """Size and parameters of RAFT, if it is named and anything needs flow, else None."""
   motion = config.motion
   estimator = lookup(ESTIMATORS, motion.name, 'motion.name')
-  given = ('params', 'clip', 'pairs', 'size')
+  given = ('params', 'clip', 'pairs', 'size', 'vectors', 'times')
   check_options(estimator, motion.options.keys(), 'motion.options', given)
   needed = motion.name == 'raft' and (_flow_pairs(config) or window(config))
   return load_raft(motion.path) if needed else (None, None)

@@ -18,6 +18,7 @@ from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.encoder import gather
 from vmae_jax.models.patches import unit_range
 from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
+from vmae_jax.motion.codec import known
 from vmae_jax.motion.flow import Flow
 from vmae_jax.motion.follow import Followed
 from vmae_jax.targets.target import Target
@@ -62,8 +63,8 @@ class Method(NamedTuple):
   Attributes:
     model: The wiring: an autoencoder with one output for each head.
     augment: (keys 'b', images in [0, 1]) -> the same images with another look.
-    flow: (clip, frozen) -> the optical flow that masks or targets ask for, or None.
-    follow: (clip, window, flow, frozen) -> the points that targets follow, or None.
+    flow: (images, frozen) -> the optical flow that masks or targets ask for, or None.
+    follow: (images, flow, frozen) -> the points that targets follow, or None.
     masking: (keys 'b', clip, flow) -> Mask with a batch axis: all hidden tokens are predicted.
     decoder_masking: (keys 'b', Mask) -> the same with part of the hidden tokens, or None: all.
     heads: What the model predicts.
@@ -73,6 +74,9 @@ class Method(NamedTuple):
     frozen: Parameters of frozen networks that a step needs; in no state and no checkpoint. A step
       adds the moving average of the model's own, if the state has one (`teacher.AVERAGE`).
     window: Frames that the loader adds to each time slot for `follow`, or 0.
+    vectors: Cells of the codec's motion that it adds along each side of a clip for `flow` and
+      `follow`, or 0.
+    shuffled: Whether the model sees the frames of a clip in random order; targets keep theirs.
     grid: Tokens (t, h, w).
     patch: Size of a patch in frames, rows and columns.
     seed: Seed of all random numbers on the devices.
@@ -90,6 +94,8 @@ class Method(NamedTuple):
   teachers: dict[str, Teacher]
   frozen: dict[str, Any]
   window: int
+  vectors: int
+  shuffled: bool
   grid: tuple[int, int, int]
   patch: tuple[int, int, int]
   seed: int
@@ -101,24 +107,26 @@ class Method(NamedTuple):
 
     Args:
       params: Parameters of the model.
-      batch: From the loader: uint8 `video` 'b T H W 3' and, if there is one, `window`
-        'b t l H W 3'; `epoch`, `sample` and `repeat`.
+      batch: From the loader: `inputs`, with a batch axis, and `epoch`, `sample` and `repeat`.
       frozen: `self.frozen`, on the devices.
       decode_all: Predicts all hidden tokens, as pictures want it.
     """
     images = self.augment(clip_keys(self.seed, batch, 'look'), _images(batch))
     # Mostly still uint8, of which model and targets cut the same patches, a quarter of the bytes.
     video = images['video']
-    images = jax.tree.map(unit_range, images)
+    images = self._in_unit_range(images, batch)
     clip = images['video']
-    flow = self.flow(clip, frozen)
-    followed = self.follow(clip, images.get('window'), flow, frozen)
+    flow = self.flow(images, frozen)
+    followed = self.follow(images, flow, frozen)
     mask = self.masking(clip_keys(self.seed, batch, 'mask'), clip, flow)
     if self.decoder_masking and not decode_all:
       mask = self.decoder_masking(clip_keys(self.seed, batch, 'decoded share'), mask)
     targets = {
       name: head.target(video, flow, followed, frozen) for name, head in self.heads.items()
     }
+    if self.shuffled:
+      orders = clip_keys(self.seed, batch, 'order of frames')
+      video = jax.vmap(jax.random.permutation)(orders, video)
     predictions, sown = self.model.apply(
       {'params': params}, video, mask.visible, mask.masked, mutable='losses'
     )
@@ -137,6 +145,9 @@ class Method(NamedTuple):
       return (tokens * out.mask.weight).sum() / out.mask.weight.sum()
 
     total, parts = jnp.zeros(()), {}
+    if self.vectors:
+      there = known(batch['vectors'])
+      parts |= {'codec_cells': there.mean(), 'codec_clips': there.any(axis=(1, 2, 3)).mean()}
     for name, head in self.heads.items():
       prediction, (values, weights) = out.predictions[name], targets[name]
       given = () if weights is None else (weights,)
@@ -192,26 +203,38 @@ class Method(NamedTuple):
     """Floating-point operations of flow, followed points and targets for one clip."""
 
     def ask(batch, frozen):
-      images = jax.tree.map(unit_range, _images(batch))
+      images = self._in_unit_range(_images(batch), batch)
       clip = images['video']
-      flow = self.flow(clip, frozen)
-      followed = self.follow(clip, images.get('window'), flow, frozen)
+      flow = self.flow(images, frozen)
+      followed = self.follow(images, flow, frozen)
       return flow, [head.target(clip, flow, followed, frozen) for head in self.heads.values()]
 
     frozen = self.frozen | averaged(self.teachers)
     with jax.sharding.use_abstract_mesh(sharding.ONE_CPU):  # TPUs look up by products with zeros.
       return flops_lib.traced_flops(ask, self._example(), frozen)
 
+  @property
+  def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the loader gives for a clip beside the numbers of its visit."""
+    t, T, H, W = self.grid[0], *(n * p for n, p in zip(self.grid, self.patch, strict=True))
+    shapes = {'video': ((T, H, W, 3), jnp.uint8)}
+    if self.window:
+      shapes['window'] = (t, self.window, H, W, 3), jnp.uint8
+    if self.vectors:
+      m = T + t * self.window
+      shapes['vectors'] = (m, self.vectors, self.vectors, 2), jnp.float16
+      shapes['times'] = (m,), jnp.int32
+    return {name: jax.ShapeDtypeStruct(*how) for name, how in shapes.items()}
+
+  def _in_unit_range(self, images: dict[str, Array], batch: dict[str, Array]) -> dict[str, Array]:
+    """Images in [0, 1], with what else there is of a batch's clips."""
+    return {name: batch[name] for name in self.inputs} | jax.tree.map(unit_range, images)
+
   def _example(self) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a batch of one clip."""
-    t, *_ = self.grid
-    T, H, W = (n * p for n, p in zip(self.grid, self.patch, strict=True))
-    shapes = {'video': (1, T, H, W, 3)}
-    if self.window:
-      shapes['window'] = (1, t, self.window, H, W, 3)
-    images = {name: jax.ShapeDtypeStruct(shape, jnp.uint8) for name, shape in shapes.items()}
-    number = jax.ShapeDtypeStruct((1,), jnp.int32)
-    return images | dict.fromkeys(('epoch', 'sample', 'repeat'), number)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    shapes = self.inputs | dict.fromkeys(('epoch', 'sample', 'repeat'), number)
+    return {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in shapes.items()}
 
 
 def _images(batch: dict[str, Array]) -> dict[str, Array]:

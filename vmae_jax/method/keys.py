@@ -11,6 +11,7 @@ PURPOSES = {
   'mask': None,
   'look': 10**6,
   'decoded share': 10**6 + 1,
+  'order of frames': 10**6 + 2,
   'erased box': 0,
   'mixing': 1,
   'dropped branches': 2,

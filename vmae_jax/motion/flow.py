@@ -8,14 +8,15 @@ import jax
 
 from vmae_jax.errors import UserError
 from vmae_jax.frozen.raft import raft_flow
+from vmae_jax.motion.codec import codec_flow
 from vmae_jax.motion.inverse_search import inverse_search
 from vmae_jax.types import Array, Float
 
 Pair = tuple[int, int]
 
 # (clip Float 'b T H W C' in [0, 1], *, pairs, **options) -> Float 'b q H W 2', on its own grid.
-# RAFT takes its parameters before the clip.
-ESTIMATORS = {'inverse_search': inverse_search, 'raft': raft_flow}
+# RAFT takes its parameters before the clip; `codec` also takes what the loader gives of it.
+ESTIMATORS = {'inverse_search': inverse_search, 'raft': raft_flow, 'codec': codec_flow}
 
 
 @flax.struct.dataclass

@@ -67,10 +67,8 @@ def resolve(config: ml_collections.ConfigDict, platform: str) -> ml_collections.
 
 def batch_shapes(config, method: Method, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
   """What the loader delivers for a step."""
-  b, T, s = config.batch_size, config.data.frames, config.data.size
-  shapes = {'video': ((T, s, s, 3), jnp.uint8)}
-  if method.window:
-    shapes['window'] = ((method.grid[0], method.window, s, s, 3), jnp.uint8)
+  b = config.batch_size
+  shapes = {name: (x.shape, x.dtype) for name, x in method.inputs.items()}
   shapes |= {name: ((), jnp.int32) for name in ('label', 'epoch', 'sample', 'repeat')}
   shapes |= {name: ((), jnp.bool_) for name in ('replaced', 'valid')}
   place = sharding.batch_sharding(mesh)

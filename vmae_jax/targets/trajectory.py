@@ -47,6 +47,7 @@ def trajectory(
   scale: float = 20.0,
   eps: float = 0.01,
   mean: bool = False,
+  lost: bool = False,
 ) -> Target:
   """The steps of a token's points, in pixels of the clip over `scale`.
 
@@ -62,11 +63,12 @@ def trajectory(
     eps: Added to the deviation or the length, in units of `scale`. The released 1e-6 makes as
       much of noise as of motion; ours is a fifth of a pixel.
     mean: Appends the token's mean steps over `scale`, which no normalisation changes.
+    lost: Whether tokens count whose points have all left the frame (released: `--no_loss_mask`).
 
   Returns:
     Values in the order (component, step, row and column of the point in its token), 2 L q of
     them, and with `mean` those of (component, step), 2 L. The weight of a token is 1 if at least
-    one of its points stayed in the frame, as released, else 0.
+    one of its points stayed in the frame, as released, else 0; there is none with `lost`.
 
   Source: MME (Sun et al., 2023), equation 3; order and scale of the released `engine.py`.
   """
@@ -79,6 +81,8 @@ def trajectory(
   if mean:
     means = einops.rearrange(steps.mean(axis=-1), 'b n c L -> b n (c L)')
     values = jnp.concatenate([values, means / scale], axis=-1)
+  if lost:
+    return Target(values)
   valid = einops.reduce(
     followed.tracks.valid, '(b t) (h h2) (w w2) -> b (t h w) 1', 'any', t=t, h=h, w=w
   )

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optax
 from absl import logging
 
@@ -11,9 +12,10 @@ from vmae_jax import config as config_lib
 from vmae_jax import sharding
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import Source
+from vmae_jax.errors import UserError
 from vmae_jax.evaluation.probing import PeriodicProbe
 from vmae_jax.frozen.teacher import AVERAGE
-from vmae_jax.method.build import window
+from vmae_jax.method.build import codec_cells, window
 from vmae_jax.method.forward import Method
 from vmae_jax.method.state import TrainState
 from vmae_jax.patience import Patience, PatientSource, ask_all
@@ -50,6 +52,8 @@ def train(config, workdir: str) -> TrainState:
   tell_teachers(config, method)
   source = loop.open_videos(config, config.data.train)
   warn_of_few_frames(source, config.data)
+  if method.vectors:
+    check_vectors(source, config.data)
   steps = loop.count_steps(config, videos=len(source))
   # Before the folder is claimed for this config.
   found = start_from(config, workdir, method.init, mesh, heads=method.model.encoder['heads'])
@@ -119,6 +123,27 @@ def warn_of_few_frames(source: Source, data) -> None:
     )
 
 
+def check_vectors(source: Source, data) -> None:
+  """Raises a UserError if a few videos have no motion vectors, any of them."""
+
+  def found(i: int) -> bool | None:
+    with contextlib.suppress(Exception), source.open(i, vectors=True) as video:
+      video.read(np.linspace(0, video.num_frames - 1, 4).astype(int))
+      blocks = getattr(video, 'vectors', {}).values()
+      return any(np.isfinite(x.values).any() for x in blocks)
+    return None
+
+  chosen = evenly(len(source), most=LOOKED_AT).tolist()
+  answers = [x for x in ask_all(found, chosen, seconds=data.seconds) if isinstance(x, bool)]
+  if answers and not any(answers):
+    raise UserError(
+      f'motion.name is codec, and of {len(answers)} videos that were looked at none has motion '
+      'vectors: H.264, MPEG-4 and their kin do, H.265, VP9, AV1, pictures and TFDS do not. Encode '
+      'them anew (python -m vmae_jax.prepare ... --shards), or take motion.name=inverse_search.'
+    )
+
+
 def clip_sampler(config) -> ClipSampler:
   """The sampler of clips and of the frames around them that targets need."""
-  return loop.make_sampler(config, window=window(config), slot=config.model.patch[0])
+  more = dict(window=window(config), vectors=codec_cells(config))
+  return loop.make_sampler(config, slot=config.model.patch[0], **more)

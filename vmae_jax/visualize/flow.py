@@ -67,7 +67,7 @@ def longest_of(flow: Float[np.ndarray, '*b 2']) -> float:
 def motion_grid(
   shown: Shown,
   flow: Float[np.ndarray, 'T H2 W2 2'],
-  maps: Float[np.ndarray, 'T H2 W2'],
+  maps: Float[np.ndarray, 'T H2 W2'] | None,
   masks: dict[str, Bool[np.ndarray, ' n']],
 ) -> UInt8[np.ndarray, '...']:
   """Draws a clip, its flow, the maps that follow the flow, and what masks leave visible.
@@ -75,35 +75,33 @@ def motion_grid(
   Args:
     shown: The clip.
     flow: The flow of each frame, on a grid that divides the frames, see `flow_of_frames`.
-    maps: What `warped_maps` gives, on the same grid.
+    maps: What `warped_maps` gives, on the same grid; None for masks without such maps.
     masks: Label -> True where a token is hidden; such as motion-guided and tube.
   """
   video = shown.clip
   chosen = evenly(len(video), most=shown.most)
   factor = video.shape[1] // flow.shape[1], video.shape[2] // flow.shape[2]
-  grey = video.mean(-1, keepdims=True)
-  heat = (maps / maps.max()).repeat(factor[0], 1).repeat(factor[1], 2)[..., None]
+
+  def enlarge(values):
+    return values.repeat(factor[0], 1).repeat(factor[1], 2)
+
   longest = longest_of(flow)
   rows = {
     'clip': to_uint8(video),
-    'flow\n(estimated)': flow_colours(flow, longest=longest)
-    .repeat(factor[0], 1)
-    .repeat(factor[1], 2),
-    # Grey where the map is low, red where it is high.
-    'map': to_uint8((1 - heat) * grey + heat * np.array(MAP) / 255),
+    'flow\n(estimated)': enlarge(flow_colours(flow, longest=longest)),
   }
+  legend, words = {_scale(longest * factor[1]): wheel()}, ''
+  if maps is not None:  # Grey where the map is low, red where it is high.
+    heat = enlarge(maps / maps.max())[..., None]
+    grey = video.mean(-1, keepdims=True)
+    rows['map'] = to_uint8((1 - heat) * grey + heat * np.array(MAP) / 255)
+    legend['visible in the middle frame, and carried along the flow'] = swatch(MAP)
+    words = 'In each slot the tokens with most of the map are visible.'
   for label, mask in masks.items():
     hidden = token_pixels(mask.reshape(shown.grid), video.shape)
     rows[label] = to_uint8(np.where(hidden, SHADE * video, video))
-  return shown.page(
-    {label: [row[i] for i in chosen] for label, row in rows.items()},
-    chosen,
-    'In each slot the tokens with most of the map are visible.',
-    legend={
-      _scale(longest * factor[1]): wheel(),
-      'visible in the middle frame, and carried along the flow': swatch(MAP),
-    },
-  )
+  rows = {label: [row[i] for i in chosen] for label, row in rows.items()}
+  return shown.page(rows, chosen, words, legend=legend)
 
 
 def _scale(longest: float) -> str:
@@ -143,9 +141,12 @@ def flow_of_frames(
   """The flow of each frame forward in time, for pictures.
 
   A frame with no pair that goes forward gets the reverse of one that goes backward; a frame with
-  no pair gets NaN.
+  no pair gets that of the frame before, where pairs are further apart, or NaN.
   """
   out = np.full((frames, *flow.shape[1:]), np.nan, flow.dtype)
   for (i, j), values in sorted(zip(pairs, flow, strict=True), key=lambda entry: entry[0][1]):
     out[i] = values * np.sign(j - i)
+  apart = min(abs(j - i) for i, j in pairs)
+  for i in set(range(frames)) - {i for i, _ in pairs}:
+    out[i] = out[i - i % apart]
   return out

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from vmae_jax import storage
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import Source
+from vmae_jax.masking import MASKINGS
 from vmae_jax.masking.motion_guided import warped_maps
 from vmae_jax.masking.random import tube
 from vmae_jax.method.forward import Forward, Method
@@ -65,9 +66,11 @@ class Pictures:
     index = np.arange(-(-self._count // shares) * shares, dtype=np.int32) % self._count
     samples = evenly(len(self._source), most=self._count).astype(np.int32)
     clips = [self._sampler(self._source, 0, int(sample)) for sample in samples]
-    images = ('video', 'window') if self._method.window else ('video',)
+    clips = [
+      {name: x[0] for name, x in clip.items() if name in self._method.inputs} for clip in clips
+    ]
     return {
-      **{name: np.stack([clips[i][name][0] for i in index]) for name in images},
+      **{name: np.stack([clips[i][name] for i in index]) for name in self._method.inputs},
       'epoch': np.zeros_like(index),
       'sample': samples[index],
       'repeat': np.zeros_like(index),
@@ -121,10 +124,11 @@ def draw_clip(method: Method, config, outputs: dict[str, Any], i: int, **how: An
     if head.target in PICTURES:
       shown = common(values=of_clip(outputs[name]), options=dict(head.options))
       drawn |= {f'{name}_{kind}': x for kind, x in PICTURES[head.target](shown).items()}
-  if 'maps' in outputs:
+  if 'tube' in outputs:
     flow = flow_of_frames(outputs['flow'].values[i], outputs['flow'].pairs, len(clip[0]))
     masks = {'visible': outputs['hidden'][i], 'tube masking\nin its place': outputs['tube'][i]}
-    drawn['mask_motion'] = motion_grid(common(values=None), flow, outputs['maps'][i], masks)
+    maps = outputs['maps'][i] if 'maps' in outputs else None
+    drawn['mask_motion'] = motion_grid(common(values=None), flow, maps, masks)
   return drawn
 
 
@@ -200,14 +204,16 @@ def shown_outputs(method: Method, config, params, batch, frozen) -> dict[str, An
   order = jnp.argsort(out.mask.masked, axis=1)[..., None]
   outputs = {'clip': out.clip, 'hidden': hidden_map(out.mask)}
   masking = config.masking
-  if masking.name == 'motion_guided':
+  if hasattr(MASKINGS[masking.name], 'flow_pairs'):
     keys = clip_keys(method.seed, batch, 'mask')
     where = dict(grid=method.grid, ratio=masking.ratio)
-    warped = functools.partial(warped_maps, **where, **masking.options)
-    # The mask's own map has the same key.
-    maps = jax.vmap(lambda key, *given: warped(jax.random.split(key)[0], *given))
     other = jax.vmap(lambda key: tube(key, None, None, **where))(keys)
-    outputs |= {'flow': out.flow, 'maps': maps(keys, out.clip, out.flow), 'tube': hidden_map(other)}
+    outputs |= {'flow': out.flow, 'tube': hidden_map(other)}
+    if masking.name == 'motion_guided':
+      warped = functools.partial(warped_maps, **where, **masking.options)
+      # The mask's own map has the same key.
+      maps = jax.vmap(lambda key, *given: warped(jax.random.split(key)[0], *given))
+      outputs['maps'] = maps(keys, out.clip, out.flow)
   for name, prediction in out.predictions.items():
     outputs[name] = jnp.take_along_axis(prediction, order, axis=1)
     match config.heads[name].target:

@@ -1,0 +1,72 @@
+"""MGM's masks: one block that moves with the flow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vmae_jax.errors import UserError
+from vmae_jax.masking.motion_bins import flow_pairs
+from vmae_jax.masking.moving_block import moving_block
+from vmae_jax.motion.flow import Flow
+
+GRID = (8, 14, 14)
+CLIP = jnp.zeros((16, 224, 224, 3))
+
+
+def draw(values, clips=64, ratio=0.25, **options):
+  """Hidden places, of flow from slot to slot in the clip's pixels."""
+  values = np.broadcast_to(np.asarray(values, np.float32) / 8, (7, 28, 28, 2))
+  flow = Flow(jnp.asarray(values), flow_pairs(16))
+
+  def one(key, flow):
+    return moving_block(key, CLIP, flow, grid=GRID, ratio=ratio, **options)
+
+  masks = jax.jit(jax.vmap(one, (0, None)))(jax.random.split(jax.random.key(0), clips), flow)
+  hidden = np.zeros((clips, 8 * 196), bool)
+  np.put_along_axis(hidden, np.asarray(masks.masked), True, axis=1)
+  assert (hidden.reshape(clips, 8, -1).sum(-1) == int(ratio * 196)).all()
+  assert (np.diff(masks.visible) > 0).all() and (np.diff(masks.masked) > 0).all()
+  return hidden.reshape(clips, *GRID)
+
+
+def test_the_block_moves_with_what_is_under_it():
+  """A pan of a place a slot to the right: the block lies a place further in each slot."""
+  hidden = draw([16.0, 0.0])
+  moved = 0
+  for block in hidden:
+    columns = block.any(axis=1)  # Of each slot.
+    inside = ~columns[0, -1] and columns[0].argmax() > 0
+    for slot in range(1, 8):
+      if inside and not columns[slot, -1]:
+        np.testing.assert_array_equal(block[slot], np.roll(block[0], slot, axis=1))
+        moved += 1
+  assert moved > 40
+  assert (hidden[:, -1].any(1).argmax(1) >= hidden[:, 0].any(1).argmax(1)).all()
+
+
+def test_a_block_is_one_rectangle_but_for_its_last_row():
+  for block in draw([0.0, 0.0])[:, 0]:
+    rows, columns = np.flatnonzero(block.any(1)), np.flatnonzero(block.any(0))
+    assert (np.diff(rows) == 1).all() and (np.diff(columns) == 1).all()
+    assert len(rows) * len(columns) - block.sum() <= max(2 * len(rows), 2 * len(columns))
+
+
+def test_it_starts_where_things_move():
+  """A corner of 3 x 3 places goes to and fro by 2 pixels a slot, the rest stands still: with 0.1
+  added to all, the corner has 9 * 2.1 of 9 * 2.1 + 187 * 0.1 = 50 % of the starts."""
+  values = np.zeros((7, 28, 28, 2))
+  values[:, :6, :6, 0] = 2.0
+  values[1::2] *= -1
+  hidden = draw(values, clips=400, ratio=0.02)  # Three places, the first of which is the start.
+  still = draw(0 * values, clips=400, ratio=0.02)
+  corner = [x[:, 0, :3, :3].any(axis=(1, 2)).mean() for x in (hidden, still)]
+  assert 0.42 < corner[0] < 0.62 and corner[1] < 0.15
+
+
+def test_patches_and_steps_must_fit():
+  flow = Flow(jnp.zeros((4, 28, 28, 2)), flow_pairs(16, gap=3))
+  with pytest.raises(UserError, match='gap, which is 3'):
+    moving_block(jax.random.key(0), CLIP, flow, grid=GRID, ratio=0.5, gap=3)
+  with pytest.raises(UserError, match='patches have to be square'):
+    moving_block(jax.random.key(0), CLIP, flow, grid=(8, 14, 7), ratio=0.5)

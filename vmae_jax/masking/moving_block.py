@@ -1,0 +1,70 @@
+"""MGM's masking: what is hidden is one block, which moves with the content under it."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from vmae_jax.errors import UserError
+from vmae_jax.masking.mask import Grid, Mask, count, split
+from vmae_jax.masking.motion_bins import flow_pairs
+from vmae_jax.motion.flow import Flow, needs_flow
+from vmae_jax.motion.tracking import median, track
+from vmae_jax.types import Array, Float, Key
+
+STILL = 0.1  # Pixels a step, added to all: where nothing moves, each place is as likely.
+
+
+@needs_flow(flow_pairs)
+def moving_block(
+  key: Key[Array, ''],
+  clip: Float[Array, 'T H W C'],
+  flow: Flow,
+  *,
+  grid: Grid,
+  ratio: float,
+  gap: int = 2,
+  aspect: tuple[float, float] = (0.75, 1.5),
+) -> Mask:
+  """Hides int(ratio * h * w) places in each time slot: those nearest to a point that is followed.
+
+  Distance is the larger one of those along x and y, so that the places are a rectangle, cut off at
+  the frame's edges; what lies beyond them is hidden on the other side. The point starts in the
+  middle of a place of the first frame, drawn in proportion to the mean length of its steps, and
+  stays on the edge if its content leaves the frame.
+
+  Args:
+    key: The clip's key.
+    clip: Only its shape is used.
+    flow: Between the pairs of `flow_pairs`, by its median over 3 x 3 values.
+    grid: Tokens (t, h, w).
+    ratio: Share of hidden tokens.
+    gap: Frames in a step: those of a time slot.
+    aspect: Bounds of the block's height over width, in places, drawn for each clip.
+
+  Raises:
+    UserError: places that are not square, or steps that are not one for each time slot.
+
+  Source: MGM (Fan et al., 2023), whose masks are guided over time by the codec's motion vectors; no
+  code is public. How the block is shaped, where it starts and how it follows is our choice.
+  """
+  t, h, w = grid
+  pitch = clip.shape[1] // h
+  if clip.shape[2] // w != pitch or gap * t != len(clip):
+    raise UserError(
+      f'masking moving_block: patches have to be square, and gap, which is {gap}, their frames: '
+      'choose another model.patch or gap.'
+    )
+  values = median(flow.take(flow_pairs(len(clip), gap=gap)))
+  tracks = track(values[None], size=clip.shape[1:3], pitch=pitch)
+  steps = jnp.linalg.norm(tracks.displacements[0], axis=-1).mean(axis=0).reshape(-1)
+  place_key, aspect_key = jax.random.split(key)
+  place = jax.random.categorical(place_key, jnp.log(steps + STILL))
+  low, high = map(math.log, aspect)
+  tall = jnp.exp(jax.random.uniform(aspect_key, minval=low, maxval=high) / 2)
+  x, y = jnp.moveaxis(tracks.positions[0].reshape(t, h * w, 2)[:, place] / pitch - 0.5, -1, 0)
+  rows, columns = (jnp.abs(jnp.arange(n) - at[:, None]) for n, at in ((h, y), (w, x)))
+  distance = jnp.maximum(rows[:, :, None] / tall, columns[:, None] * tall).reshape(t, -1)
+  hidden = count(ratio, h * w)
+  rank = jnp.argsort(jnp.argsort(distance, axis=1, stable=True), axis=1)
+  return split((rank < hidden).reshape(-1), visible=t * (h * w - hidden))
