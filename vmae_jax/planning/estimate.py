@@ -193,6 +193,9 @@ def table(result: dict[str, Any]) -> str:
       lines.append('  nothing')
   if result['resharded']:
     lines.append(f'{result["resharded"]} arrays of the state change their place in a step.')
+  if kernels := result['kernels']:
+    runs = ', '.join(f'{name} {count} times' for name, count in kernels.items())
+    lines += ['', f"kernels beside the compiler's own: {runs}"]
   if cycles := result['cycles']:
     lines += ['', *_cycles(cycles)]
   lines += ['', *_time(result, speed)]

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 _HEADER = re.compile(r'^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$')
 _CALLED = re.compile(r'\b(calls|to_apply|body|branch_computations)=\{?((?:%?[\w.-]+(?:, )?)+)')
 _LOOP = re.compile(r' while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)')
-_TARGET = re.compile(r'custom_call_target="([^"]+)"')
+# Of GPUs' libraries and of Pallas on TPUs; other custom calls are the compiler's own.
+_TARGET = re.compile(r'custom_call_target="(__[^"]+|tpu_custom_call)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -41,7 +42,7 @@ def executed(text: str) -> Iterator[tuple[str, Computation, int]]:
 
 
 def read_kernels(text: str) -> dict[str, int]:
-  """For each target of custom calls how often such a call runs; in loops of unknown length once."""
+  """For each library's or own kernel how often it runs; in loops of unknown length once."""
   found = collections.Counter()
   for _, computation, times in executed(text):
     for line in computation.lines:
