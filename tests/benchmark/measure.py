@@ -35,7 +35,7 @@ _SMOKE = flags.DEFINE_bool('smoke', False, 'The same at the size of a smoke run.
 
 def commands(*, devices: int, large: bool, smoke: bool, torch: bool) -> dict[str, list[str]]:
   """Row -> what measures it, a Python module and its flags but for --out."""
-  batches = {'smoke': 2} if smoke else BATCHES[large]
+  batches = {'smoke': 8} if smoke else BATCHES[large]
   few = ['--rounds=1'] if smoke else ['--rounds=5']
 
   def step(method, size):
@@ -114,17 +114,18 @@ def _devices() -> tuple[int, int]:
 def main(argv: list[str]) -> None:
   cli.refuse_arguments(argv)
   began = time.monotonic()
-  out, kept = Path(_OUT.value), {}
+  out, results = Path(_OUT.value), {}
   if out.exists():
-    kept = json.loads(out.read_text())['rows']
+    results = json.loads(out.read_text())['rows']
   devices, size = _devices()
   torch = 'torch_compiled' in peers()
   rows = commands(devices=devices, large=size > 60e9, smoke=_SMOKE.value, torch=torch)
-  for results in measure(rows, kept, seconds=60 * _MINUTES.value - (time.monotonic() - began)):
+  left = 60 * _MINUTES.value - (time.monotonic() - began)
+  for more in measure(rows, results, seconds=left):
+    results = more
     storage.write_text(str(out), json.dumps(describe() | {'rows': results}, indent=2) + '\n')
-  print(out.read_text())
-  there = json.loads(out.read_text())['rows']
-  missing = [name for name in rows if 'error' in there.get(name, {'error': ''})]
+  print(json.dumps(describe() | {'rows': results}, indent=2))
+  missing = [name for name in rows if 'error' in results.get(name, {'error': ''})]
   print(f'{len(rows) - len(missing)} of {len(rows)} rows are in {out}.', file=sys.stderr)
   if missing:
     print(f'Start again for: {", ".join(missing)}.', file=sys.stderr)
