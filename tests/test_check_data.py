@@ -178,6 +178,8 @@ def test_report(tmp_path):
   done = _run(str(folder / 'list.csv'), f'--out={out}', '--frames=4', '--stride=5', '--workers=2')
   assert done.returncode == 0, done.stderr
   assert '2 ok, 1 odd, 1 short, 2 broken' in done.stdout
+  assert f'odd: {folder}/tiny.mp4: ' in done.stdout
+  assert f'short: {folder}/short.mp4: 5 frames, a clip spans 20' in done.stdout
   assert 'same content: ' in done.stdout and 'another has too: 1' in done.stdout
   with open(out / 'report.csv', newline='') as f:
     rows = {os.path.basename(row['path']): row for row in csv.DictReader(f)}

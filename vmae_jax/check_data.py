@@ -146,24 +146,27 @@ class _Journal:
 
 def _write(
   out: str, source: FileSource | ShardSource, findings: dict[str, Finding], span: int
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], list[str], list[str]]:
   """Writes report, clean list and classes.
 
   Returns:
-    The status of every line or record, and the names of the files.
+    The status of every line or record, lines on those that are odd or short, and the names of the
+    files.
   """
   entries = (
     source.entries
     if isinstance(source, FileSource)
     else [Entry(source.name(i), label=source.label(i)) for i in range(len(source))]
   )
-  statuses, clean, report = [], [], io.StringIO()
+  statuses, unusual, clean, report = [], [], [], io.StringIO()
   rows = csv.writer(report)
   rows.writerow(COLUMNS)
   for entry in entries:
     found = findings[entry.path]
     status, reason = judge(entry, found, span=span)
     statuses.append(status)
+    if status in ('odd', 'short'):
+      unusual.append(f'{status}: {entry.path}: {reason}')
     seconds = round(found.frames / found.rate, 3) if found.rate else 0
     row = [entry.path, status, reason, found.frames, round(found.rate, 3), found.width]
     rows.writerow([*row, found.height, seconds, found.codec, found.content_hash])
@@ -177,7 +180,7 @@ def _write(
     texts['classes.txt'] = ''.join(f'{name}\n' for name in source.class_names)
   for name, text in texts.items():
     storage.write_text(f'{out}/{name}', text)
-  return statuses, list(texts)
+  return statuses, unusual, list(texts)
 
 
 def check_hashes(source: ShardSource) -> None:
@@ -242,12 +245,13 @@ def check(
       for found in examine_all(source, known=journal.known, workers=workers, seconds=seconds):
         journal.add(found)
         bar.update()
-    statuses, written = _write(out, source, journal.known, span)
+    statuses, unusual, written = _write(out, source, journal.known, span)
     good = [i for i, status in enumerate(statuses) if status != 'broken']
     counts = Counter(statuses)
     text = ', '.join(f'{counts[status]} {status}' for status in ('ok', 'odd', 'short', 'broken'))
     found = [journal.known[name] for name in names]
-    text += '\n' + datasheet(found, [source.label(i) for i in good], source.class_names)
+    labels = [source.label(i) for i in good]
+    text = '\n'.join([text, *unusual[:5], datasheet(found, labels, source.class_names)])
     print(text)
     storage.write_text(f'{out}/datasheet.txt', f'{data}\n{text}\n')
     written.append('datasheet.txt')
