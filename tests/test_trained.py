@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 import vmae_jax
 from tests import started
@@ -26,22 +25,11 @@ from vmae_jax.visualize.reconstruction import interpolated_video, predicted_vide
 STORED = pathlib.Path(__file__).parent / 'fixtures' / 'videomae_tiny.npz'
 
 
-def write_folder(folder, kind):
-  """The peer as a folder of transformers, of which transformers' own outputs are stored."""
-  folder.mkdir()
-  save_file(peer.weights(kind), folder / 'model.safetensors', {'format': 'pt'})
-  config = dict(peer.SMALL, model_type='videomae', layer_norm_eps=1e-6)
-  config['use_mean_pooling'] = kind == 'classification'
-  config['id2label'] = {i: name for i, name in enumerate('ant bee cat dog eel'.split())}
-  (folder / 'config.json').write_text(json.dumps(config))
-  return folder
-
-
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
   place = tmp_path_factory.mktemp('folders')
   kinds = ('pretraining', 'classification')
-  folders = {kind: write_folder(place / kind, kind) for kind in kinds}
+  folders = {kind: peer.write_folder(place / kind, kind) for kind in kinds}
   for i in range(3):
     write_video(place / f'{i}.mp4', frames=20 + i, noise=20)
   (place / 'broken.mp4').write_bytes(b'no video')

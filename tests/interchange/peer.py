@@ -1,9 +1,11 @@
 """A tiny VideoMAE with weights that follow from their names, in transformers and here."""
 
+import json
 import zlib
 
 import jax
 import numpy as np
+from safetensors.numpy import save_file
 
 from vmae_jax.interchange import huggingface as hf
 from vmae_jax.interchange.layout import from_tensors
@@ -141,3 +143,14 @@ def flat(tree):
   """'a/b' -> array."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+
+
+def write_folder(folder, kind):
+  """The peer as a folder of transformers, of which transformers' own outputs are stored."""
+  folder.mkdir()
+  save_file(weights(kind), folder / 'model.safetensors', {'format': 'pt'})
+  config = dict(SMALL, model_type='videomae', layer_norm_eps=1e-6)
+  config['use_mean_pooling'] = kind == 'classification'
+  config['id2label'] = {i: name for i, name in enumerate('ant bee cat dog eel'.split())}
+  (folder / 'config.json').write_text(json.dumps(config))
+  return folder

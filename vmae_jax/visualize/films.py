@@ -187,7 +187,7 @@ def side_by_side(
   sized |= {'': np.full((length, height, width, 3), 255, np.uint8)}
   names = [*films, *[''] * (-len(films) % columns)]
   parts = [names[i : i + columns] for i in range(0, len(names), columns)]
-  title, size = texts.pop('title', ''), text_size(names, width)
+  title, size = texts.pop('title', ''), min(text_size(part, width) for part in parts)
 
   def page(i: int) -> UInt8[np.ndarray, 'H W 3']:
     rows = [
