@@ -8,7 +8,7 @@ import pytest
 
 from tests import started
 from tests.hub import SHA, TOKEN, Hub
-from tests.test_trained import write_folder
+from tests.interchange import peer
 from vmae_jax.errors import UserError
 from vmae_jax.hub import local_path
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.full
 
 @pytest.fixture(scope='module')
 def hub(tmp_path_factory):
-  folder = write_folder(tmp_path_factory.mktemp('hub') / 'model', 'classification')
+  folder = peer.write_folder(tmp_path_factory.mktemp('hub') / 'model', 'classification')
   files = {path.name: path.read_bytes() for path in folder.iterdir()}
   with Hub() as hub:
     hub.repositories = {

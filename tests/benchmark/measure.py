@@ -4,6 +4,7 @@ Each row is measured by a process of its own and written at once; rows that the 
 so that the next call goes on where time ran out. What nobody has published comes first.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -14,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from tests.benchmark.report import describe
 from tests.benchmark.step import peers
 from vmae_jax import cli, storage
@@ -25,12 +24,6 @@ ROOT = Path(__file__).parents[2]
 METHODS = ('videomae', 'motionmae', 'mgmae', 'mme', 'mam2')
 # Clips a device: of GPUs with 80 GB and more, and of all else, such as a v5e chip.
 BATCHES = {True: {'s': 128, 'b': 64, 'l': 32}, False: {'s': 64, 'b': 32, 'l': 8}}
-
-_OUT = flags.DEFINE_string('out', 'measured.json', 'The JSON file; what it has is kept.')
-_MINUTES = flags.DEFINE_float(
-  'minutes', 9.0, 'After so long a row is given up, and no other begun.'
-)
-_SMOKE = flags.DEFINE_bool('smoke', False, 'The same at the size of a smoke run.')
 
 
 def commands(*, devices: int, large: bool, smoke: bool, torch: bool) -> dict[str, list[str]]:
@@ -112,15 +105,20 @@ def _devices() -> tuple[int, int]:
 
 
 def main(argv: list[str]) -> None:
-  cli.refuse_arguments(argv)
-  began = time.monotonic()
-  out, results = Path(_OUT.value), {}
+  parser = argparse.ArgumentParser('bash launch/measure.sh', description=__doc__.split('\n')[0])
+  parser.add_argument('--out', type=Path, default='measured.json', help='what it has is kept')
+  parser.add_argument(
+    '--minutes', type=float, default=9.0, help='after which a row is given up, and no other begun'
+  )
+  parser.add_argument('--smoke', action='store_true', help='the same at the size of a smoke run')
+  args = parser.parse_args(argv[1:])
+  began, out, results = time.monotonic(), args.out, {}
   if out.exists():
     results = json.loads(out.read_text())['rows']
   devices, size = _devices()
   torch = 'torch_compiled' in peers()
-  rows = commands(devices=devices, large=size > 60e9, smoke=_SMOKE.value, torch=torch)
-  left = 60 * _MINUTES.value - (time.monotonic() - began)
+  rows = commands(devices=devices, large=size > 60e9, smoke=args.smoke, torch=torch)
+  left = 60 * args.minutes - (time.monotonic() - began)
   for more in measure(rows, results, seconds=left):
     results = more
     storage.write_text(str(out), json.dumps(describe() | {'rows': results}, indent=2) + '\n')
@@ -132,4 +130,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, absl_flags=False)
