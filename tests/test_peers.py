@@ -84,11 +84,14 @@ def ends(processes):
   return [process.returncode for process in processes], errors
 
 
-def test_processes_that_do_not_come_are_told(monkeypatch):
-  monkeypatch.setenv('WAIT', '5')
-  codes, (error,) = ends(start('together', count=1))
-  assert codes == [74], error
-  assert 'unavailable: not all processes of this run have come within 5 s' in error
+@pytest.fixture(scope='module', autouse=True)
+def alone():
+  """A process that waits in vain for another one: it takes long, so it does beside the tests."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('WAIT', '5')
+    processes = start('together', count=1)
+  yield processes
+  processes[0].kill()
 
 
 @pytest.mark.parametrize('what', ['together', pytest.param('apart', marks=pytest.mark.slow)])
@@ -139,3 +142,9 @@ def test_a_folder_in_use_ends_both(tmp_path):
     codes, errors = ends(start('claim', tmp_path, tmp_path))
   assert codes == [2, 2], errors
   assert f'is in use by process {os.getpid()} on ' in errors[0]
+
+
+def test_processes_that_do_not_come_are_told(alone):
+  codes, (error,) = ends(alone)
+  assert codes == [74], error
+  assert 'unavailable: not all processes of this run have come within 5 s' in error
