@@ -238,7 +238,7 @@ def test_other_data_are_refused_or_told(unbroken, tmp_path, cache):
 
 def test_limits_and_parts_of_a_batch_may_change(unbroken, tmp_path, cache):
   workdir = half(unbroken, tmp_path)
-  changes = ('data.max_bad_share=0.5', 'optimizer.max_skipped=3', 'optimizer.accumulate=2')
+  changes = ('data.max_bad_share=0.5', 'optimizer.max_skipped=3', 'optimizer.accumulate=4')
   started.run(workdir, 'optimizer.ema=0.9', *changes, env=started.environment(cache=cache))
   close(unbroken, workdir)
 
@@ -325,6 +325,7 @@ def test_two_and_four_processes(method, tmp_path, cache):
   close(one, alone)
 
 
+@pytest.mark.slow  # As tests/method/test_supervised.py, and from the half on above.
 def test_gradients_of_parts_of_a_batch_add_up(unbroken, tmp_path, cache):
   workdir = tmp_path / 'run'
   overrides = ('optimizer.ema=0.9', 'optimizer.accumulate=4')
