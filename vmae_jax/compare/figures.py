@@ -1,15 +1,20 @@
 """Figures of a study."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from vmae_jax.compare.summary import title
 from vmae_jax.visualize.curves import styled
 
+# An arm has the same in all figures.
 MARKERS = 'osDv^<>Pph*X' * 9
+COLOURS = [f'C{i}' for i in range(len(MARKERS))]
+LINES = [('-', '--', ':')[i // 7 % 3] for i in range(len(MARKERS))]  # There are 7 colours.
 
 
 @styled()
@@ -26,14 +31,16 @@ def draw_figures(
   """
   measures = summary['arms'][summary['baseline']]['measures']
   labels = list(dict.fromkeys(key.split('/')[0] for key in measures))
-  probe = '/'.join(list(measures)[0].split('/')[1:])
   keys = [key for label in labels[:2] for key in measures if key.startswith(f'{label}/')]
   last = {key.split('/')[0]: key for key in keys}  # The last probe of each is the strongest.
   if len(last) == 2:
     figure = _against(summary, *last.values())
     figure.savefig(folder / f'{"-".join(last)}.png', dpi=150)
     plt.close(figure)
-  figure = _curves(summary, [f'{label}/{probe}' for label in labels[:2]])
+  early = next(iter(summary['arms'][summary['baseline']]['curve'].values()))
+  figure = _curves(
+    summary, [[key for key in early if key.startswith(f'{label}/')][-1] for label in labels[:2]]
+  )
   figure.savefig(folder / 'curves.png', dpi=150)
   plt.close(figure)
   for label, pairs in held_out.items():
@@ -46,20 +53,29 @@ def _gains(summary: Mapping[str, Any], label: str, names: list[str]) -> plt.Figu
   """Paired differences to the baseline on each of a label's held-out sets."""
   figure, axes = plt.subplots(figsize=(8.5, 4.5), layout='constrained')
   axes.axhline(0, color='grey', lw=1)
-  for (name, arm), marker in zip(summary['arms'].items(), MARKERS, strict=False):
+  for (name, arm), marker, colour, line in zip(
+    summary['arms'].items(), MARKERS, COLOURS, LINES, strict=False
+  ):
     found = {key.split('/')[0]: value for key, value in arm['differences'].items()}
     there = [found[f'{label}, {one}'] for one in names if f'{label}, {one}' in found]
     if name == summary['baseline'] or len(there) < len(names):
       continue
     bars = [100 * (one['half_width'] or 0) for one in there]
     gains = [100 * one['mean'] for one in there]
-    axes.errorbar(names, gains, yerr=bars, marker=marker, capsize=3, label=_counted(name, arm))
+    look = dict(marker=marker, color=colour, ls=line, capsize=3, label=_counted(name, arm))
+    axes.errorbar(range(len(names)), gains, yerr=bars, **look)
+  axes.set_xticks(range(len(names)), [textwrap.fill(one, 12) for one in names])
   axes.set_ylabel(f'gain over {summary["baseline"]}, {label}, top-1 [points]')
-  axes.set_title('Probes as learnt, on further held-out clips; bars: 95 % intervals')
+  axes.set_title('Probes as learnt, on further held-out clips' + _bars(summary))
   if axes.get_legend_handles_labels()[0]:
     axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5))
   axes.grid(alpha=0.3)
   return figure
+
+
+def _bars(summary: Mapping[str, Any]) -> str:
+  several = any(len(arm['seeds']) > 1 for arm in summary['arms'].values())
+  return f'; bars: {summary["level"]:.0%} intervals' if several else ''
 
 
 def _counted(name: str, arm: Mapping[str, Any]) -> str:
@@ -69,7 +85,7 @@ def _counted(name: str, arm: Mapping[str, Any]) -> str:
 
 def _against(summary: Mapping[str, Any], x: str, y: str) -> plt.Figure:
   figure, axes = plt.subplots(figsize=(6, 4.5), layout='constrained')
-  for (name, arm), marker in zip(summary['arms'].items(), MARKERS, strict=False):
+  for (name, arm), marker, colour in zip(summary['arms'].items(), MARKERS, COLOURS, strict=False):
     one, other = arm['measures'][x], arm['measures'][y]
     axes.errorbar(
       100 * one['mean'],
@@ -77,11 +93,12 @@ def _against(summary: Mapping[str, Any], x: str, y: str) -> plt.Figure:
       xerr=100 * (one['half_width'] or 0),
       yerr=100 * (other['half_width'] or 0),
       fmt=marker,
+      color=colour,
       capsize=3,
       label=_counted(name, arm),
     )
   axes.set(xlabel=f'{title(x)}, top-1 [%]', ylabel=f'{title(y)}, top-1 [%]')
-  axes.set_title(f'Frozen features after {summary["steps"]} steps; bars: 95 % intervals')
+  axes.set_title(f'Frozen features after {summary["steps"]:,} steps' + _bars(summary))
   axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5))
   axes.grid(alpha=0.3)
   figure.set_size_inches(8.5, 4.5)
@@ -93,7 +110,7 @@ def _curves(summary: Mapping[str, Any], keys: list[str]) -> plt.Figure:
     len(keys), 2, figsize=(9, 3.2 * len(keys)), squeeze=False, sharey='row', layout='constrained'
   )
   for row, key in zip(axes, keys, strict=True):
-    for name, arm in summary['arms'].items():
+    for (name, arm), colour, line in zip(summary['arms'].items(), COLOURS, LINES, strict=False):
       points = [(int(step), found[key]) for step, found in arm['curve'].items() if key in found]
       if not arm['clip_flops']:
         for one in row:
@@ -101,14 +118,18 @@ def _curves(summary: Mapping[str, Any], keys: list[str]) -> plt.Figure:
         continue
       steps = [step for step, _ in points]
       clips = [step * arm['batch_size'] for step in steps]
-      flops = [n * arm['clip_flops'] / 1e15 for n in clips]
+      flops = [n * arm['clip_flops'] / 1e12 for n in clips]
       values = [100 * found['mean'] for _, found in points]
       bars = [100 * (found['half_width'] or 0) for _, found in points]
       for one, at in zip(row, (clips, flops), strict=True):
-        one.errorbar(at, values, yerr=bars, marker='o', ms=3, capsize=2, label=name)
+        one.errorbar(
+          at, values, yerr=bars, marker='o', ms=3, capsize=2, color=colour, ls=line, label=name
+        )
     row[0].set_ylabel(f'{title(key)}, top-1 [%]')
-    for one, what in zip(row, ('clips seen', 'PFLOP'), strict=True):
+    for one, what in zip(row, ('clips seen', 'TFLOP'), strict=True):
       one.set_xlabel(what)
+      one.xaxis.set_major_locator(MaxNLocator(5))
+      one.xaxis.set_major_formatter('{x:,.0f}')
       one.grid(alpha=0.3)
   axes[0, 1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5))
   return figure

@@ -92,16 +92,17 @@ def table(summary: Mapping[str, Any]) -> str:
     f'Top-1 accuracy in per cent after {summary["steps"]} steps: mean over seeds, and half the '
     f'width of the {summary["level"]:.0%} interval.',
     '',
-    *_rows(arms, keys, 'measures'),
+    *rows(arms, keys, 'measures'),
     '',
     f'Difference to {baseline}, seed by seed, in points.',
     '',
-    *_rows({name: arm for name, arm in arms.items() if name != baseline}, keys, 'differences'),
+    *rows({name: arm for name, arm in arms.items() if name != baseline}, keys, 'differences'),
   ]
   return '\n'.join(lines) + '\n'
 
 
-def _rows(arms: Mapping[str, Any], keys: Sequence[str], part: str) -> list[str]:
+def rows(arms: Mapping[str, Any], keys: Sequence[str], part: str) -> list[str]:
+  """A table's lines: `keys` of a summary's `part`, 'measures' or 'differences', for each arm."""
   lines = ['| arm | seeds | ' + ' | '.join(map(title, keys)) + ' |', '|---' * (len(keys) + 2) + '|']
   for name, arm in arms.items():
     cells = [_cell(arm[part].get(key), signed=part == 'differences') for key in keys]
