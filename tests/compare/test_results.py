@@ -7,6 +7,7 @@ import pytest
 from tests.started import ROOT
 from vmae_jax.compare.summary import rows
 
+LABELS = 'motion', 'look'
 KEYS = (
   'motion/knn/-1',
   'motion/linear/-1',
@@ -51,3 +52,23 @@ def test_no_arm_is_left_out(summary):
   from configs import compare
 
   assert set(summary['arms']) == {*compare.get_config('frozen').arms, 'untrained'}
+
+
+@pytest.mark.parametrize(
+  ('file', 'name'),
+  [
+    ('videomae', 'pixels'),
+    ('motionmae', 'MotionMAE'),
+    ('mam2', 'MAM2'),
+    ('mme', 'MME'),
+    ('mgmae', 'MGMAE'),
+  ],
+)
+def test_configs_name_what_was_measured(summary, file, name):
+  text = ' '.join((ROOT / f'configs/{file}.py').read_text().split())
+  of = {
+    arm: [f'{100 * found["measures"][f"{label}/attentive/-1"]["mean"]:.1f}' for label in LABELS]
+    for arm, found in summary['arms'].items()
+  }
+  (motion, look), fresh = of[name], of['untrained']
+  assert f'{motion} of 100 on motions and {look} on looks; untrained {" and ".join(fresh)}' in text
