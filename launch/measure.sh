@@ -9,6 +9,7 @@
 # gradients beside the CPU's. Each row is written as soon as it is there; at the end all of them are
 # printed as one JSON. --smoke tries the same at the size of seconds, on any machine.
 set -euo pipefail
+# shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }

@@ -1,9 +1,8 @@
 """Shapes in types are checked at run time, and XLA hurries, in tests only.
 
-To compile is most of what tests do, and XLA takes most of that time for optimising programs that
+To compile is most of what tests do, and XLA takes half of that time for optimising programs that
 then run for milliseconds. Modules marked `optimised`, whose numbers are those of other
-implementations, are compiled with all optimizations; everything by `tests/run.sh --slow` is
-compiled as for training.
+implementations, are compiled as for training, and so is everything by `tests/run.sh --slow`.
 
 What one test has compiled is there for all others, those in other processes too, and for the next
 call of pytest where JAX_COMPILATION_CACHE_DIR names a folder: that takes a third of the time.
@@ -19,10 +18,6 @@ import pytest
 
 # Set before JAX is imported.
 HURRIED = os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') != '0'
-# XLA's newer way to make code for CPUs, in 32 parts, takes four times as long.
-QUICK = '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
-if HURRIED and QUICK not in os.environ.get('XLA_FLAGS', ''):  # In a worker they are.
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {QUICK}'.strip()
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # In a worker it is: its parent has set it.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='vmae_jax_compiled_')

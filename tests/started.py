@@ -17,18 +17,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = f'{ROOT}/configs/videomae.py:smoke'
 
 
-def xla_flags(devices):
-  """Those of this process, and so many emulated devices."""
-  return f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
-
-
 def environment(devices=1, *, cache=None, **more):
   """What a child process sees: so many emulated devices, and where programs are kept."""
-  env = {k: v for k, v in os.environ.items() if not k.startswith('JAX_')}
+  env = {k: v for k, v in os.environ.items() if not k.startswith(('JAX_', 'XLA_'))}
   env |= {
     'PYTHONPATH': str(ROOT),
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': xla_flags(devices),
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     'JAX_COMPILATION_CACHE_DIR': str(cache or os.environ['JAX_COMPILATION_CACHE_DIR']),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'],

@@ -26,12 +26,12 @@ MB = 1e6
 
 def environment(*, devices):
   """What a child process sees: emulated devices, and a compiler that takes little time."""
-  env = {k: v for k, v in os.environ.items() if not k.startswith('JAX_')}
+  env = {k: v for k, v in os.environ.items() if not k.startswith(('JAX_', 'XLA_'))}
   return env | {
     'PYTHONPATH': os.pathsep.join([str(started.ROOT), os.environ.get('PYTHONPATH', '')]),
     'JAX_PLATFORMS': 'cpu',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': 'True',
-    'XLA_FLAGS': started.xla_flags(devices),
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
   }
 
 

@@ -121,7 +121,8 @@ def test_a_model_is_pushed_with_a_card(hub, tmp_path):
   done = run(hub, tmp_path, *convert, HF_TOKEN=TOKEN)
   assert 'pushed to' in done.stdout and 'say the licence in its card' in done.stdout
   files = hub.repositories['me/new']
-  assert set(files) == {'README.md', 'config.json', 'model.safetensors', 'preprocessor_config.json'}
+  described = {'config.json', 'preprocessor_config.json', 'video_preprocessor_config.json'}
+  assert set(files) == {'README.md', 'model.safetensors'} | described
   assert json.loads(files['config.json'])['id2label']['4'] == 'eel'
   card = files['README.md'].decode()
   assert card.startswith('---\nlibrary_name: "transformers"\n') and 'license: "unknown"' in card

@@ -22,11 +22,6 @@ from vmae_jax.types import Array
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
-# For tracing what does not depend on the devices at hand.
-ONE_CPU = AbstractMesh(
-  (1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3, abstract_device=AbstractDevice('cpu', 1, 'cpu')
-)
-
 # The first pattern found in a parameter's path decides; paths of the optimizer's moments and of
 # the EMA have the same ends. Leading axes that a rule does not name (the depth of a stack of
 # blocks) are replicated.
@@ -112,6 +107,20 @@ def constrain_heads(x: Array, *, heads: int) -> Array:
   if mesh.empty or heads % mesh.shape['tensor']:
     return x
   return jax.lax.with_sharding_constraint(x, P(*[None] * (x.ndim - 1), 'tensor'))
+
+
+def split_by_tensor() -> bool:
+  """Whether a mesh is set whose `tensor` has more than one device."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return not mesh.empty and mesh.shape['tensor'] > 1
+
+
+def as_on_cpu() -> AbstractMesh:
+  """The current mesh, or one device, as if it were of CPUs: to trace what no device changes."""
+  mesh, device = jax.sharding.get_abstract_mesh(), AbstractDevice('cpu', 1, 'cpu')
+  shape = mesh.axis_sizes or (1,) * len(AXES)  # Within a mesh only one of its shape may be set.
+  types = (AxisType.Auto,) * len(shape)
+  return AbstractMesh(shape, mesh.axis_names or AXES, axis_types=types, abstract_device=device)
 
 
 def platform() -> str:

@@ -25,7 +25,7 @@ def execute(notebook, folder, monkeypatch, *, smoke='1', without=()):
   What they show is of the same kinds as what is stored, but for the cells `without`.
   """
   cache = os.environ['JAX_COMPILATION_CACHE_DIR']
-  for key in [key for key in os.environ if key.startswith('JAX_')]:
+  for key in [key for key in os.environ if key.startswith(('JAX_', 'XLA_'))]:
     monkeypatch.delenv(key)
   path = os.pathsep.join([str(COLABS.parent), *filter(None, [os.environ.get('PYTHONPATH')])])
   given = {

@@ -10,9 +10,9 @@ from av.video.frame import PictureType
 
 from tests.data.clips_on_disk import decode_all, write_video
 from vmae_jax.data import synthetic
+from vmae_jax.data.frames import encode
 from vmae_jax.data.video import Video
 from vmae_jax.errors import VideoError
-from vmae_jax.prepare import synthetic_set
 from vmae_jax.prepare.encoding import Encoding, encode_video, scaled_size
 
 
@@ -73,7 +73,7 @@ def test_containers_and_codecs(tmp_path, name, codec, options):
 def test_few_frames_refer_to_others(tmp_path):
   """Of four frames three may be left out, so a clip of every fourth frame is cheap."""
   clip = synthetic.render(0, 0, frames=48, size=64)
-  synthetic_set.write_video(tmp_path / 'v.mp4', clip)
+  (tmp_path / 'v.mp4').write_bytes(encode(clip, rate=8).getbuffer())
   encoded = encode_video(str(tmp_path / 'v.mp4'), Encoding(gop=12))
   with av.open(io.BytesIO(encoded.data)) as container:
     kinds = [PictureType(frame.pict_type) for frame in container.decode(video=0)]

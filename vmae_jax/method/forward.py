@@ -210,7 +210,9 @@ class Method(NamedTuple):
       return flow, [head.target(clip, flow, followed, frozen) for head in self.heads.values()]
 
     frozen = self.frozen | averaged(self.teachers)
-    with jax.sharding.use_abstract_mesh(sharding.ONE_CPU):  # TPUs look up by products with zeros.
+    with jax.sharding.use_abstract_mesh(
+      sharding.as_on_cpu()
+    ):  # TPUs look up by products with zeros.
       return flops_lib.traced_flops(ask, self._example(), frozen)
 
   @property

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from vmae_jax.errors import lookup
 from vmae_jax.models.attention import SAVED_NAME, attention
-from vmae_jax.sharding import constrain_batch, constrain_heads
+from vmae_jax.sharding import constrain_batch, constrain_heads, split_by_tensor
 from vmae_jax.types import Array, Float, Key
 
 xavier = nn.initializers.xavier_uniform()
@@ -85,9 +85,12 @@ class Attention(nn.Module):
     """x times the kernels of q, k and v, each split over `tensor` by heads.
 
     Split as one matrix, a device would have q and half of k, and activations would have to move.
-    One product of all three would have to be cut apart again, which costs a TPU more than it saves.
+    One product of all three would have to be cut apart again, which costs a TPU more than it saves,
+    but three gradients of x would be summed over `tensor` each by itself.
     """
     kernel = constrain_heads(kernel.reshape(len(kernel), 3, -1), heads=self.heads)
+    if split_by_tensor():
+      return jnp.unstack(jnp.einsum('bnd,dcf->bncf', x, kernel), axis=2)
     return [jnp.einsum('bnd,df->bnf', x, kernel[:, i]) for i in range(3)]
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Bool, Float, Int, UInt8
 
-MIN_SIDE = 128  # Smaller frames are enlarged to at least this many pixels.
+MIN_SIDE = 120  # Smaller frames are enlarged to at least this many pixels.
 HIDDEN = 0.6  # The grey of patches that are not shown.
 _GAP, _MARGIN = 4, 12
 _INK, _FAINT, _PAPER = (25, 25, 25), (90, 90, 90), (255, 255, 255)
