@@ -22,6 +22,7 @@ from vmae_jax.types import Array
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
+
 # The first pattern found in a parameter's path decides; paths of the optimizer's moments and of
 # the EMA have the same ends. Leading axes that a rule does not name (the depth of a stack of
 # blocks) are replicated.

@@ -310,9 +310,8 @@ class Reconstruction:
     hidden = self.hidden.ravel()
     flat = interpolated_video(self.clip, hidden, patch=patch)
     errors = (hidden_error(self.clip, hidden, x, patch=patch) for x in (self.predicted, flat))
-    return share + ', off by {:.1f} of 255 on average; interpolation alone by {:.1f}'.format(
-      *errors
-    )
+    what = ', off by {:.1f} of 255 on average; interpolation alone by {:.1f}'
+    return share + what.format(*errors)
 
   def pictures(self, most: int = 4) -> dict[str, UInt8[np.ndarray, 'H W 3']]:
     """A picture for each head, such as `pixels_visible`, of at most so many columns.

@@ -6,6 +6,8 @@ from fractions import Fraction
 import av
 import numpy as np
 
+from vmae_jax.data.sources import Entry, FileSource
+
 
 def write_video(
   path,
@@ -72,3 +74,12 @@ def shrunk(frames, shrink, put=None):
   for place, frame in enumerate(frames if put else ()):
     put(place, frame)
   return frames if shrink is None else np.stack([shrink(frame) for frame in frames])
+
+
+def some_broken(folder):
+  """A source of six videos, of which the third is broken and the fifth is not there."""
+  paths = [write_video(folder / f'{i}.mp4', frames=20 + i) for i in range(6)]
+  (folder / 'broken.mp4').write_bytes(b'no video')
+  paths[2] = str(folder / 'broken.mp4')
+  paths[4] = str(folder / 'missing.mp4')
+  return FileSource(tuple(Entry(path, label=i) for i, path in enumerate(paths)))

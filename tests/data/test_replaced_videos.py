@@ -7,10 +7,10 @@ import av
 import numpy as np
 import pytest
 
-from tests.data.clips_on_disk import write_video
+from tests.data.clips_on_disk import some_broken
 from vmae_jax import patience as patience_lib
 from vmae_jax.data.clips import ClipSampler
-from vmae_jax.data.sources import Entry, FileSource
+from vmae_jax.data.sources import FileSource
 from vmae_jax.data.synthetic import SyntheticSource
 from vmae_jax.errors import Unavailable, UserError, VideoError, may_pass
 from vmae_jax.patience import Closed, Patience, PatientSource
@@ -20,12 +20,7 @@ SAMPLER = ClipSampler(frames=4, size=16, stride=2, flip=True, repeats=3, seed=5)
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('videos')
-  paths = [write_video(folder / f'{i}.mp4', frames=20 + i) for i in range(6)]
-  (folder / 'broken.mp4').write_bytes(b'no video')
-  paths[2] = str(folder / 'broken.mp4')
-  paths[4] = str(folder / 'missing.mp4')
-  return FileSource(tuple(Entry(path, label=i) for i, path in enumerate(paths)))
+  return some_broken(tmp_path_factory.mktemp('videos'))
 
 
 @pytest.mark.parametrize('bad, reason', [(2, 'Invalid data'), (4, 'file is missing')])

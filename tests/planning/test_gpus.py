@@ -37,6 +37,7 @@ def test_without_a_gpu_one_line_says_so():
   assert len(done.stderr.splitlines()) == 1 and not done.stdout
 
 
+@pytest.mark.slow  # As it needs 0.4 GB of wheels.
 @pytest.mark.skipif(not HERE, reason='JAX for CUDA is not installed: pip install jax[cuda13]')
 def test_what_xla_was_told_is_what_it_tells():
   text = gpus.describe(gpus.gpu_devices('a100:2'))

@@ -237,11 +237,11 @@ def render_with_opacity(
   video += sprite
   video *= 255
   video += np.float32(0.5)
-  pixels = np.ascontiguousarray(video.astype(np.uint8).transpose(0, 2, 3, 1))
-  return pixels, opacity
+  return np.ascontiguousarray(video.astype(np.uint8).transpose(0, 2, 3, 1)), opacity
 
 
 def render(*args: int, **options: int | float) -> UInt8[np.ndarray, 'T H W 3']:
+  """The clip of `render_with_opacity`."""
   return render_with_opacity(*args, **options)[0]
 
 

@@ -210,9 +210,8 @@ class Method(NamedTuple):
       return flow, [head.target(clip, flow, followed, frozen) for head in self.heads.values()]
 
     frozen = self.frozen | averaged(self.teachers)
-    with jax.sharding.use_abstract_mesh(
-      sharding.as_on_cpu()
-    ):  # TPUs look up by products with zeros.
+    # TPUs look up by products, most of whose factors are 0.
+    with jax.sharding.use_abstract_mesh(sharding.as_on_cpu()):
       return flops_lib.traced_flops(ask, self._example(), frozen)
 
   @property

@@ -53,6 +53,7 @@ def is_gpu(topology: str) -> bool:
 
 
 def count_gpus(topology: str) -> int:
+  """How many GPUs a name such as 2*h200:8 stands for."""
   hosts, _, count = _NAME.fullmatch(topology).groups()
   return int(hosts or 1) * int(count)
 
