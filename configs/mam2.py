@@ -26,7 +26,8 @@ only a fifth of the masked tokens, drawn anew each time, is aligned, regressed a
 
 Optical flow in place of differences, one of the targets that the paper tried, from the estimator
 that motion.name names: --config.heads.motion.target=optical_flow. Without alignment, and the cost
-of its latents: --config.regressor.alignment_weight=0.
+of its latents: --config.regressor.alignment_weight=0. Widths of their own:
+--config.regressor.width=512 --config.regressor.heads=8, and c.decoders as in trackmae.py.
 
 Cost of a step, ViT-B, in GFLOP a clip (16 x 224 x 224, 160 visible tokens), and over VideoMAE's:
 

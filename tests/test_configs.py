@@ -1,5 +1,8 @@
 """Every config of the repository builds the method that it names."""
 
+import functools
+import operator
+
 import jax
 import numpy as np
 import pytest
@@ -129,6 +132,27 @@ def test_a_head_is_dropped_by_its_target():
   config.heads.tracks.target = 'none'
   found = drop_heads(config)
   assert list(found.heads) == ['pixels'] and not found.decoders
+
+
+def test_mam2s_regressor_and_decoders_have_their_own_widths():
+  config = mam2.get_config('smoke')  # Encoder and decoders 128 wide.
+  config.regressor.width, config.regressor.heads, config.regressor.depth = 64, 4, 3
+  config.decoders.motion_decoder = dict(width=32, heads=2, depth=1)
+  params, loss, parts = loss_of(config)
+  assert np.isfinite(loss) and parts['loss_alignment'] > 0
+
+  def shape(*path):
+    return functools.reduce(operator.getitem, path, params)['kernel'].shape
+
+  assert shape('from_encoder') == (128, 64)
+  assert shape('regressor', 'block', 'attention', 'q') == (3, 64, 64)
+  assert shape('regressor', 'block', 'mlp', 'fc1') == (3, 64, 256)
+  assert shape('appearance_decoder', 'from_regressor') == (64, 128)
+  assert shape('motion_decoder', 'from_regressor') == (64, 32)
+  assert shape('motion_decoder', 'blocks', 'block', 'mlp', 'fc1') == (1, 32, 128)
+  config.regressor.heads = 3
+  with pytest.raises(UserError, match='regressor: the width 64 is no multiple of its 3 heads'):
+    build_method(config)
 
 
 def test_mam2_without_alignment_computes_none():

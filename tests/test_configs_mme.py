@@ -57,6 +57,25 @@ def test_modes(name, shape, motion, decoders):
     assert count == 87_089_356
 
 
+def test_points_of_a_token():
+  config = mme.get_config('b,k400')
+  config.tracking.points = 4
+  targets = jax.eval_shape(build_method(config).init, jax.random.key(0))['decoder']
+  # 16 points and their mean, 6 steps of 2 components each.
+  assert targets['head_motion']['kernel'].shape == (512, 16 * 6 * 2 + 6 * 2)
+  config.heads.motion.options.average = True
+  config.heads.motion.options.normalise = 'none'
+  targets = jax.eval_shape(build_method(config).init, jax.random.key(0))['decoder']
+  assert targets['head_motion']['kernel'].shape == (512, 2 * 6 * 2)
+  config.tracking.points = 3
+  with pytest.raises(UserError, match='do not divide into 3 x 3 square cells'):
+    build_method(config)
+  config = mme.get_config('b,k400_paper')
+  config.tracking.points = 4
+  with pytest.raises(UserError, match='aligned_hog follows 2 x 2 points'):
+    build_method(config)
+
+
 def targets_of(method, data):
   params = jax.jit(method.init)(jax.random.key(0))
   return jax.jit(lambda *given: method.forward(*given).targets)(params, data, {})

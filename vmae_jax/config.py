@@ -67,8 +67,11 @@ DEFAULTS = dict(
   ),
   decoders=dict(),  # DECODER=dict(width, depth, heads, mlp): what one has otherwise than the rest.
   regressor=dict(
-    name='none',  # none, or latent: MAM2's; its width and heads are the decoder's.
+    name='none',  # none, or latent: MAM2's.
     depth=Number(4, 1),
+    width=Number(None, 1),  # None: as the decoder's.
+    heads=Number(None, 1),
+    mlp=Number(None, 1),  # With another width: four times that.
     layer_scale=0.1,  # Where the scales of its branches and the decoders' start; 0: none.
     alignment_weight=Number(2.0, 0),  # 0: none is computed.
   ),
@@ -86,6 +89,7 @@ DEFAULTS = dict(
     # Steps between frames of the video, which the loader adds, or of the clip; slot: one a time
     # slot, of points that start in the clip's first frame.
     rate='video',
+    points=Number(2, 1),  # In each row and column of a token.
     median=False,  # Median filter of 3 x 3 on the flow.
     camera=False,  # Records motion without the camera's.
     integer=False,  # As MME's release: truncates flow to whole pixels.

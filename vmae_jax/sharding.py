@@ -29,7 +29,7 @@ BATCH_AXES = ('data', 'fsdp')
 RULES = (
   (r'(qkv|attention/[qkv]|fc1)/kernel$', P('fsdp', 'tensor')),
   (r'(proj|fc2)/kernel$', P('tensor', 'fsdp')),
-  (r'(embed|from_encoder|hidden_\w+|head_\w+|classifier)/kernel$', P('fsdp', None)),
+  (r'(embed|from_encoder|from_regressor|hidden_\w+|head_\w+|classifier)/kernel$', P('fsdp', None)),
   (r'/(bias|scale|q_bias|v_bias|mask_token)$', P()),
 )
 

@@ -19,7 +19,7 @@ HEADS = {'appearance': Output('one', 10), 'motion': Output('two', 384)}
 
 def build(width=32):
   decoder = dict(width=width, depth=1, heads=2, mlp=64, layer_scale=0.1)
-  regressor = dict(depth=1, heads=2, mlp=64, layer_scale=0.1)
+  regressor = dict(width=width, depth=1, heads=2, mlp=64, layer_scale=0.1)
   return RegressedAutoencoder(ENCODER, regressor, decoder, HEADS, COMMON)
 
 
@@ -97,18 +97,20 @@ def test_alignment_is_the_distance_to_the_encoders_own_latents_without_gradient(
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_a_decoder_of_another_width_has_one_projection(inputs):
+def test_a_regressor_of_another_width_has_one_projection(inputs):
   same, other = (set(jax.eval_shape(build(w).init, jax.random.key(0), *inputs)['params'])
                  for w in (32, 16))  # fmt: skip
   assert other - same == {'from_encoder', 'from_encoder_norm'}
   assert same == {'encoder', 'regressor', 'one', 'two'}
 
 
-@pytest.mark.parametrize('align, own', [(True, {}), (False, {'two': dict(depth=1, mlp=192)})])
+@pytest.mark.parametrize(
+  'align, own', [(True, {}), (False, {'two': dict(width=384, depth=1, mlp=192)})]
+)
 def test_counted_flops_equal_the_compilers(align, own):
   encoder = dict(width=384, depth=2, heads=6, mlp=1536, patch=(2, 16, 16))
   decoder = dict(width=192, depth=2, heads=3, mlp=768, layer_scale=0.1)
-  regressor = dict(depth=2, heads=3, mlp=768, layer_scale=0.1)
+  regressor = dict(width=192, depth=2, heads=3, mlp=768, layer_scale=0.1)
   heads = {'appearance': Output('one', 512), 'motion': Output('two', 1536)}
   common = COMMON | {'implementation': 'xla'}
   model = RegressedAutoencoder(encoder, regressor, decoder, heads, common, own, align)

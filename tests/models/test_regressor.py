@@ -15,7 +15,7 @@ from vmae_jax.models.regressor import Regressor
 pytestmark = pytest.mark.optimised
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'fixtures' / 'cae'
-SIZES = dict(depth=2, heads=4, mlp=256, layer_scale=0.1)
+SIZES = dict(width=64, depth=2, heads=4, mlp=256, layer_scale=0.1)
 
 
 @pytest.fixture(scope='module')
@@ -123,7 +123,7 @@ def test_regressed_latents_equal_caes(reference):
 
 @pytest.mark.stored
 def test_decoder_output_equals_caes(reference):
-  model = LatentDecoder(width=64, outputs={'codes': Output('decoder', 40)}, **SIZES)
+  model = LatentDecoder(outputs={'codes': Output('decoder', 40)}, **SIZES)
   out = jax.jit(model.apply)(
     {'params': decoder_params(reference)}, reference['regressed_latents'], reference['pos_masked']
   )

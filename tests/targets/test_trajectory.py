@@ -136,6 +136,18 @@ def test_the_mean_is_that_of_the_tokens_points_whatever_the_normalisation():
     np.testing.assert_array_equal(found[..., :32], without)
 
 
+def test_one_path_a_token_and_one_step_a_path():
+  """Points of a token that go (1, 0), (3, 0), (0, 4), (0, 0), then (1, 1) each."""
+  d = np.ones((1, 2, 2, 2, 2))
+  d[0, 0] = [[(1, 0), (3, 0)], [(0, 4), (0, 0)]]
+  found = functools.partial(target, tracks_of(d), grid=(1, 1, 1), normalise='none', scale=1.0)
+  np.testing.assert_allclose(found(average=True)[0, 0], [1, 1, 1, 1])
+  np.testing.assert_allclose(found(total=True)[0, 0], [2, 4, 1, 1, 1, 1, 5, 1])
+  np.testing.assert_allclose(found(average=True, total=True)[0, 0], [2, 2])
+  with pytest.raises(UserError, match='patch_std is of the deviations'):
+    target(tracks_of(d), grid=(1, 1, 1), average=True)
+
+
 def test_paths_have_length_one_to_total_length():
   found = target(tracks_of(noisy()), grid=(3, 2, 3), normalise='total_length', eps=1e-6)
   steps = found.reshape(2, 18, 2, 4, 4)

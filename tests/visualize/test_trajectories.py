@@ -38,6 +38,12 @@ def targets(steps, **options):
   return np.array(function(frames[:, :, 0], Followed(frames, tracks)).values[0])
 
 
+def plain(steps, **options):
+  """Steps as pictures take them: 'n 2 L q'."""
+  length = 1 if options.get('total') else STEPS
+  return targets(steps, normalise='none', **options).reshape(24, 2, length, -1)
+
+
 def pixels(picture, colour):
   return np.argwhere((picture == colour).all(-1))
 
@@ -48,13 +54,15 @@ OPTIONS = [
   dict(normalise='patch_std'),
   dict(normalise='patch_std', mean=True),
   dict(normalise='patch_std', mean=True, scale=2.0, eps=0.1),
+  dict(normalise='none', average=True),
+  dict(normalise='total_length', total=True),
 ]
 
 
 @pytest.mark.parametrize('options', OPTIONS, ids=str)
 def test_normalisation_is_undone(options):
-  raw = dict(normalise='none', scale=options.get('scale', 20.0))
-  true, predicted = targets(steps_of(), **raw), targets(steps_of(), **options)[HIDDEN]
+  raw = {key: options[key] for key in ('scale', 'average', 'total') if key in options}
+  true, predicted = plain(steps_of(), **raw), targets(steps_of(), **options)[HIDDEN]
   # Hidden tokens' own values make no difference.
   true[HIDDEN], expected = 1e3, true[HIDDEN]
   found = predicted_steps(predicted, true, HIDDEN, grid=GRID, options=options)
@@ -63,12 +71,12 @@ def test_normalisation_is_undone(options):
 
 def test_a_predicted_mean_moves_the_paths():
   options = dict(normalise='patch_std', mean=True)
-  true, predicted = targets(steps_of(), normalise='none'), targets(steps_of(), **options)[HIDDEN]
-  plain = predicted_steps(predicted, true, HIDDEN, grid=GRID, options=options)
+  true, predicted = plain(steps_of()), targets(steps_of(), **options)[HIDDEN]
+  before = predicted_steps(predicted, true, HIDDEN, grid=GRID, options=options)
   predicted[:, -2 * STEPS : -STEPS] += 0.5
-  moved = predicted_steps(predicted, true, HIDDEN, grid=GRID, options=options) - plain
-  np.testing.assert_allclose(moved.reshape(-1, 2, STEPS * 4)[:, 0], 0.5, atol=1e-5)
-  np.testing.assert_allclose(moved.reshape(-1, 2, STEPS * 4)[:, 1], 0, atol=1e-5)
+  moved = predicted_steps(predicted, true, HIDDEN, grid=GRID, options=options) - before
+  np.testing.assert_allclose(moved[:, 0], 0.5, atol=1e-5)
+  np.testing.assert_allclose(moved[:, 1], 0, atol=1e-5)
 
 
 def test_a_path_is_drawn_from_its_start_over_all_steps():
@@ -87,7 +95,7 @@ def test_a_path_is_drawn_from_its_start_over_all_steps():
 
 def grid_of(hidden, *, valid=None, offset=0.0, **options):
   video = np.full((4, 96, 128, 3), 0.5, np.float32)
-  true, predicted = targets(steps_of(), normalise='none'), targets(steps_of(), **options)[hidden]
+  true, predicted = plain(steps_of()), targets(steps_of(), **options)[hidden]
   weights = np.ones((24, 1)) if valid is None else valid[:, None] * 1.0
   shown = Shown(video, hidden, (true, weights, predicted + offset), PATCH, options, most=1)
   return trajectory_grid(shown)[:WITHOUT_LEGEND]
@@ -116,11 +124,11 @@ def test_tokens_that_are_not_valid_are_left_out():
 def test_each_point_of_a_token_is_drawn_where_it_starts():
   steps = np.zeros((2, STEPS, 6, 8, 2), np.float32)
   steps[0, :, 0, 1, 0] = 5.0  # The upper right point of the first token; others are dots.
-  values = targets(steps, normalise='none')
+  values = plain(steps)
   shown = Shown(
     np.full((4, 96, 128, 3), 0.5, np.float32),
     HIDDEN,
-    (values, np.ones((24, 1)), values[HIDDEN]),
+    (values, np.ones((24, 1)), values[HIDDEN].reshape(-1, 2 * STEPS * 4)),
     PATCH,
     {'normalise': 'none'},
     most=1,

@@ -183,7 +183,8 @@ def _motion(
   """`Method.flow`, of all pairs of frames that anything needs, and `Method.follow`."""
   pairs, tracking = _flow_pairs(config), config.tracking
   options = dict(
-    pitch=cell_of(tuple(config.model.patch)) if _tracked(config) else 0,
+    # Older runs have no such key.
+    pitch=cell_of(tuple(config.model.patch), tracking.get('points', 2)) if _tracked(config) else 0,
     smooth=tracking.median,
     camera=tracking.camera,
     integer=tracking.integer,

@@ -13,6 +13,7 @@ from vmae_jax.models.sizes import SIZES
 
 DTYPES = {'bfloat16': jnp.bfloat16, 'float32': jnp.float32}
 REGRESSORS = ('none', 'latent')
+_SIZES = ('width', 'depth', 'heads', 'mlp')
 
 
 def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | RegressedAutoencoder:
@@ -24,11 +25,11 @@ def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | Regr
   own = _own_decoders(config, decoder, used={output.decoder for output in heads.values()})
   if regressor.name == 'none':
     return MaskedAutoencoder(encoder, decoder, heads, common, own)
-  decoder['layer_scale'] = regressor.layer_scale
-  same = {name: decoder[name] for name in ('heads', 'mlp', 'layer_scale')}
-  return RegressedAutoencoder(
-    encoder, {'depth': regressor.depth} | same, decoder, heads, common, own, aligned(config)
-  )
+  given = {key: regressor.get(key) for key in _SIZES}  # Older runs have but the depth.
+  given = {key: value for key, value in given.items() if value is not None}
+  sizes = decoder | _own_sizes('regressor', given, decoder)
+  sizes['layer_scale'] = decoder['layer_scale'] = regressor.layer_scale
+  return RegressedAutoencoder(encoder, sizes, decoder, heads, common, own, aligned(config))
 
 
 def aligned(config) -> bool:
@@ -40,23 +41,24 @@ def _own_decoders(config, decoder: dict, *, used: set[str]) -> dict[str, dict[st
   """Decoder -> sizes that it has in place of those in `decoder`.
 
   Raises:
-    UserError: a decoder that no head uses, a size that does not exist, or widths that do not fit.
+    UserError: a decoder that no head uses, a size that does not exist, or heads that do not fit.
   """
   found = {}
   for name, sizes in config.get('decoders', {}).items():  # Older runs have none.
     check_name(name, used, 'decoders')
     for key in sizes:
-      check_name(key, ('width', 'depth', 'heads', 'mlp'), f'decoders.{name}')
-    own = dict(sizes)
-    if 'width' in own:
-      own = {'mlp': 4 * own['width']} | own
-    width = own.get('width', decoder['width'])
-    if config.regressor.name != 'none' and width != decoder['width']:
-      raise UserError(f'decoders.{name}.width is {width}: with a regressor all have its width.')
-    if width % own.get('heads', decoder['heads']):
-      raise UserError(f'decoders.{name}: the width {width} is no multiple of its heads.')
-    found[name] = own
+      check_name(key, _SIZES, f'decoders.{name}')
+    found[name] = _own_sizes(f'decoders.{name}', dict(sizes), decoder)
   return found
+
+
+def _own_sizes(key: str, own: dict[str, int], decoder: dict) -> dict[str, int]:
+  if 'width' in own:
+    own = {'mlp': 4 * own['width']} | own
+  width, heads = (own.get(name, decoder[name]) for name in ('width', 'heads'))
+  if width % heads:
+    raise UserError(f'{key}: the width {width} is no multiple of its {heads} heads.')
+  return own
 
 
 def pixel_statistics(data) -> dict[str, tuple[float, ...]]:

@@ -110,15 +110,18 @@ class LatentDecoder(Shared):
 
   @nn.compact
   def __call__(
-    self, latents: Float[Array, 'b m d'], positions: Float[Array, 'b m d']
+    self, latents: Float[Array, 'b m _'], positions: Float[Array, 'b m d']
   ) -> dict[str, Float[Array, 'b m _']]:
     """Predictions of each head at the masked tokens.
 
     Args:
-      latents: The regressor's output.
+      latents: The regressor's output; projected where its width is another.
       positions: Of the same tokens.
     """
-    x = Blocks(self.depth, self.heads, self.mlp, **self.shared, name='blocks')(latents + positions)
+    x = latents
+    if x.shape[-1] != self.width:
+      x = nn.Dense(self.width, kernel_init=xavier, dtype=self.dtype, name='from_regressor')(x)
+    x = Blocks(self.depth, self.heads, self.mlp, **self.shared, name='blocks')(x + positions)
     x = layer_norm(eps=self.eps, dtype=self.dtype, name='norm')(x)
     return _predict(x, self.outputs, self.dtype)
 

@@ -69,7 +69,7 @@ def regressed_autoencoder_flops(
 
   Args:
     encoder: Its width, depth and mlp.
-    regressor: Its depth and mlp; its width is the decoder's.
+    regressor: Its width, depth and mlp.
     decoder: The same of each decoder.
     heads: Head -> `Output`.
     visible: Tokens that the encoder sees.
@@ -85,13 +85,15 @@ def regressed_autoencoder_flops(
     total += encoder['depth'] * block_flops(n=n, width=width, mlp=encoder['mlp'])
     return total + 2 * n * width * d * (d != width)
 
-  d, both = decoder['width'], visible + masked
+  d, both = regressor['width'], visible + masked
   cross = 2 * masked * (2 * d * d + 2 * both * d + 2 * d * regressor['mlp']) + 2 * both * 2 * d * d
   total = encoded(visible) + regressor['depth'] * cross
   for name in {output.decoder for output in heads.values()}:
     sizes = {**decoder, **own.get(name, {})}
-    total += sizes['depth'] * block_flops(n=masked, width=d, mlp=sizes['mlp'])
-    total += masked * _head_flops(heads, name, d)
+    width = sizes['width']
+    total += 2 * masked * d * width * (d != width)
+    total += sizes['depth'] * block_flops(n=masked, width=width, mlp=sizes['mlp'])
+    total += masked * _head_flops(heads, name, width)
   return total, encoded(masked) * align
 
 

@@ -31,12 +31,12 @@ class RegressedAutoencoder(nn.Module):
 
   Attributes:
     encoder: Keyword arguments of `Encoder`.
-    regressor: Keyword arguments of `Regressor`.
-    decoder: Keyword arguments of `LatentDecoder` but for its heads; its width is the regressor's
-      too. Where it is not the encoder's, one projection and norm leads from one to the other.
+    regressor: Keyword arguments of `Regressor`. Where its width is not the encoder's, one
+      projection and norm leads from one to the other.
+    decoder: Keyword arguments of `LatentDecoder` but for its heads.
     heads: As in `MaskedAutoencoder`.
     common: Keyword arguments of all parts, see `Shared`.
-    own: As in `MaskedAutoencoder`, but for widths, which are all the regressor's.
+    own: As in `MaskedAutoencoder`.
     align: False: no latents of masked tokens are made, and nothing is sown.
 
   Source: MAM2 (Song et al., 2022); details from Context Autoencoder, on which it builds.
@@ -64,7 +64,7 @@ class RegressedAutoencoder(nn.Module):
       visible: Tokens that the encoder sees.
       masked: Tokens to predict: all hidden ones or some of them.
     """
-    width, dtype = self.decoder['width'], self.common['dtype']
+    width, dtype = self.regressor['width'], self.common['dtype']
     encoder = Encoder(**self.encoder, **self.common, name='encoder')
     latents = encoder(video, visible)
     own_width = width == self.encoder['width']
@@ -74,7 +74,11 @@ class RegressedAutoencoder(nn.Module):
       latents = norm(project(latents))
 
     tokens = math.prod(token_grid(video.shape[1:4], self.encoder['patch']))
-    positions = jnp.asarray(sincos_positions(tokens, width)).astype(dtype)
+
+    def positions_of(width):
+      return jnp.asarray(sincos_positions(tokens, width)).astype(dtype)
+
+    positions = positions_of(width)
     regressed = Regressor(**self.regressor, **self.common, name='regressor')(
       latents, positions[visible], positions[masked]
     )
@@ -92,6 +96,6 @@ class RegressedAutoencoder(nn.Module):
     def decode(name, outputs):
       sizes = {**self.decoder, **self.own.get(name, {})}
       decoder = LatentDecoder(**sizes, **self.common, outputs=outputs, name=name)
-      return decoder(regressed, positions[masked])
+      return decoder(regressed, positions_of(sizes['width'])[masked])
 
     return each_decoder(self.heads, decode)

@@ -99,6 +99,7 @@ class Regressor(Shared):
   regressor has these blocks is our choice: the paper says what it is for, not what it is.
   """
 
+  width: int
   depth: int
   heads: int
   mlp: int
@@ -117,7 +118,7 @@ class Regressor(Shared):
       visible_positions: Of the visible tokens.
       masked_positions: Of the masked tokens.
     """
-    mask_token = self.param('mask_token', mask_token_init, latents.shape[-1:])
+    mask_token = self.param('mask_token', mask_token_init, (self.width,))
     queries = jnp.broadcast_to(mask_token.astype(self.dtype), masked_positions.shape)
     positions = jnp.concatenate([visible_positions, masked_positions], axis=1)
     block = rematerialised(RegressorBlock, self.remat, scan=self.scan)

@@ -232,6 +232,8 @@ def aligned_hog(
   """
   b, t = followed.frames.shape[:2]
   cell = cell_of(patch)
+  if followed.tracks.displacements.shape[2] * cell != followed.frames.shape[3]:
+    raise UserError('aligned_hog follows 2 x 2 points of a token: set tracking.points to 2.')
   steps = followed.tracks.displacements.shape[1]
   plain = functools.partial(hog, cell=cell, variant=variant, norm=norm, std=std)
   # Slot by slot, to save memory: the frames of all slots are several times the clip.
@@ -273,19 +275,19 @@ def step_weights(steps: int, *, later: float, values: int = 3 * BINS) -> Float[n
   return np.tile(alpha.repeat(4), values)
 
 
-def cell_of(patch: tuple[int, int, int]) -> int:
-  """Height and width of a cell, and the pitch of tracks, in pixels: half of a patch.
+def cell_of(patch: tuple[int, int, int], parts: int = 2) -> int:
+  """Height and width of a cell, and the pitch of tracks, in pixels: a part of a patch.
 
   Raises:
-    UserError: patches are not square or have an odd side.
+    UserError: patches are not square or do not divide.
   """
   _, height, width = patch
-  if height != width or height % 2:
+  if height != width or height % parts:
     raise UserError(
-      f'patches of {height} x {width} pixels do not divide into 2 x 2 square cells: choose a '
-      'model.patch that is square and even.'
+      f'patches of {height} x {width} pixels do not divide into {parts} x {parts} square cells: '
+      f'choose a model.patch that is square, with a side that is a multiple of {parts}.'
     )
-  return height // 2
+  return height // parts
 
 
 def bin_angles(variant: str) -> Float[np.ndarray, '9']:

@@ -3,7 +3,7 @@
 import einops
 import jax.numpy as jnp
 
-from vmae_jax.errors import lookup
+from vmae_jax.errors import UserError, lookup
 from vmae_jax.models.patches import token_grid
 from vmae_jax.motion.follow import Followed
 from vmae_jax.targets.target import Target, needs
@@ -17,6 +17,11 @@ def _patch_std(
   # In pixels, not yet scaled: four equal steps equal their mean exactly, so that no rounding error
   # is left for a small eps to blow up.
   d = d - d.mean(axis=-1, keepdims=True)
+  if d.shape[-1] == 1:
+    raise UserError(
+      'trajectory: patch_std is of the deviations between the points of a token, of which there is '
+      'one (average, tracking.points): set the normalise of the head to none or total_length.'
+    )
   std = jnp.sqrt(jnp.square(d).sum(axis=-1, keepdims=True) / (d.shape[-1] - 1))
   return d / (std + eps * scale)
 
@@ -47,14 +52,15 @@ def trajectory(
   scale: float = 20.0,
   eps: float = 0.01,
   mean: bool = False,
+  average: bool = False,
+  total: bool = False,
   lost: bool = False,
 ) -> Target:
   """The steps of a token's points, in pixels of the clip over `scale`.
 
   Args:
     clip: Only its shape is used.
-    followed: Tracks, with the same number q of points in each token: 4 where cells are half as
-      wide as patches.
+    followed: Tracks, with the same number q of points in each token (tracking.points squared).
     patch: Size of a patch in frames, rows and columns.
     normalise: `patch_std`, the deviations between a token's points (as released): no more than
       1.5 in size for 4 points, and zero where the token moves as one. `total_length`: over the
@@ -63,12 +69,18 @@ def trajectory(
     eps: Added to the deviation or the length, in units of `scale`. The released 1e-6 makes as
       much of noise as of motion; ours is a fifth of a pixel.
     mean: Appends the token's mean steps over `scale`, which no normalisation changes.
+    average: One path a token, the mean over its points (MME's `AvgTraj`).
+    total: One step a path, from its start to its end (MME's `AccuTraj`).
     lost: Whether tokens count whose points have all left the frame (released: `--no_loss_mask`).
 
+  Raises:
+    UserError: an unknown normalisation, or deviations of one point.
+
   Returns:
-    Values in the order (component, step, row and column of the point in its token), 2 L q of
-    them, and with `mean` those of (component, step), 2 L. The weight of a token is 1 if at least
-    one of its points stayed in the frame, as released, else 0; there is none with `lost`.
+    Values in the order (component, step, row and column of the point in its token), 2 L q of them
+    (q is 1 with `average`, L with `total`), and with `mean` those of (component, step), 2 L. The
+    weight of a token is 1 if at least one of its points stayed in the frame, as released, else 0;
+    there is none with `lost`.
 
   Source: MME (Sun et al., 2023), equation 3; order and scale of the released `engine.py`.
   """
@@ -77,6 +89,10 @@ def trajectory(
   steps = einops.rearrange(
     followed.tracks.displacements, '(b t) L (h h2) (w w2) c -> b (t h w) c L (h2 w2)', t=t, h=h, w=w
   )
+  if average:
+    steps = steps.mean(axis=-1, keepdims=True)
+  if total:
+    steps = steps.sum(axis=3, keepdims=True)
   values = einops.rearrange(function(steps, scale=scale, eps=eps), 'b n c L q -> b n (c L q)')
   if mean:
     means = einops.rearrange(steps.mean(axis=-1), 'b n c L -> b n (c L)')

@@ -221,9 +221,11 @@ def shown_outputs(method: Method, config, params, batch, frozen) -> dict[str, An
         outputs[name] = _decoded(method, name, out, frozen)
       case 'trajectory':
         options = config.heads[name].options
-        plain = {'scale': options.scale} if 'scale' in options else {}
+        plain = {k: options[k] for k in ('scale', 'average', 'total') if k in options}
         true = trajectory(out.clip, out.followed, patch=method.patch, normalise='none', **plain)
-        outputs[name] = true.values, true.weights, outputs[name]
+        steps = 1 if plain.get('total') else out.followed.tracks.displacements.shape[1]
+        values = true.values.reshape(b, n, 2, steps, -1)
+        outputs[name] = values, true.weights, outputs[name]
       case target if target not in ('pixels', 'frame_difference'):  # Which are seen in the clip.
         outputs[name] = out.targets[name].values, outputs[name]
   return outputs

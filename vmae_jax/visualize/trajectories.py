@@ -13,7 +13,6 @@ from vmae_jax.visualize.reconstruction import interpolate_visible
 
 MIN_SIDE = 320  # Frames are enlarged to this, so that paths of a few pixels can be seen.
 TRUE, PREDICTED = (230, 159, 0), (86, 180, 233)  # Orange and blue, for any colour vision.
-POINTS = 4  # In each token.
 SHADE = 0.45  # What is left of the brightness of the frames under the paths.
 _SMOOTH = 2  # Paths are drawn this many times larger, then made smaller: smooth edges.
 _THIN = 160  # Widths of a path in a frame.
@@ -32,16 +31,17 @@ def trajectory_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   """Draws what is visible, paths along the flow, the predicted ones of hidden tokens, and both.
 
   Args:
-    shown: `values` are those of `trajectory` with `normalise='none'`, the same `scale` and no mean;
-      its weights, 0 where a token has no path; and the predictions.
+    shown: `values` are those of `trajectory` with `normalise='none'`, the same `scale` and no mean,
+      as 'n 2 L q'; its weights, 0 where a token has no path; and the predictions.
   """
   true, weights, predicted = shown.values
-  valid, grid, patch, options = weights[:, :1] > 0, shown.grid, shown.patch, shown.options
+  valid, grid, patch, options = weights[:, 0] > 0, shown.grid, shown.patch, shown.options
   scale, masked_tokens = options.get('scale', 20.0), shown.hidden
   paths = np.full(true.shape, np.nan)
   paths[masked_tokens] = predicted_steps(predicted, true, masked_tokens, grid=grid, options=options)
-  true, paths = (np.where(valid, values, np.nan) * scale for values in (true, paths))
-  hidden_true = np.where(masked_tokens[:, None], true, np.nan)
+  axes = slice(None), None, None, None
+  true, paths = (np.where(valid[axes], values, np.nan) * scale for values in (true, paths))
+  hidden_true = np.where(masked_tokens[axes], true, np.nan)
   with_paths = np.flatnonzero(valid.reshape(grid).any((1, 2)))
   slots = with_paths[evenly(len(with_paths), most=shown.most and min(3, shown.most))]
   if not len(slots):
@@ -73,7 +73,8 @@ def trajectory_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   return shown.page(
     rows,
     slots * patch[0],
-    f'Where {"points" if few else "the means of 4 points"} go in the next frames, a dot at the end.'
+    f'Where points{"" if few else ", averaged over each token,"} go in the next frames, a dot '
+    'at the end.'
     + (
       f' Predicted ends are off by {np.nanmean(ends):.1f} pixels, points that stay where they are '
       f'by {np.nanmean(still):.1f}. '
@@ -89,20 +90,20 @@ def trajectory_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
 
 
 def predicted_steps(
-  predicted: Float[np.ndarray, 'm f2'],
-  true: Float[np.ndarray, 'n f'],
+  predicted: Float[np.ndarray, 'm f'],
+  true: Float[np.ndarray, 'n 2 L q'],
   masked_tokens: Bool[np.ndarray, ' n'],
   *,
   grid: tuple[int, ...],
   options: Mapping[str, Any],
-) -> Float[np.ndarray, 'm f']:
+) -> Float[np.ndarray, 'm 2 L q']:
   """Undoes the target's normalisation by statistics of visible tokens alone.
 
   `true` and the result are steps over `scale`; `options` those of the target `trajectory`.
   """
   m, eps = len(predicted), options.get('eps', 0.01)
-  steps = true.reshape(len(true), 2, -1, POINTS)
-  values = predicted[:, : true.shape[1]].reshape(m, 2, -1, POINTS)
+  each = true[0].size
+  values = predicted[:, :each].reshape(m, *true.shape[1:])
 
   def near(statistic):
     flat = interpolate_visible(statistic.reshape(len(true), -1), masked_tokens, grid=grid)
@@ -110,32 +111,32 @@ def predicted_steps(
 
   match options.get('normalise', 'patch_std'):
     case 'patch_std':
-      means = predicted[:, true.shape[1] :].reshape(m, 2, -1, 1)
+      means = predicted[:, each:].reshape(m, 2, -1, 1)
       if not options.get('mean', False):
-        means = near(steps.mean(-1, keepdims=True))
-      values = values * (near(steps.std(-1, ddof=1, keepdims=True)) + eps) + means
+        means = near(true.mean(-1, keepdims=True))
+      values = values * (near(true.std(-1, ddof=1, keepdims=True)) + eps) + means
     case 'total_length':
-      lengths = np.linalg.norm(steps, axis=1, keepdims=True).sum(2, keepdims=True)
+      lengths = np.linalg.norm(true, axis=1, keepdims=True).sum(2, keepdims=True)
       values = values * (near(lengths) + eps)
-  return values.reshape(m, -1)
+  return values
 
 
 def _points(
-  values: Float[np.ndarray, 'n f'],
+  values: Float[np.ndarray, 'n 2 L q'],
   grid: tuple[int, ...],
   patch: tuple[int, int, int],
   *,
   each: bool = True,
-) -> tuple[Float[np.ndarray, 'q 2'], Float[np.ndarray, 't q L 2']]:
+) -> tuple[Float[np.ndarray, 'p 2'], Float[np.ndarray, 't p L 2']]:
   """Where points start in a frame, and their steps, in pixels; not each: the means of tokens."""
   t, h, w = grid
-  steps = values.reshape(t, h, w, 2, -1, 2, 2)  # t h w c L h2 w2
-  steps = steps.transpose(0, 1, 5, 2, 6, 4, 3).reshape(t, 4 * h * w, -1, 2)
-  pitch, across, down = patch[1] // 2, 2 * w, 2 * h
   if not each:
-    steps = steps.reshape(t, h, 2, w, 2, -1, 2).mean((2, 4)).reshape(t, h * w, -1, 2)
-    pitch, across, down = patch[1], w, h
-  x, y = np.meshgrid(np.arange(across), np.arange(down))
+    values = values.mean(-1, keepdims=True)
+  side, (_, _, L, q) = math.isqrt(values.shape[-1]), values.shape
+  steps = values.reshape(t, h, w, 2, L, side, side)
+  steps = steps.transpose(0, 1, 5, 2, 6, 4, 3).reshape(t, h * w * q, L, 2)
+  pitch = patch[1] / side
+  x, y = np.meshgrid(np.arange(side * w), np.arange(side * h))
   return np.stack([x, y], -1).reshape(-1, 2) * pitch + pitch / 2, steps
 
 
