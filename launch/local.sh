@@ -188,9 +188,10 @@ END
   cat <<END
   python -m vmae_jax.reconstruct $1 VIDEO --out=$workdir/pictures
                                          what this model makes of the hidden parts of a video
-  python -m vmae_jax.pretrain --config=configs/videomae.py:b,k400 --workdir=runs/b_k400 \\
+  python -m vmae_jax.pretrain --config=configs/$method.py:b,k400 --workdir=runs/${method}_b_k400 \\
     --config.data.train=$list
-                                         the paper's recipe, on a GPU or TPU (see README.md)
+                                         the paper's recipe, on a GPU or TPU; what else it needs
+                                         stands at the top of configs/$method.py
 END
 }
 

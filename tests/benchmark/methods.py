@@ -20,6 +20,10 @@ METHODS = {
   BASE: ('videomae', {}),
   'motionmae, shared': ('motionmae', {}),
   'motionmae, independent': ('motionmae', {'heads.motion.decoder': 'motion_decoder'}),
+  'motionmae, flow in place of differences': (
+    'motionmae',
+    {'heads.motion.target': 'optical_flow'},
+  ),
   'mam2, Gumbel f8': ('mam2', {'tokenizer.path': GUMBEL_PATH}),
   'mam2, untrained small tokenizer': ('mam2', {'tokenizer.path': 'untrained'}),
   'mgmae, inverse search': ('mgmae', {}),

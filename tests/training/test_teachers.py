@@ -77,10 +77,13 @@ def test_mistakes_are_named(tmp_path):
     teachers.build_method(config)
 
 
-def test_the_average_teaches_as_it_was_before_the_step_and_follows_a_schedule():
+def test_the_average_teaches_as_it_was_before_the_step_and_follows_a_schedule(capsys):
   config = load_config(f'{started.ROOT}/configs/vjepa.py:smoke')
   config.optimizer.ema, config.optimizer.ema_end = 0.5, 0.9
   method = teachers.build_method(config)
+  teachers.tell_teachers(config, method)
+  told = 'head latents learns layer -1 of the moving average of the model\n'
+  assert capsys.readouterr().out == told
   optimizer, step = pretraining.make_step(config, method, lambda _: 1e-2, steps=4)
   state = init_state(jax.jit(method.init)(jax.random.key(0)), optimizer, ema=0.5)
   number = np.arange(2, dtype=np.int32)

@@ -69,4 +69,6 @@ def tell_teachers(config, method: Method) -> None:
   for name, head in config.heads.items():
     if (teacher := method.teachers.get(head.options.get('teacher'))) and not jax.process_index():
       layers = ', '.join(map(str, head.options.get('layers', (-1,))))
-      print(f'head {name} learns layer {layers} of {teacher.where}, digest {teacher.digest or "-"}')
+      where = 'the moving average of the model' if teacher.where == AVERAGE else teacher.where
+      digest = f', digest {teacher.digest}' if teacher.digest else ''
+      print(f'head {name} learns layer {layers} of {where}{digest}')

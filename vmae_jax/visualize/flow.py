@@ -86,10 +86,9 @@ def motion_grid(
     return values.repeat(factor[0], 1).repeat(factor[1], 2)
 
   longest = longest_of(flow)
-  rows = {
-    'clip': to_uint8(video),
-    'flow\n(estimated)': enlarge(flow_colours(flow, longest=longest)),
-  }
+  codec = shown.config is not None and shown.config.motion.name == 'codec'
+  name = "motion vectors\n(the codec's)" if codec else 'flow\n(estimated)'
+  rows = {'clip': to_uint8(video), name: enlarge(flow_colours(flow, longest=longest))}
   legend, words = {_scale(longest * factor[1]): wheel()}, ''
   if maps is not None:  # Grey where the map is low, red where it is high.
     heat = enlarge(maps / maps.max())[..., None]
