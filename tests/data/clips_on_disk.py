@@ -69,13 +69,6 @@ def decode_all(file):
     return [np.rot90(f.to_ndarray(format='rgb24'), f.rotation // 90) for f in frames]
 
 
-def shrunk(frames, shrink, put=None):
-  """What `Video.read` makes of frames that are there."""
-  for place, frame in enumerate(frames if put else ()):
-    put(place, frame)
-  return frames if shrink is None else np.stack([shrink(frame) for frame in frames])
-
-
 def some_broken(folder):
   """A source of six videos, of which the third is broken and the fifth is not there."""
   paths = [write_video(folder / f'{i}.mp4', frames=20 + i) for i in range(6)]

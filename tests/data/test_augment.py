@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.data.clips_on_disk import shrunk
 from vmae_jax.data.augment import OPERATIONS, RandAugment
 from vmae_jax.data.augment import apply as apply_drawn
 from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.frames import ArrayVideo
 
 
 def clip(frames=3, height=20, width=30):
@@ -73,19 +73,6 @@ def test_a_clip_is_a_function_of_its_generator():
   assert apply_drawn(one, clip()[0]).dtype == np.uint8
 
 
-class Still:
-  num_frames, rate, height, width = 8, 25.0, 20, 30
-
-  def read(self, indices, *, shrink=None, put=None):
-    return shrunk(clip(8)[np.asarray(indices)], shrink, put)
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    pass
-
-
 class Source:
   class_names = ()
 
@@ -99,7 +86,7 @@ class Source:
     return 0
 
   def open(self, i):
-    return Still()
+    return ArrayVideo(clip(8))
 
 
 def sampler(**options):

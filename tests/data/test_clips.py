@@ -11,7 +11,7 @@ from vmae_jax.data import crop as crops
 from vmae_jax.data.augment import RandAugment
 from vmae_jax.data.clips import ClipSampler, ViewSampler
 from vmae_jax.data.crop import centre_box, crop_resize
-from vmae_jax.data.video import Clip
+from vmae_jax.data.frames import Frames
 from vmae_jax.errors import UserError
 
 SAMPLER = ClipSampler(frames=4, size=16, stride=2, flip=True, repeats=3, seed=5)
@@ -95,21 +95,13 @@ def test_at_a_videos_end_its_last_frame_stays_in_the_window(source):
   assert not np.array_equal(window[0, -1], window[0, -2])
 
 
-class Large:
+class Large(Frames):
   """A video of large frames, made when they are decoded."""
 
-  num_frames, rate, height, width = 100, 25.0, 1000, 2000
+  num_frames, rate = 100, 25.0
 
-  def read(self, indices, *, shrink=None, put=None):
-    clip = Clip(indices, shrink, put)
-    clip.fill((i, np.full((1000, 2000, 3), i, np.uint8)) for i in {*map(int, indices)})
-    return clip.frames
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    pass
+  def images(self, wanted):
+    return ((i, np.full((1000, 2000, 3), i, np.uint8)) for i in wanted)
 
 
 class LargeSource:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests import started
-from tests.data.clips_on_disk import shrunk, write_video
+from tests.data.clips_on_disk import write_video
 from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.frames import ArrayVideo
 from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import Entry, FileSource
 from vmae_jax.data.synthetic import SyntheticSource
@@ -270,20 +271,7 @@ class _CountingSource:
 
   def open(self, i):
     self.opened += 1
-    return _Still()
-
-
-class _Still:
-  num_frames, rate, height, width = 8, 25.0, 8, 8
-
-  def read(self, indices, *, shrink=None, put=None):
-    return shrunk(np.zeros((len(indices), 8, 8, 3), np.uint8), shrink, put)
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    pass
+    return ArrayVideo(np.zeros((8, 8, 8, 3), np.uint8))
 
 
 def test_reads_ahead_and_stops():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.data.clips_on_disk import shrunk
+from vmae_jax.data.frames import ArrayVideo
 from vmae_jax.errors import UserError, VideoError
 from vmae_jax.evaluation import features
 from vmae_jax.evaluation.features import TokenSet, extract
@@ -72,22 +72,6 @@ def test_sharded_batches():
   assert extract(apply_fn, batches)[1].tolist() == [0, 10, 20, 30, 40, 50]
 
 
-class Video:
-  num_frames, rate, height, width = 8, 25.0, 8, 8
-
-  def __init__(self, i):
-    self.i = i
-
-  def read(self, indices, *, shrink=None, put=None):
-    return shrunk(np.full((len(indices), 8, 8, 3), self.i, np.uint8), shrink, put)
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    pass
-
-
 class Source:
   class_names = ()
 
@@ -103,7 +87,7 @@ class Source:
   def open(self, i):
     if i == 5:
       raise VideoError('torn')
-    return Video(10 * i)
+    return ArrayVideo(np.full((8, 8, 8, 3), 10 * i, np.uint8))
 
 
 class Data:

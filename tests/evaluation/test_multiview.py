@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests import started
-from tests.data.clips_on_disk import shrunk
 from vmae_jax import sharding
 from vmae_jax.data.clips import ViewSampler
+from vmae_jax.data.frames import ArrayVideo
 from vmae_jax.errors import VideoError
 from vmae_jax.evaluation.multiview import classify, confusion, score
 from vmae_jax.evaluation.results import write_results
@@ -22,22 +22,9 @@ CLASSES = 7
 BROKEN = 4
 
 
-class Video:
-  rate, height, width = 25.0, 12, 20
-
-  def __init__(self, i):
-    self.i, self.num_frames = i, 9 + i
-
-  def read(self, indices, *, shrink=None, put=None):
-    rng = np.random.default_rng(self.i)
-    frames = rng.integers(0, 256, (self.num_frames, self.height, self.width, 3), np.uint8)
-    return shrunk(frames[np.asarray(indices)], shrink, put)
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    pass
+def video(i):
+  rng = np.random.default_rng(i)
+  return ArrayVideo(rng.integers(0, 256, (9 + i, 12, 20, 3), np.uint8), rate=25.0)
 
 
 class Source:
@@ -57,7 +44,7 @@ class Source:
   def open(self, i):
     if i == BROKEN:
       raise VideoError('torn')
-    return Video(i)
+    return video(i)
 
 
 SAMPLER = ViewSampler(frames=2, size=8, stride=2, segments=2, crops=3, repeats=6)
@@ -132,7 +119,7 @@ def test_left_off_and_gone_on_with(records, tmp_path, monkeypatch):
   class Recorded(Source):  # Threads of the run above may still read ahead.
     def open(self, i):
       opened.append(i)
-      return Video(i)
+      return video(i)
 
   monkeypatch.setattr(sys.modules[__name__], 'Source', Recorded)
   found = run(path, batch_size=6)

@@ -6,8 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from tests.data.clips_on_disk import decode_all, shrunk, write_video
+from tests.data.clips_on_disk import decode_all, write_video
 from vmae_jax.data.clips import ClipSampler
+from vmae_jax.data.frames import Frames
 from vmae_jax.data.sources import Entry, FileSource
 from vmae_jax.errors import UserError, VideoError
 from vmae_jax.evaluation import windows as module
@@ -85,15 +86,15 @@ class Shown:
   def open(self, i):
     source = self
 
-    class Video:
-      num_frames, rate, height, width = source.lengths[i], 25.0, 32, 32
+    class Video(Frames):
+      num_frames, rate = source.lengths[i], 25.0
 
-      def read(self, indices, *, shrink=None, put=None):
-        if i in source.breaks and max(indices) > 20:
+      def images(self, wanted):
+        if i in source.breaks and max(wanted) > 20:
           raise VideoError('a frame is damaged')
         source.read_clips.append(i)
         time.sleep(0.001 * (7 * i % 5))
-        return shrunk(np.full((len(indices), 32, 32, 3), i, np.uint8), shrink, put)
+        return ((k, np.full((32, 32, 3), i, np.uint8)) for k in wanted)
 
       def __enter__(self):
         source.open_now.add(i)

@@ -228,7 +228,7 @@ class ClipSampler:
     read = dict(box=[cut.left for cut in cuts], places=places, times=[times] * len(cuts))
     read = {name: np.array(values, np.int32) for name, values in read.items()}
     if self.vectors:
-      blocks = [getattr(video, 'vectors', {}).get(i) for i in frames.tolist()]
+      blocks = [video.vectors.get(i) for i in frames.tolist()]
       moved = [cut_motion(blocks, cut.box, flip=cut.left[-1], cells=self.vectors) for cut in cuts]
       read['vectors'] = np.stack(moved)[:, places]
     return read

@@ -7,7 +7,7 @@ a picture is a video of one frame: a clip of it stands still.
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import av
@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from vmae_jax import storage
-from vmae_jax.data.frames import Clip, Put, Shrink
+from vmae_jax.data.frames import Frames
 from vmae_jax.data.lists import IMAGE_SUFFIXES
 from vmae_jax.data.video import Video
 from vmae_jax.errors import VideoError
-from vmae_jax.types import Int, UInt8
+from vmae_jax.types import UInt8
 
 RATE = 24  # Frames a second, which pictures do not say: that of DAVIS.
 
@@ -67,13 +67,11 @@ def order_frames(names: Iterable[str]) -> list[str]:
   return found
 
 
-class FrameFolder:
+class FrameFolder(Frames):
   """A folder of pictures, or one picture, with what a `Video` has of a file.
 
   Attributes:
     names: Of the pictures, in their order.
-    num_frames: How many there are.
-    rate: Frames a second.
     time_base: Seconds from one to the next.
 
   Raises:
@@ -111,39 +109,12 @@ class FrameFolder:
       raise VideoError(f'cannot read the frame {self.names[i]}: {reason}') from e
 
   @property
-  def height(self) -> int:
-    return self._image(0).shape[0]
-
-  @property
-  def width(self) -> int:
-    return self._image(0).shape[1]
-
-  @property
   def codec(self) -> str:
     """The pictures' format, such as jpg."""
     return os.path.splitext(self.names[0])[1][1:].lower()
 
-  def read(
-    self,
-    indices: Sequence[int] | Int[np.ndarray, ' T'],
-    *,
-    shrink: Shrink | None = None,
-    put: Put | None = None,
-  ) -> UInt8[np.ndarray, 'T H W 3']:
-    """The frames of these indices, in [0, num_frames), as RGB in [0, 255].
-
-    Args:
-      indices: In any order; one may come repeatedly.
-      shrink: As that of `Video.read`.
-
-    Raises:
-      VideoError: a picture cannot be read, or they are not of one size.
-    """
-    if min(indices) < 0 or max(indices) >= self.num_frames:
-      raise IndexError(f'frames {indices} of a folder of {self.num_frames}')
-    clip = Clip(indices, shrink, put)
-    clip.fill((i, self._image(i)) for i in sorted({int(i) for i in indices}))
-    return clip.frames
+  def images(self, wanted: list[int]) -> Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]:
+    return ((i, self._image(i)) for i in wanted)
 
   def decode(self) -> Iterator[av.VideoFrame]:
     """Every frame, with its time.
@@ -166,12 +137,3 @@ class FrameFolder:
     for _ in self.decode():
       pass
     return []
-
-  def close(self) -> None:
-    """Nothing is kept open."""
-
-  def __enter__(self) -> 'FrameFolder':
-    return self
-
-  def __exit__(self, *_) -> None:
-    pass

@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,6 +16,7 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from vmae_jax.errors import VideoError
+from vmae_jax.motion.codec import Blocks
 from vmae_jax.patience import Closed
 from vmae_jax.types import Int, UInt8
 
@@ -151,47 +152,93 @@ def digest(image: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, '1 4 3']:
   return np.frombuffer(hashlib.md5(image.tobytes()).digest()[:12], np.uint8).reshape(1, 4, 3)
 
 
-class Clip:
-  """Frames that are put together one by one, in one array.
+class Frames:
+  """A video whose frames are read by their index in the order of display.
 
-  Args:
-    indices: The video's frames that it consists of.
-    shrink: What becomes of each; None keeps it.
-    put: Takes them instead: `frames` stays empty.
+  Attributes:
+    num_frames: Frames that a player would show.
+    rate: Average frames per second; 0.0 if it is not known.
+    vectors: Frame -> the codec's motion, if that is wanted and known, of the last reading.
   """
 
-  frames: UInt8[np.ndarray, 'T H W 3']
+  num_frames: int
+  rate: float = 0.0
+  vectors: Mapping[int, Blocks] = {}
 
-  def __init__(
+  @property
+  def height(self) -> int:
+    """Height of a frame that is read, in stored pixels: they need not be square."""
+    return self.read([0]).shape[1]
+
+  @property
+  def width(self) -> int:
+    """Width of a frame that is read, in stored pixels: they need not be square."""
+    return self.read([0]).shape[2]
+
+  def images(self, wanted: list[int]) -> Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]:
+    """The frames of these indices, which grow, each with its index; maybe a frame repeatedly."""
+    raise NotImplementedError
+
+  def read(
     self,
     indices: Sequence[int] | Int[np.ndarray, ' T'],
-    shrink: Shrink | None,
+    *,
+    shrink: Shrink | None = None,
     put: Put | None = None,
-  ):
-    self._indices = np.asarray(indices)
-    self._shrink, self._put = shrink, put
-    self._shape = None
-    if put:
-      self.frames = np.empty((len(self._indices), 0, 0, 3), np.uint8)
+  ) -> UInt8[np.ndarray, 'T H W 3']:
+    """Returns the frames of these indices, in this order; an index may come repeatedly.
 
-  def fill(self, images: Iterable[tuple[int, UInt8[np.ndarray, 'H W 3']]]) -> None:
-    """Takes frames with their indices, in any order.
+    Args:
+      indices: Places in the order of display, in [0, num_frames).
+      shrink: What becomes of each frame as soon as it is decoded, always of one size: only that
+        is held. It gets the frames in any order.
+      put: Takes each frame instead, a view, with its place in `indices`, perhaps more than once.
+        Nothing is held, and the result has no pixels.
+
+    Returns:
+      RGB in [0, 255].
 
     Raises:
-      VideoError: frames are not all of one size.
+      VideoError: a wanted frame cannot be read whole, or they are not all of one size.
     """
-    for i, image in images:
-      if image.shape != (self._shape or image.shape):
+    indices = np.asarray(indices)
+    wanted = np.unique(indices).tolist()
+    if not wanted or wanted[0] < 0 or wanted[-1] >= self.num_frames:
+      raise IndexError(f'frames {wanted} of a video of {self.num_frames}')
+    clip, shape = np.empty((len(indices), 0, 0, 3), np.uint8), None
+    for i, image in self.images(wanted):
+      if image.shape != (shape or image.shape):
         raise VideoError('frames are not all of one size')
-      if self._put:
-        self._shape = image.shape
-        for place in np.flatnonzero(self._indices == i):
-          self._put(int(place), image)
+      shape = image.shape
+      places = np.flatnonzero(indices == i)
+      if put:
+        for place in places.tolist():
+          put(place, image)
         continue
-      image, self._shape = image if self._shrink is None else self._shrink(image), image.shape
-      if not hasattr(self, 'frames'):
-        self.frames = np.empty((len(self._indices), *image.shape), np.uint8)
-      self.frames[self._indices == i] = image
+      image = shrink(image) if shrink else image
+      if not clip.size:
+        clip = np.empty((len(indices), *image.shape), np.uint8)
+      clip[places] = image
+    return clip
+
+  def close(self) -> None:
+    """Frees what is open."""
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+class ArrayVideo(Frames):
+  """A video whose frames are in memory."""
+
+  def __init__(self, frames: UInt8[np.ndarray, 'T H W 3'], *, rate: float = 0.0):
+    self._frames, self.num_frames, self.rate = frames, len(frames), rate
+
+  def images(self, wanted: list[int]) -> Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]:
+    return ((i, self._frames[i]) for i in wanted)
 
 
 class Writer:

@@ -19,7 +19,7 @@ import hashlib
 import os
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -27,7 +27,8 @@ import numpy as np
 from absl import logging
 
 from vmae_jax import peers, storage
-from vmae_jax.data.frame_folder import FrameFolder, open_video
+from vmae_jax.data.frame_folder import open_video
+from vmae_jax.data.frames import Frames
 from vmae_jax.data.lists import (
   IMAGE_SUFFIXES,
   VIDEO_SUFFIXES,
@@ -38,11 +39,10 @@ from vmae_jax.data.lists import (
 )
 from vmae_jax.data.mixture import Mixture, split_spec
 from vmae_jax.data.shards import MANIFEST, ShardSource, holds_shards
-from vmae_jax.data.video import Put, Shrink, Video
 from vmae_jax.errors import Unavailable, UserError, VideoError, may_pass
 from vmae_jax.motion.codec import Blocks
 from vmae_jax.patience import NoAnswer, ask_all
-from vmae_jax.types import Int, UInt8
+from vmae_jax.types import UInt8
 
 SAMPLE, FEW = 10_000, 16  # Files of a source that are looked for before a run.
 # What folders of splits are called, as in train_256 or videos_val.
@@ -50,32 +50,6 @@ _SPLIT = re.compile(r'(videos?[-_])?(train|training|val|valid|validation|test|te
 
 
 @runtime_checkable  # For the tests, which check annotations.
-class Frames(Protocol):
-  """What a source opens: a `Video`, or frames that lie elsewhere."""
-
-  num_frames: int
-  rate: float
-
-  @property
-  def height(self) -> int: ...
-
-  @property
-  def width(self) -> int: ...
-
-  def read(
-    self,
-    indices: Sequence[int] | Int[np.ndarray, ' T'],
-    *,
-    shrink: Shrink | None = None,
-    put: Put | None = None,
-  ) -> UInt8[np.ndarray, 'T H W 3']: ...
-
-  def __enter__(self): ...
-
-  def __exit__(self, *_) -> None: ...
-
-
-@runtime_checkable
 class Source(Protocol):
   """A data set with random access by sample, from 0 to len - 1."""
 
@@ -104,10 +78,10 @@ class DataSet(Source, Protocol):
     """A short text that differs where samples or their order do, wherever the files lie."""
 
 
-class Window:
+class Window(Frames):
   """The frames [start, start + count) of a video as a video; count -1 means to its end."""
 
-  def __init__(self, video: Video | FrameFolder, *, start: int, count: int):
+  def __init__(self, video: Frames, *, start: int, count: int):
     self._video, self._start = video, start
     self.rate = video.rate
     left = video.num_frames - start
@@ -116,35 +90,15 @@ class Window:
       video.close()
       raise VideoError(f'the list starts at frame {start}, the video has {video.num_frames}')
 
-  @property
-  def height(self) -> int:
-    return self._video.height
-
-  @property
-  def width(self) -> int:
-    return self._video.width
-
-  def read(
-    self,
-    indices: Sequence[int] | Int[np.ndarray, ' T'],
-    *,
-    shrink: Shrink | None = None,
-    put: Put | None = None,
-  ) -> UInt8[np.ndarray, 'T H W 3']:
-    indices = np.asarray(indices)
-    if indices.min() < 0 or indices.max() >= self.num_frames:
-      raise IndexError(f'frames {indices} of a window of {self.num_frames}')
-    return self._video.read(indices + self._start, shrink=shrink, put=put)
+  def images(self, wanted: list[int]) -> Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]:
+    for i, image in self._video.images([i + self._start for i in wanted]):
+      yield i - self._start, image
 
   @property
   def vectors(self) -> dict[int, Blocks]:
-    found = getattr(self._video, 'vectors', {})
-    return {i - self._start: blocks for i, blocks in found.items()}
+    return {i - self._start: blocks for i, blocks in self._video.vectors.items()}
 
-  def __enter__(self) -> 'Window':
-    return self
-
-  def __exit__(self, *_) -> None:
+  def close(self) -> None:
     self._video.close()
 
 
@@ -187,7 +141,7 @@ class FileSource:
       else:
         return digest.hexdigest()[:12]
 
-  def open(self, i: int, *, vectors: bool = False) -> Video | FrameFolder | Window:
+  def open(self, i: int, *, vectors: bool = False) -> Frames:
     entry = self.entries[i]
     try:
       video = open_video(entry.path, vectors=vectors)

@@ -6,19 +6,16 @@ the sprite is, where and at what phase and speed it starts do not depend on it, 
 torus (what leaves on the right comes back on the left). So at *every* frame index, and for
 every motion alike, place, angle, log size and the phase of the background are uniform and
 independent. Lengths are in sides of the frame, so that a clip is the same film at any size.
-
-`vmae_jax.prepare.synthetic_set` writes them as files, in processes that start fast as long as
-this file imports nothing larger than numpy.
 """
 
-import functools
 import itertools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Integer, UInt8
+from jaxtyping import Float, Float32, UInt8
 
+from vmae_jax.data.frames import ArrayVideo, Frames, encode
+from vmae_jax.data.video import Video
 from vmae_jax.errors import UserError, lookup
 
 # Directions and senses of rotation are those seen on the screen.
@@ -250,31 +247,6 @@ def split_seed(split: str, seed: int) -> int:
   return len(CLIPS) * seed + list(CLIPS).index(split)
 
 
-class SyntheticVideo:
-  """One clip with the interface of a video file; `options` are those of `render`."""
-
-  def __init__(self, seed: int, index: int, **options: int | float):
-    self.num_frames, self.height, self.rate = options['frames'], options['size'], float(RATE)
-    self.width = self.height
-    self._render = functools.partial(render, seed, index, **options)
-
-  def read(
-    self, indices: Sequence[int] | Integer[np.ndarray, ' T'], *, shrink=None, put=None
-  ) -> UInt8[np.ndarray, 'T H W 3']:
-    """The frames of these indices, in this order; `shrink` and `put` as those of `Video.read`."""
-    frames = self._render()[np.asarray(indices)]
-    if put is not None:
-      for place, frame in enumerate(frames):
-        put(place, frame)
-      return frames[:, :0, :0]
-    return frames if shrink is None else np.stack([shrink(frame) for frame in frames])
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *unused): ...
-
-
 class SyntheticSource:
   """The synthetic set as a source of clips, drawn when they are read.
 
@@ -321,14 +293,11 @@ class SyntheticSource:
   def about(self) -> str:
     return f'version {VERSION}, seed {self._seed}, {self._options}'
 
-  def open(self, i: int, *, vectors: bool = False) -> Any:
-    video = SyntheticVideo(self._seed, i, **self._options)
+  def open(self, i: int, *, vectors: bool = False) -> Frames:
+    clip = render(self._seed, i, **self._options)
     if vectors:  # As a codec keeps it.
-      from vmae_jax.data.frames import encode
-      from vmae_jax.data.video import Video
-
-      return Video(encode(video.read(range(video.num_frames)), rate=RATE), vectors=True)
-    return video
+      return Video(encode(clip, rate=RATE), vectors=True)
+    return ArrayVideo(clip, rate=float(RATE))
 
 
 def named_source(spec: str) -> SyntheticSource:

@@ -15,36 +15,8 @@ import numpy as np
 from absl import logging
 
 from vmae_jax import storage
-from vmae_jax.data.video import Clip, Put, Shrink
+from vmae_jax.data.frames import ArrayVideo
 from vmae_jax.errors import Unavailable, UserError, check_name, may_pass
-from vmae_jax.types import Int, UInt8
-
-
-class ArrayVideo:
-  """Decoded frames with the face of a video file."""
-
-  rate = 0.0  # TFDS does not keep it.
-
-  def __init__(self, frames: UInt8[np.ndarray, 'T H W 3']):
-    self._frames = frames
-    self.num_frames, self.height, self.width, _ = frames.shape
-
-  def read(
-    self,
-    indices: Sequence[int] | Int[np.ndarray, ' T'],
-    *,
-    shrink: Shrink | None = None,
-    put: Put | None = None,
-  ) -> UInt8[np.ndarray, 'T H W 3']:
-    clip = Clip(indices, shrink, put)
-    clip.fill((i, self._frames[i]) for i in {*map(int, indices)})
-    return clip.frames
-
-  def __enter__(self) -> 'ArrayVideo':
-    return self
-
-  def __exit__(self, *_) -> None:
-    pass
 
 
 def _find_video(features: dict[str, Any]) -> tuple[tuple[str, ...], Any]:

@@ -28,9 +28,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorTrc, VideoReformatter
 
 from vmae_jax.data.frames import (
-  Clip,
-  Put,
-  Shrink,
+  Frames,
   digest,
   libav_errors,
   libav_says,
@@ -40,7 +38,7 @@ from vmae_jax.data.frames import (
 )
 from vmae_jax.errors import VideoError
 from vmae_jax.motion.codec import Blocks, block_motion, reference_gaps
-from vmae_jax.types import Int, UInt8
+from vmae_jax.types import UInt8
 
 # Bytes of packets. A hundred threads that hold so much each fit into the memory of a training host.
 LARGEST = 2**29
@@ -54,15 +52,12 @@ class _Doubt(Exception):
   """Frames have to be counted."""
 
 
-class Video:
-  """A video file, or its bytes, whose frames are read by their index in the order of display.
+class Video(Frames):
+  """A video file, or its bytes.
 
   Attributes:
-    num_frames: Frames that a player would show.
-    rate: Average frames per second; 0.0 if the file does not say.
     time_base: Seconds that one step of the frames' time stamps lasts.
-    vectors: Frame -> the codec's motion, if wanted, of the frames of the last reading, as they are
-      shown; none if frames that the codec reorders had to be counted.
+    vectors: As they are shown; none if frames that the codec reorders had to be counted.
 
   Args:
     file: A path or the bytes.
@@ -72,8 +67,6 @@ class Video:
     VideoError: the file is missing, is no video, is truncated, or is larger than LARGEST.
   """
 
-  num_frames: int
-  rate: float
   time_base: Fraction
   vectors: dict[int, Blocks]
 
@@ -151,53 +144,24 @@ class Video:
       context.flush_buffers()
 
   @property
-  def height(self) -> int:
-    """Height of a frame that is read, in stored pixels: they need not be square."""
-    return self.read([0]).shape[1]
-
-  @property
-  def width(self) -> int:
-    """Width of a frame that is read, in stored pixels: they need not be square."""
-    return self.read([0]).shape[2]
-
-  @property
   def codec(self) -> str:
     """The codec's name in libav, such as h264."""
     return self._context.codec.canonical_name
 
-  def read(
-    self,
-    indices: Sequence[int] | Int[np.ndarray, ' T'],
-    *,
-    shrink: Shrink | None = None,
-    put: Put | None = None,
-  ) -> UInt8[np.ndarray, 'T H W 3']:
-    """Returns the frames of these indices, in this order; an index may come repeatedly.
+  def images(self, wanted: list[int]) -> Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]:
+    """As of `Frames`, whose `read` calls it.
 
-    Args:
-      indices: Places in the order of display, in [0, num_frames).
-      shrink: What becomes of each frame as soon as it is decoded, always of one size: only that
-        is held. It gets the frames in any order.
-      put: Takes each frame instead, a view, with its place in `indices`, perhaps more than once.
-        Nothing is held, and the result has no pixels.
-
-    Returns:
-      RGB in [0, 255], converted as the stream's colour matrix and range say, turned and mirrored
-      as the display matrix says. Pixels that are not square stay so, fields stay interlaced.
-
-    Raises:
-      VideoError: libav reports an error, or a wanted frame does not decode whole.
+    Colours are converted as the stream's matrix and range say, pictures are turned and mirrored as
+    the display matrix says. Pixels that are not square stay so, fields stay interlaced.
     """
-    wanted = sorted({int(i) for i in indices})
-    if not wanted or wanted[0] < 0 or wanted[-1] >= self.num_frames:
-      raise IndexError(f'frames {wanted} of a video of {self.num_frames}')
-    clip, self.vectors = Clip(indices, shrink, put), {}
-    try:
-      clip.fill((self._decode_wanted if self._indexed else self._decode_counting)(wanted))
-    except _Doubt:
-      self.vectors = {}
-      clip.fill(self._decode_counting(wanted))
-    return clip.frames
+    self.vectors = {}
+    if self._indexed:
+      try:
+        yield from self._decode_wanted(wanted)
+        return
+      except _Doubt:
+        self.vectors = {}
+    yield from self._decode_counting(wanted)
 
   def decode(self) -> Iterator[av.VideoFrame]:
     """Every frame in the order of display, as libav gives it: neither converted nor turned.
@@ -342,9 +306,3 @@ class Video:
     """Frees the file and its packets."""
     self._packets = []
     self._container.close()
-
-  def __enter__(self) -> 'Video':
-    return self
-
-  def __exit__(self, *_) -> None:
-    self.close()

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from vmae_jax.data.crop import centre_box, crop_resize, resize
+from vmae_jax.data.frames import Shrink
 from vmae_jax.data.sampling import dense_indices
-from vmae_jax.data.video import Shrink, Video
+from vmae_jax.data.video import Video
 from vmae_jax.errors import UserError, VideoError
 from vmae_jax.types import UInt8
 
