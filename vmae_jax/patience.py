@@ -4,6 +4,7 @@ A thread that is stuck in the system cannot be ended. It is left alone, others t
 it joins them again should it come back after all. What is stuck is asked for no second time.
 """
 
+import copy
 import errno
 import random
 import threading
@@ -52,12 +53,9 @@ class _Call:
 
 
 class Patience:
-  """Calls functions in threads of its own and gives up those that take too long.
+  """Calls functions in threads of its own and gives up those that take more than so many seconds.
 
   Another process gets one of its own: nothing but the limit is sent there.
-
-  Args:
-    seconds: That a call may take.
   """
 
   def __init__(self, seconds: float):
@@ -167,15 +165,10 @@ class Patience:
 
 
 def ask_all(function: Callable[[Any], Any], names: Iterable[Any], *, seconds: float) -> list[Any]:
-  """What `function` says of each name, asked in 32 threads.
-
-  Args:
-    function: Such as a look-up of a file.
-    names: Paths, or what else it takes.
-    seconds: That one answer may take.
+  """What `function`, such as a look-up of a file, says of each name, asked in 32 threads.
 
   Returns:
-    The answers, in this order; in place of one that did not come the NoAnswer.
+    The answers, in this order; in place of one that did not come in so many seconds the NoAnswer.
 
   Raises:
     Unavailable: more than MOST_STUCK did not come.
@@ -204,6 +197,13 @@ class PatientSource:
     self.largest = getattr(source, 'largest', None)
     self._given_up: set[int] = set()  # What was asked for in vain.
     self._source, self._patience = source, patience
+    self._tell: Callable[[int], None] | None = None
+
+  def telling(self, tell: Callable[[int], None]) -> 'PatientSource':
+    """The same source, which calls `tell` with the number of a video before it is read."""
+    told = copy.copy(self)
+    told._tell = tell
+    return told
 
   def __len__(self) -> int:
     return len(self._source)
@@ -222,6 +222,8 @@ class PatientSource:
 
     Another thread calls it as well where it is late.
     """
+    if self._tell:
+      self._tell(i)
     seconds = 0.0 if i in self._given_up else TRY_FOR * self._patience.seconds
     end, pause = time.monotonic() + seconds, FIRST_PAUSE
     while True:

@@ -44,7 +44,6 @@ from vmae_jax.hub import local_path
 from vmae_jax.interchange.export import class_names
 from vmae_jax.interchange.layout import build_model
 from vmae_jax.interchange.runs import describe
-from vmae_jax.interchange.selfcheck import predicted_heads
 from vmae_jax.method.build import build_method
 from vmae_jax.method.forward import Method
 from vmae_jax.types import Array, Bool, Float, Num, UInt8
@@ -247,7 +246,7 @@ class TrainedModel:
     method = build_method(config)
     if not ours:  # Its encoder may have sizes of its own.
       # Its encoder normalises, as it is given the clip itself.
-      model = build_model(info, predicted_heads(info))
+      model = build_model(info)
       scale = {name: tuple(info[name]) for name in ('mean', 'std')}
       method = method._replace(model=model.clone(encoder={**model.encoder, **scale}))
     return method, config, jax.jit(functools.partial(shown_outputs, method, config))

@@ -11,7 +11,8 @@ from tests.interchange import peer, synthetic
 from vmae_jax.errors import UserError
 from vmae_jax.interchange.huggingface import huggingface_info, huggingface_names
 from vmae_jax.interchange.layout import to_tensors
-from vmae_jax.interchange.pretrained import load_pretrained
+from vmae_jax.interchange.pretrained import from_checkpoint, load_pretrained
+from vmae_jax.interchange.tensors import read_checkpoint
 
 pytestmark = pytest.mark.optimised
 
@@ -205,4 +206,4 @@ def test_mistakes(tmp_path):
   with pytest.raises(UserError, match='there is no .*config.json, which says what'):
     load_pretrained(tmp_path)
   with pytest.raises(UserError, match="--kind: there is no 'huggingfaces'. Did you mean"):
-    load_pretrained(tmp_path, kind='huggingfaces')
+    from_checkpoint(read_checkpoint(tmp_path), tmp_path, kind='huggingfaces')

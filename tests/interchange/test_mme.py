@@ -1,6 +1,7 @@
 """MME's pre-training checkpoints."""
 
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -9,14 +10,15 @@ from flax.traverse_util import flatten_dict
 from tests.interchange import synthetic
 from vmae_jax.errors import UserError
 from vmae_jax.interchange.layout import param_shapes
-from vmae_jax.interchange.mme import mme_from_torch, mme_kind
+from vmae_jax.interchange.mme import mme_kind, read_mme
 from vmae_jax.interchange.official import official_kind
+from vmae_jax.interchange.tensors import Checkpoint
 
 ENCODER, DECODER, PATCH = (32, 2, 64), (16, 2, 32), (2, 8, 8)
 
 
 def read(tensors):
-  return mme_from_torch(tensors, {}, heads=2, decoder_heads=2, where='mme.pth')
+  return read_mme(Checkpoint(tensors, {}, {}, []), pathlib.Path('mme.pth'), 2, 2)[:3]
 
 
 def small(**options):

@@ -28,7 +28,7 @@ def converted(size):
 def ours(size, first, second, iterations):
   """Flow at an eighth of the size and at full size."""
   found, params = converted(size)
-  assert found == size
+  assert found == {'size': size}
 
   def run(model, first, second):
     features = model.features(jnp.concatenate([first, second]))
@@ -78,7 +78,7 @@ def test_princetons_names_give_the_same(size):
   duplicates = [name for name in renamed if 'norm3' in name]
   assert len(duplicates) == {'small': 0, 'large': 10}[size]
   found, params = raft_from_torch(renamed)
-  assert found == size
+  assert found == {'size': size}
   jax.tree.map(np.testing.assert_array_equal, params, converted(size)[1])
 
 

@@ -14,6 +14,7 @@ from jax import numpy as jnp
 from tests.interchange import peer_vqgan
 from tests.stored import assert_close
 from vmae_jax.errors import UserError
+from vmae_jax.frozen.vqgan import VQGAN
 from vmae_jax.interchange.vqgan import vqgan_from_taming
 
 pytestmark = pytest.mark.optimised
@@ -28,9 +29,9 @@ PUBLISHED = {  # Quantizer, codes, multipliers -> tensors, millions of parameter
 
 @functools.cache
 def ours(quantizer):
-  model, params = vqgan_from_taming(peer_vqgan.weights(quantizer))
+  config, params = vqgan_from_taming(peer_vqgan.weights(quantizer))
   pixels = peer_vqgan.images(peer_vqgan.CONFIGS[quantizer]['side'])
-  return jax.device_get(_apply(model, params, jnp.asarray(pixels) / 255))
+  return jax.device_get(_apply(VQGAN(**config), params, jnp.asarray(pixels) / 255))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -74,13 +75,13 @@ def test_published_models(name):
   }
   assert len(state) == tensors
   loss = {'loss.discriminator.main.0.weight': np.zeros((1, 1, 1, 1), np.float32)}
-  model, params = vqgan_from_taming(state | loss)
+  config, params = vqgan_from_taming(state | loss)
   expected = sizes | dict(res_blocks=2, quantizer=quantizer, groups=32)
-  assert model.config() == expected
+  assert config == expected
   leaves = jax.tree.leaves(params)
   assert len(leaves) == tensors
   assert round(sum(x.size for x in leaves) / 1e6, 2) == millions
-  assert model.factor == 2 ** (len(multipliers) - 1)
+  assert VQGAN(**config).factor == 2 ** (len(multipliers) - 1)
 
 
 @pytest.mark.parametrize(

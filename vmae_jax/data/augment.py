@@ -58,19 +58,12 @@ OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True)
 class RandAugment:
-  """Draws the operations of a clip.
+  """Draws the operations of a clip."""
 
-  Attributes:
-    operations: How many are drawn.
-    magnitude: Mean strength, from 0 to 10.
-    deviation: Of the strength, which is drawn for each operation.
-    chance: That a drawn operation is applied.
-  """
-
-  operations: int
-  magnitude: float
-  deviation: float
-  chance: float
+  operations: int  # How many are drawn.
+  magnitude: float  # Mean strength, from 0 to 10.
+  deviation: float  # Of the strength, which is drawn for each operation.
+  chance: float  # That a drawn operation is applied.
 
   def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
     """The operations of one clip and their strengths in [-1, 1]."""

@@ -32,44 +32,26 @@ Frame = UInt8[np.ndarray, 'H W 3']
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSampler:
-  """How clips are drawn; a call draws them for one visit.
+  """How clips are drawn; a call draws them for one visit."""
 
-  Attributes:
-    frames: Frames in a clip.
-    size: Height and width of a clip.
-    stride: Video frames from one clip frame to the next, for dense sampling.
-    sampling: 'dense', 'linspace' or 'segment', see `vmae_jax.data.sampling`.
-    released_end: See `vmae_jax.data.sampling.dense_indices`.
-    crop: 'multi_scale', 'resized' or 'centre', see `vmae_jax.data.crop`.
-    area: Bounds of the share of the picture that the crop 'resized' takes.
-    resampling: 'antialiased' or 'bilinear', see `vmae_jax.data.crop.resize`.
-    augment: What changes whole frames before a training clip is cut; None for nothing.
-    flip: Whether half of the clips are mirrored. Wrong where left and right have a meaning.
-    repeats: Clips cut from one decoded video: the same frames, each with its own crop.
-    window: If not 0, so many neighbouring video frames come with each time slot of the clip,
-      from the slot's first frame on: motion at the video's own rate.
-    slot: Clip frames in a time slot.
-    vectors: Cells along each side of a clip's grid of the codec's motion; 0: none is wanted.
-    seed: Of the run.
-    train: False takes the middle frames and the centre, without a flip.
-  """
-
-  frames: int = 16
-  size: int = 224
-  stride: int = 4
-  sampling: str = 'dense'
-  released_end: bool = False
-  crop: str = 'multi_scale'
-  area: tuple[float, float] = (0.5, 1.0)
-  resampling: str = 'antialiased'
-  augment: RandAugment | None = None
-  flip: bool = False
-  repeats: int = 1
+  frames: int = 16  # In a clip.
+  size: int = 224  # Height and width of a clip.
+  stride: int = 4  # Video frames from one clip frame to the next, for dense sampling.
+  sampling: str = 'dense'  # Or 'linspace' or 'segment', see `vmae_jax.data.sampling`.
+  released_end: bool = False  # See `vmae_jax.data.sampling.dense_indices`.
+  crop: str = 'multi_scale'  # Or 'resized' or 'centre', see `vmae_jax.data.crop`.
+  area: tuple[float, float] = (0.5, 1.0)  # Share of the picture that 'resized' takes: bounds.
+  resampling: str = 'antialiased'  # Or 'bilinear', see `vmae_jax.data.crop.resize`.
+  augment: RandAugment | None = None  # Changes whole frames before a training clip is cut.
+  flip: bool = False  # Half of the clips are mirrored. Wrong where left and right have a meaning.
+  repeats: int = 1  # Clips cut from one decoded video: the same frames, each with its own crop.
+  # If not 0, so many neighbouring video frames come with each time slot of the clip, from the
+  # slot's first frame on: motion at the video's own rate.
   window: int = 0
-  slot: int = 2
-  vectors: int = 0
-  seed: int = 0
-  train: bool = True
+  slot: int = 2  # Clip frames in a time slot.
+  vectors: int = 0  # Cells along each side of a clip's grid of the codec's motion; 0: not wanted.
+  seed: int = 0  # Of the run.
+  train: bool = True  # False takes the middle frames and the centre, without a flip.
 
   def __post_init__(self):
     check_name(self.sampling, SAMPLINGS, 'data.sampling')
@@ -264,16 +246,10 @@ class ClipSampler:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSampler(ClipSampler):
-  """Cuts all views of a video, segment by segment; nothing is random.
+  """Cuts all views of a video, segment by segment; nothing is random. `repeats` is their number."""
 
-  Attributes:
-    segments: Clips over the time of a video.
-    crops: Crops of each of them.
-    repeats: segments * crops.
-  """
-
-  segments: int = 1
-  crops: int = 1
+  segments: int = 1  # Clips over the time of a video.
+  crops: int = 1  # Of each of them.
   train: bool = False
 
   def __post_init__(self):

@@ -29,6 +29,7 @@ RESAMPLINGS = ('antialiased', 'bilinear')
 BITS = 15  # Of the weights of pixels.
 AT_ONCE = 8  # Visits whose intermediate results lie in memory together.
 
+ASPECTS = (3 / 4, 4 / 3)  # Least and greatest of a box that is `resized`, width / height.
 SCALES = (1.0, 0.875, 0.75, 0.66)
 # Offsets in quarters of the free space: corners, centre, edge middles, quarter points.
 OFFSETS = (
@@ -45,11 +46,7 @@ def multi_scale_box(height: int, width: int, *, size: int, rng: np.random.Genera
   most one step apart, at one of 13 fixed places. A side that is nearly `size` becomes `size`,
   which saves the resampling; unlike in the released code only if it fits into the picture.
 
-  Args:
-    height: The picture's.
-    width: The picture's.
-    size: The side of the clips.
-    rng: Draws the sides and the place.
+  `height` and `width` are the picture's, `size` is the side of the clips.
   """
   base = min(height, width)
   sides = [int(base * scale) for scale in SCALES]
@@ -66,26 +63,26 @@ def resized_box(
   *,
   rng: np.random.Generator,
   area: tuple[float, float] = (0.5, 1.0),
-  ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Box:
   """Draws a box of random area and aspect at a random place (RandomResizedCrop).
+
+  Width / height is drawn uniformly in the logarithm, from 3 / 4 to 4 / 3. If none of ten boxes
+  fits, the largest centred one is taken whose aspect is allowed.
 
   Args:
     height: The picture's.
     width: The picture's.
-    rng: Draws up to ten boxes until one fits; else the largest centred one is taken whose
-      aspect is allowed.
+    rng: Draws.
     area: Bounds of the box's share of the picture, drawn uniformly.
-    ratio: Bounds of width / height, drawn uniformly in the logarithm.
   """
   for _ in range(10):
     pixels = height * width * rng.uniform(*area)
-    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    aspect = math.exp(rng.uniform(*map(math.log, ASPECTS)))
     w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
     if 0 < w <= width and 0 < h <= height:
       return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
-  w = min(width, round(height * ratio[1]))
-  h = min(height, round(width / ratio[0]))
+  w = min(width, round(height * ASPECTS[1]))
+  h = min(height, round(width / ASPECTS[0]))
   return (width - w) // 2, (height - h) // 2, w, h
 
 
@@ -100,23 +97,14 @@ def crop_resize(
   box: Box,
   size: int,
   *,
-  flip: bool = False,
   resampling: str = 'antialiased',
 ) -> UInt8[np.ndarray, 'size size 3']:
-  """Cuts the box out of a frame and resamples it to a square.
+  """Cuts a box inside of a frame, RGB in [0, 255], out and resamples it to a square of this side.
 
   Pixels outside the box have no part in it.
-
-  Args:
-    frame: RGB in [0, 255].
-    box: In pixels, inside the frame.
-    size: Side of the result.
-    flip: Whether to mirror left and right.
-    resampling: One of RESAMPLINGS.
   """
   x, y, w, h = box
-  cut = resize(frame[y : y + h, x : x + w], (size, size), resampling=resampling)
-  return np.ascontiguousarray(cut[:, ::-1] if flip else cut)
+  return resize(frame[y : y + h, x : x + w], (size, size), resampling=resampling)
 
 
 def resize(
@@ -158,16 +146,11 @@ def view_boxes(height: int, width: int, *, crops: int) -> list[Box]:
 
 
 class CutOut(NamedTuple):
-  """What is taken of each frame for one clip.
+  """What is taken of each frame for one clip."""
 
-  Attributes:
-    of: Cuts it out.
-    box: Where, in the picture.
-    left: The box in it that is left to be resized, and whether to mirror left and right.
-  """
-
-  of: Callable[[Frame], Frame]
-  box: Box
+  of: Callable[[Frame], Frame]  # Cuts it out.
+  box: Box  # Where, in the picture.
+  # The box in it that is left to be resized, and whether to mirror left and right.
   left: tuple[int, int, int, int, bool]
 
 

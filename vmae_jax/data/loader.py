@@ -62,11 +62,6 @@ def _local_parts(batch_size: int, mesh: Mesh | None) -> dict[tuple[int, int], li
   return dict(sorted(parts.items()))
 
 
-def _hash(seed: Any) -> int:
-  """A seed for grain, which adds the epoch to it, so that no other seed is near."""
-  return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], 'little')
-
-
 # Epoch, sample, and what is drawn of it; -1 and None after the last one.
 Visit = tuple[int, int, Future | None]
 
@@ -186,8 +181,11 @@ class Loader:
 
     def ordered(number: int, count: int) -> grain.MapDataset:
       samples = grain.MapDataset.range(count)
-      own = (seed, number) if number else seed
-      return samples.shuffle(seed=_hash(own) if order == 'hashed' else seed) if shuffle else samples
+      if not shuffle or order == 'added':
+        return samples.shuffle(seed=seed) if shuffle else samples
+      # grain adds the epoch to the seed: no other seed is near this one.
+      digest = hashlib.sha256(str((seed, number) if number else seed).encode()).digest()
+      return samples.shuffle(seed=int.from_bytes(digest[:4], 'little'))
 
     samples = ordered(0, n)
     self._visit = lambda i: (i // n, int(samples[i]))

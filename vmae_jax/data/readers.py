@@ -28,7 +28,7 @@ from absl import logging
 from vmae_jax.data.frames import Cut
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError, VideoError
-from vmae_jax.patience import Closed
+from vmae_jax.patience import Closed, PatientSource
 from vmae_jax.types import UInt8
 
 MOST_DEATHS = 3  # Of processes, unexplained, each less than NEAR visits after another.
@@ -135,7 +135,7 @@ class Processes:
     deaths: Which task was the last when processes died for no known reason.
   """
 
-  def __init__(self, source: Source, draw: Draw, *, count: int, threads: int, row):
+  def __init__(self, source: PatientSource, draw: Draw, *, count: int, threads: int, row):
     self.suspects: set[int] = set()
     self.culprits: set[int] = set()
     self.deaths: list[int] = []
@@ -242,24 +242,7 @@ class Processes:
       worker.process.join()
 
 
-class _Told:
-  """A source that is told of what is read."""
-
-  def __init__(self, source: Any, tell: Callable[[int], None]):
-    self._source, self._tell = source, tell
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._source, name)
-
-  def ask(self, i: int, read: Callable[[], Any]) -> Any:
-    self._tell(i)
-    return self._source.ask(i, read)
-
-
-def _serve(pipe, handles, source: Source, draw: Draw, threads: int, row) -> None:
+def _serve(pipe, handles, source: PatientSource, draw: Draw, threads: int, row) -> None:
   """The life of a process that draws clips: it ends with the one that started it."""
   for number in (signal.SIGINT, signal.SIGTERM):  # They are for that one, which may save first.
     signal.signal(number, signal.SIG_IGN)
@@ -279,7 +262,7 @@ def _serve(pipe, handles, source: Source, draw: Draw, threads: int, row) -> None
         pipe.send((ticket, i, None))
 
     try:
-      answer: Any = draw(_Told(source, tell), epoch, sample, pixels)  # type: ignore
+      answer: Any = draw(source.telling(tell), epoch, sample, pixels)
     except BaseException as e:  # Whatever it is, the one that waits must see it.
       answer = e
     with sending:

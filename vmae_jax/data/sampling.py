@@ -1,4 +1,8 @@
-"""Which frames of a video make a clip."""
+"""Which frames of a video make a clip.
+
+In all functions `num_frames` is the length of the video, `frames` that of the clip and `stride` how
+many video frames there are from one to the next; `rng` draws, and None takes the middle.
+"""
 
 import numpy as np
 
@@ -17,16 +21,7 @@ def clip_indices(
   rng: np.random.Generator | None,
   released_end: bool = False,
 ) -> Int[np.ndarray, ' T']:
-  """The frames that a function of this module chooses.
-
-  Args:
-    num_frames: Frames in the video.
-    sampling: One of SAMPLINGS.
-    frames: Frames in the clip.
-    stride: Video frames from one to the next, for 'dense' and 'linspace'.
-    rng: Draws; None takes the middle.
-    released_end: See `dense_indices`.
-  """
+  """The frames that the function of one of SAMPLINGS chooses."""
   if sampling == 'segment':
     return segment_indices(num_frames, frames=frames, rng=rng)
   if sampling == 'linspace':
@@ -46,15 +41,10 @@ def dense_indices(
 
   A video shorter than `frames * stride` starts at 0 and repeats the last frame that it reaches.
 
-  Args:
-    num_frames: Frames in the video.
-    frames: Frames in the clip.
-    stride: Video frames from one to the next.
-    rng: Draws the start; None takes the middle.
-    released_end: As VideoMAE's released code, in which a clip that would end with the video's
-      very last frame repeats the frame before (kinetics.py advances only while offset + stride <
-      length, with offset counted from 1). It differs at stride 1 for the last start, and in
-      short videos; the pair that stands still is no motion to learn from.
+  With `released_end`, as VideoMAE's released code, a clip that would end with the video's very last
+  frame repeats the frame before (kinetics.py advances only while offset + stride < length, with
+  offset counted from 1). It differs at stride 1 for the last start, and in short videos; the pair
+  that stands still is no motion to learn from.
   """
   starts = max(1, num_frames - frames * stride + 1)
   start = (starts - 1) // 2 if rng is None else int(rng.integers(starts))
@@ -71,12 +61,6 @@ def linspace_indices(
   every `stride` frames is spread over the whole video, and its last frame is repeated.
 
   Source: VideoClsDataset.loadvideo_decord of VideoMAE's kinetics.py.
-
-  Args:
-    num_frames: Frames in the video.
-    frames: Frames in the clip.
-    stride: Of the window.
-    rng: Draws the start; None takes the middle.
   """
   window = frames * stride
   if num_frames <= window:
@@ -96,11 +80,6 @@ def segment_indices(
   The segments cover the whole video, also where `frames` does not divide its length (the
   released code leaves the rest out, and makes a still of a video shorter than the clip); in a
   shorter video neighbours share a frame.
-
-  Args:
-    num_frames: Frames in the video.
-    frames: Frames in the clip.
-    rng: Draws one frame in each segment; None takes the middle ones.
   """
   edges = np.arange(frames + 1) * num_frames // frames
   first, last = edges[:-1], np.maximum(edges[1:] - 1, edges[:-1])

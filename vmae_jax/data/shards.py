@@ -39,27 +39,16 @@ FEW = 512  # Rows of a table that are in memory together.
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-  """What is known of one video.
+  """What is known of one video."""
 
-  Attributes:
-    id: The data set's own name of the video.
-    label: The class, -1 if unknown.
-    rate: Average frames a second of the original, 0.0 if it does not say.
-    frames: How many the video has.
-    width: As displayed.
-    height: As displayed.
-    size: Bytes of the video.
-    sha256: Of these bytes.
-  """
-
-  id: str
-  label: int
-  rate: float
+  id: str  # The data set's own name of the video.
+  label: int  # The class, -1 if unknown.
+  rate: float  # Average frames a second of the original, 0.0 if it does not say.
   frames: int
-  width: int
+  width: int  # As displayed.
   height: int
-  size: int
-  sha256: str
+  size: int  # Bytes of the video.
+  sha256: str  # Of these bytes.
 
 
 def pack(header: Header, data: bytes) -> bytes:

@@ -13,38 +13,20 @@ import numpy as np
 from vmae_jax import storage
 from vmae_jax.errors import UserError, check_name
 from vmae_jax.frozen.files import load_params, save_params
-from vmae_jax.interchange import export, selfcheck
+from vmae_jax.interchange import export, pretrained, selfcheck
 from vmae_jax.interchange.layout import Tensors, name_first, to_tensors
 from vmae_jax.interchange.official import official_names
-from vmae_jax.interchange.pretrained import (
-  FORMATS,
-  Format,
-  from_checkpoint,
-  load_pretrained,
-  recognise,
-  rest_path,
-)
+from vmae_jax.interchange.pretrained import FORMATS, Format
 from vmae_jax.interchange.raft import raft_from_torch, raft_kind
 from vmae_jax.interchange.runs import is_run, load_run, run_config
 from vmae_jax.interchange.tensors import Checkpoint, read_checkpoint
 from vmae_jax.interchange.vqgan import vqgan_from_taming, vqgan_kind
 
-
-def _read_raft(tensors: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
-  size, params = raft_from_torch(tensors)
-  return {'size': size}, params
-
-
-def _read_vqgan(tensors: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
-  model, params = vqgan_from_taming(tensors)
-  return model.config(), params
-
-
 # Frozen networks, which become files of this package; `read` takes tensors and returns the
 # model's config and its parameters.
 FROZEN = {
-  'raft': Format(raft_kind, _read_raft),
-  'vqgan': Format(vqgan_kind, _read_vqgan),
+  'raft': Format(raft_kind, raft_from_torch),
+  'vqgan': Format(vqgan_kind, vqgan_from_taming),
 }
 WRITERS = {
   'huggingface': export.write_huggingface,
@@ -96,13 +78,13 @@ def convert(
   else:
     source = Path(source)
     checkpoint = read_checkpoint(source, weights=weights)
-    kind = kind or recognise(checkpoint, source, FROZEN | FORMATS)
+    kind = kind or pretrained.recognise(checkpoint, source, FROZEN | FORMATS)
     if kind in FROZEN:
       if to:
         raise UserError(f'{source} is a {kind}, which only becomes a file of vmae_jax: drop --to.')
       export.check_target(to, out)
       return _convert_frozen(checkpoint.tensors, out, kind=kind, source=source)
-    params, info = from_checkpoint(
+    params, info = pretrained.from_checkpoint(
       checkpoint, source, kind=kind, heads=heads, decoder_heads=decoder_heads
     )
   if not to:
@@ -143,7 +125,7 @@ def convert(
   first = f'{out}: {to}, {info["method"]} ({info["kind"]}), {size}, from {source}'
   if rest:
     lines.append(
-      f'{len(rest)} parameters that {to} cannot hold lie in {rest_path(out)}: '
+      f'{len(rest)} parameters that {to} cannot hold lie in {pretrained.rest_path(out)}: '
       f'{name_first(rest, 3)}; they come back when this is converted again'
     )
   lines.append('positions: computed from the size of the clip, as always here; none are stored')
@@ -191,7 +173,7 @@ def _check_target(
   to: str,
 ) -> list[str]:
   """Reads what was written, and runs it in PyTorch or transformers if they are installed."""
-  read = load_run if to == 'orbax' else load_pretrained
+  read = load_run if to == 'orbax' else pretrained.load_pretrained
   written, _ = read(path)
   if not _same_values(jax.tree.map(np.asarray, written), dict(params)):
     raise UserError(

@@ -39,25 +39,21 @@ def model_info(**known: Any) -> dict[str, Any]:
   return usual | unknown | known
 
 
-def build_model(info: Mapping[str, Any], heads: Mapping[str, Output] | None = None) -> nn.Module:
-  """The model that `info` describes.
-
-  Args:
-    info: The info from `load_pretrained`.
-    heads: The heads of a pre-training model; None for the one of pixels alone.
-  """
+def build_model(info: Mapping[str, Any]) -> nn.Module:
+  """The model that `info`, as of `load_pretrained`, describes."""
   encoder = dict(info['encoder'], patch=tuple(info['patch']))
   common = {'eps': info['eps'], 'scan': True}
   if info['kind'] == 'classification':
     return Classifier(encoder | common, info['classes'], pool=info['pool'])
-  heads = pixel_head(info) if heads is None else heads
-  if info['kind'] == 'encoder' or not heads:
-    return Encoder(**encoder, **common)
-  return MaskedAutoencoder(encoder, info['decoder'], heads, common)
+  if heads := predicted_heads(info):
+    return MaskedAutoencoder(encoder, info['decoder'], heads, common)
+  return Encoder(**encoder, **common)
 
 
-def pixel_head(info: Mapping[str, Any]) -> dict[str, Output]:
-  """The head that predicts the pixels of a patch; empty if the model has none."""
+def predicted_heads(info: Mapping[str, Any]) -> dict[str, Output]:
+  """What the decoders of a pre-trained model predict, as far as `info` describes it."""
+  if 'outputs' in info:  # MME.
+    return {name: Output(*fields) for name, fields in info['outputs'].items()}
   if info['kind'] != 'pretraining' or not info['pixels']:
     return {}
   decoder, head = info['pixels']
@@ -101,7 +97,7 @@ def from_tensors(
     UserError: tensors are missing or do not have the shape that follows from the others.
   """
   leaves = flatten_dict(param_shapes(info), sep='/')
-  shapes = tensor_shapes(info, names, leaves)
+  shapes = tensor_shapes(info, names)
   refuse([name for name in shapes if name not in tensors], 'are missing', where)
   refuse(
     [
@@ -120,17 +116,9 @@ def from_tensors(
   return unflatten_dict(flat, sep='/'), unused
 
 
-def tensor_shapes(
-  info: Mapping[str, Any], names: Names, leaves: Mapping[str, Any] | None = None
-) -> dict[str, tuple[int, ...]]:
-  """Name -> shape of every tensor that a format has for the model that `info` describes.
-
-  Args:
-    info: The info from `load_pretrained`.
-    names: The format.
-    leaves: `param_shapes(info)`, flattened, where the caller has it.
-  """
-  leaves = leaves or flatten_dict(param_shapes(info), sep='/')
+def tensor_shapes(info: Mapping[str, Any], names: Names) -> dict[str, tuple[int, ...]]:
+  """Name -> shape of every tensor that a format has for the model that `info` describes."""
+  leaves = flatten_dict(param_shapes(info), sep='/')
   return {
     name: (rows // len(parts), *columns)
     for _, _, parts, (rows, *columns) in _parts(leaves, info, names)

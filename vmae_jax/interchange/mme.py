@@ -13,9 +13,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
-
 from vmae_jax.errors import UserError
 from vmae_jax.interchange.layout import Names, Tensors, from_tensors, model_info, refuse
 from vmae_jax.interchange.official import clip_sizes, decoder_info, encoder_info, official_names
@@ -34,33 +31,12 @@ def mme_kind(names: Collection[str]) -> bool:
 def read_mme(
   checkpoint: Checkpoint, path: Path, heads: int | None, decoder_heads: int | None
 ) -> Read:
-  """See `pretrained.Format`."""
-  params, info, left = mme_from_torch(
-    checkpoint.tensors,
-    checkpoint.arguments,
-    heads=heads,
-    decoder_heads=decoder_heads,
-    where=str(path),
-  )
-  return params, info | checkpoint.exported_info(), left, []
-
-
-def mme_from_torch(
-  tensors: Tensors,
-  arguments: Mapping[str, Any],
-  *,
-  heads: int | None = None,
-  decoder_heads: int | None = None,
-  where: str = 'the checkpoint',
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
-  """Parameters, info (as `load_pretrained` returns it) and the tensors that were not used.
+  """See `pretrained.Format`.
 
   The info has two more entries: outputs (head -> fields of `decoder.Output`) and
   trajectory_length (L).
-
-  Raises:
-    UserError: tensors are missing or of another shape.
   """
+  tensors, where = checkpoint.tensors, str(path)
   encoder, size, kernel = encoder_info(tensors, 'encoder.', heads=heads, where=where)
   count = 1 + ('encoder_to_decoder.1.weight' in tensors)
   decoders = [
@@ -78,62 +54,46 @@ def mme_from_torch(
     decoder=decoders[0],
     patch=tuple(kernel[2:]),
     channels=kernel[1],
-    **clip_sizes(arguments),
+    **clip_sizes(checkpoint.arguments),
     normalised_targets=False,
+    outputs=_outputs(tensors, count, where),
   )
-  flat, left = {}, dict(tensors)
-  for j, name in enumerate(DECODERS[count]):
-    # The rest of each decoder is VideoMAE's, read with a stand-in for its last layer.
-    part = info | {'pixels': (name, 'pixels')}
-    pixels = int(np.prod(info['patch'])) * info['channels']
-    stand_in = {
-      f'decoder.{j}.head.weight': np.broadcast_to(
-        np.float32(0), (pixels, part['decoder']['width'])
-      ),
-      f'decoder.{j}.head.bias': np.broadcast_to(np.float32(0), (pixels,)),
-    }
-    params, unused = from_tensors(tensors | stand_in, part, _names(part, j), where=where)
-    flat |= {k: v for k, v in flatten_dict(params, sep='/').items() if '/head_pixels/' not in k}
-    left = {name: value for name, value in left.items() if name in unused}
-  layers, info['outputs'] = _heads(left, count, where)
   if 'motion' in info['outputs']:
     info['trajectory_length'] = info['outputs']['motion'][1] // HEADS['motion'][0]
-  return unflatten_dict(flat | layers, sep='/'), info, left
+  params, left = from_tensors(tensors, info, _names(info, DECODERS[count]), where=where)
+  return params, info | checkpoint.exported_info(), left, []
 
 
-def _names(info: Mapping[str, Any], j: int) -> Names:
-  inner = official_names(info)
+def _outputs(tensors: Tensors, count: int, where: str) -> dict[str, tuple[str, int, int, str]]:
+  """Head -> fields of `Output`, by the shapes of its layers."""
+  # Two decoders have one head each; one decoder has both, or HOG's alone.
+  both = count == 2 or 'decoder.0.head.1.0.weight' in tensors
+  found = {}
+  for i, (head, (step, activation)) in enumerate(list(HEADS.items())[: 2 if both else 1]):
+    j, index = (i, 0) if count == 2 else (0, i)
+    first, last = (f'decoder.{j}.head.{index}.{layer}.weight' for layer in (0, 2))
+    refuse([name for name in (first, last) if name not in tensors], 'are missing', where)
+    rows, shape = tensors[first].shape[:1], tensors[last].shape
+    wrong = []
+    if shape[1:] != rows:
+      wrong = [f'{last} is {list(shape)} behind {first} {list(tensors[first].shape)}']
+    elif shape[0] % step:
+      wrong = [f'{last} is {list(shape)}, not [{step} x steps, {rows[0]}]']
+    refuse(wrong, 'have another shape than the rest of the model asks for', where)
+    found[head] = DECODERS[count][j], shape[0], rows[0], activation
+  return found
 
+
+def _names(info: Mapping[str, Any], owners: tuple[str, ...]) -> Names:
   def names(path, layer):
-    (name,) = inner(path, layer)
+    owner = path.partition('/')[0]
+    j = owners.index(owner) if owner in owners else 0
+    if head := re.search(r'/(hidden|head)_(\w+)/(kernel|bias)$', path):
+      i = 0 if len(owners) == 2 else list(HEADS).index(head[2])
+      step = {'hidden': 0, 'head': 2}[head[1]]
+      return (f'decoder.{j}.head.{i}.{step}.{head[3].replace("kernel", "weight")}',)
+    # All else is VideoMAE's, with a number.
+    (name,) = official_names(info | {'pixels': (owners[j], 'pixels')})(path, layer)
     return (re.sub(r'^(decoder|encoder_to_decoder)\.', rf'\1.{j}.', name),)
 
   return names
-
-
-def _heads(
-  left: dict[str, np.ndarray], count: int, where: str
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, int, int, str]]]:
-  """The heads' layers, taken out of `left`, by our paths; and head -> fields of `Output`."""
-  flat, outputs, missing, misshapen = {}, {}, [], []
-  # Two decoders have one head each; one decoder has both, or HOG's alone.
-  both = count == 2 or 'decoder.0.head.1.0.weight' in left
-  for i, (head, (step, activation)) in enumerate(list(HEADS.items())[: 2 if both else 1]):
-    j, index = (i, 0) if count == 2 else (0, i)
-    prefix, owner = f'decoder.{j}.head.{index}', DECODERS[count][j]
-    names = [f'{prefix}.{layer}.{leaf}' for layer in (0, 2) for leaf in ('weight', 'bias')]
-    if absent := [name for name in names if name not in left]:
-      missing += absent
-      continue
-    w1, b1, w2, b2 = (left.pop(name) for name in names)
-    if w2.shape[1:] != b1.shape or w1.shape[:1] != b1.shape or w2.shape[:1] != b2.shape:
-      misshapen.append(f'{names[2]} is {list(w2.shape)} behind {names[0]} {list(w1.shape)}')
-    elif len(b2) % step:
-      misshapen.append(f'{names[2]} is {list(w2.shape)}, not [{step} x steps, {len(b1)}]')
-    for name, weight, bias in (('hidden', w1, b1), ('head', w2, b2)):
-      flat[f'{owner}/{name}_{head}/kernel'] = np.ascontiguousarray(weight.T)
-      flat[f'{owner}/{name}_{head}/bias'] = bias
-    outputs[head] = owner, len(b2), len(b1), activation
-  refuse(missing, 'are missing', where)
-  refuse(misshapen, 'have another shape than the rest of the model asks for', where)
-  return flat, outputs

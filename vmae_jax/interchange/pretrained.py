@@ -17,16 +17,10 @@ from vmae_jax.models.patches import token_grid
 
 
 class Format(NamedTuple):
-  """A kind of checkpoint.
+  """A kind of checkpoint."""
 
-  Attributes:
-    recognise: (names of tensors) -> whether they are those of this kind.
-    read: (checkpoint, path, heads, decoder_heads) -> parameters, info, tensors that were not used,
-      and notes.
-  """
-
-  recognise: Callable[[Collection[str]], bool]
-  read: Callable[..., Any]
+  recognise: Callable[[Collection[str]], bool]  # Whether tensors of these names are of this kind.
+  read: Callable[..., Any]  # (checkpoint, path, heads, decoder_heads) -> `tensors.Read`.
 
 
 FORMATS = {
@@ -46,22 +40,14 @@ _POSITION_TABLES = (
 
 
 def load_pretrained(
-  path: str | Path,
-  *,
-  kind: str = '',
-  weights: str = '',
-  heads: int | None = None,
-  decoder_heads: int | None = None,
+  path: str | Path, *, weights: str = ''
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Reads a pre-trained or fine-tuned model of another implementation.
 
   Args:
     path: A folder of transformers, or a .pth or .safetensors file (or DeepSpeed folder) of the
       official VideoMAE, VideoMAE V2, MGMAE or MME.
-    kind: One of FORMATS; '' to recognise it by the names of its tensors.
     weights: See `read_checkpoint`.
-    heads: Heads of the encoder's attention where the file does not say or is wrong.
-    decoder_heads: The same for the decoder.
 
   Returns:
     Parameters as NumPy arrays in float32, {'encoder': ..., 'decoder': ...} as in
@@ -85,8 +71,7 @@ def load_pretrained(
     UserError: it cannot be read, is of no known kind, or has tensors that are missing, left over
       or misshapen, which are named.
   """
-  checkpoint = read_checkpoint(path, weights=weights)
-  return from_checkpoint(checkpoint, path, kind=kind, heads=heads, decoder_heads=decoder_heads)
+  return from_checkpoint(read_checkpoint(path, weights=weights), path)
 
 
 def from_checkpoint(
@@ -97,7 +82,11 @@ def from_checkpoint(
   heads: int | None = None,
   decoder_heads: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The same from a checkpoint that has been read from `path`."""
+  """The same from a checkpoint that has been read from `path`.
+
+  `kind` is one of FORMATS, '' to recognise it; heads are those of the encoder's and the decoder's
+  attention where the file does not say or is wrong.
+  """
   kind = kind or recognise(checkpoint, path, FORMATS)
   read = lookup(FORMATS, kind, '--kind').read
   params, info, left, notes = read(checkpoint, Path(path), heads, decoder_heads)

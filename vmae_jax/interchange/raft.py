@@ -52,8 +52,8 @@ def raft_kind(names: Collection[str]) -> bool:
   return any(name.removeprefix('module.') in stems for name in names)
 
 
-def raft_from_torch(tensors: Tensors) -> tuple[str, dict[str, Any]]:
-  """Size ('small' or 'large') and parameters of `RAFT` from a state dict.
+def raft_from_torch(tensors: Tensors) -> tuple[dict[str, str], dict[str, Any]]:
+  """The config, its `size` 'small' or 'large', and parameters of `RAFT` from a state dict.
 
   A frozen BatchNorm becomes a scale and a bias, its weight and bias combined with its running
   statistics. Batch counters and princeton's second names of some norms are left out.
@@ -100,7 +100,7 @@ def raft_from_torch(tensors: Tensors) -> tuple[str, dict[str, Any]]:
         bias, mean = shift
         flat[path] = bias - mean * scale
   _refuse(size, list(dict.fromkeys(misshapen)), 'have other shapes')
-  return size, unflatten_dict(flat, sep='/')
+  return {'size': size}, unflatten_dict(flat, sep='/')
 
 
 def param_shapes(size: str) -> dict[str, Any]:

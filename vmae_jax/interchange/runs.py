@@ -18,13 +18,7 @@ from vmae_jax.interchange.layout import model_info
 from vmae_jax.interchange.official import find_size
 from vmae_jax.models.patches import token_grid
 from vmae_jax.models.sizes import SIZES
-from vmae_jax.runs.checkpoint import (
-  WEIGHTS,
-  choose_weights,
-  find_checkpoint,
-  load_config,
-  load_part,
-)
+from vmae_jax.runs import checkpoint
 from vmae_jax.runs.run_dir import CLASSES_FILE
 
 # What a run writes beside its checkpoints that belongs into a model card.
@@ -44,22 +38,22 @@ def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], di
 
   Args:
     path: A run's workdir or a checkpoint's folder.
-    weights: See `choose_weights`.
+    weights: See `checkpoint.choose_weights`.
 
   Raises:
     UserError: there is no checkpoint, or it has no moving average.
   """
-  folder = find_checkpoint(str(path))
-  saved = load_config(str(path))
+  folder = checkpoint.find_checkpoint(str(path))
+  saved = checkpoint.load_config(str(path))
   tree = ocp.PyTreeCheckpointHandler().metadata(folder / 'state').tree
-  weights = choose_weights(str(path), weights)
+  weights = checkpoint.choose_weights(str(path), weights)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), {weights: tree[weights]}
   )
-  params = jax.tree.map(np.asarray, load_part(folder, like)[weights])
-  both = bool(tree.get('ema'))
-  notes = [f'its {WEIGHTS[weights]} weights are taken, not the other ones'] if both else []
+  params = jax.tree.map(np.asarray, checkpoint.load_part(folder, like)[weights])
+  taken = f'its {checkpoint.WEIGHTS[weights]} weights are taken, not the other ones'
+  notes = [taken] if tree.get('ema') else []
   info = _info(ml_collections.ConfigDict(saved), params)
   # A run has other files beside its checkpoints; an exported checkpoint has them in its own folder.
   workdir = folder.parent.parent if folder.parent.name == 'checkpoints' else folder

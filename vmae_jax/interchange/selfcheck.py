@@ -13,11 +13,10 @@ import numpy as np
 
 from vmae_jax.errors import UserError
 from vmae_jax.interchange.card import MODELS
-from vmae_jax.interchange.layout import build_model, pixel_head
+from vmae_jax.interchange.layout import build_model, predicted_heads
 from vmae_jax.interchange.tensors import read_checkpoint
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.classifier import Classifier
-from vmae_jax.models.decoder import Output
 from vmae_jax.types import Bool, Float
 
 TOLERANCE = 1e-4
@@ -46,7 +45,7 @@ def our_outputs(params: Mapping[str, Any], info: Mapping[str, Any]) -> Outputs:
   """Features of visible tokens, and predicted pixels or logits, whichever the model has."""
   hidden = fixed_mask(info)
   visible, masked = (jnp.asarray(np.flatnonzero(x)[None]) for x in (~hidden, hidden))
-  model = build_model(info, predicted_heads(info))
+  model = build_model(info)
 
   @jax.jit
   def run(params, video):
@@ -65,13 +64,6 @@ def our_outputs(params: Mapping[str, Any], info: Mapping[str, Any]) -> Outputs:
     return outputs | {'features': inside['intermediates']['encoder']['__call__'][0]}
 
   return jax.tree.map(np.asarray, run(dict(params), jnp.asarray(fixed_clip(info))))
-
-
-def predicted_heads(info: Mapping[str, Any]) -> dict[str, Output]:
-  """What the decoders of a pre-trained model predict, as far as `info` describes it."""
-  if 'outputs' in info:  # MME.
-    return {name: Output(*fields) for name, fields in info['outputs'].items()}
-  return pixel_head(info)
 
 
 def fingerprint(outputs: Outputs) -> dict[str, list[float]]:

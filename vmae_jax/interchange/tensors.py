@@ -47,19 +47,12 @@ _DEEPSPEED = 'mp_rank_00_model_states.pt'
 
 
 class Checkpoint(NamedTuple):
-  """What a file or folder holds.
+  """What a file or folder holds."""
 
-  Attributes:
-    tensors: Name -> array; floats of any precision become float32.
-    about: What this package stored with them; {} in files of others.
-    arguments: Options of the training script that are stored with them; {} if none are.
-    notes: Lines for the report.
-  """
-
-  tensors: dict[str, np.ndarray]
-  about: dict[str, Any]
-  arguments: dict[str, Any]
-  notes: list[str]
+  tensors: dict[str, np.ndarray]  # Floats of any precision become float32.
+  about: dict[str, Any]  # What this package stored with them; {} in files of others.
+  arguments: dict[str, Any]  # Options of the training script that are stored; {} if none are.
+  notes: list[str]  # Lines for the report.
 
   def exported(self, part: str) -> dict[str, Any]:
     """What an export of ours stores of its encoder or decoder."""

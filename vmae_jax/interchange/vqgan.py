@@ -27,8 +27,8 @@ def vqgan_kind(names: Collection[str]) -> bool:
   return 'post_quant_conv.weight' in names and 'encoder.conv_in.weight' in names
 
 
-def vqgan_from_taming(tensors: Tensors) -> tuple[VQGAN, dict[str, Any]]:
-  """A model and its parameters from the state dict of a VQModel or a GumbelVQ.
+def vqgan_from_taming(tensors: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The config of `VQGAN` and its parameters from the state dict of a VQModel or a GumbelVQ.
 
   The model follows from names and shapes, except for the 32 groups of its GroupNorms, which are
   the same in all of them. What belongs to the training loss is left out.
@@ -64,7 +64,7 @@ def vqgan_from_taming(tensors: Tensors) -> tuple[VQGAN, dict[str, Any]]:
         f'{len(names)} tensors {what}: {name_first(names)}; is this a checkpoint of a VQModel or '
         'GumbelVQ of taming-transformers, with attention at the last level alone?'
       )
-  return model, unflatten_dict(flat, sep='/')
+  return model.config(), unflatten_dict(flat, sep='/')
 
 
 def _model(tensors: Tensors) -> VQGAN:

@@ -76,7 +76,7 @@ def _write_shard(task: str) -> None:
   todo = json.loads(storage.read_text(task))
   parts, name = os.path.dirname(task), todo['name']
   videos = [Listed(**video) for video in todo['videos']]
-  encoding = None if todo['encoding'] is None else Encoding(**todo['encoding'])
+  encoding = todo['encoding'] and Encoding(**todo['encoding'])
   # Beside its place it can be moved there at once; what is left of a kill goes with the rest.
   with tempfile.TemporaryDirectory(dir=None if storage.is_remote(parts) else parts) as mine:
     tasks = [
@@ -95,25 +95,15 @@ def _write_shard(task: str) -> None:
     storage.put(f'{mine}/{name}.json', f'{parts}/{name}.json')
 
 
-def _write_lists(
-  shards: Shards, parts: str, *, encoding: Encoding | None, cut: float, seconds: float
-) -> list[str]:
-  """Writes for each shard what `_write_shard` reads; returns the paths."""
-  tasks = []
-  for name, videos in shards.items():
-    todo = {'name': name, 'seconds': seconds, 'cut': cut}
-    todo['encoding'] = None if encoding is None else asdict(encoding)
-    todo['videos'] = [asdict(video) for video in videos]
-    tasks.append(f'{parts}/{name}.videos')
-    storage.write_text(tasks[-1], json.dumps(todo))
-  return tasks
-
-
-def _run_pipeline(shards: Shards, parts: str, *, options: Any, **more: Any) -> None:
-  """Writes these shards and waits for them; `more` goes to `_write_lists`."""
+def _run_pipeline(shards: Shards, parts: str, *, options: Any, **how: Any) -> None:
+  """Writes these shards and waits for them; `how` goes to `_write_shard` by way of its lists."""
   import apache_beam as beam
 
-  tasks = _write_lists(shards, parts, **more)
+  tasks = []
+  for name, videos in shards.items():
+    tasks.append(f'{parts}/{name}.videos')
+    todo = how | {'name': name, 'videos': [asdict(video) for video in videos]}
+    storage.write_text(tasks[-1], json.dumps(todo))
   runner = options.get_all_options()['runner'] or 'DirectRunner'
   print(f'{parts}: {len(shards)} shards to write with {runner}', flush=True)
   try:
@@ -141,25 +131,23 @@ def write_shards_with_beam(
   options: Any,
   **more: Any,
 ) -> dict[str, Any]:
-  """Does what `write_shards` does, to the same bytes, as a pipeline.
+  """Does what `write_shards` does, with its other arguments, to the same bytes, as a pipeline.
 
   Args:
     videos: In the order of the records; at least one.
     out: A folder here, which all workers have under this path, or one elsewhere.
     encoding: None keeps the files' own bytes.
-    cut: Seconds of a clip, 0 to keep videos whole.
+    cut: Seconds of the clips that each video becomes; 0 keeps it whole.
     seconds: Time limit for one video, or one clip of it.
     options: What `pipeline_options` returned.
     **more: Further arguments of `write_shards`.
-
-  Returns:
-    The manifest.
 
   Raises:
     UserError: as `write_shards`.
     Unavailable: as `write_shards`, or the pipeline failed.
   """
   out = storage.absolute(out)
+  how = {'encoding': encoding and asdict(encoding), 'cut': cut, 'seconds': seconds}
+  write = functools.partial(_run_pipeline, parts=f'{out}/{PARTS}', options=options, **how)
   given = {'encoding': encoding, 'cut': cut, 'seconds': seconds}
-  write = functools.partial(_run_pipeline, parts=f'{out}/{PARTS}', options=options, **given)
   return write_shards(videos, out, write=write, workers=1, **given, **more)

@@ -88,11 +88,7 @@ def _read_split(split: str, root: str, files: dict[str, list[str]]) -> Split:
 
 
 def _check(root: str, name: str, masks: list[str]) -> tuple[int, int]:
-  """Numbers of frames and of objects of a sequence.
-
-  Raises:
-    VideoError: something is wrong with it.
-  """
+  """Numbers of frames and of objects of a sequence; a VideoError if something is wrong with it."""
   folder = FrameFolder(f'{root}/JPEGImages/480p/{name}/')
   wanted = [f'{os.path.splitext(frame)[0]}.png' for frame in folder.names]
   masks = [mask for mask in masks if mask.endswith('.png')]
@@ -114,11 +110,7 @@ def _check(root: str, name: str, masks: list[str]) -> tuple[int, int]:
 
 
 def _objects(path: str, size: tuple[int, int]) -> int:
-  """How many objects a mask has.
-
-  Args:
-    path: Its file.
-    size: Height and width of its frame.
+  """How many objects a mask has, whose frame has this height and width.
 
   Raises:
     VideoError: it cannot be read, or its pixels are not numbers of objects.

@@ -30,35 +30,21 @@ B_FRAMES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-  """How videos are encoded.
+  """How videos are encoded."""
 
-  Attributes:
-    short_side: Pixels of the shorter side; smaller videos keep their size.
-    gop: Most frames from one keyframe to the next.
-    crf: Constant quality of x264: lower is better and larger.
-  """
-
-  short_side: int = 320
-  gop: int = 12
-  crf: int = 20
+  short_side: int = 320  # Pixels of the shorter side; smaller videos keep their size.
+  gop: int = 12  # Most frames from one keyframe to the next.
+  crf: int = 20  # Constant quality of x264: lower is better and larger.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-  """One video as a shard keeps it.
+  """One video as a shard keeps it."""
 
-  Attributes:
-    data: The bytes of a video file.
-    frames: How many it has.
-    rate: Average frames a second of the original, 0.0 if it does not say.
-    width: As displayed.
-    height: As displayed.
-  """
-
-  data: bytes
-  frames: int
-  rate: float
-  width: int
+  data: bytes  # Of a video file.
+  frames: int  # How many it has.
+  rate: float  # Average frames a second of the original, 0.0 if it does not say.
+  width: int  # As displayed.
   height: int
 
   @property
@@ -95,9 +81,9 @@ def cut_film(
   seconds: float,
   done: Callable[[int], bool] = lambda number: False,
 ) -> Iterator[Encoded | None]:
-  """Encodes a film as clips; they hold its frames, each once, in their order.
+  """Encodes a film, in one pass, as clips that hold its frames, each once, in their order.
 
-  The film is decoded once, from its start to its end, and only a clip is held at a time.
+  Only a clip is held at a time.
 
   Args:
     path: As that of `encode_video`.
@@ -203,13 +189,7 @@ def _encode(
 ) -> Encoded:
   """An MP4 file with these frames, at least one, each turned as it was; no sound.
 
-  Args:
-    frames: Of the video, with their times, of which the first becomes 0.
-    video: Says its rate and what a step of time is.
-    encoding: How.
-
-  Raises:
-    VideoError: they do not decode or cannot be encoded.
+  The first of the times that come with the frames becomes 0.
   """
   out = io.BytesIO()
   converter = VideoReformatter()

@@ -37,7 +37,7 @@ class Finding:
   size: int = 0
 
 
-def _decode(path: str, opened: Callable[[], Video | FrameFolder], known: dict[str, Any]) -> Finding:
+def _decode(path: str, opened: Callable[[], Video | FrameFolder], **known: Any) -> Finding:
   try:
     with opened() as video:
       return Finding(
@@ -54,29 +54,27 @@ def _decode(path: str, opened: Callable[[], Video | FrameFolder], known: dict[st
     return Finding(path, reason=str(e), **known)
 
 
+def _hash(data: bytes) -> dict[str, Any]:
+  return {'content_hash': hashlib.md5(data).hexdigest(), 'size': len(data)}
+
+
 def examine(path: str) -> Finding:
   """Decodes all frames of a video, once, and hashes the file, or those of its frames."""
-  if path.lower().endswith(('/', *IMAGE_SUFFIXES)):
-    return _examine_frames(path)
   try:
+    if path.lower().endswith(('/', *IMAGE_SUFFIXES)):
+      frames = FrameFolder(path)
+      data = b''.join(frames.file(i) for i in range(frames.num_frames))
+      return _decode(path, lambda: frames, **_hash(data))
     file = storage.video_file(path)
     with open(path, 'rb') if file is path else contextlib.nullcontext(file) as f:
       content_hash = hashlib.file_digest(f, 'md5').hexdigest()
       size = f.seek(0, io.SEEK_END)
       f.seek(0)
-  except OSError as e:
-    return Finding(path, reason=e.strerror or 'cannot be read')
-  return _decode(path, lambda: Video(file), {'content_hash': content_hash, 'size': size})
-
-
-def _examine_frames(path: str) -> Finding:
-  try:
-    frames = FrameFolder(path)
-    data = b''.join(frames.file(i) for i in range(frames.num_frames))
   except VideoError as e:
     return Finding(path, reason=str(e))
-  known = {'content_hash': hashlib.md5(data).hexdigest(), 'size': len(data)}
-  return _decode(path, lambda: frames, known)
+  except OSError as e:
+    return Finding(path, reason=e.strerror or 'cannot be read')
+  return _decode(path, lambda: Video(file), content_hash=content_hash, size=size)
 
 
 def examine_record(source: ShardSource, i: int) -> Finding:
@@ -86,11 +84,10 @@ def examine_record(source: ShardSource, i: int) -> Finding:
     header, data = source.read(i)
   except VideoError as e:
     return Finding(name, reason=str(e))
-  known = {'content_hash': hashlib.md5(data).hexdigest(), 'size': len(data)}
-  found = _decode(name, lambda: Video(io.BytesIO(data)), known)
+  found = _decode(name, lambda: Video(io.BytesIO(data)), **_hash(data))
   if not found.reason and found.frames != header.frames:
     reason = f'has {found.frames} frames, its header says {header.frames}'
-    return Finding(name, reason=reason, **known)
+    return Finding(name, reason=reason, **_hash(data))
   return found
 
 

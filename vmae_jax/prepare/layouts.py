@@ -21,31 +21,21 @@ from vmae_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Listed:
-  """A video of a data set.
+  """A video of a data set."""
 
-  Attributes:
-    id: The data set's own name of it, without the file's suffix.
-    path: Its file, absolute; a folder of frames, where it ends in /.
-    label: The class, -1 if unknown.
-    damage: Why it cannot be used, if that is known already.
-  """
-
-  id: str
-  path: str
-  label: int
-  damage: str = ''
+  id: str  # The data set's own name of it, without the file's suffix.
+  path: str  # Its file, absolute; a folder of frames, where it ends in /.
+  label: int  # The class, -1 if unknown.
+  damage: str = ''  # Why it cannot be used, if that is known already.
 
 
 @dataclass
 class Split:
-  """Videos of a split that are there, in the order of its list, and ids of those that are not.
-
-  `about` is shown beside their number, such as how many frames and objects there are.
-  """
+  """Videos of a split that are there, in the order of its list, and ids of those that are not."""
 
   videos: list[Listed] = field(default_factory=list)
   missing: list[str] = field(default_factory=list)
-  about: str = ''
+  about: str = ''  # Shown beside their number, such as how many objects there are.
 
   def add(self, id: str, path: str | None, label: int) -> None:
     if path is None:
@@ -95,15 +85,10 @@ class Tree:
     return sorted(path for paths in self._videos.values() for path in paths)
 
   def find(self, stem: str, *, within: str = '') -> str | None:
-    """The video of this name, whatever its suffix.
+    """The path of a video, by its name without suffix and the folder it is directly in, or any.
 
-    Args:
-      stem: The file's name without its suffix.
-      within: A folder that must hold it directly, or any.
-
-    Returns:
-      The path; of several the first one in a folder of replacements (the common copy of Kinetics
-      has one for broken files), else the first.
+    Of several it is the first one in a folder of replacements (the common copy of Kinetics has one
+    for broken files), else the first.
     """
     paths = self._videos.get(stem, [])
     if within:

@@ -26,19 +26,15 @@ SUMMARY = 'prepare.json'  # Marks a folder as one of ours.
 
 
 class DataSet(NamedTuple):
-  """A data set that has a command.
+  """A data set that has a command."""
 
-  Attributes:
-    read: (videos, annotations, split) -> Layout; it leaves out `annotations`, the folder of lists,
-      where no lists come apart from the videos, and `split` where there are no official splits
-      1 to 3.
-    whole: How many classes the whole data set has, and videos in each split.
-    frames: Videos come as folders of pictures: there is no file to copy or to cut.
-  """
-
+  # (videos, annotations, split) -> Layout; without `annotations`, the folder of lists, where none
+  # come apart from the videos, and without `split` where there are no official splits 1 to 3.
   read: Callable[..., Layout]
-  whole: dict[str, int | tuple[int, ...]]
-  frames: bool = False
+  whole: dict[
+    str, int | tuple[int, ...]
+  ]  # Classes of the whole data set, and videos in each split.
+  frames: bool = False  # Videos come as folders of pictures: there is no file to copy or to cut.
 
   def takes(self, argument: str) -> bool:
     """Whether `read` has this argument."""

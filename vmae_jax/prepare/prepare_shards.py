@@ -120,7 +120,7 @@ def write_shards(
   listed = ''.join(f'{json.dumps(video.id)} {video.label}\n' for video in videos)
   plan = about | {
     'version': VERSION,
-    'encoding': None if encoding is None else asdict(encoding),
+    'encoding': encoding and asdict(encoding),
     'cut': cut or None,
     'videos': len(videos),
     'videos_hash': hashlib.sha256(listed.encode()).hexdigest(),
@@ -245,16 +245,10 @@ def _encode_missing(
   workers: int,
   seconds: float,
 ) -> None:
-  """Packs these shards, after it has encoded what of them is not there yet.
+  """Packs these shards, each of which has a folder, after it has encoded what is not there yet.
 
-  Args:
-    out: The folder.
-    missing: Shards; each has a folder, maybe with results.
-    failures: That are known.
-    videos: Of all shards.
-    make_task: From folder, place and video.
-    workers: Processes.
-    seconds: Time limit.
+  `failures` are known already, `videos` is the number of those of all shards, and `make_task` makes
+  a task of folder, place and video.
   """
   left, tasks = {}, []
   for name, mine in missing.items():
@@ -270,7 +264,12 @@ def _encode_missing(
   before = after = 0
   bar = tqdm(total=videos, initial=videos - len(tasks), unit='video', desc=out, smoothing=0.05)
   with bar, ThreadPoolExecutor(1) as packer:  # Aside, so that no worker waits for the next task.
-    packing = deque(_pack(packer, out, name, missing[name]) for name in left if not left[name])
+
+    def pack(name: str) -> Future:
+      parts = f'{out}/{PARTS}'
+      return packer.submit(staging.pack, f'{parts}/{name}', missing[name], parts, name)
+
+    packing = deque(pack(name) for name in left if not left[name])
     for some in (pilots, others):
       if some is others:
         ratio = after / before if before else 1.0
@@ -291,15 +290,11 @@ def _encode_missing(
         name = os.path.basename(task.folder)
         left[name] -= 1
         if not left[name]:
-          packing.append(_pack(packer, out, name, missing[name]))
+          packing.append(pack(name))
         while packing and packing[0].done():
           packing.popleft().result()
     for future in packing:
       future.result()
-
-
-def _pack(packer: ThreadPoolExecutor, out: str, name: str, videos: Sequence[Listed]) -> Future:
-  return packer.submit(staging.pack, f'{out}/{PARTS}/{name}', videos, f'{out}/{PARTS}', name)
 
 
 def _size(video: Listed) -> int:

@@ -14,17 +14,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from tqdm import tqdm
 
 from vmae_jax import lock, storage
-from vmae_jax.data.shards import (
-  MANIFEST,
-  PARTS,
-  VERSION,
-  Header,
-  Index,
-  ShardSource,
-  check,
-  holds_shards,
-  open_index,
-)
+from vmae_jax.data import shards
+from vmae_jax.data.shards import MANIFEST, PARTS, VERSION, Header, Index
 from vmae_jax.errors import Unavailable, UserError, VideoError
 from vmae_jax.prepare.layouts import Listed
 from vmae_jax.prepare.staging import clip_id, write_shard
@@ -131,13 +122,13 @@ def append_shards(
   given = {'classes': classes, 'cut': cut, 'retry': retry} | more
   if not storage.is_file(f'{out}/{MANIFEST}'):
     return write(videos, out, **given)
-  source = ShardSource(out)
+  source = shards.ShardSource(out)
   old = source.manifest
   if storage.is_file(f'{new}/{MANIFEST}'):
     done = json.loads(storage.read_text(f'{new}/{MANIFEST}'))
     if done['hash'] in old.get('appended', ()):
       _tidy(out, old)
-  elif not holds_shards(new):  # What is left of one that was killed as it was removed.
+  elif not shards.holds_shards(new):  # What is left of one that was killed as it was removed.
     storage.remove(new)
   if list(classes[: len(old['classes'])]) != old['classes']:
     raise UserError(f'{out} has other classes: those that come in must be behind them by name.')
@@ -156,7 +147,7 @@ def append_shards(
   for shard in plan['shards']:
     if shard['name'] in there:
       storage.move(f'{new}/{shard["name"]}', f'{out}/{shard["name"]}')
-  index = Index.joined([(source.headers, 0), (open_index(new, plan), len(old['shards']))])
+  index = Index.joined([(source.headers, 0), (shards.open_index(new, plan), len(old['shards']))])
   tried = {video.id for video in added}
   counts = itertools.zip_longest(old['records_of_class'], plan['records_of_class'], fillvalue=0)
   manifest = old | {
@@ -227,6 +218,6 @@ def _records(path: str, count: int) -> Iterator[tuple[Header, bytes]]:
     [record] = reader.read([i])
     end = 4 + struct.unpack_from('<I', record)[0]
     header, data = Header(**json.loads(record[4:end])), record[end:]
-    check(header, data)
+    shards.check(header, data)
     yield header, data
   reader.close()

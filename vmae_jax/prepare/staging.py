@@ -31,21 +31,13 @@ Failure = dict[str, Any]  # reason, may_pass: true where another try may do; in 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-  """A video to encode.
+  """A video to encode."""
 
-  Attributes:
-    folder: Where its files go.
-    place: Of the video in its shard.
-    video: Which.
-    encoding: None keeps the file's own bytes.
-    cut: Seconds of a clip of it; 0 keeps it whole.
-  """
-
-  folder: str
-  place: int
+  folder: str  # Where its files go.
+  place: int  # Of the video in its shard.
   video: Listed
-  encoding: Encoding | None
-  cut: float
+  encoding: Encoding | None  # None keeps the file's own bytes.
+  cut: float  # Seconds of a clip of it; 0 keeps it whole.
 
 
 def clip_id(id: str, clip: int) -> str:
@@ -141,13 +133,11 @@ def staged(folder: str) -> dict[int, dict[str, Any]]:
 
 
 def write_shard(path: str, name: str, records: Iterable[tuple[Header, bytes]]) -> dict[str, Any]:
-  """Writes a shard; returns the `headers`, where each video begins, and of the `shard` name,
-  number of records, size and hash, or None where there is no record and no file.
+  """Writes a shard to the file `path`, to be called `name` later.
 
-  Args:
-    path: The file.
-    name: That the shard will have.
-    records: Of the videos.
+  Returns:
+    The `headers`, the `offsets` where each video begins, and of the `shard` name, number of
+    records, size and hash, or None where there is no record and no file.
   """
   headers, offsets, size, digest = [], [], 0, hashlib.sha256()
   with open(path, 'wb') as file:
@@ -176,13 +166,9 @@ def read_shard(path: str) -> Iterator[tuple[Header, bytes]]:
 
 
 def pack(folder: str, videos: Sequence[Listed], out: str, name: str) -> dict[str, Any]:
-  """Puts the records of a folder together.
+  """Puts the records of a folder, which has a result for each video, together; then it goes.
 
-  Args:
-    folder: Has a result for each of the videos; goes when the shard is complete.
-    videos: Of the shard.
-    out: A folder of this machine: gets the shard, and NAME.json when that is complete.
-    name: That the shard will have.
+  `out`, a folder of this machine, gets the shard and, when that is complete, NAME.json.
 
   Returns:
     What NAME.json says: what `write_shard` returns, and the `failures`. Until `content` of it gets
@@ -244,15 +230,10 @@ def reopen(
   cut: float,
   again: Callable[[Failure], bool],
 ) -> None:
-  """Makes the folder of a shard's files ready for those that are not there.
+  """Makes the folder of a shard's files, in `parts`, ready for those that are not there.
 
-  Args:
-    parts: The folder that folders and shards lie in until all are complete.
-    name: Of the shard.
-    videos: That it is made of.
-    part: What `pack` has said of it, if it is packed: it is taken apart.
-    cut: Seconds of a clip, 0 if videos are whole.
-    again: Whether a failure is to be done again.
+  `part` is what `pack` has said of the shard, if it is packed: it is taken apart. `again` says
+  whether a failure is to be done again.
   """
   folder = f'{parts}/{name}'
   os.makedirs(folder, exist_ok=True)

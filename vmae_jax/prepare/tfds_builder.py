@@ -25,11 +25,7 @@ from vmae_jax.errors import UserError
 
 
 class VideoExamples(Sequence):
-  """Decoded videos of shards, by random access.
-
-  Args:
-    records: The shards and the number of each record, in their order here.
-  """
+  """Decoded videos of shards, of the number of each record in them, by random access."""
 
   def __init__(self, records: Sequence[tuple[ShardSource, int]]):
     self._records = records
