@@ -61,12 +61,9 @@ COLUMNS = 'path status reason frames rate width height seconds codec hash'.split
 
 
 def judge(entry: Entry, found: Finding, *, span: int) -> tuple[str, str]:
-  """The status and its reason of one line of the list, whose file was examined.
+  """The status of one line of the list, by the state of its file, and the reason.
 
-  Args:
-    entry: The line.
-    found: The state of the file.
-    span: Video frames that a clip covers, `frames * stride`.
+  `span` is how many video frames a clip covers, `frames * stride`.
   """
   if found.reason:
     return 'broken', found.reason
@@ -89,13 +86,8 @@ def judge(entry: Entry, found: Finding, *, span: int) -> tuple[str, str]:
 class _Journal:
   """Findings as they come, in files of OUT that the next start reads if this one is killed.
 
-  Args:
-    out: The folder. In a bucket, where a file cannot grow, each minute gets a file.
-    about: What is examined.
-
-  Raises:
-    UserError: the folder holds the journal of something else.
-    OSError: it cannot be written.
+  In a bucket, where a file cannot grow, each minute gets a file. `about` is what is examined: a
+  UserError if the folder holds the journal of something else, an OSError if it cannot be written.
   """
 
   def __init__(self, out: str, about: list[str]):
@@ -149,9 +141,8 @@ def _write(
 ) -> tuple[list[str], list[str], list[str]]:
   """Writes report, clean list and classes.
 
-  Returns:
-    The status of every line or record, lines on those that are odd or short, and the names of the
-    files.
+  Returns the status of every line or record, lines on those that are odd or short, and the names of
+  the files.
   """
   entries = (
     source.entries
@@ -208,16 +199,9 @@ def check(
   seconds: float = 120.0,
   hashes: bool = False,
 ) -> None:
-  """Examines data and writes the report, see the module.
+  """Examines data and writes the report, see the module and the flags.
 
-  Args:
-    data: A list, a folder of videos or a folder of shards.
-    out: The folder to write to, here or in a bucket.
-    root: Where relative paths in a list start, see `open_source`.
-    span: Video frames that a clip covers.
-    workers: Processes.
-    seconds: Time limit for one file.
-    hashes: Whether to compare shards with their manifest, too; not done for other data.
+  `span` is how many video frames a clip covers.
 
   Raises:
     UserError: the data cannot be opened, a shard is another file than was written, or the folder

@@ -17,15 +17,6 @@ PREFIX = 'hf:'
 _FILES = ('*.json', '*.safetensors', 'classes.txt', 'state/*', 'config/*', '_CHECKPOINT_METADATA')
 _PICKLED = ('pytorch_model*.bin',)
 _LOGIN = 'log in (hf auth login, or HF_TOKEN)'
-# Errors of the library -> what to say of a model.
-_MISTAKES = {
-  'GatedRepoError': f' is gated: ask for access on its page, and {_LOGIN}.',
-  'RepositoryNotFoundError': f': there is no such repository, or it is private: then {_LOGIN}.',
-  'RevisionNotFoundError': ': there is no such revision.',
-  'RemoteEntryNotFoundError': ': the repository has no such file.',
-  'HFValidationError': ' is no name of a model of the Hub.',
-  'LocalTokenNotFoundError': f': {_LOGIN}.',
-}
 
 
 def local_path(path: str) -> str:
@@ -118,14 +109,23 @@ def _told(what: str) -> Iterator[None]:
 
   try:
     yield
+  except errors.GatedRepoError as e:
+    raise UserError(f'{what} is gated: ask for access on its page, and {_LOGIN}.') from e
+  except errors.RepositoryNotFoundError as e:
+    raise UserError(f'{what}: there is no such repository, or it is private: then {_LOGIN}.') from e
+  except errors.RevisionNotFoundError as e:
+    raise UserError(f'{what}: there is no such revision.') from e
+  except errors.RemoteEntryNotFoundError as e:
+    raise UserError(f'{what}: the repository has no such file.') from e
   except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as e:
     cause = f'{type(e.__cause__ or e).__name__}: {e.__cause__ or e}'.splitlines()[0]
     if 'Offline' in cause:
       raise UserError(f'{what}: HF_HUB_OFFLINE is set, and no whole copy is here.') from e
     raise Unavailable(f'{what}: the Hub gives no answer ({cause}), and no copy is here.') from e
-  except tuple(getattr(errors, name) for name in _MISTAKES) as e:
-    mistake = next(base.__name__ for base in type(e).__mro__ if base.__name__ in _MISTAKES)
-    raise UserError(f'{what}{_MISTAKES[mistake]}') from e
+  except errors.HFValidationError as e:
+    raise UserError(f'{what} is no name of a model of the Hub.') from e
+  except errors.LocalTokenNotFoundError as e:
+    raise UserError(f'{what}: {_LOGIN}.') from e
   except errors.HfHubHTTPError as e:
     code = getattr(e.response, 'status_code', 0)
     line = ' '.join(str(e).split())[:200]

@@ -19,13 +19,12 @@ from datetime import datetime
 from pathlib import Path
 
 from vmae_jax import storage
-from vmae_jax.errors import UserError
+from vmae_jax.errors import EXIT_UNAVAILABLE, UserError
 
 NAME = '.lock'
 BEAT = 15.0  # Seconds between two renewals.
 SILENCE = 120.0  # Without one the holder is dead; network disks show old stamps for up to 60 s.
 PAUSE = 1.0  # After taking a dead lock: two may take it at once, and the later one has it.
-EXIT_LOST = 74  # To be started again, as for what is unavailable.
 UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 _held: dict[str, str] = {}
@@ -163,7 +162,7 @@ def _renew(path: str, text: str, ended: threading.Event) -> None:
         folder = os.path.dirname(path)
         print(f'{folder}: another process has taken the lock; ending.', file=sys.stderr)
         sys.stderr.flush()
-        os._exit(EXIT_LOST)
+        os._exit(EXIT_UNAVAILABLE)
 
 
 def _pids() -> str:

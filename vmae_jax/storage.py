@@ -166,11 +166,7 @@ def write_text(path: str, text: str) -> None:
 
 
 def create(path: str, data: bytes) -> None:
-  """Writes a new file; of several processes that do so at once, one does.
-
-  Raises:
-    FileExistsError: it is there.
-  """
+  """Writes a new file; a FileExistsError for all but one of several that do so at once."""
   if is_remote(path):
     _attempt(path, lambda fs: fs.pipe_file(path, data, mode='create'))
     return
@@ -244,12 +240,8 @@ def names(folder: str) -> list[str]:
 def missing(paths: Sequence[str], *, seconds: float) -> tuple[list[str], list[str]]:
   """Looks for files, or folders where a path ends in /.
 
-  Args:
-    paths: Where they should be.
-    seconds: That one answer may take.
-
   Returns:
-    The paths where nothing is, and those of which nothing was heard.
+    The paths where nothing is, and those of which nothing was heard in so many seconds.
 
   Raises:
     Unavailable: of too many nothing was heard.

@@ -206,4 +206,4 @@ def test_mistakes(tmp_path):
   with pytest.raises(UserError, match='there is no .*config.json, which says what'):
     load_pretrained(tmp_path)
   with pytest.raises(UserError, match="--kind: there is no 'huggingfaces'. Did you mean"):
-    from_checkpoint(read_checkpoint(tmp_path), tmp_path, kind='huggingfaces')
+    from_checkpoint(read_checkpoint(tmp_path), kind='huggingfaces')

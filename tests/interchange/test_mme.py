@@ -18,7 +18,7 @@ ENCODER, DECODER, PATCH = (32, 2, 64), (16, 2, 32), (2, 8, 8)
 
 
 def read(tensors):
-  return read_mme(Checkpoint(tensors, {}, {}, []), pathlib.Path('mme.pth'), 2, 2)[:3]
+  return read_mme(Checkpoint(pathlib.Path('mme.pth'), tensors, {}, {}, []), 2, 2)[:3]
 
 
 def small(**options):

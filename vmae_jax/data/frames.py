@@ -84,14 +84,10 @@ def open_stream(file: str | os.PathLike | io.IOBase) -> tuple[InputContainer, Vi
   Raises:
     VideoError: the file is missing, is no video, or ends too early.
   """
-  opened: Any = nullcontext(file)
-  if isinstance(file, str | os.PathLike):
-    file = os.fspath(file)
-    if not os.path.isfile(file):  # A pipe or a device could block for ever.
-      raise VideoError('file is missing' if not os.path.exists(file) else 'not a file')
-    with libav_errors():
-      opened = open(file, 'rb')
-  with libav_errors(), opened as f:
+  path = isinstance(file, str | os.PathLike)
+  if path and not os.path.isfile(file):  # A pipe or a device could block for ever.
+    raise VideoError('file is missing' if not os.path.exists(file) else 'not a file')
+  with libav_errors(), open(file, 'rb') if path else nullcontext(file) as f:
     head = f.read(4096)
     size = f.seek(0, io.SEEK_END)
     f.seek(0)
@@ -101,7 +97,7 @@ def open_stream(file: str | os.PathLike | io.IOBase) -> tuple[InputContainer, Vi
     raise VideoError(f'truncated: {size} of {promised} bytes are in the file')
   with libav_errors():
     try:
-      container = av.open(file, **_OPTIONS)
+      container = av.open(os.fspath(file) if path else file, **_OPTIONS)
     except av.ArgumentError as e:
       raise VideoError('not a video file, but of another format that libav knows') from e
   stream = container.streams.best('video')

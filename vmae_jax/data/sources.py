@@ -192,10 +192,10 @@ def read_folder(folder: str, suffixes: tuple[str, ...] = VIDEO_SUFFIXES) -> File
 
 
 def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> DataSet:
-  """Opens what a config calls its data: a list, a folder, shards, `tfds:...` or `synthetic:...`.
+  """Opens what a config calls its data, see the module.
 
   Args:
-    spec: See the module.
+    spec: Its name.
     root: Where relative paths in a list start, see `read_list`; for TFDS the data_dir.
     seconds: That a disk or network mount may take to say what lies there.
 

@@ -242,11 +242,6 @@ def render(*args: int, **options: int | float) -> UInt8[np.ndarray, 'T H W 3']:
   return render_with_opacity(*args, **options)[0]
 
 
-def split_seed(split: str, seed: int) -> int:
-  """The seed of `render` for one split: no two splits share one, whatever their sets."""
-  return len(CLIPS) * seed + list(CLIPS).index(split)
-
-
 class SyntheticSource:
   """The synthetic set as a source of clips, drawn when they are read.
 
@@ -273,7 +268,8 @@ class SyntheticSource:
     usual = lookup(CLIPS, split, 'the split of the synthetic set')
     self._split, self._clips = split, usual if clips is None else clips
     self.class_names: tuple[str, ...] = lookup(LABELS, label, 'the label of the synthetic set')
-    self._label, self._seed = label, split_seed(split, seed)
+    # No two splits share a seed of `render`, whatever their sets.
+    self._label, self._seed = label, len(CLIPS) * seed + list(CLIPS).index(split)
     self._options = {name: usual for name, (usual, _) in OPTIONS.items()} | options
     least = {'clips': 1, 'seed': 0} | {name: least for name, (_, least) in OPTIONS.items()}
     for name, value in {'clips': self._clips, 'seed': seed, **options}.items():

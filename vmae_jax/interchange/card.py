@@ -85,12 +85,9 @@ For transformers: `python -m vmae_jax.convert {file} --to=huggingface --out=FOLD
 
 
 def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
-  """Markdown: method, data, steps, metrics, and how to load the weights.
+  """Markdown: method, data, steps, metrics, and how to load the weights in `file`, beside it.
 
-  Args:
-    info: The info from `load_pretrained` or `load_run`.
-    file: Name of the file of weights beside the card.
-    rest: Parameters in a side file.
+  `info` is as of `load_pretrained` or `load_run`, `rest` are parameters in a side file.
   """
   huggingface = file == 'model.safetensors'
   kind, method, config = info['kind'], info['method'], info['config'] or {}

@@ -14,7 +14,7 @@ from vmae_jax import storage
 from vmae_jax.errors import UserError, check_name
 from vmae_jax.frozen.files import load_params, save_params
 from vmae_jax.interchange import export, pretrained, selfcheck
-from vmae_jax.interchange.layout import Tensors, name_first, to_tensors
+from vmae_jax.interchange.layout import name_first, to_tensors
 from vmae_jax.interchange.official import official_names
 from vmae_jax.interchange.pretrained import FORMATS, Format
 from vmae_jax.interchange.raft import raft_from_torch, raft_kind
@@ -76,16 +76,15 @@ def convert(
   if storage.is_remote(str(source)) or is_run(source):
     checkpoint, (params, info) = None, load_run(source, weights=weights)
   else:
-    source = Path(source)
     checkpoint = read_checkpoint(source, weights=weights)
-    kind = kind or pretrained.recognise(checkpoint, source, FROZEN | FORMATS)
+    kind = kind or pretrained.recognise(checkpoint, FROZEN | FORMATS)
     if kind in FROZEN:
       if to:
         raise UserError(f'{source} is a {kind}, which only becomes a file of vmae_jax: drop --to.')
       export.check_target(to, out)
-      return _convert_frozen(checkpoint.tensors, out, kind=kind, source=source)
+      return _convert_frozen(checkpoint, out, kind=kind)
     params, info = pretrained.from_checkpoint(
-      checkpoint, source, kind=kind, heads=heads, decoder_heads=decoder_heads
+      checkpoint, kind=kind, heads=heads, decoder_heads=decoder_heads
     )
   if not to:
     raise UserError(f'{source} is a video model: give --to={"|".join(WRITERS)}.')
@@ -99,7 +98,7 @@ def convert(
       f'{to} always computes them from the size of the clip: only --to=orbax keeps such a model.'
     )
   outputs = selfcheck.our_outputs(params, info)
-  lines = _check_source(outputs, info, checkpoint, source)
+  lines = _check_source(outputs, info, checkpoint)
   if part == 'encoder':
     params, info = _encoder_alone(params, info)
     outputs = selfcheck.our_outputs(params, info)
@@ -149,13 +148,14 @@ def _as_encoder(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_source(
-  ours: selfcheck.Outputs, info: Mapping[str, Any], checkpoint: Checkpoint | None, source: Path
+  ours: selfcheck.Outputs, info: Mapping[str, Any], checkpoint: Checkpoint | None
 ) -> list[str]:
   """Compares what the source computes in PyTorch with what its parameters compute here."""
   if checkpoint is None:
     return []
   if info['format'] == 'huggingface' and selfcheck.has_transformers():
-    return [_against_transformers(ours, source if source.is_dir() else source.parent, info)]
+    path = checkpoint.path
+    return [_against_transformers(ours, path if path.is_dir() else path.parent, info)]
   if info['format'] != 'huggingface' and selfcheck.has_torch():
     theirs = selfcheck.plain_torch_outputs(checkpoint.tensors, info)
     return [_within_tolerance('source in PyTorch', selfcheck.largest_difference(ours, theirs))]
@@ -212,14 +212,14 @@ def _within_tolerance(what: str, difference: float) -> str:
   return f'{what}: largest difference {difference:.1e}'
 
 
-def _convert_frozen(tensors: Tensors, out: Path, *, kind: str, source: Path) -> str:
+def _convert_frozen(checkpoint: Checkpoint, out: Path, *, kind: str) -> str:
   """Writes a frozen network, reads it back and compares; returns one line about it."""
-  config, params = FROZEN[kind].read(tensors)
+  config, params = FROZEN[kind].read(checkpoint.tensors)
   save_params(out, params, kind=kind, config=config)
   written, written_config = load_params(out, kind=kind)
   if not _same_values(written, params) or written_config != json.loads(json.dumps(config)):
     raise UserError(f'{out} reads differently from what was written: is the disk full or broken?')
-  return f'{out}: {kind}, {_describe_size(params, out)}, from {source}'
+  return f'{out}: {kind}, {_describe_size(params, out)}, from {checkpoint.path}'
 
 
 def _same_values(one: Any, other: Any) -> bool:

@@ -30,11 +30,7 @@ def write_huggingface(
 ) -> list[str]:
   """Writes a folder for `from_pretrained`; returns the parameters that lie in rest.safetensors.
 
-  Args:
-    out: The folder.
-    params: The model's parameters.
-    info: The info from `load_pretrained`.
-    fingerprint: The fingerprint of the model's outputs.
+  `info` is as of `load_pretrained`; the fingerprint is that of the model's outputs.
 
   Raises:
     UserError: transformers has no such model.

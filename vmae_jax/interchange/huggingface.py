@@ -145,10 +145,9 @@ def _normalisation(folder: Path) -> dict[str, list[float]]:
   return {key: processor.get(key) or [0.5] * 3 for key in ('image_mean', 'image_std')}
 
 
-def read_huggingface(
-  checkpoint: Checkpoint, path: Path, heads: int | None, decoder_heads: int | None
-) -> Read:
+def read_huggingface(checkpoint: Checkpoint, heads: int | None, decoder_heads: int | None) -> Read:
   """See `pretrained.Format`."""
+  path = checkpoint.path
   config = read_config(path if path.is_dir() else path.parent)
   tensors = hub_names(checkpoint.tensors, config)
   if checkpoint.exported('encoder').get('heads') == config.get('num_attention_heads'):

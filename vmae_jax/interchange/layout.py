@@ -85,13 +85,7 @@ def _parts(
 def from_tensors(
   tensors: Tensors, info: Mapping[str, Any], names: Names, *, where: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Our parameters, and the tensors that were not used.
-
-  Args:
-    tensors: All tensors.
-    info: The info from `load_pretrained`.
-    names: The format.
-    where: The file, for messages.
+  """Our parameters, by the names of a format, and the tensors that were not used.
 
   Raises:
     UserError: tensors are missing or do not have the shape that follows from the others.

@@ -10,7 +10,6 @@ keep a copy in each. What each part becomes here, as in configs/mme.py:
 
 import re
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from vmae_jax.errors import UserError
@@ -28,15 +27,13 @@ def mme_kind(names: Collection[str]) -> bool:
   return 'encoder_to_decoder.0.weight' in names
 
 
-def read_mme(
-  checkpoint: Checkpoint, path: Path, heads: int | None, decoder_heads: int | None
-) -> Read:
+def read_mme(checkpoint: Checkpoint, heads: int | None, decoder_heads: int | None) -> Read:
   """See `pretrained.Format`.
 
   The info has two more entries: outputs (head -> fields of `decoder.Output`) and
   trajectory_length (L).
   """
-  tensors, where = checkpoint.tensors, str(path)
+  tensors, where = checkpoint.tensors, str(checkpoint.path)
   encoder, size, kernel = encoder_info(tensors, 'encoder.', heads=heads, where=where)
   count = 1 + ('encoder_to_decoder.1.weight' in tensors)
   decoders = [

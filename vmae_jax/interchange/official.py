@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,17 +51,15 @@ def official_kind(names: Collection[str]) -> bool:
   )
 
 
-def read_videomae(
-  checkpoint: Checkpoint, path: Path, heads: int | None, decoder_heads: int | None
-) -> Read:
+def read_videomae(checkpoint: Checkpoint, heads: int | None, decoder_heads: int | None) -> Read:
   """See `pretrained.Format`."""
-  tensors, notes = split_biases(checkpoint.tensors)
+  where, (tensors, notes) = str(checkpoint.path), split_biases(checkpoint.tensors)
   info = official_info(
     tensors,
     checkpoint.arguments,
     heads=heads or checkpoint.exported('encoder').get('heads'),
     decoder_heads=decoder_heads or checkpoint.exported('decoder').get('heads'),
-    where=str(path),
+    where=where,
   )
   info |= checkpoint.exported_info()
   if checkpoint.exported('encoder').get('final_norm') is False:
@@ -70,7 +67,7 @@ def read_videomae(
   names = official_names(info)
   if info['kind'] == 'encoder':
     tensors = with_prefix(tensors)
-  params, left = layout.from_tensors(tensors, info, names, where=str(path))
+  params, left = layout.from_tensors(tensors, info, names, where=where)
   if info['encoder'].get('final_norm') is False and 'fc_norm.weight' in left:
     left = {name: value for name, value in left.items() if not name.startswith('fc_norm.')}
     notes.append(
@@ -88,14 +85,10 @@ def official_info(
   decoder_heads: int | None = None,
   where: str = 'the checkpoint',
 ) -> dict[str, Any]:
-  """What names and shapes show of the model, as `load_pretrained` returns it.
+  """What names and shapes, and options of the training script, show, as of `load_pretrained`.
 
-  Args:
-    tensors: All tensors.
-    arguments: Options of the training script, if they are stored.
-    heads: Heads of the encoder's attention, where the table of sizes has no such model.
-    decoder_heads: The same for the decoder.
-    where: The file, for messages.
+  Heads of the encoder's and the decoder's attention count where the table of sizes has no such
+  model; `where` is the file, for messages.
   """
   pretrained = 'encoder.patch_embed.proj.weight' in tensors
   prefix = 'encoder.' if pretrained else ''

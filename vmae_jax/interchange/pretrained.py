@@ -20,7 +20,7 @@ class Format(NamedTuple):
   """A kind of checkpoint."""
 
   recognise: Callable[[Collection[str]], bool]  # Whether tensors of these names are of this kind.
-  read: Callable[..., Any]  # (checkpoint, path, heads, decoder_heads) -> `tensors.Read`.
+  read: Callable[..., Any]  # (checkpoint, heads, decoder_heads) -> `tensors.Read`.
 
 
 FORMATS = {
@@ -71,39 +71,36 @@ def load_pretrained(
     UserError: it cannot be read, is of no known kind, or has tensors that are missing, left over
       or misshapen, which are named.
   """
-  return from_checkpoint(read_checkpoint(path, weights=weights), path)
+  return from_checkpoint(read_checkpoint(path, weights=weights))
 
 
 def from_checkpoint(
   checkpoint: Checkpoint,
-  path: str | Path,
   *,
   kind: str = '',
   heads: int | None = None,
   decoder_heads: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The same from a checkpoint that has been read from `path`.
+  """The same from a checkpoint that has been read.
 
   `kind` is one of FORMATS, '' to recognise it; heads are those of the encoder's and the decoder's
   attention where the file does not say or is wrong.
   """
-  kind = kind or recognise(checkpoint, path, FORMATS)
+  kind, where = kind or recognise(checkpoint, FORMATS), str(checkpoint.path)
   read = lookup(FORMATS, kind, '--kind').read
-  params, info, left, notes = read(checkpoint, Path(path), heads, decoder_heads)
-  notes = (
-    checkpoint.notes + notes + official.drop_positions(left, _POSITION_TABLES, where=str(path))
-  )
-  refuse(list(left), f'have no place in a {kind} model', str(path))
+  params, info, left, notes = read(checkpoint, heads, decoder_heads)
+  notes = checkpoint.notes + notes + official.drop_positions(left, _POSITION_TABLES, where=where)
+  refuse(list(left), f'have no place in a {kind} model', where)
   if info['kind'] != 'pretraining':
     info['pixels'] = None
-  _check_clip(info, str(path))
+  _check_clip(info, where)
   info |= {'format': kind, 'config': checkpoint.about.get('config'), 'notes': notes}
   if held := checkpoint.about.get('rest'):
-    params = _with_rest(params, held, Path(path), notes)
+    params = _with_rest(params, held, checkpoint.path, notes)
   return params, info
 
 
-def recognise(checkpoint: Checkpoint, path: str | Path, formats: Mapping[str, Format]) -> str:
+def recognise(checkpoint: Checkpoint, formats: Mapping[str, Format]) -> str:
   """The one format whose names of tensors these are.
 
   Raises:
@@ -113,8 +110,8 @@ def recognise(checkpoint: Checkpoint, path: str | Path, formats: Mapping[str, Fo
   if len(found) == 1:
     return found[0]
   raise UserError(
-    f'{path}: its tensors ({", ".join(list(checkpoint.tensors)[:3])}, ...) are those of no '
-    f'network that is known here ({", ".join(formats)}); if it is one of them, convert it with '
+    f'{checkpoint.path}: its tensors ({", ".join(list(checkpoint.tensors)[:3])}, ...) are those of '
+    f'no network that is known here ({", ".join(formats)}); if it is one of them, convert it with '
     '--kind=NAME.'
   )
 

@@ -77,11 +77,7 @@ def save_run(
 ) -> None:
   """Writes a checkpoint for `--config.init_from=OUT`; it appears when it is complete.
 
-  Args:
-    out: Its folder.
-    params: The model's parameters.
-    config: The run's config.
-    names: The names of the classes, in their order.
+  `names` are those of the classes, in their order.
   """
   items = ocp.args.Composite(
     state=ocp.args.StandardSave({'params': params}), config=ocp.args.JsonSave(dict(config))

@@ -139,10 +139,6 @@ def plain_torch_outputs(tensors: Mapping[str, np.ndarray], info: Mapping[str, An
 def transformers_outputs(folder: str | Path, info: Mapping[str, Any]) -> tuple[Outputs, Outputs]:
   """The same outputs by transformers, from a folder for `from_pretrained`.
 
-  Args:
-    folder: The folder.
-    info: The info from `load_pretrained`, whose heads and eps are used.
-
   Returns:
     Outputs of the model as it is loaded, and with `eps` also in those LayerNorms in which
     config.json cannot set it.

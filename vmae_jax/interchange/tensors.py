@@ -49,6 +49,7 @@ _DEEPSPEED = 'mp_rank_00_model_states.pt'
 class Checkpoint(NamedTuple):
   """What a file or folder holds."""
 
+  path: Path
   tensors: dict[str, np.ndarray]  # Floats of any precision become float32.
   about: dict[str, Any]  # What this package stored with them; {} in files of others.
   arguments: dict[str, Any]  # Options of the training script that are stored; {} if none are.
@@ -122,7 +123,7 @@ def read_checkpoint(path: str | Path, *, weights: str = '') -> Checkpoint:
     if jnp.issubdtype(x.dtype, jnp.floating):  # NumPy does not count bfloat16 as such.
       tensors[name] = x.astype(np.float32, copy=False)
   arguments = dict(arguments) if isinstance(arguments, Mapping) else {}
-  return Checkpoint(tensors, about, arguments, notes)
+  return Checkpoint(path, tensors, about, arguments, notes)
 
 
 def _files(path: Path) -> list[Path]:

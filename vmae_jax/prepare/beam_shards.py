@@ -31,7 +31,6 @@ from vmae_jax.prepare.encoding import Encoding
 from vmae_jax.prepare.layouts import Listed
 from vmae_jax.prepare.pool import Lost, run_all
 from vmae_jax.prepare.prepare_shards import Shards, write_shards
-from vmae_jax.prepare.staging import Task, stage
 
 # What `--runner=DirectRunner`, Beam's own default, does without more flags: all processors.
 HERE = ('--direct_num_workers=0', '--direct_running_mode=multi_threading')
@@ -80,11 +79,11 @@ def _write_shard(task: str) -> None:
   # Beside its place it can be moved there at once; what is left of a kill goes with the rest.
   with tempfile.TemporaryDirectory(dir=None if storage.is_remote(parts) else parts) as mine:
     tasks = [
-      Task(folder=f'{mine}/files', place=i, video=video, encoding=encoding, cut=todo['cut'])
+      staging.Task(folder=f'{mine}/files', place=i, video=video, encoding=encoding, cut=todo['cut'])
       for i, video in enumerate(videos)
     ]
     os.mkdir(f'{mine}/files')
-    for one, got in run_all(stage, tasks, workers=1, seconds=todo['seconds']):
+    for one, got in run_all(staging.stage, tasks, workers=1, seconds=todo['seconds']):
       if isinstance(got, OSError):
         raise got
       if isinstance(got, Lost):

@@ -104,16 +104,14 @@ def append_shards(
   call goes on.
 
   Args:
-    write: `write_shards` or what does the same.
+    write: `write_shards` or what does the same; it gets the other arguments, too, and writes a
+      folder that is not complete.
     videos: Those that are there may be among them, or not.
-    out: The folder. One that is not complete is written as `write` does.
+    out: The folder.
     classes: Those of the folder, and maybe further ones behind them.
-    cut: As that of `write`.
+    cut: Seconds of a clip, 0 if videos are whole.
     retry: Whether what has failed counts as not there.
     **more: Further arguments of `write`.
-
-  Returns:
-    The manifest.
 
   Raises:
     UserError: as `write`, or the folder's videos are of other classes or encoded otherwise.

@@ -38,10 +38,10 @@ def write_set(
   `set.json`. It appears when all is complete.
 
   Args:
-    folder: The folder to write: new, empty or holding the same set.
+    folder: New, empty or holding the same set.
     train: Clips of the training split.
     val: Clips of the validation split.
-    seed: Seed of the whole set.
+    seed: Of the whole set.
     workers: Processes; None for as many as there are processors.
     options: See `OPTIONS` of `data.synthetic`; `size` must be even.
 
