@@ -16,6 +16,8 @@ from typing import NoReturn
 from vmae_jax import cli
 from vmae_jax.data.synthetic import CLIPS, OPTIONS
 from vmae_jax.errors import UserError
+from vmae_jax.prepare.prepare_set import add_commands
+from vmae_jax.prepare.shard_sets import upgrade
 from vmae_jax.prepare.synthetic_set import write_set
 
 
@@ -49,16 +51,11 @@ def _synthetic(args: argparse.Namespace) -> None:
 
 
 def _upgrade(args: argparse.Namespace) -> None:
-  from vmae_jax.prepare.shard_sets import upgrade
-
   done = upgrade(args.folder.rstrip('/'))
   print(f'{"upgraded" if done else "kept, for it is of this version:"} {args.folder}')
 
 
 def _parser() -> argparse.ArgumentParser:
-  # Not at the top: it imports JAX, which the processes that draw clips do not need.
-  from vmae_jax.prepare.prepare_set import add_commands
-
   parser = _Parser(prog='python -m vmae_jax.prepare', description='Prepares data.')
   commands = parser.add_subparsers(required=True, metavar='COMMAND')
   command = commands.add_parser(

@@ -94,15 +94,21 @@ def _write_shard(task: str) -> None:
     storage.put(f'{mine}/{name}.json', f'{parts}/{name}.json')
 
 
-def _run_pipeline(shards: Shards, parts: str, *, options: Any, **how: Any) -> None:
-  """Writes these shards and waits for them; `how` goes to `_write_shard` by way of its lists."""
-  import apache_beam as beam
-
+def _write_lists(shards: Shards, parts: str, **how: Any) -> list[str]:
+  """Writes for each shard what `_write_shard` reads; returns the paths."""
   tasks = []
   for name, videos in shards.items():
     tasks.append(f'{parts}/{name}.videos')
     todo = how | {'name': name, 'videos': [asdict(video) for video in videos]}
     storage.write_text(tasks[-1], json.dumps(todo))
+  return tasks
+
+
+def _run_pipeline(shards: Shards, parts: str, *, options: Any, **how: Any) -> None:
+  """Writes these shards and waits for them; `how` goes to `_write_lists`."""
+  import apache_beam as beam
+
+  tasks = _write_lists(shards, parts, **how)
   runner = options.get_all_options()['runner'] or 'DirectRunner'
   print(f'{parts}: {len(shards)} shards to write with {runner}', flush=True)
   try:

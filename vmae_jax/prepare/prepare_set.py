@@ -17,6 +17,7 @@ from vmae_jax.data.lists import check_name
 from vmae_jax.data.shards import MANIFEST
 from vmae_jax.errors import UserError
 from vmae_jax.prepare import davis, layouts
+from vmae_jax.prepare.beam_shards import pipeline_options, write_shards_with_beam
 from vmae_jax.prepare.encoding import Encoding
 from vmae_jax.prepare.layouts import Layout, Split, Tree
 from vmae_jax.prepare.prepare_shards import MOST_FAILURES, too_many, write_shards
@@ -139,8 +140,6 @@ def _beam(args: argparse.Namespace) -> Any:
     raise UserError(
       '--workers: with --beam its runner decides, such as --beam-options=--direct_num_workers=8.'
     )
-  from vmae_jax.prepare.beam_shards import pipeline_options
-
   return pipeline_options(args.beam_options)
 
 
@@ -254,8 +253,6 @@ def _prepare(args: argparse.Namespace) -> None:
       continue
     write = functools.partial(write_shards, workers=workers)
     if beam is not None:
-      from vmae_jax.prepare.beam_shards import write_shards_with_beam
-
       write = functools.partial(write_shards_with_beam, options=beam)
     if args.append:
       write = functools.partial(append_shards, write)
