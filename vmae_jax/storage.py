@@ -21,10 +21,8 @@ from vmae_jax.patience import NoAnswer, ask_all
 
 ATTEMPTS = 4
 PAUSE = 0.5  # Seconds before the second attempt; twice as long before each further one.
-FINAL = (
-  *(FileNotFoundError, FileExistsError),
-  *(PermissionError, IsADirectoryError, NotADirectoryError),
-)
+# Errors that another attempt does not mend.
+FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 LOG_IN = (
   'log in (gcloud auth application-default login; for s3:// aws configure) or open the bucket'
 )
