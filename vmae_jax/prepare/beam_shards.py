@@ -1,13 +1,10 @@
 """Writes shards as an Apache Beam pipeline: on Dataflow, Flink or Spark by flags, or here.
 
 One element is one shard. Whoever takes it reads its list of videos, which lies in the folder of
-shards, encodes them as the local engine does, in a folder of its own, and adds the complete shard
-to those that get their names when all are there. An element may be done twice, also at a time; a
-pipeline that was killed goes on when it is started again, here or with Beam.
-
-Only how work is handed out differs: `write_shards` does it without Beam, whose hundreds of
-megabytes hold other packages back, keeps each video of a shard in whose midst it was killed, and
-counts videos as they come. All else is the same code.
+shards, encodes them as `write_shards` does, in a folder of its own, and adds the complete shard to
+those that get their names when all are there. An element may be done twice, also at a time; a
+pipeline that was killed goes on when it is started again, here or with Beam. Unlike without Beam,
+the videos of a shard in whose midst it was killed are done again.
 
 The folder and the videos must be reachable under the same paths by all workers: a network disk,
 or `gs://` and `s3://`.
