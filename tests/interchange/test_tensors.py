@@ -37,7 +37,7 @@ def test_prefixes_of_wrappers_are_taken_off(tmp_path):
 
 def test_fractions_become_float32_and_that_is_noted(tmp_path):
   save_file({'a': A.astype(np.float16), 'n': np.array(7)}, tmp_path / 'x.safetensors')
-  tensors, about, arguments, notes = read_checkpoint(tmp_path / 'x.safetensors')
+  _, tensors, about, arguments, notes = read_checkpoint(tmp_path / 'x.safetensors')
   assert tensors['a'].dtype == np.float32 and tensors['n'].dtype == np.int64
   assert about == arguments == {} and notes == ['stored as float16, int64']
 
@@ -93,7 +93,7 @@ def test_damaged_files(tmp_path):
 def test_prefixes_that_most_names_have_are_taken_off(tmp_path):
   state = {'backbone.blocks.0.a': A, 'backbone.blocks.1.a': A, 'backbone.b': A, 'head.weight': A}
   save_file(state | {'roi_head.a': A}, tmp_path / 'x.safetensors')
-  tensors, _, _, notes = read_checkpoint(tmp_path / 'x.safetensors')
+  _, tensors, _, _, notes = read_checkpoint(tmp_path / 'x.safetensors')
   assert set(tensors) == {'blocks.0.a', 'blocks.1.a', 'b', 'head.weight'}
   assert notes == ['beside the backbone, left out: roi_head.a (1)']
   save_file({'net.a': A, 'net.b': A, 'criterion': A}, tmp_path / 'x.safetensors')
@@ -125,7 +125,7 @@ def test_the_names_of_mmaction2(tmp_path):
 
 def test_averages_of_torch_are_known(tmp_path):
   save_file({'n_averaged': np.array(9), 'module.a': A}, tmp_path / 'x.safetensors')
-  tensors, _, _, notes = read_checkpoint(tmp_path / 'x.safetensors')
+  _, tensors, _, _, notes = read_checkpoint(tmp_path / 'x.safetensors')
   assert set(tensors) == {'a'} and 'averaged weights' in notes[0]
 
 
@@ -228,7 +228,7 @@ def test_averaged_weights_are_taken_if_asked_for(tmp_path):
   path = tmp_path / 'a.pth'
   torch.save({'model': {'a': torch.ones(3)}, 'model_ema': {'a': torch.zeros(3)}}, path)
   for weights, value in (('', 1), ('params', 1), ('ema', 0)):
-    tensors, _, _, notes = read_checkpoint(path, weights=weights)
+    _, tensors, _, _, notes = read_checkpoint(path, weights=weights)
     assert (tensors['a'] == value).all() and 'model_ema' in notes[0]
   torch.save({'model': {'a': torch.ones(3)}}, path)
   with pytest.raises(UserError, match='holds no averaged weights .*: drop --weights=ema'):
@@ -246,7 +246,7 @@ def test_objects_of_classes_are_passed_over(tmp_path, new):
   saved |= {'log': collections.defaultdict(list, x=[np.float64(3)]), 'at': pathlib.Path('/x')}
   saved |= {'options': Options(lr=1), 'size': torch.Size([3]), 'names': {'a', 'b'}}
   torch.save(saved, path, _use_new_zipfile_serialization=new)
-  tensors, _, _, notes = read_checkpoint(path)
+  _, tensors, _, _, notes = read_checkpoint(path)
   assert tensors['a'].tolist() == [1, 1, 1]
   assert any('test_tensors.Callback' in note and 'not loaded' in note for note in notes)
   torch.save(Options(state_dict=Options(a=torch.ones(3))), path)
