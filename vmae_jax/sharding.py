@@ -110,10 +110,10 @@ def constrain_heads(x: Array, *, heads: int) -> Array:
   return jax.lax.with_sharding_constraint(x, P(*[None] * (x.ndim - 1), 'tensor'))
 
 
-def split_by_tensor() -> bool:
-  """Whether a mesh is set whose `tensor` has more than one device."""
+def tensor_ways() -> int:
+  """Devices of the axis `tensor`; 1 where no mesh is set."""
   mesh = jax.sharding.get_abstract_mesh()
-  return not mesh.empty and mesh.shape['tensor'] > 1
+  return 1 if mesh.empty else mesh.shape['tensor']
 
 
 def as_on_cpu() -> AbstractMesh:
@@ -156,10 +156,7 @@ def _spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
 def tree_shardings(tree: Any, mesh: Mesh) -> Any:
   """Shardings for a tree of parameters, moments or a whole train state.
 
-  Scalars (steps and counters) are replicated; every other leaf must be covered by a rule.
-
-  Raises:
-    ValueError: no rule covers a leaf.
+  Scalars (steps and counters) are replicated; a leaf that no rule covers is a ValueError.
   """
 
   def sharding(path, leaf):

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vmae_jax.models.autoencoder import RegressedAutoencoder
 from vmae_jax.models.decoder import Output
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.flops import regressed_autoencoder_flops
 from vmae_jax.models.patches import patchify
-from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
 
 PATCH = (2, 8, 8)
 ENCODER = dict(width=32, depth=2, heads=2, mlp=64, patch=PATCH)
@@ -20,7 +20,7 @@ HEADS = {'appearance': Output('one', 10), 'motion': Output('two', 384)}
 def build(width=32):
   decoder = dict(width=width, depth=1, heads=2, mlp=64, layer_scale=0.1)
   regressor = dict(width=width, depth=1, heads=2, mlp=64, layer_scale=0.1)
-  return RegressedAutoencoder(ENCODER, regressor, decoder, HEADS, COMMON)
+  return RegressedAutoencoder(ENCODER, decoder, HEADS, COMMON, regressor=regressor)
 
 
 @pytest.fixture(scope='module')
@@ -113,7 +113,8 @@ def test_counted_flops_equal_the_compilers(align, own):
   regressor = dict(width=192, depth=2, heads=3, mlp=768, layer_scale=0.1)
   heads = {'appearance': Output('one', 512), 'motion': Output('two', 1536)}
   common = COMMON | {'implementation': 'xla'}
-  model = RegressedAutoencoder(encoder, regressor, decoder, heads, common, own, align)
+  parts = dict(regressor=regressor, align=align)
+  model = RegressedAutoencoder(encoder, decoder, heads, common, own, **parts)
   video = jax.ShapeDtypeStruct((1, 16, 64, 64, 3), jnp.float32)
   visible, masked = (jax.ShapeDtypeStruct((1, n), jnp.int32) for n in (32, 64))
   params = jax.eval_shape(model.init, jax.random.key(0), video, visible, masked)['params']

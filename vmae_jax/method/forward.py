@@ -14,10 +14,9 @@ from vmae_jax.masking import Mask
 from vmae_jax.method.keys import clip_keys
 from vmae_jax.method.losses import code_accuracy, cross_entropy, effective_rank
 from vmae_jax.models import flops as flops_lib
-from vmae_jax.models.autoencoder import MaskedAutoencoder
+from vmae_jax.models.autoencoder import MaskedAutoencoder, RegressedAutoencoder
 from vmae_jax.models.encoder import gather
 from vmae_jax.models.patches import unit_range
-from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
 from vmae_jax.motion.codec import known
 from vmae_jax.motion.flow import Flow
 from vmae_jax.motion.follow import Followed

@@ -5,10 +5,9 @@ import jax.numpy as jnp
 
 from vmae_jax.errors import UserError, check_name, lookup
 from vmae_jax.models.attention import IMPLEMENTATIONS
-from vmae_jax.models.autoencoder import MaskedAutoencoder
+from vmae_jax.models.autoencoder import MaskedAutoencoder, RegressedAutoencoder
 from vmae_jax.models.blocks import REMAT
 from vmae_jax.models.decoder import Output
-from vmae_jax.models.regressed_autoencoder import RegressedAutoencoder
 from vmae_jax.models.sizes import SIZES
 
 DTYPES = {'bfloat16': jnp.bfloat16, 'float32': jnp.float32}
@@ -29,7 +28,9 @@ def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | Regr
   given = {key: value for key, value in given.items() if value is not None}
   sizes = decoder | _own_sizes('regressor', given, decoder)
   sizes['layer_scale'] = decoder['layer_scale'] = regressor.layer_scale
-  return RegressedAutoencoder(encoder, sizes, decoder, heads, common, own, aligned(config))
+  return RegressedAutoencoder(
+    encoder, decoder, heads, common, own, regressor=sizes, align=aligned(config)
+  )
 
 
 def aligned(config) -> bool:

@@ -32,9 +32,6 @@ def attention(
   """softmax(q k^T / sqrt(e)) v, every query over every key; the softmax is in float32.
 
   Args:
-    q: Queries of g heads.
-    k: Keys.
-    v: Values.
     implementation: `xla` (any device; many scores are computed again in the backward pass, since
       kept they would be most of a step's memory), `cudnn` (NVIDIA, half precision), `mapped`
       (some heads of one clip at a time, so that scores never leave the fast memory; they are
@@ -59,7 +56,7 @@ def choose(q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e']) -> str:
     if q.shape[-1] % 8 == 0 and q.shape[-1] <= 128:
       return 'cudnn'
   if platform == 'tpu' and q.dtype == jnp.bfloat16:
-    heads, tensor = q.shape[2], _devices_of_a_clip()
+    heads, tensor = q.shape[2], sharding.tensor_ways()
     if heads % tensor == 0 and supports(heads=heads // tensor, head=q.shape[3], keys=k.shape[1]):
       return 'pallas'
   return (
@@ -79,11 +76,6 @@ def _gpu_has_cudnn_kernels() -> bool:
   # AMD's say gfx90a or the like.
   generation = re.match(r'(\d+)\.', str(jax.local_devices()[0].compute_capability))
   return generation is not None and int(generation[1]) >= 8
-
-
-def _devices_of_a_clip() -> int:
-  mesh = jax.sharding.get_abstract_mesh()
-  return 1 if mesh.empty else mesh.shape['tensor']
 
 
 def _scores(q: Array, k: Array) -> int:

@@ -118,22 +118,8 @@ def _forward_kernel(q_ref, k_ref, v_ref, out_ref, logsumexp_ref, *, head, at_onc
   _for_all_queries(some_queries, q_ref.shape[0], at_once)
 
 
-def _backward_kernel(
-  q_ref,
-  k_ref,
-  v_ref,
-  out_ref,
-  d_out_ref,
-  logsumexp_ref,
-  dq_ref,
-  dk_ref,
-  dv_ref,
-  dk_sum,
-  dv_sum,
-  *,
-  head,
-  at_once,
-):
+def _backward_kernel(q_ref, k_ref, v_ref, out_ref, d_out_ref, *refs, head, at_once):
+  logsumexp_ref, dq_ref, dk_ref, dv_ref, dk_sum, dv_sum = refs
   k, v = k_ref[...], v_ref[...]
   dk_sum[...] = jnp.zeros_like(dk_sum)
   dv_sum[...] = jnp.zeros_like(dv_sum)

@@ -1,34 +1,47 @@
-"""Encoder and decoders wired into a masked autoencoder."""
+"""Two autoencoders: encoder and decoders, and MAM2's, with a latent regressor between them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from vmae_jax.models.decoder import Decoder, Output, each_decoder
+from vmae_jax.models.blocks import layer_norm, xavier
+from vmae_jax.models.decoder import Decoder, LatentDecoder, Output, each_decoder
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import token_grid
+from vmae_jax.models.positions import sincos_positions
+from vmae_jax.models.regressor import Regressor
 from vmae_jax.types import Array, Float, Int, Num
 
 
-class MaskedAutoencoder(nn.Module):
-  """Predicts, for each head, something about the masked tokens from the visible ones.
+class Autoencoder(nn.Module):
+  """What both have in common."""
 
-  Attributes:
-    encoder: Keyword arguments of `Encoder`.
-    decoder: Keyword arguments of `Decoder` but for its heads.
-    heads: Head -> what it predicts, and by which decoder.
-    common: Keyword arguments of both, see `Shared`.
-    own: Decoder -> arguments that it has in place of those in `decoder`.
-  """
-
-  encoder: Mapping[str, Any]
-  decoder: Mapping[str, Any]
-  heads: Mapping[str, Output]
-  common: Mapping[str, Any]
+  encoder: Mapping[str, Any]  # Keyword arguments of `Encoder`.
+  decoder: Mapping[str, Any]  # Keyword arguments of the decoders but for their heads.
+  heads: Mapping[str, Output]  # Head -> what it predicts, and by which decoder.
+  common: Mapping[str, Any]  # Keyword arguments of all parts, see `Shared`.
+  # Decoder -> arguments that it has in place of those in `decoder`.
   own: Mapping[str, Mapping[str, Any]] = FrozenDict()
+
+  def _decoders(
+    self, kind: type[nn.Module], predict: Callable[[Any], dict[str, Array]]
+  ) -> dict[str, Array]:
+    """What `predict` makes of all decoders, which are of this kind."""
+
+    def decode(name, outputs):
+      sizes = {**self.decoder, **self.own.get(name, {})}
+      return predict(kind(**sizes, **self.common, outputs=outputs, name=name))
+
+    return each_decoder(self.heads, decode)
+
+
+class MaskedAutoencoder(Autoencoder):
+  """Predicts, for each head, something about the masked tokens from the visible ones."""
 
   @nn.compact
   def __call__(
@@ -42,14 +55,69 @@ class MaskedAutoencoder(nn.Module):
     Args:
       video: A clip as the encoder takes it.
       visible: Tokens that the encoder sees.
-      masked: Tokens to predict.
+      masked: Tokens to predict: all hidden ones or some of them.
     """
     latents = Encoder(**self.encoder, **self.common, name='encoder')(video, visible)
     tokens = math.prod(token_grid(video.shape[1:4], self.encoder['patch']))
+    return self._decoders(Decoder, lambda decoder: decoder(latents, visible, masked, tokens=tokens))
 
-    def decode(name, outputs):
-      sizes = {**self.decoder, **self.own.get(name, {})}
-      decoder = Decoder(**sizes, **self.common, outputs=outputs, name=name)
-      return decoder(latents, visible, masked, tokens=tokens)
 
-    return each_decoder(self.heads, decode)
+class RegressedAutoencoder(Autoencoder, kw_only=True):
+  """Regresses the latents of masked tokens, aligns them, and decodes them.
+
+  The encoder sees the visible tokens; the regressor predicts from them what the encoder would
+  make of the masked ones; decoders turn these latents, and nothing else, into predictions, so
+  that decoding a task and encoding a video are kept apart. The latents that the regressor
+  aims at come from the same encoder at work on the masked tokens alone, without gradient.
+
+  Under the collection `losses` it sows `alignment`: the mean squared difference of regressed
+  and target latents, Float 'b m'.
+
+  Where the regressor's width is not the encoder's, one projection and norm leads from one to the
+  other.
+
+  Source: MAM2 (Song et al., 2022); details from Context Autoencoder, on which it builds.
+  """
+
+  regressor: Mapping[str, Any]  # Keyword arguments of `Regressor`.
+  align: bool = True  # False: no latents of masked tokens are made, and nothing is sown.
+
+  @nn.compact
+  def __call__(
+    self,
+    video: Num[Array, 'b T H W C'],
+    visible: Int[Array, 'b k'],
+    masked: Int[Array, 'b m'],
+  ) -> dict[str, Float[Array, 'b m _']]:
+    """As of `MaskedAutoencoder`."""
+    width, dtype = self.regressor['width'], self.common['dtype']
+    encoder = Encoder(**self.encoder, **self.common, name='encoder')
+    latents = encoder(video, visible)
+    own_width = width == self.encoder['width']
+    if not own_width:
+      project = nn.Dense(width, kernel_init=xavier, dtype=dtype, name='from_encoder')
+      norm = layer_norm(eps=self.common['eps'], dtype=dtype, name='from_encoder_norm')
+      latents = norm(project(latents))
+
+    tokens = math.prod(token_grid(video.shape[1:4], self.encoder['patch']))
+
+    def positions_of(width):
+      return jnp.asarray(sincos_positions(tokens, width)).astype(dtype)
+
+    positions = positions_of(width)
+    regressed = Regressor(**self.regressor, **self.common, name='regressor')(
+      latents, positions[visible], positions[masked]
+    )
+    if self.align:
+      # The parameters' gradient is cut, not only the output's: nothing is kept for a backward pass.
+      frozen = jax.lax.stop_gradient(encoder.variables['params'])
+      targets = Encoder(**self.encoder, **self.common, parent=None).apply(
+        {'params': frozen}, video, masked
+      )
+      if not own_width:
+        targets = jax.lax.stop_gradient(norm(project(targets)))
+      difference = regressed.astype(jnp.float32) - targets.astype(jnp.float32)
+      self.sow('losses', 'alignment', jnp.square(difference).mean(axis=-1))
+    return self._decoders(
+      LatentDecoder, lambda decoder: decoder(regressed, positions_of(decoder.width)[masked])
+    )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from vmae_jax.errors import lookup
 from vmae_jax.models.attention import SAVED_NAME, attention
-from vmae_jax.sharding import constrain_batch, constrain_heads, split_by_tensor
+from vmae_jax.sharding import constrain_batch, constrain_heads, tensor_ways
 from vmae_jax.types import Array, Float, Key
 
 xavier = nn.initializers.xavier_uniform()
@@ -64,14 +64,8 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
     b, n, d = x.shape
-    q, k, v = nn.Dense(
-      3 * d,
-      use_bias=False,
-      kernel_init=xavier,
-      dtype=self.dtype,
-      dot_general=self._each_of_three,
-      name='qkv',
-    )(x)
+    how = dict(use_bias=False, kernel_init=xavier, dtype=self.dtype)
+    q, k, v = nn.Dense(3 * d, **how, dot_general=self._each_of_three, name='qkv')(x)
     q_bias = self.param('q_bias', nn.initializers.zeros, (d,))
     v_bias = self.param('v_bias', nn.initializers.zeros, (d,))
     q, v = add_bias(q, q_bias), add_bias(v, v_bias)
@@ -89,7 +83,7 @@ class Attention(nn.Module):
     but three gradients of x would be summed over `tensor` each by itself.
     """
     kernel = constrain_heads(kernel.reshape(len(kernel), 3, -1), heads=self.heads)
-    if split_by_tensor():
+    if tensor_ways() > 1:
       return jnp.unstack(jnp.einsum('bnd,dcf->bncf', x, kernel), axis=2)
     return [jnp.einsum('bnd,df->bnf', x, kernel[:, i]) for i in range(3)]
 
@@ -152,23 +146,16 @@ def drop_path(keys: Key[Array, ' b'], *, rate: float, depth: int) -> Float[Array
 
 
 class Shared(nn.Module, kw_only=True):
-  """Attributes that all parts of a model have in common.
+  """Attributes that all parts of a model have in common."""
 
-  Attributes:
-    eps: Of LayerNorm.
-    dtype: Of matrix products and activations; parameters are float32.
-    implementation: Of attention, see `vmae_jax.models.attention`.
-    scan: Loops over one compiled block, which large models compile much faster with; False
-      writes the blocks out, which takes fewer copies.
-    remat: What the backward pass computes again, a key of REMAT.
-    layer_scale: Initial value of learnt factors on the branches of a block; 0: no such factors.
-  """
-
-  eps: float = 1e-6
-  dtype: Any = jnp.float32
-  implementation: str = 'auto'
+  eps: float = 1e-6  # Of LayerNorm.
+  dtype: Any = jnp.float32  # Of matrix products and activations; parameters are float32.
+  implementation: str = 'auto'  # Of attention, see `vmae_jax.models.attention`.
+  # Loops over one compiled block, which large models compile much faster with; False writes the
+  # blocks out, which takes fewer copies.
   scan: bool = False
-  remat: str = 'none'
+  remat: str = 'none'  # What the backward pass computes again, a key of REMAT.
+  # Initial value of learnt factors on the branches of a block; 0: no such factors.
   layer_scale: float = 0.0
 
   @property
@@ -191,21 +178,16 @@ class Block(Shared):
   def __call__(
     self, x: Float[Array, 'b n d'], keep: Float[Array, '2 b'] | None = None
   ) -> Float[Array, 'b n d']:
+    def scaled(y, i):
+      if self.layer_scale:
+        y = LayerScale(self.layer_scale, name=f'scale{i + 1}')(y)
+      return y if keep is None else y * keep[i, :, None, None].astype(y.dtype)
+
     x = constrain_batch(x)
     y = layer_norm(eps=self.eps, dtype=self.dtype, name='norm1')(x)
-    y = Attention(self.heads, self.dtype, self.implementation, name='attention')(y)
-    if self.layer_scale:
-      y = LayerScale(self.layer_scale, name='scale1')(y)
-    if keep is not None:
-      y = y * keep[0, :, None, None].astype(y.dtype)
-    x = x + y
+    x = x + scaled(Attention(self.heads, self.dtype, self.implementation, name='attention')(y), 0)
     y = layer_norm(eps=self.eps, dtype=self.dtype, name='norm2')(x)
-    y = Mlp(self.mlp, self.dtype, name='mlp')(y)
-    if self.layer_scale:
-      y = LayerScale(self.layer_scale, name='scale2')(y)
-    if keep is not None:
-      y = y * keep[1, :, None, None].astype(y.dtype)
-    return constrain_batch(x + y)
+    return constrain_batch(x + scaled(Mlp(self.mlp, self.dtype, name='mlp')(y), 1))
 
 
 def stack(body, *, depth: int, scan: bool, **kwargs):
@@ -213,14 +195,8 @@ def stack(body, *, depth: int, scan: bool, **kwargs):
 
   `scan=True` compiles one layer and loops over it; otherwise the layers are written out.
   """
-  return nn.scan(
-    body,
-    variable_axes={'params': 0},
-    split_rngs={'params': True},
-    length=depth,
-    unroll=1 if scan else depth,
-    **kwargs,
-  )
+  own = dict(variable_axes={'params': 0}, split_rngs={'params': True})
+  return nn.scan(body, length=depth, unroll=1 if scan else depth, **own, **kwargs)
 
 
 def rematerialised(module: type[nn.Module], remat: str, *, scan: bool) -> type[nn.Module]:

@@ -16,22 +16,15 @@ class Classifier(nn.Module):
   """All tokens, their mean, a fresh LayerNorm, one Dense (VideoMAE's fine-tuning model).
 
   Source: VideoMAE's modeling_finetune.py, where `pool` is `use_mean_pooling`.
-
-  Attributes:
-    encoder: Keyword arguments of `Encoder`.
-    classes: Number of classes.
-    pool: `mean` is as above, without the encoder's last LayerNorm; `first` takes the first token
-      behind that LayerNorm instead, without a fresh one.
-    head_scale: Factor on the initial kernel of the last layer.
-    drop_path: Chance that a branch of the last block is left out in training.
-    dropout: Chance that a value before the last layer is left out in training.
   """
 
-  encoder: Mapping[str, Any]
-  classes: int
-  head_scale: float = 0.001
-  drop_path: float = 0.0
-  dropout: float = 0.0
+  encoder: Mapping[str, Any]  # Keyword arguments of `Encoder`.
+  classes: int  # Number of classes.
+  head_scale: float = 0.001  # Factor on the initial kernel of the last layer.
+  drop_path: float = 0.0  # Chance that a branch of the last block is left out in training.
+  dropout: float = 0.0  # Chance that a value before the last layer is left out in training.
+  # `mean` is as above, without the encoder's last LayerNorm; `first` takes the first token behind
+  # that LayerNorm instead, without a fresh one.
   pool: str = 'mean'
 
   @nn.compact

@@ -25,36 +25,29 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class Output(NamedTuple):
-  """What a head adds to a decoder.
+  """What a head adds to a decoder."""
 
-  Attributes:
-    decoder: The decoder's name; heads that name the same one share it up to their last layers.
-    width: Of the prediction, for each token.
-    hidden: Units of a hidden layer with GELU before the last one; 0: no such layer.
-    activation: After the last layer, a key of ACTIVATIONS.
-    logits: Whether the last layer's sums stay in float32, as logits over codes must: 8 bits of one
-      near 10 are steps of 0.06.
-  """
-
-  decoder: str
-  width: int
-  hidden: int = 0
-  activation: str = 'none'
+  decoder: str  # The decoder's name; heads that name the same one share it up to their last layers.
+  width: int  # Of the prediction, for each token.
+  hidden: int = 0  # Units of a hidden layer with GELU before the last one; 0: no such layer.
+  activation: str = 'none'  # After the last layer, a key of ACTIVATIONS.
+  # Whether the last layer's sums stay in float32, as logits over codes must: 8 bits of one near 10
+  # are steps of 0.06.
   logits: bool = False
 
 
-class Decoder(Shared):
-  """VideoMAE's decoder with one output layer for each head.
-
-  Attributes:
-    outputs: Head -> what it predicts.
-  """
+class _Sized(Shared):
+  """Attributes of both decoders."""
 
   width: int
   depth: int
   heads: int
   mlp: int
-  outputs: Mapping[str, Output]
+  outputs: Mapping[str, Output]  # Head -> what it predicts.
+
+
+class Decoder(_Sized):
+  """VideoMAE's decoder with one output layer for each head."""
 
   @nn.compact
   def __call__(
@@ -79,13 +72,8 @@ class Decoder(Shared):
     width, dtype = self.width, self.dtype
     mask_token = self.param('mask_token', mask_token_init, (width,)).astype(dtype)
     # VideoMAE leaves the projection between encoder and decoder at PyTorch's default.
-    x = nn.Dense(
-      width,
-      use_bias=False,
-      kernel_init=torch_uniform(latents.shape[-1]),
-      dtype=dtype,
-      name='from_encoder',
-    )(latents)
+    how = dict(use_bias=False, kernel_init=torch_uniform(latents.shape[-1]), dtype=dtype)
+    x = nn.Dense(width, **how, name='from_encoder')(latents)
     positions = jnp.asarray(sincos_positions(tokens, width)).astype(dtype)
     x = jnp.concatenate([x + positions[visible], mask_token + positions[masked]], axis=1)
     x = Blocks(self.depth, self.heads, self.mlp, **self.shared, name='blocks')(x)
@@ -93,31 +81,17 @@ class Decoder(Shared):
     return _predict(x, self.outputs, dtype)
 
 
-class LatentDecoder(Shared):
+class LatentDecoder(_Sized):
   """CAE's and MAM2's decoder: sees the regressed latents of masked tokens and nothing else.
-
-  Attributes:
-    outputs: Head -> what it predicts.
 
   Source: Chen et al., Context Autoencoder (2022); MAM2's own sizes are not known.
   """
-
-  width: int
-  depth: int
-  heads: int
-  mlp: int
-  outputs: Mapping[str, Output]
 
   @nn.compact
   def __call__(
     self, latents: Float[Array, 'b m _'], positions: Float[Array, 'b m d']
   ) -> dict[str, Float[Array, 'b m _']]:
-    """Predictions of each head at the masked tokens.
-
-    Args:
-      latents: The regressor's output; projected where its width is another.
-      positions: Of the same tokens.
-    """
+    """Predictions of each head at the masked tokens, from the regressor's output there."""
     x = latents
     if x.shape[-1] != self.width:
       x = nn.Dense(self.width, kernel_init=xavier, dtype=self.dtype, name='from_regressor')(x)
@@ -153,9 +127,6 @@ def _predict(
     product = jax.lax.dot_general
     if output.logits:
       product = functools.partial(product, preferred_element_type=jnp.float32)
-    head = nn.Dense(
-      output.width, kernel_init=xavier, dtype=dtype, dot_general=product, name=f'head_{name}'
-    )
-    y = head(y)
-    predictions[name] = ACTIVATIONS[output.activation](y)
+    how = dict(kernel_init=xavier, dtype=dtype, dot_general=product, name=f'head_{name}')
+    predictions[name] = ACTIVATIONS[output.activation](nn.Dense(output.width, **how)(y))
   return predictions

@@ -29,24 +29,20 @@ class Encoder(Shared):
 
   The embedding is a Dense on flattened patches, equal to VideoMAE's strided convolution, and
   is computed for visible tokens alone.
-
-  Attributes:
-    patch: Size of a patch in frames, rows and columns.
-    final_norm: Whether latents are normalised; a classifier norms after pooling instead.
-    mean: Of each channel, taken out of the clip with `std`; None: it is normalised already.
-    std: See `mean`.
-    position_grid: None makes the table of positions anew for the clip's own tokens; (t, h, w)
-      interpolates that of a clip of so many tokens.
   """
 
   width: int
   depth: int
   heads: int
   mlp: int
-  patch: tuple[int, int, int] = (2, 16, 16)
+  patch: tuple[int, int, int] = (2, 16, 16)  # Size of a patch in frames, rows and columns.
+  # Whether latents are normalised; a classifier norms after pooling instead.
   final_norm: bool = True
+  # Of each channel, taken out of the clip with `std`; None: it is normalised already.
   mean: tuple[float, ...] | None = None
   std: tuple[float, ...] | None = None
+  # None makes the table of positions anew for the clip's own tokens; (t, h, w) interpolates that of
+  # a clip of so many tokens.
   position_grid: tuple[int, int, int] | None = None
 
   @nn.compact

@@ -21,6 +21,12 @@ def block_flops(*, n: int, width: int, mlp: int) -> int:
   return 2 * n * (4 * width * width + 2 * n * width + 2 * width * mlp)
 
 
+def _encoder_flops(encoder: dict, *, n: int, patch_values: int) -> int:
+  width = encoder['width']
+  blocks = encoder['depth'] * block_flops(n=n, width=width, mlp=encoder['mlp'])
+  return 2 * n * patch_values * width + blocks
+
+
 def autoencoder_flops(
   *,
   encoder: dict,
@@ -42,12 +48,10 @@ def autoencoder_flops(
     patch_values: p.
     own: Decoder -> sizes that it has in place of those in `decoder`.
   """
-  width = encoder['width']
-  total = 2 * visible * patch_values * width
-  total += encoder['depth'] * block_flops(n=visible, width=width, mlp=encoder['mlp'])
+  total = _encoder_flops(encoder, n=visible, patch_values=patch_values)
   for name in {output.decoder for output in heads.values()}:
     d = {**decoder, **own.get(name, {})}
-    total += 2 * visible * width * d['width']
+    total += 2 * visible * encoder['width'] * d['width']
     total += d['depth'] * block_flops(n=visible + masked, width=d['width'], mlp=d['mlp'])
     total += masked * _head_flops(heads, name, d['width'])
   return total
@@ -67,25 +71,16 @@ def regressed_autoencoder_flops(
 ) -> tuple[int, int]:
   """The forward pass of a `RegressedAutoencoder` for one clip, with and without gradient.
 
-  Args:
-    encoder: Its width, depth and mlp.
-    regressor: Its width, depth and mlp.
-    decoder: The same of each decoder.
-    heads: Head -> `Output`.
-    visible: Tokens that the encoder sees.
-    masked: Tokens that are regressed and predicted.
-    patch_values: p.
-    own: As above.
-    align: Whether latents of masked tokens are made.
+  `regressor` gives its width, depth and mlp, `align` says whether latents of masked tokens are
+  made. The other arguments are those of `autoencoder_flops`.
   """
+  d, both = regressor['width'], visible + masked
 
   def encoded(n):
     width = encoder['width']
-    total = 2 * n * patch_values * width
-    total += encoder['depth'] * block_flops(n=n, width=width, mlp=encoder['mlp'])
-    return total + 2 * n * width * d * (d != width)
+    made = _encoder_flops(encoder, n=n, patch_values=patch_values)
+    return made + 2 * n * width * d * (d != width)
 
-  d, both = regressor['width'], visible + masked
   cross = 2 * masked * (2 * d * d + 2 * both * d + 2 * d * regressor['mlp']) + 2 * both * 2 * d * d
   total = encoded(visible) + regressor['depth'] * cross
   for name in {output.decoder for output in heads.values()}:
@@ -113,12 +108,7 @@ def training_flops(forward: int) -> int:
 
 
 def traced_flops(function: Callable[..., Any], *args: Any) -> int:
-  """Products of matrices and convolutions in a function, loops of known length unrolled.
-
-  Args:
-    function: Can be traced.
-    *args: Arrays or their shapes.
-  """
+  """Products of matrices and convolutions in a function; loops of known length count unrolled."""
   return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 

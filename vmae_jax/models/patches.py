@@ -11,11 +11,7 @@ from vmae_jax.types import Array, Float, Num, UInt8
 
 
 def token_grid(video_shape: tuple[int, int, int], patch: tuple[int, int, int]) -> tuple[int, ...]:
-  """Tokens (t, h, w) of a clip of (T, H, W) frames, rows and columns.
-
-  Raises:
-    UserError: a side of the clip is no multiple of the patch's.
-  """
+  """Tokens (t, h, w) of a clip of (T, H, W); a UserError where the patch does not divide a side."""
   for name, size, step in zip(('frames', 'height', 'width'), video_shape, patch, strict=True):
     if size % step:
       below = size // step * step
@@ -58,16 +54,8 @@ def unpatchify(
 ) -> Num[Array, 'b T H W C']:
   """Puts patches back together: the inverse of `patchify`."""
   (pt, ph, pw), (t, h, w) = patch, grid
-  return einops.rearrange(
-    patches,
-    'b (t h w) (pt ph pw C) -> b (t pt) (h ph) (w pw) C',
-    pt=pt,
-    ph=ph,
-    pw=pw,
-    t=t,
-    h=h,
-    w=w,
-  )
+  sizes = dict(pt=pt, ph=ph, pw=pw, t=t, h=h, w=w)
+  return einops.rearrange(patches, 'b (t h w) (pt ph pw C) -> b (t pt) (h ph) (w pw) C', **sizes)
 
 
 def unit_range(video: Num[Array, '*b C']) -> Float[Array, '*b C']:

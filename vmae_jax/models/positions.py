@@ -25,13 +25,9 @@ def interpolated_positions(
 ) -> Float[np.ndarray, 'n d']:
   """The table of the grid `trained`, interpolated to `grid`: linear in time, bicubic in space.
 
-  VideoMAE V2 and MGMAE fine-tune other sizes so; `sincos_positions(n, d)` is the alternative.
-  As PyTorch's `interpolate` without aligned corners and without smoothing.
-
-  Args:
-    grid: Tokens (t, h, w) of the clips.
-    trained: Tokens (t, h, w) of the clips that the model was trained on.
-    d: Width.
+  Both are tokens (t, h, w) of clips. VideoMAE V2 and MGMAE fine-tune other sizes so;
+  `sincos_positions(n, d)` is the alternative. As PyTorch's `interpolate` without aligned corners
+  and without smoothing.
   """
   table = sincos_positions(math.prod(trained), d).astype(np.float64).reshape(*trained, d)
   for axis, taps in enumerate((_linear_taps, _cubic_taps, _cubic_taps)):

@@ -39,13 +39,11 @@ class CrossAttention(nn.Module):
         x += self.param(f'{name}_bias', nn.initializers.zeros, (d,)).astype(self.dtype)
       return x.reshape(*x.shape[:2], self.heads, -1)
 
-    x = attention(
-      project(q, 'q', True),
-      project(k, 'k', False),
-      project(v, 'v', True),
-      implementation=self.implementation,
+    given = project(q, 'q', True), project(k, 'k', False), project(v, 'v', True)
+    x = attention(*given, implementation=self.implementation)
+    return nn.Dense(d, kernel_init=xavier, dtype=self.dtype, name='proj')(
+      x.reshape(*x.shape[:2], d)
     )
-    return nn.Dense(d, kernel_init=xavier, dtype=self.dtype, name='proj')(x.reshape(q.shape))
 
 
 class RegressorBlock(Shared):
@@ -111,23 +109,13 @@ class Regressor(Shared):
     visible_positions: Float[Array, 'b k d'],
     masked_positions: Float[Array, 'b m d'],
   ) -> Float[Array, 'b m d']:
-    """Latents of the masked tokens, normalised like the encoder's.
-
-    Args:
-      latents: The encoder's output for the visible tokens.
-      visible_positions: Of the visible tokens.
-      masked_positions: Of the masked tokens.
-    """
+    """Latents of the masked tokens, normalised like the encoder's of the visible tokens."""
     mask_token = self.param('mask_token', mask_token_init, (self.width,))
     queries = jnp.broadcast_to(mask_token.astype(self.dtype), masked_positions.shape)
     positions = jnp.concatenate([visible_positions, masked_positions], axis=1)
     block = rematerialised(RegressorBlock, self.remat, scan=self.scan)
     block = block(self.heads, self.mlp, **self.shared, name='block')
-    layers = stack(
-      lambda block, x, *rest: (block(x, *rest), None),
-      depth=self.depth,
-      scan=self.scan,
-      in_axes=nn.broadcast,
-    )
+    once = dict(depth=self.depth, scan=self.scan, in_axes=nn.broadcast)
+    layers = stack(lambda block, x, *rest: (block(x, *rest), None), **once)
     queries, _ = layers(block, queries, latents, masked_positions, positions)
     return layer_norm(eps=self.eps, dtype=self.dtype, name='norm')(queries)
