@@ -27,7 +27,6 @@ def confusion_matrix(
     counts: Row: the true class; column: the one that was predicted.
     names: The names of the classes; if there are none, numbers are shown.
     path: The PNG to write, or a file that gets it.
-    title: Text above.
   """
   from matplotlib.figure import Figure  # No pyplot: it would keep global state.
 

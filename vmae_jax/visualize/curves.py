@@ -56,7 +56,6 @@ def loss_curve(
     runs: Name of a run -> its records, from `read_metrics`; a single run's name may be ''.
     path: The PNG to write, or a file that gets it.
     keys: Scalars to draw, such as the losses of several heads.
-    title: Text above.
 
   Raises:
     UserError: a run has none of the keys.
@@ -110,9 +109,7 @@ def loss_panels(
 ) -> UInt8[np.ndarray, 'H W 3']:
   """A panel for each run with the losses of its heads, whose units differ between runs.
 
-  Args:
-    runs: Name of a run -> its records, from `read_metrics`.
-    title: Text above.
+  Arguments are those of `loss_curve`.
 
   Raises:
     UserError: there is no run, or one has no loss.

@@ -25,7 +25,7 @@ def signed_colours(values: Float[np.ndarray, '*b']) -> UInt8[np.ndarray, '*b 3']
   return to_uint8(1 - np.abs(values) * (1 - colour))
 
 
-def _peak(values: Float[np.ndarray, '...']) -> float:
+def peak(values: Float[np.ndarray, '...']) -> float:
   """The difference that gets the full colour."""
   return max(float(np.quantile(np.abs(values), 0.995)), 0.02)
 
@@ -39,10 +39,8 @@ def correlation(one: Float[np.ndarray, '*b'], other: Float[np.ndarray, '*b']) ->
 def difference_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   """Draws the clip, its true differences, the predicted ones, and these among visible ones.
 
-  The row of predictions has a gain of its own, and the caption their correlation with the truth.
-
-  Args:
-    shown: `values` are the predictions of the target `frame_difference`.
+  `shown.values` are the predictions alone. Their row has a gain of its own, and the caption their
+  correlation with the truth.
   """
   (pt, ph, pw), grid, options = shown.patch, shown.grid, dict(shown.options)
   normalise, predicted = options.get('normalise', 'patch'), shown.values
@@ -60,8 +58,8 @@ def difference_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
 
   per_slot = true.shape[-1] // (ph * pw * 3)  # pt, or pt - 1 where differences stay in a slot.
   true, predicted = (x.reshape(len(x), -1, 3).mean(-1) for x in (true, predicted))
-  peak = _peak(true)
-  gain = float(np.clip(_peak(true[shown.hidden]) / _peak(predicted), 1, 20).round(1))
+  full = peak(true)
+  gain = float(np.clip(peak(true[shown.hidden]) / peak(predicted), 1, 20).round(1))
   right = correlation(true[shown.hidden], predicted)
   slots = shown.slots()
   if shown.most is None:  # A film of all frames.
@@ -72,7 +70,7 @@ def difference_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
 
   def draw(values):
     film = unpatchify(jnp.asarray(values)[None], patch=(per_slot, ph, pw), grid=grid)
-    return signed_colours(np.asarray(film)[0, chosen, ..., 0] / peak)
+    return signed_colours(np.asarray(film)[0, chosen, ..., 0] / full)
 
   rows = shown._replace(values=(true, predicted)).rows(
     draw, frames, name='true\ndifference', gain=gain
@@ -85,6 +83,6 @@ def difference_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
     + (f'The row of predictions is {gain:.1f} times as strong as they are. ' if gain > 1 else '')
     + _BORROWED[normalise == 'patch'],
     legend={
-      f'darker to lighter than the frame before, up to {peak:.2f} of the range': scale.repeat(9, 0)
+      f'darker to lighter than the frame before, up to {full:.2f} of the range': scale.repeat(9, 0)
     },
   )

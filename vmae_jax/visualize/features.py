@@ -28,11 +28,7 @@ def _colours_of(tokens: Float[np.ndarray, 'n f']) -> Callable[..., UInt8[np.ndar
 
 
 def features_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
-  """Draws frames, the teacher's tokens, the predicted ones, and these among visible ones.
-
-  Args:
-    shown: `values` are the target of all tokens and the predictions.
-  """
+  """Draws frames, the teacher's tokens, the predicted ones, and these among visible ones."""
   slots = shown.slots()
   colours = _colours_of(shown.values[0])
   (_, ph, pw), frames = shown.patch, slots * shown.patch[0]

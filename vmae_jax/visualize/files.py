@@ -28,12 +28,7 @@ def png(picture: UInt8[np.ndarray, 'H W 3']) -> bytes:
 
 
 def gif(film: UInt8[np.ndarray, 'T H W 3'], *, rate: float | int) -> bytes:
-  """A film as a GIF that plays for ever.
-
-  Args:
-    film: Its frames.
-    rate: Frames a second; a GIF rounds their time to hundredths of a second.
-  """
+  """A film as a GIF that plays for ever; times are rounded to hundredths of a second."""
   _check(film, rate)
   # Without dithering: it would sparkle from frame to frame.
   frames = [
@@ -73,16 +68,10 @@ def _check(film: UInt8[np.ndarray, 'T H W 3'], rate: float | int) -> None:
 def read_square(
   path: str | os.PathLike, *, frames: int, size: int, stride: int
 ) -> UInt8[np.ndarray, 'T H W 3']:
-  """The middle of a video, in time and space, as models see it in a test.
+  """The middle of a video, in time and space, as models see it in a test; errors as of `_read`.
 
-  Args:
-    path: The video file.
-    frames: T; a shorter video repeats its last one.
-    size: H and W.
-    stride: Video frames from one to the next.
-
-  Raises:
-    UserError: the video cannot be read.
+  T is `frames`, `stride` video frames apart, of which a shorter video repeats its last one; H and W
+  are `size`.
   """
 
   def choose(count: int) -> list[int]:
@@ -97,16 +86,9 @@ def read_square(
 def read_whole(
   path: str | os.PathLike, *, frames: int, longest: int, stride: int = 1
 ) -> UInt8[np.ndarray, 'T H W 3']:
-  """Whole frames of a video, from the first one on, made smaller where they are large.
+  """Whole frames of a video, from the first one on, with no side longer than `longest` pixels.
 
-  Args:
-    path: The video file.
-    frames: The most frames.
-    longest: The most pixels of a side.
-    stride: Video frames from one to the next.
-
-  Raises:
-    UserError: the video cannot be read.
+  At most `frames` of them, `stride` video frames apart; errors as of `_read`.
   """
 
   def small(frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'h w 3']:
@@ -120,7 +102,7 @@ def read_whole(
 def _read(
   path: str | os.PathLike, choose: Callable[[int], list[int]], shrink: Shrink
 ) -> UInt8[np.ndarray, '...']:
-  """The frames that `choose` takes out of how many there are, each after `shrink`."""
+  """The frames that `choose` takes, each after `shrink`; a UserError if the video is unreadable."""
   try:
     with Video(path) as video:
       return video.read(choose(video.num_frames), shrink=shrink)

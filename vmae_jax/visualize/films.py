@@ -24,20 +24,27 @@ from vmae_jax.targets.codes import codes
 from vmae_jax.targets.frame_difference import frame_difference
 from vmae_jax.targets.hog import hog_target
 from vmae_jax.targets.pixels import pixels
-from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.differences import signed_colours
+from vmae_jax.types import Bool, UInt8
+from vmae_jax.visualize.differences import peak, signed_colours
 from vmae_jax.visualize.flow import SHADE, flow_colours, flow_of_frames, longest_of
 from vmae_jax.visualize.hog import MIN_CELL, cells, glyphs
-from vmae_jax.visualize.images import labelled_rows, text_size, to_uint8, token_pixels
+from vmae_jax.visualize.images import (
+  Film,
+  Patch,
+  Rows,
+  Video,
+  labelled_rows,
+  text_size,
+  to_uint8,
+  token_pixels,
+)
 from vmae_jax.visualize.trajectories import SHADE as PATH_SHADE
 from vmae_jax.visualize.trajectories import TRUE, draw_paths
 
 PATCH_RANGE = 2.5  # Standard deviations from a patch's mean that are drawn black and white.
 
 
-def pixels_film(
-  video: Float[np.ndarray, 'T H W 3'], *, patch: tuple[int, int, int]
-) -> UInt8[np.ndarray, 'T H W 3']:
+def pixels_film(video: Video, *, patch: Patch) -> Film:
   """VideoMAE's target: patches without their mean and contrast; grey is the mean."""
   values = pixels(jnp.asarray(video)[None], None, patch=patch, normalise='patch')
   grid = token_grid(video.shape[:3], patch)
@@ -45,7 +52,7 @@ def pixels_film(
   return to_uint8(0.5 + 0.5 * clip / PATCH_RANGE)
 
 
-def difference_film(video: Float[np.ndarray, 'T H W 3']) -> UInt8[np.ndarray, 'T H W 3']:
+def difference_film(video: Video) -> Film:
   """What became lighter (orange) or darker (blue) since the frame before.
 
   The first frame shows the second one's difference, as in the target.
@@ -53,18 +60,15 @@ def difference_film(video: Float[np.ndarray, 'T H W 3']) -> UInt8[np.ndarray, 'T
   patch = (1, *video.shape[1:3])
   values = frame_difference(jnp.asarray(video)[None], None, patch=patch, normalise='none')
   change = np.asarray(values).reshape(video.shape).mean(-1)
-  return signed_colours(change / max(float(np.quantile(np.abs(change), 0.995)), 0.02))
+  return signed_colours(change / peak(change))
 
 
-def flow_film(
-  video: Float[np.ndarray, 'T H W 3'], flow: Flow, *, longest: float | None = None
-) -> UInt8[np.ndarray, 'T H W 3']:
+def flow_film(video: Video, flow: Flow, *, longest: float | None = None) -> Film:
   """Where each pixel goes until the next frame: hue is direction, saturation is speed.
 
   The last frame shows the flow before it.
 
   Args:
-    video: The clip; only its shape is used.
     flow: Flow between neighbouring frames of this clip (`clip_pairs`), with a batch axis of 1.
     longest: Speed, in pixels of the flow's grid, that gets the full colour; None for the one that
       2 % of the clip exceed, so that a few wild values do not make all others pale.
@@ -76,22 +80,10 @@ def flow_film(
   return flow_colours(values, longest=longest).repeat(factor[0], 1).repeat(factor[1], 2)
 
 
-def trajectory_film(
-  video: Float[np.ndarray, 'T H W 3'],
-  flow: Flow,
-  *,
-  patch: tuple[int, int, int],
-  steps: int = 6,
-) -> UInt8[np.ndarray, 'T H2 W2 3']:
-  """MME's motion target: where points go in the next frames of the clip, a dot at the end.
+def trajectory_film(video: Video, flow: Flow, *, patch: Patch, steps: int = 6) -> Film:
+  """MME's motion target: where 4 points of each patch go in the next frames, a dot at the end.
 
-  Paths that would lead out of the clip are not drawn.
-
-  Args:
-    video: The clip.
-    flow: See `flow_film`.
-    patch: Frames, height and width of a patch: 4 points each.
-    steps: Steps of a path.
+  Paths that would lead out of the clip are not drawn. The flow is that of `flow_film`.
   """
   options = dict(pitch=patch[1] // 2, smooth=False, camera=False, integer=False)
   follow = jax.jit(functools.partial(follow_clip, slot=patch[0], steps=steps, **options))
@@ -108,9 +100,7 @@ def trajectory_film(
   return np.stack(film)
 
 
-def hog_film(
-  video: Float[np.ndarray, 'T H W 3'], *, patch: tuple[int, int, int]
-) -> UInt8[np.ndarray, 'T H2 W2 3']:
+def hog_film(video: Video, *, patch: Patch) -> Film:
   """MME's shape target: a stroke along the edges of each cell, brighter where they are clearer."""
   target = jax.jit(lambda clip: hog_target(clip, None, patch=patch))
   values = np.asarray(target(video[None])[0])
@@ -120,9 +110,7 @@ def hog_film(
   return to_uint8(drawn)[..., None].repeat(3, -1).repeat(patch[0], 0)
 
 
-def codes_film(
-  video: Float[np.ndarray, 'T H W 3'], tokenizer: Tokenizer, *, patch: tuple[int, int, int]
-) -> UInt8[np.ndarray, 'T H2 W2 3']:
+def codes_film(video: Video, tokenizer: Tokenizer, *, patch: Patch) -> Film:
   """MAM2's appearance target: the code of each patch in its slot's first frame, decoded."""
   model, variables = tokenizer.model, {'params': tokenizer.params}
 
@@ -144,32 +132,21 @@ def hidden_map(mask: Mask, *, grid: tuple[int, int, int]) -> Bool[np.ndarray, 't
   return hidden.reshape(grid)
 
 
-def masked_film(
-  video: Float[np.ndarray, 'T H W 3'], hidden: Bool[np.ndarray, 't h w'], *, shade: float = SHADE
-) -> UInt8[np.ndarray, 'T H W 3']:
+def masked_film(video: Video, hidden: Bool[np.ndarray, 't h w'], *, shade: float = SHADE) -> Film:
   """What the encoder sees: hidden patches are dark, but not black, to show where they are.
 
-  Args:
-    video: The clip.
-    hidden: See `hidden_map`.
-    shade: Share of a hidden patch's brightness that is kept.
+  `shade` is the share of a hidden patch's brightness that is kept.
   """
   return to_uint8(np.where(token_pixels(hidden, video.shape), shade * video, video))
 
 
 def side_by_side(
-  films: Mapping[str, UInt8[np.ndarray, 'T _ _ 3']],
-  *,
-  side: int = 192,
-  columns: int = 4,
-  **texts: Any,
-) -> UInt8[np.ndarray, 'T H W 3']:
+  films: Mapping[str, Film], *, side: int = 192, columns: int = 4, **texts: Any
+) -> Film:
   """Several films in one, each with its name above.
 
   Args:
     films: Name -> film; all have the same number of frames, sizes may differ.
-    side: Width of each film, in pixels.
-    columns: The most films in a row.
     texts: `title`, `caption` and `legend` of `labelled_rows`.
 
   Raises:
@@ -211,12 +188,7 @@ def side_by_side(
   return np.stack([page(i) for i in range(length)])
 
 
-def film_of_rows(
-  rows: Mapping[str, Sequence[UInt8[np.ndarray, 'H W 3']]],
-  *,
-  columns: Sequence[str],
-  **texts: Any,
-) -> UInt8[np.ndarray, 'T H2 W2 3']:
+def film_of_rows(rows: Rows, *, columns: Sequence[str], **texts: Any) -> Film:
   """Rows of frames as films side by side: as `labelled_rows`, whose columns follow in time."""
   del columns  # Titles of frames would flicker.
   films = {label.replace('\n', ' '): np.stack(row) for label, row in rows.items()}
@@ -224,7 +196,7 @@ def film_of_rows(
   return side_by_side(films, side=side, columns=len(films), **texts)
 
 
-def _resized(film: UInt8[np.ndarray, 'T H W 3'], width: int) -> UInt8[np.ndarray, 'T H2 W2 3']:
+def _resized(film: Film, width: int) -> Film:
   """A film at another width; enlarged pixels stay sharp squares."""
   size = width, max(1, round(film.shape[1] * width / film.shape[2]))
   how = Image.Resampling.NEAREST if film.shape[2] <= width else Image.Resampling.LANCZOS

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import einops
 import numpy as np
 
-from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import Shown, evenly, swatch, to_uint8, token_pixels
+from vmae_jax.types import Float, UInt8
+from vmae_jax.visualize.images import Hidden, Shown, evenly, swatch, to_uint8, token_pixels
 
 # Steps from red over yellow, green, cyan, blue and magenta to red again: more where the eye
 # distinguishes more hues (Baker et al., A Database and Evaluation Methodology for Optical Flow,
@@ -68,12 +68,11 @@ def motion_grid(
   shown: Shown,
   flow: Float[np.ndarray, 'T H2 W2 2'],
   maps: Float[np.ndarray, 'T H2 W2'] | None,
-  masks: dict[str, Bool[np.ndarray, ' n']],
+  masks: dict[str, Hidden],
 ) -> UInt8[np.ndarray, '...']:
   """Draws a clip, its flow, the maps that follow the flow, and what masks leave visible.
 
   Args:
-    shown: The clip.
     flow: The flow of each frame, on a grid that divides the frames, see `flow_of_frames`.
     maps: What `warped_maps` gives, on the same grid; None for masks without such maps.
     masks: Label -> True where a token is hidden; such as motion-guided and tube.
@@ -108,11 +107,7 @@ def _scale(longest: float) -> str:
 
 
 def flow_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
-  """Draws a clip, its flow, the predicted flow, and this among the visible one.
-
-  Args:
-    shown: `values` are the target `optical_flow` of all tokens and the predictions.
-  """
+  """Draws a clip, its flow, the predicted flow, and this among the visible one."""
   true, _ = shown.values
   (t, h, w), (pt, ph, pw) = shown.grid, shown.patch
   cells = math.isqrt(true.shape[-1] // (2 * pt))

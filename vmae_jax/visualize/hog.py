@@ -52,9 +52,6 @@ def hog_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   """Draws frames, their true histograms, the predicted ones, and these among visible ones.
 
   Glyphs show the mean over the channels, and the first step of histograms along trajectories.
-
-  Args:
-    shown: `values` are the target of all tokens and the predictions.
   """
   (true, _), grid, (pt, _, side) = shown.values, shown.grid, shown.patch
   side = side // 2 * math.ceil(2 * MIN_CELL / side)

@@ -18,6 +18,11 @@ _GAP, _MARGIN = 4, 12
 _INK, _FAINT, _PAPER = (25, 25, 25), (90, 90, 90), (255, 255, 255)
 _OF_PAGE = 0.03  # Height of the text over the width of all columns: legible at half a page.
 
+Patch = tuple[int, int, int]  # Frames, height and width.
+Video = Float[np.ndarray, 'T H W 3']  # A clip in [0, 1].
+Film = UInt8[np.ndarray, 'T _ _ 3']
+Hidden = Bool[np.ndarray, ' n']  # True where a token is hidden.
+Rows = Mapping[str, Sequence[UInt8[np.ndarray, 'H W 3']]]  # Label -> frames of one size.
 # (rows, *, columns, title, caption, legend) -> a picture, such as `labelled_rows`, or a film.
 Layout = Callable[..., UInt8[np.ndarray, '...']]
 
@@ -32,19 +37,12 @@ def evenly(count: int, *, most: int | None) -> Int[np.ndarray, ' q']:
   return np.linspace(0, count - 1, min(most or count, count)).round().astype(int)
 
 
-def frame_names(frames: range | Int[np.ndarray, ' q']) -> list[str]:
-  """Titles of columns; people count frames from 1."""
-  return [f'frame {i + 1}' for i in frames]
-
-
 def token_pixels(
   tokens: Bool[np.ndarray, 't h w'], shape: Sequence[int]
 ) -> Bool[np.ndarray, 'T H W 1']:
   """A value of each token, repeated over the frames and pixels of its patch.
 
-  Args:
-    tokens: The values.
-    shape: Shape of the clip, which begins with T, H and W.
+  `shape` is that of the clip, which begins with T, H and W.
   """
   for axis in range(3):
     tokens = tokens.repeat(shape[axis] // tokens.shape[axis], axis)
@@ -66,7 +64,7 @@ def text_size(columns: Sequence[str], width: int) -> int:
 
 
 def labelled_rows(
-  rows: Mapping[str, Sequence[UInt8[np.ndarray, 'H W 3']]],
+  rows: Rows,
   *,
   columns: Sequence[str],
   title: str = '',
@@ -160,30 +158,19 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 class Shown(NamedTuple):
-  """What a head predicts of one clip, and how it is drawn: what all pictures of clips take.
+  """What a head predicts of one clip, and how it is drawn: what all pictures of clips take."""
 
-  Attributes:
-    clip: The clip in [0, 1].
-    hidden: True where a token was hidden.
-    values: What the picture is of. Of a new target its values of all tokens and the predictions of
-      hidden ones, in the order of tokens.
-    patch: Frames, height and width of a patch.
-    options: The options of the head's target.
-    title: Text above the picture.
-    most: The most columns that are drawn; None for all frames.
-    layout: What makes a picture, or a film, of rows of frames.
-    config: The run's config.
-  """
-
-  clip: Float[np.ndarray, 'T H W 3']
-  hidden: Bool[np.ndarray, ' n']
+  clip: Video  # The clip in [0, 1].
+  hidden: Hidden  # True where a token was hidden.
+  # What the picture is of: for most targets its values of all tokens and the predictions of hidden
+  # ones, in the order of tokens.
   values: Any
-  patch: tuple[int, int, int]
-  options: Mapping[str, Any] = {}
-  title: str = ''
-  most: int | None = 4
-  layout: Layout = labelled_rows
-  config: Any = None
+  patch: Patch  # Frames, height and width of a patch.
+  options: Mapping[str, Any] = {}  # The options of the head's target.
+  title: str = ''  # Text above the picture.
+  most: int | None = 4  # The most columns that are drawn; None for all frames.
+  layout: Layout = labelled_rows  # What makes a picture, or a film, of rows of frames.
+  config: Any = None  # The run's config.
 
   @property
   def grid(self) -> tuple[int, int, int]:
@@ -200,15 +187,11 @@ class Shown(NamedTuple):
     return evenly(self.grid[0], most=self.most and min(self.most, most or self.most))
 
   def page(
-    self,
-    rows: Mapping[str, Sequence[UInt8[np.ndarray, 'H W 3']]],
-    frames: range | Int[np.ndarray, ' q'],
-    caption: str = '',
-    **options: Any,
+    self, rows: Rows, frames: range | Int[np.ndarray, ' q'], caption: str = '', **options: Any
   ) -> UInt8[np.ndarray, '...']:
     """The picture of rows, whose columns are these frames."""
-    texts = dict(columns=frame_names(frames), title=self.title, caption=caption)
-    return self.layout(rows, **texts, **options)
+    columns = [f'frame {i + 1}' for i in frames]  # As people count.
+    return self.layout(rows, columns=columns, title=self.title, caption=caption, **options)
 
   def rows(
     self,

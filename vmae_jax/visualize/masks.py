@@ -42,12 +42,7 @@ def palette() -> UInt8[np.ndarray, '256 3']:
 
 
 def paint(text: str, *, height: int, width: int) -> UInt8[np.ndarray, 'H W']:
-  """The object of each pixel, numbered from 1; 0 is background.
-
-  Args:
-    text: Shapes, see the module.
-    height: Rows of the frame.
-    width: Columns of the frame.
+  """The object of each pixel, numbered from 1; 0 is background. `text` is as the module says.
 
   Raises:
     UserError: the text cannot be read, a shape lies outside the frame, or an object is covered.
@@ -101,12 +96,7 @@ def _parse(shape: str) -> tuple[str, list[tuple[float, float]]]:
 
 
 def ruled(frame: UInt8[np.ndarray, 'H W 3'], *, width: int = 640) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """A frame with rulers in its own pixels, from which the points of a shape are read.
-
-  Args:
-    frame: The first one of a video.
-    width: Width of the picture without its rulers.
-  """
+  """A frame, `width` pixels wide, with rulers in its own pixels, from which points are read."""
   factor = width / frame.shape[1]
   size = width, round(frame.shape[0] * factor)
   page = Image.new('RGB', (size[0] + 2 * _RULER, size[1] + 2 * _RULER), (255, 255, 255))
@@ -140,10 +130,7 @@ def overlay(
 ) -> UInt8[np.ndarray, 'H W 3']:
   """The frame, its objects half covered by their colours and outlined in them.
 
-  Args:
-    frame: RGB.
-    mask: The object of each pixel, 0 for none.
-    colours: Colours of objects; None for DAVIS's palette, as in files.
+  Colours are DAVIS's palette by default, as in files; 0 is no object.
   """
   around = np.pad(mask, 1, mode='edge')
   neighbours = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
@@ -162,15 +149,7 @@ def strip(
   title: str,
   caption: str,
 ) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """A row of frames for each set of masks.
-
-  Args:
-    frames: A few of a clip, from the first to the last.
-    rows: Label -> a mask for each frame.
-    names: Names of the frames.
-    title: Above the picture.
-    caption: Below it.
-  """
+  """A row of frames of a clip, with their names above, for each set of masks: label -> masks."""
   height, width, _ = frames[0].shape
   size = WIDTH, max(1, round(height * WIDTH / width))
   small = [np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in frames]

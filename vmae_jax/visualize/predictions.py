@@ -22,14 +22,14 @@ from vmae_jax.method.forward import Forward, Method
 from vmae_jax.method.keys import clip_keys
 from vmae_jax.method.losses import code_logits
 from vmae_jax.targets.trajectory import trajectory
-from vmae_jax.types import Float, UInt8
+from vmae_jax.types import UInt8
 from vmae_jax.visualize.codes import codes_grid
 from vmae_jax.visualize.differences import difference_grid
 from vmae_jax.visualize.features import features_grid
 from vmae_jax.visualize.files import png
 from vmae_jax.visualize.flow import flow_grid, flow_of_frames, motion_grid
 from vmae_jax.visualize.hog import hog_grid
-from vmae_jax.visualize.images import Shown, evenly
+from vmae_jax.visualize.images import Shown, Video, evenly
 from vmae_jax.visualize.reconstruction import predicted_video, reconstruction_grid
 from vmae_jax.visualize.trajectories import trajectory_grid
 
@@ -38,15 +38,7 @@ class Pictures:
   """Draws what each head predicts, for a few clips from all over the data set.
 
   Lists often go from class to class. All hidden tokens are predicted, even if training decodes only
-  some of them.
-
-  Args:
-    method: The method that predicts.
-    source: The training videos.
-    sampler: Cuts clips from them.
-    config: The run's config.
-    workdir: The main process writes pictures to WORKDIR/pictures.
-    mesh: The devices of the parameters.
+  some of them. The main process writes pictures to WORKDIR/pictures.
   """
 
   def __init__(
@@ -77,12 +69,9 @@ class Pictures:
     }
 
   def draw(self, step: int, params, frozen) -> dict[str, UInt8[np.ndarray, 'H2 W2 3']]:
-    """Name -> picture; each is also written to WORKDIR/pictures as a PNG.
+    """Name -> picture; each is also written to WORKDIR/pictures as a PNG, named after the step.
 
-    Args:
-      step: The step in the title and the file's name.
-      params: The model's parameters.
-      frozen: The method's frozen parameters, on the devices.
+    `frozen` are the method's frozen parameters, on the devices.
     """
     outputs = jax.device_get(self._outputs(params, self._batch, frozen))
     if jax.process_index() != 0:
@@ -107,8 +96,6 @@ def draw_clip(method: Method, config, outputs: dict[str, Any], i: int, **how: An
   """Pictures of what each head predicts of one clip, and of a mask that follows motion.
 
   Args:
-    method: The method that predicts.
-    config: Its config.
     outputs: The result of `shown_outputs`, on the host.
     i: The clip's place in the batch.
     how: `title`, `most` and `layout` of `Shown`.
@@ -132,9 +119,7 @@ def draw_clip(method: Method, config, outputs: dict[str, Any], i: int, **how: An
   return drawn
 
 
-def predicted_pixels(
-  method: Method, config, outputs: dict[str, Any], i: int
-) -> Float[np.ndarray, 'T H W 3'] | None:
+def predicted_pixels(method: Method, config, outputs: dict[str, Any], i: int) -> Video | None:
   """A clip with predicted pixels in place of hidden ones; None where no head predicts pixels.
 
   Arguments are those of `draw_clip`. Nothing is borrowed from hidden patches.

@@ -14,8 +14,8 @@ import numpy as np
 
 from vmae_jax.errors import lookup
 from vmae_jax.models.patches import patchify, token_grid, unpatchify
-from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import HIDDEN, Shown, to_uint8, token_pixels
+from vmae_jax.types import Float, UInt8
+from vmae_jax.visualize.images import HIDDEN, Hidden, Patch, Shown, Video, to_uint8, token_pixels
 
 # Where a hidden patch's mean and std came from -> what the caption says of it.
 CAPTIONS = {
@@ -32,13 +32,9 @@ TIME_STEP = 0.5  # Distance of a patch to itself one time slot later, in widths 
 def reconstruction_grid(shown: Shown, *, statistics: str) -> UInt8[np.ndarray, '...']:
   """Draws the input, the masked input, interpolation alone, and the prediction.
 
-  Args:
-    shown: `values` are the result of `predicted_video`, or the pixels that a model predicts; only
-      their hidden patches are shown.
-    statistics: A key of CAPTIONS: how they got their mean and contrast.
-
-  Raises:
-    UserError: there are no such statistics.
+  `shown.values` are the result of `predicted_video`, or the pixels that a model predicts; only
+  their hidden patches are shown. `statistics` is a key of CAPTIONS: how they got their mean and
+  contrast.
   """
   caption = lookup(CAPTIONS, statistics, 'statistics of the reconstruction')
   video, predicted, patch = shown.clip, shown.values, shown.patch
@@ -60,13 +56,7 @@ def reconstruction_grid(shown: Shown, *, statistics: str) -> UInt8[np.ndarray, '
   )
 
 
-def hidden_error(
-  video: Float[np.ndarray, 'T H W 3'],
-  masked_tokens: Bool[np.ndarray, ' n'],
-  predicted: Float[np.ndarray, 'T H W 3'],
-  *,
-  patch: tuple[int, int, int],
-) -> float:
+def hidden_error(video: Video, masked_tokens: Hidden, predicted: Video, *, patch: Patch) -> float:
   """The mean absolute difference of hidden pixels, of 255."""
   hidden = token_pixels(masked_tokens.reshape(token_grid(video.shape[:3], patch)), video.shape)
   return float(255 * np.abs(predicted - video)[hidden[..., 0]].mean())
@@ -74,20 +64,17 @@ def hidden_error(
 
 def predicted_video(
   predicted: Float[np.ndarray, 'm p'],
-  video: Float[np.ndarray, 'T H W 3'],
-  masked_tokens: Bool[np.ndarray, ' n'],
+  video: Video,
+  masked_tokens: Hidden,
   *,
-  patch: tuple[int, int, int],
+  patch: Patch,
   statistics: str,
   eps: float = 1e-6,
-) -> Float[np.ndarray, 'T H W 3']:
+) -> Video:
   """The clip with predicted patches in place of the hidden ones.
 
   Args:
     predicted: Patches, in the order of the hidden tokens' indices.
-    video: The clip in [0, 1].
-    masked_tokens: True where a token was hidden.
-    patch: Frames, height and width of a patch.
     statistics: A key of CAPTIONS; with 'none' the model predicts pixels as they are.
     eps: See `denormalise`.
   """
@@ -101,12 +88,7 @@ def predicted_video(
   return np.asarray(unpatchify(jnp.asarray(patches)[None], patch=patch, grid=grid)[0])
 
 
-def interpolated_video(
-  video: Float[np.ndarray, 'T H W 3'],
-  masked_tokens: Bool[np.ndarray, ' n'],
-  *,
-  patch: tuple[int, int, int],
-) -> Float[np.ndarray, 'T H W 3']:
+def interpolated_video(video: Video, masked_tokens: Hidden, *, patch: Patch) -> Video:
   """The clip with flat hidden patches, of colours interpolated from the visible patches alone."""
   flat = np.zeros((int(masked_tokens.sum()), math.prod(patch) * 3), np.float32)
   return predicted_video(flat, video, masked_tokens, patch=patch, statistics='visible')
@@ -115,7 +97,7 @@ def interpolated_video(
 def denormalise(
   predicted: Float[np.ndarray, 'm p'],
   patches: Float[np.ndarray, 'n p'],
-  masked_tokens: Bool[np.ndarray, ' n'],
+  masked_tokens: Hidden,
   *,
   grid: tuple[int, ...],
   statistics: str,
@@ -126,13 +108,8 @@ def denormalise(
   Args:
     predicted: Normalised patches, in the order of the hidden tokens' indices.
     patches: All patches of the clip, in [0, 1].
-    masked_tokens: True where a token was hidden.
-    grid: Tokens (t, h, w) of the clip.
     statistics: 'visible' or 'ground truth', see CAPTIONS.
     eps: What the target's normalisation added to the std.
-
-  Raises:
-    UserError: there are no such statistics.
   """
   colours = patches.reshape(len(patches), -1, 3)
   # The unbiased std, as in VideoMAE's target.
@@ -148,7 +125,7 @@ def denormalise(
 
 
 def interpolate_visible(
-  values: Float[np.ndarray, 'n c'], masked_tokens: Bool[np.ndarray, ' n'], *, grid: tuple[int, ...]
+  values: Float[np.ndarray, 'n c'], masked_tokens: Hidden, *, grid: tuple[int, ...]
 ) -> Float[np.ndarray, 'm c']:
   """Values at hidden tokens from those at visible ones; hidden values are not used.
 

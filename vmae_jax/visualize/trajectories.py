@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vmae_jax.types import Bool, Float, UInt8
-from vmae_jax.visualize.images import Shown, evenly, swatch, to_uint8
+from vmae_jax.types import Float, UInt8
+from vmae_jax.visualize.images import Hidden, Patch, Shown, evenly, swatch, to_uint8
 from vmae_jax.visualize.reconstruction import interpolate_visible
 
 MIN_SIDE = 320  # Frames are enlarged to this, so that paths of a few pixels can be seen.
@@ -92,7 +92,7 @@ def trajectory_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
 def predicted_steps(
   predicted: Float[np.ndarray, 'm f'],
   true: Float[np.ndarray, 'n 2 L q'],
-  masked_tokens: Bool[np.ndarray, ' n'],
+  masked_tokens: Hidden,
   *,
   grid: tuple[int, ...],
   options: Mapping[str, Any],
@@ -122,11 +122,7 @@ def predicted_steps(
 
 
 def _points(
-  values: Float[np.ndarray, 'n 2 L q'],
-  grid: tuple[int, ...],
-  patch: tuple[int, int, int],
-  *,
-  each: bool = True,
+  values: Float[np.ndarray, 'n 2 L q'], grid: tuple[int, ...], patch: Patch, *, each: bool = True
 ) -> tuple[Float[np.ndarray, 'p 2'], Float[np.ndarray, 't p L 2']]:
   """Where points start in a frame, and their steps, in pixels; not each: the means of tokens."""
   t, h, w = grid
@@ -155,7 +151,6 @@ def draw_paths(
   """A line along each path and a dot at its end, over the frame enlarged.
 
   Args:
-    frame: What is drawn over.
     layers: Where points start, their steps (x, y) in pixels of the frame, and the colour. Paths
       with values that are not finite are left out.
   """
