@@ -25,9 +25,8 @@ import json, sys
 import jax, jax.numpy as jnp
 from vmae_jax import sharding
 from vmae_jax.models.attention import attention
-from vmae_jax.planning.program import executed
+from vmae_jax.planning.program import executed, read_cycles
 from vmae_jax.planning.slices import slice_devices
-from vmae_jax.planning.cycles import read_cycles
 
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_enable_compilation_cache', False)

@@ -8,6 +8,7 @@ the same versions, are kept.
 import datetime
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from tests.benchmark.contenders import load_published
 from tests.benchmark.methods import GUMBEL_PATH, overrides
 from vmae_jax.errors import UserError
 from vmae_jax.models.sizes import SIZES
-from vmae_jax.planning.gpus import count_gpus, is_gpu
+from vmae_jax.planning.gpus import is_gpu
 
 ROOT = Path(__file__).parents[2]
 METHODS = ('videomae', 'motionmae', 'mam2', 'mgmae', 'mme', 'mgm')
@@ -124,7 +125,8 @@ def _config(method: str, size: str, topology: str) -> tuple[Any, dict[str, Any]]
   """A method's config for K400, and what is changed in it."""
   settings = dict(SETTINGS.get(size, {}))
   if is_gpu(topology):  # A host or two of them, each with memory for more than the configs' clips.
-    settings |= {'batch_size': CLIPS[size] * count_gpus(topology), 'mesh.fsdp': 1}
+    gpus = math.prod(int(n) for n in topology.replace('*', ':').split(':') if n.isdigit())
+    settings |= {'batch_size': CLIPS[size] * gpus, 'mesh.fsdp': 1}
   if method == 'mam2':
     settings['tokenizer.path'] = GUMBEL_PATH
   config = load_published(method, size)

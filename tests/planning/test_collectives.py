@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmae_jax.planning.collectives import Collective, read_collectives, summarise
+from vmae_jax.planning.program import Collective, read_collectives, summarise
 
 # In the forms that XLA's CPU, GPU and TPU compilers print.
 PROGRAM = """HloModule jit_step, is_scheduled=true

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmae_jax.planning.cycles import read_cycles
+from vmae_jax.planning.program import read_cycles
 
 
 def operation(cycles, scope='', more=''):

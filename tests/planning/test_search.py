@@ -15,7 +15,7 @@ from vmae_jax.config_file import load_config
 from vmae_jax.planning import aot
 from vmae_jax.planning import search as search_lib
 from vmae_jax.planning.aot import CompiledStep
-from vmae_jax.planning.collectives import Collective
+from vmae_jax.planning.program import Collective
 
 # Of a model that compiles in seconds, on devices of 10 MiB, by two ways to save memory.
 SEARCH = """

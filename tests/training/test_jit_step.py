@@ -13,7 +13,7 @@ import jax, jax.numpy as jnp, numpy as np
 from vmae_jax import sharding
 from vmae_jax.config_file import load_config
 from vmae_jax.method.build import build_method
-from vmae_jax.planning.collectives import read_collectives
+from vmae_jax.planning.program import read_collectives
 from vmae_jax.training import loop
 from vmae_jax.method.state import init_state
 from vmae_jax.training.step import jit_step, make_train_step

@@ -18,9 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from vmae_jax import sharding
 from vmae_jax.method.forward import Method
 from vmae_jax.method.state import init_state
-from vmae_jax.planning.collectives import Collective, read_collectives
-from vmae_jax.planning.cycles import read_cycles
-from vmae_jax.planning.program import read_kernels
+from vmae_jax.planning.program import Collective, read_collectives, read_cycles, read_kernels
 from vmae_jax.training.loop import make_schedule
 from vmae_jax.training.pretraining import make_step
 from vmae_jax.training.step import jit_step
@@ -30,31 +28,24 @@ _ANY_NUMBER = 10**6  # Of steps and videos: they only enter the learning rate.
 
 
 class CompiledStep(NamedTuple):
-  """What the compiler says of a step, on one of the devices.
+  """What the compiler says of a step, on one of the devices."""
 
-  Attributes:
-    fits: Whether its memory suffices.
-    memory: Kind -> bytes; 'all' is their sum and `limit` what there is. Where the compiler
-      refused the step, it tells but these two beside what is held by shape.
-    flops: As the compiler counts, which takes the body of a loop once; None if it does not tell.
-    collectives: What is sent between devices.
-    cycles: Of a core, by part of the model, where the compiler tells them; see `read_cycles`.
-    kernels: Of libraries and by hand, such as cuDNN's attention: target -> how often one runs.
-    resharded: Arrays of the state that a step leaves on other devices than it found them, so that
-      the next one would be compiled anew.
-    seconds: That tracing and compiling took.
-    compiler: Its name and version.
-  """
-
-  fits: bool
+  fits: bool  # Whether its memory suffices.
+  # Kind -> bytes; 'all' is their sum and `limit` what there is. Where the compiler refused the
+  # step, it tells but these two beside what is held by shape.
   memory: dict[str, int]
+  # As the compiler counts, which takes the body of a loop once; None if it does not tell.
   flops: float | None
-  collectives: list[Collective]
+  collectives: list[Collective]  # What is sent between devices.
+  # Of a core, by part of the model, where the compiler tells them; see `read_cycles`.
   cycles: dict[str, int]
+  # Of libraries and by hand, such as cuDNN's attention: target -> how often one runs.
   kernels: dict[str, int]
+  # Arrays of the state that a step leaves on other devices than it found them, so that the next one
+  # would be compiled anew.
   resharded: int
-  seconds: float
-  compiler: str
+  seconds: float  # That tracing and compiling took.
+  compiler: str  # Its name and version.
 
 
 def resolve(config: ml_collections.ConfigDict, platform: str) -> ml_collections.ConfigDict:
@@ -174,9 +165,7 @@ _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 def _exhausted(message: str, held: int) -> dict[str, int]:
   """What the TPU compiler says when memory does not suffice; raises for any other error.
 
-  Args:
-    message: In one of two forms: all that is used, or temporaries alone.
-    held: Bytes of what the step is given, which the latter leaves out.
+  It says all that is used, or temporaries alone: these are beside the bytes that are held.
   """
   size = r'([\d.]+)([KMGT]?)'
   if match := re.search(rf'Used {size} of {size} hbm', message):

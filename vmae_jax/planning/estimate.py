@@ -10,7 +10,7 @@ from vmae_jax import config as config_lib
 from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError
 from vmae_jax.planning import aot, plan
-from vmae_jax.planning.collectives import summarise
+from vmae_jax.planning.program import summarise
 from vmae_jax.planning.slices import slice_devices
 from vmae_jax.training.loop import count_steps
 
@@ -30,13 +30,11 @@ def estimate(
   """Compiles the step of a config and derives what a run needs.
 
   Args:
-    config: Of pre-training.
-    topology: As `devices_of` takes it.
+    topology: As `slice_devices` takes it, or local.
     mfu: Share of the peak that the step is expected to reach; None: what the cycles that the
       compiler counts come to, or MFU where it counts none.
     videos: In the training set; None: as many as data.train names, if it names any.
     decode_rate: Clips a second that a host's core decodes.
-    video_bytes: Mean size of a file.
 
   Returns:
     All numbers, for JSON, see `table`; and the step.
@@ -54,16 +52,9 @@ def estimate(
   collectives = summarise(step.collectives)
   clip_flops, cycles = method.flops(), sum(step.cycles.values())
   counted = cycles / chip.clock if mfu is None and cycles and chip and chip.clock else None
-  speed = plan.speed(
-    clip_flops=clip_flops,
-    batch=config.batch_size,
-    devices=devices,
-    sent=sum((row['sent'] for row in collectives.values()), 0.0),
-    peak=peak,
-    network=network,
-    mfu=mfu or MFU,
-    counted=counted,
-  )
+  sent = sum((row['sent'] for row in collectives.values()), 0.0)
+  work = dict(clip_flops=clip_flops, batch=config.batch_size, devices=devices, sent=sent)
+  speed = plan.speed(**work, peak=peak, network=network, mfu=mfu or MFU, counted=counted)
   images = [x for x in aot.batch_shapes(config, method, mesh).values() if x.ndim > 1]
   feed = plan.Feed(
     decode_rate=decode_rate,
@@ -73,6 +64,7 @@ def estimate(
     clip_bytes=sum(x.size * x.dtype.itemsize for x in images) * 64 // 49 // config.batch_size,
   )
   rate, seconds = speed['clips_per_second'], speed['step_seconds']
+  kept = ('compiler', 'fits', 'memory', 'cycles', 'kernels', 'resharded')
   result = {
     'method': config.method,
     'size': config.model.size,
@@ -84,17 +76,12 @@ def estimate(
     'mesh': dict(mesh.shape),
     'batch_size': config.batch_size,
     'model': {key: config.model[key] for key in ('dtype', 'attention', 'scan', 'remat')},
-    'compiler': step.compiler,
     'compile_seconds': step.seconds,
-    'fits': step.fits,
-    'memory': step.memory,
+    **{name: getattr(step, name) for name in kept},
     'clip_flops': clip_flops,
     'target_flops': method.target_flops(),
     'compiled_clip_flops': step.flops and step.flops * devices / config.batch_size,
     'collectives': collectives,
-    'cycles': step.cycles,
-    'kernels': step.kernels,
-    'resharded': step.resharded,
     'peak_flops': peak,
     'network_bytes_per_second': network,
     'source': chip and chip.source,
@@ -197,28 +184,15 @@ def table(result: dict[str, Any]) -> str:
     runs = ', '.join(f'{name} {count} times' for name, count in kernels.items())
     lines += ['', f"kernels beside the compiler's own: {runs}"]
   if cycles := result['cycles']:
-    lines += ['', *_cycles(cycles)]
+    total = sum(cycles.values())
+    lines += [
+      '',
+      'cycles of a core in a step, as the compiler counts (no measurement; of attention, where it '
+      f'is a kernel, those of a v5e): {total / 1e6:.0f} M',
+      *(f'  {part:36}{count / total:8.0%}' for part, count in cycles.items()),
+    ]
   lines += ['', *_time(result, speed)]
   return '\n'.join(lines)
-
-
-def _cycles(cycles: dict[str, int]) -> list[str]:
-  total = sum(cycles.values())
-  lines = [
-    f'cycles of a core in a step, as the compiler counts (no measurement; of attention, where it '
-    f'is a kernel, those of a v5e): {total / 1e6:.0f} M'
-  ]
-  lines += [f'  {part:36}{count / total:8.0%}' for part, count in cycles.items()]
-  return lines
-
-
-def _expected(result: dict[str, Any]) -> str:
-  if result['counted_seconds']:
-    return (
-      f'by these cycles at {result["clock"] / 1e9:.2f} GHz (without gathers and what chips wait '
-      'for each other)'
-    )
-  return 'at an assumed MFU (--mfu)'
 
 
 def _count(number: int, thing: str) -> str:
@@ -242,7 +216,13 @@ def _time(result: dict[str, Any], speed: dict[str, float | None]) -> list[str]:
       f'({result["network_bytes_per_second"] / 1e9:.0f} GB/s each way a chip)'
     )
   lines.append(f'  published: {result["source"]}')
-  lines.append(f'{_expected(result)}: {speed["step_seconds"] * 1e3:.1f} ms a step, ')
+  expected = 'at an assumed MFU (--mfu)'
+  if result['counted_seconds']:
+    expected = (
+      f'by these cycles at {result["clock"] / 1e9:.2f} GHz (without gathers and what chips wait '
+      'for each other)'
+    )
+  lines.append(f'{expected}: {speed["step_seconds"] * 1e3:.1f} ms a step, ')
   lines[-1] += f'{speed["mfu"]:.0%} MFU, {speed["clips_per_second"]:,.0f} clips/s'
   if cost := result['cost']:
     lines.append(

@@ -52,17 +52,10 @@ def is_gpu(topology: str) -> bool:
   return _NAME.fullmatch(topology) is not None
 
 
-def count_gpus(topology: str) -> int:
-  """How many GPUs a name such as 2*h200:8 stands for."""
-  hosts, _, count = _NAME.fullmatch(topology).groups()
-  return int(hosts or 1) * int(count)
-
-
 def gpu_devices(topology: str) -> list:
   """GPUs that need not be there: programs can be compiled for them, by defaults and not by trial.
 
-  Raises:
-    UserError: what compiles for GPUs is not installed.
+  A UserError where what compiles for GPUs is not installed.
   """
   hosts, gpu, count = _NAME.fullmatch(topology).groups()
   if importlib.util.find_spec('jax_plugins') is None:

@@ -4,19 +4,12 @@ from typing import NamedTuple
 
 
 class Feed(NamedTuple):
-  """What is assumed of the data.
+  """What is assumed of the data."""
 
-  Attributes:
-    decode_rate: Clips that one core decodes in a second, the first from each video.
-    video_bytes: Of a file.
-    repeats: Clips cut from one decoded video.
-    clip_bytes: That cross to the device for one clip.
-  """
-
-  decode_rate: float
-  video_bytes: float
-  repeats: int
-  clip_bytes: int
+  decode_rate: float  # Clips that one core decodes in a second, the first from each video.
+  video_bytes: float  # Of a file.
+  repeats: int  # Clips cut from one decoded video.
+  clip_bytes: int  # That cross to the device for one clip.
 
 
 def speed(
@@ -34,8 +27,6 @@ def speed(
 
   Args:
     clip_flops: Of a training step, for one clip.
-    batch: Clips in a step.
-    devices: That share them.
     sent: Bytes that each device sends in a step.
     peak: FLOP/s of a device, or None if unknown.
     network: Bytes a second that a device can send, or None if unknown.

@@ -1,13 +1,23 @@
-"""Compiled programs as texts (optimised HLO): their computations, and how often each runs.
+"""Compiled programs as texts (optimised HLO): what runs and how often, what is sent, what it costs.
 
 A program is a list of computations, some of which are called by others: the body of a loop as
 often as the loop runs, a fusion's computation once a call. What is read is what one device
 executes in one run of the program.
+
+The cycles of each operation are libtpu's counts, by which the compiler chooses; they are no
+measurement, and leave out gathers, for which it has no count, and what chips wait for each other.
+They tell where to look, and which of two programs it holds to be cheaper. Of kernels
+(`vmae_jax.models.attention_kernel`) it tells none: theirs were counted in its final schedules, one
+bundle of instructions a cycle (`benchmark bundles`).
 """
 
 import collections
+import math
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
+
+from vmae_jax.models.attention_kernel import LANES
 
 _HEADER = re.compile(r'^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$')
 _CALLED = re.compile(r'\b(calls|to_apply|body|branch_computations)=\{?((?:%?[\w.-]+(?:, )?)+)')
@@ -15,6 +25,31 @@ _LOOP = re.compile(r' while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)')
 # Of GPUs' libraries and of Pallas on TPUs; other custom calls are the compiler's own.
 _TARGET = re.compile(r'custom_call_target="(__[^"]+|tpu_custom_call)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+KINDS = (
+  'all-reduce',
+  'all-gather',
+  'reduce-scatter',
+  'all-to-all',
+  'collective-permute',
+  'collective-broadcast',
+  'ragged-all-to-all',
+)
+_OPERATION = re.compile(
+  r'^\s+(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>.*?) '
+  rf'(?P<kind>{"|".join(KINDS)})(?P<start>-start)?\('
+)
+_ARRAY = re.compile(r'\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]')
+# Where the compiler fuses an all-reduce and the slice of it that a device keeps.
+_FUSED_SCATTER = re.compile(r'^all-reduce-scatter')
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_SCOPE = re.compile(r'op_name="([^"]*)"')
+_MODULE = re.compile(r'/((?:\w+_)?(?:encoder|decoder|regressor))/')
+_LAYER = re.compile(r'/(attention|mlp)\d?/')
+# Bundles of attention's kernels on a TPU: of each program of the grid, and for each head, 128
+# queries and key; v5e's where a chip has not been counted.
+_KERNELS = {'forward': (386, 0.662), 'backward': (572, 1.186)}
+_KERNEL = re.compile(r'%\S*?(forward|backward)_kernel\S* = .*custom_call_target="tpu_custom_call"')
+_SHAPES = re.compile(r'\b(?:bf16|f32)\[([\d,]+)\]')
 
 
 class Computation:
@@ -25,10 +60,7 @@ class Computation:
 
 
 def executed(text: str) -> Iterator[tuple[str, Computation, int]]:
-  """Name of each computation, the computation, and how often it runs.
-
-  Args:
-    text: `compiled.as_text()`.
+  """Name of each computation of `compiled.as_text()`, the computation, and how often it runs.
 
   Yields:
     Callers before what they call; 0 times for those in a loop that does not say how long it is.
@@ -105,3 +137,138 @@ def _trips(line: str, condition: Computation, bodies: dict[str, Computation]) ->
   limits = {m[1] for x in lines if (m := re.search(r'= [su]32\[\]\S* constant\((\d+)\)', x))}
   counts_up = any(re.search(r' compare\(.*direction=LT', x) for x in lines)
   return int(limits.pop()) if counts_up and len(limits) == 1 else 0
+
+
+class Collective(NamedTuple):
+  """One operation between devices."""
+
+  kind: str  # One of KINDS.
+  # Of the whole: what is summed (all-reduce, reduce-scatter), what each device has afterwards (all-
+  # gather, all-to-all), what moves (collective-permute).
+  bytes: int
+  group: int  # Devices that take part together.
+  times: int  # How often it runs in one run of the program.
+  scope: str  # Where in the model it comes from, as the compiler was told, or ''.
+
+  @property
+  def sent(self) -> float:
+    """Bytes that each device must send, in all its runs, by the best known algorithm (a ring)."""
+    if self.kind in ('collective-permute', 'collective-broadcast'):
+      return float(self.bytes * self.times)
+    ways = 2 if self.kind == 'all-reduce' else 1  # Summed, then spread.
+    return ways * (self.group - 1) / self.group * self.bytes * self.times
+
+
+def read_collectives(text: str, *, devices: int) -> list[Collective]:
+  """All operations between devices in a compiled program, `compiled.as_text()`.
+
+  `devices` run it, and are the group of an operation that names none.
+
+  Raises:
+    ValueError: the text is no program, its groups of devices are in no known form, or a loop with
+      such operations does not say how often it runs.
+  """
+  found, seen = [], set()
+  for name, computation, times in executed(text):
+    for line in computation.lines:
+      match = _OPERATION.match(line)
+      if match is None:
+        continue
+      # An operation that other work hides is cut in parts, each in a fusion of its own.
+      channel = re.search(r'channel_id=(\d+)', line)
+      if computation.fused and channel:
+        if (match['kind'], channel[1]) in seen:
+          continue
+        seen.add((match['kind'], channel[1]))
+      if times == 0:
+        raise ValueError(f'{match["name"]} is in a loop that does not say how often it runs.')
+      found.append(_collective(match, line, name, times, devices))
+  return found
+
+
+def summarise(collectives: list[Collective]) -> dict[str, dict[str, int | float]]:
+  """For each kind: how many operations, how often they run, their bytes and what is sent."""
+  rows = collections.defaultdict(lambda: dict(operations=0, runs=0, bytes=0, sent=0.0))
+  for c in collectives:
+    row = rows[c.kind]
+    row['operations'] += 1
+    row['runs'] += c.times
+    row['bytes'] += c.bytes * c.times
+    row['sent'] += c.sent
+  return dict(sorted(rows.items()))
+
+
+def _collective(match, line: str, computation: str, times: int, devices: int) -> Collective:
+  kind, group = match['kind'], _group(line, devices)
+  sizes = [_bytes(*array) for array in _ARRAY.findall(match['shape'])]
+  total = sum(sizes)
+  if match['start'] and kind == 'all-gather':  # The shape is (what each has, the whole).
+    total = total * group // (group + 1)
+  elif match['start'] and kind == 'collective-permute':  # (from, to, two semaphores)
+    total = sizes[0]
+  elif kind == 'all-reduce' and _FUSED_SCATTER.match(computation):
+    kind = 'reduce-scatter'
+  elif kind == 'reduce-scatter':
+    total *= group
+  scope = re.search(r'op_name="([^"]*)"', line)
+  return Collective(kind, total, group, times, scope[1] if scope else '')
+
+
+def _bytes(dtype: str, shape: str) -> int:
+  bits = 8 if dtype == 'pred' else int(re.search(r'\d+', dtype)[0])
+  return math.prod(int(n) for n in shape.split(',') if n) * bits // 8
+
+
+def _group(line: str, devices: int) -> int:
+  """Devices in a group: {{0,1},{2,3}}, [groups,size]<=[...] or mesh['a'=4,'b'=2] {'a'}.
+
+  Before the axes of the latter, the order of its devices may stand: device_ids=([2,4]T(1,0)).
+  """
+  if named := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', line):
+    sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", named[1])}
+    return math.prod(sizes[name] for name in re.findall(r"'([^']+)'", named[2]))
+  if iota := re.search(r'replica_groups=\[\d+,(\d+)\]', line):
+    return int(iota[1])
+  if listed := re.search(r'replica_groups=\{\{([\d,]+)\}', line):
+    return len(listed[1].split(','))
+  if re.search(r'replica_groups=(?!\{\})', line):
+    raise ValueError(f'these groups of devices are in no known form: {line.strip()}')
+  return devices
+
+
+def read_cycles(text: str) -> dict[str, int]:
+  """Cycles of a core in one run of `compiled.as_text()`, by part of the model, the largest first.
+
+  Returns:
+    Nothing where the compiler does not tell, as on CPU and GPU. A loop that does not say how often
+    it runs counts once.
+  """
+  parts = collections.Counter()
+  for _, computation, times in executed(text):
+    if computation.fused:  # The fusion's own line counts.
+      continue
+    for line in computation.lines:
+      count = _CYCLES.search(line)
+      if count or _KERNEL.search(line):
+        cycles = int(count[1]) if count else _kernel(line)
+        scope = _SCOPE.search(line)
+        parts[_part(scope[1] if scope else '')] += cycles * max(times, 1)
+  return dict(parts.most_common())
+
+
+def _part(scope: str) -> str:
+  if module := _MODULE.search(scope):
+    layer = _LAYER.search(scope)
+    return f'{module[1]}, {layer[1] if layer else "rest"}'
+  return 'masks, targets, loss' if 'jvp(' in scope else 'optimizer, rest'
+
+
+def _kernel(line: str) -> int:
+  """Cycles of a kernel, from the shapes of its queries, keys and statistics ('b g 1 n')."""
+  shapes = [tuple(map(int, shape.split(','))) for shape in _SHAPES.findall(line)]
+  b, g, _, n = next(shape for shape in shapes if len(shape) == 4)
+  given = line.index('operand_layout_constraints')
+  _, m, d = tuple(map(int, _SHAPES.findall(line[given:])[1].split(',')))
+  start, each = _KERNELS[_KERNEL.search(line)[1]]
+  programs = b * d // max(LANES, d // g)
+  return round(programs * start + b * g * math.ceil(n / LANES) * m * each)

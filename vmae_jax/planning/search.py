@@ -7,8 +7,8 @@ from typing import Any
 from vmae_jax import sharding
 from vmae_jax.planning import aot, plan
 from vmae_jax.planning.aot import CompiledStep
-from vmae_jax.planning.collectives import summarise
 from vmae_jax.planning.estimate import GIB, prepare, published, size_text
+from vmae_jax.planning.program import summarise
 
 # From the cheapest in time to the cheapest in memory, and how much arithmetic comes on top: with
 # `full` a second forward pass to three passes in all, with `dots` what is not worth counting.
@@ -25,8 +25,6 @@ def search(config, topology: str, *, step: CompiledStep, clip_flops: int) -> dic
   Prints a line for each step that it compiles, for that takes minutes.
 
   Args:
-    config: Of pre-training.
-    topology: As `estimate` takes it.
     step: Of the config as it is, which `estimate` has compiled.
     clip_flops: Of a step for one clip, without what is computed again.
 
@@ -94,15 +92,9 @@ def search(config, topology: str, *, step: CompiledStep, clip_flops: int) -> dic
 def _floor(step: CompiledStep, clip_flops: int, batch: int, devices: list, remat: str) -> float:
   """Seconds that a step takes at least; 0 where neither peak nor network are known."""
   peak, network = published(devices)
-  speed = plan.speed(
-    clip_flops=clip_flops,
-    batch=batch,
-    devices=len(devices),
-    sent=sum(row['sent'] for row in summarise(step.collectives).values()),
-    peak=peak,
-    network=network,
-    mfu=1.0,
-  )
+  sent = sum(row['sent'] for row in summarise(step.collectives).values())
+  work = dict(clip_flops=clip_flops, batch=batch, devices=len(devices), sent=sent)
+  speed = plan.speed(**work, peak=peak, network=network, mfu=1.0)
   arithmetic = (speed['arithmetic_seconds'] or 0.0) * (1 + REMATS[remat])
   return max(arithmetic, speed['network_seconds'] or 0.0)
 

@@ -23,13 +23,9 @@ SLICES = {
 
 
 def parse_slice(name: str) -> dict[str, Any]:
-  """What libtpu has to be told of one slice or several.
+  """What libtpu has to be told of one slice or several; a UserError where there are no such.
 
-  Args:
-    name: Such as v5e:4x4 or v5p:4x4x8; 2*v5e:16x16 are two slices, joined by their hosts' network.
-
-  Raises:
-    UserError: there is no such slice.
+  They are named v5e:4x4 or v5p:4x4x8; 2*v5e:16x16 are two slices, joined by their hosts' network.
   """
   match = re.fullmatch(r'(?:([1-9]\d*)\*)?((\w+):(\d+x\d+(?:x\d+)?))', name)
   if match is None:
