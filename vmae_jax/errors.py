@@ -93,6 +93,14 @@ def suggest(name: str, names: Collection[str]) -> str:
   return f'{hint} There is: {", ".join(sorted(names))}.'
 
 
+def first_few(items: Collection[str], *, most: int = 6, separator: str = ', ') -> str:
+  """The first of some items, and how many more there are."""
+  shown = list(items)[:most]
+  more = len(items) - len(shown)
+  last = f'{separator.rstrip(", ")} and {more} more' if more else ''
+  return separator.join(shown) + last
+
+
 def check_name(name: str, names: Collection[str], what: str) -> None:
   """Raises a UserError for a name that is not among `names`; lists them."""
   if name not in names:
@@ -100,28 +108,18 @@ def check_name(name: str, names: Collection[str], what: str) -> None:
 
 
 def lookup(table: dict[str, Any], name: str, what: str) -> Any:
-  """Returns `table[name]`.
+  """Returns `table[name]`, or raises a UserError that lists what there is.
 
-  Args:
-    table: A plain dict from name to entry.
-    name: The name that a config or command line gave.
-    what: What the table holds, as the config calls it, such as `masking.name`.
-
-  Raises:
-    UserError: the name is not in the table; lists what is.
+  `what` is what the config calls the name, such as `masking.name`.
   """
   check_name(name, table, what)
   return table[name]
 
 
 def check_options(function: Callable, options: Collection[str], what: str, given: Collection[str]):
-  """Raises a UserError for an option that `function` does not take.
+  """Raises a UserError for an option that is no keyword argument of `function`.
 
-  Args:
-    function: Takes the options as keyword arguments.
-    options: The names that the config gives.
-    what: The config block, for the message.
-    given: Arguments of `function` that the caller supplies, hence no options.
+  `what` is the config block, `given` are arguments that the caller supplies, hence no options.
   """
   known = set(inspect.signature(function).parameters) - set(given)
   for name in options:

@@ -17,8 +17,8 @@ from absl import logging
 from vmae_jax import lock
 from vmae_jax.errors import Unavailable, UserError
 from vmae_jax.runs import checkpoint, checkpointer
+from vmae_jax.runs.checkpoint import digests
 from vmae_jax.runs.checkpointer import Checkpointer
-from vmae_jax.runs.digests import digests
 from vmae_jax.runs.run_dir import make_run_dir
 
 # Errors of reads that orbax started beside the one that it has told.

@@ -9,7 +9,7 @@ import hashlib
 import json
 import pathlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,20 +19,15 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from vmae_jax.data.sources import DataSet
-from vmae_jax.errors import UserError
+from vmae_jax.errors import Unavailable, UserError, first_few
 from vmae_jax.runs.run_dir import leaves, versions
 
 # What each host may have to itself: where its files lie and how many threads decode them.
 _OWN = ('data.root', 'data.threads', 'data.workers')
-_MOST_SHOWN = 6
 
 
 def check_agreement(config: ml_collections.ConfigDict, source: DataSet) -> None:
-  """Compares the processes of a run; does nothing if there is but one.
-
-  Args:
-    config: The run's.
-    source: Its training videos.
+  """Compares the processes of a run, if there are several, and the videos that they train on.
 
   Raises:
     UserError: they differ; names the processes and in what. Every process raises it.
@@ -61,15 +56,12 @@ def describe_data(source: DataSet) -> dict[str, str]:
 
 
 def check_same_data(before: Mapping[str, str], now: Mapping[str, str], *, changed: bool) -> bool:
-  """Compares the data of a run that goes on with those that it has seen.
+  """Whether the data of a run that goes on, by `describe_data`, are others than it has seen.
 
   Args:
-    before: What `describe_data` said when the checkpoint was saved; empty in older ones.
-    now: What it says now.
+    before: When the checkpoint was saved; empty in older ones.
+    now: As they are now.
     changed: Whether they may differ: then that is only told.
-
-  Returns:
-    Whether they differ.
 
   Raises:
     UserError: they differ, and may not.
@@ -89,29 +81,36 @@ def check_same_data(before: Mapping[str, str], now: Mapping[str, str], *, change
 
 
 def check_same(processes: list[dict[str, str]]) -> None:
-  """Raises a UserError where processes differ, see `describe`.
-
-  Args:
-    processes: What each says, in their order.
-  """
+  """Raises a UserError where processes differ, each of which says what `describe` says."""
   differences = []
   for key in dict.fromkeys(key for about in processes for key in about if key != 'host'):
     values = [about.get(key, 'absent') for about in processes]
     usual = collections.Counter(values).most_common(1)[0][0]
     odd = [i for i, value in enumerate(values) if value != usual]
     if odd:
-      names = ', '.join(f'{i} ({processes[i]["host"]})' for i in odd[:_MOST_SHOWN])
-      more = f' and {len(odd) - _MOST_SHOWN} more' if len(odd) > _MOST_SHOWN else ''
+      names = first_few([f'{i} ({processes[i]["host"]})' for i in odd])
       differences.append(
-        f'{key} is {values[odd[0]]} in process {names}{more}, but {usual} in process '
+        f'{key} is {values[odd[0]]} in process {names}, but {usual} in process '
         f'{values.index(usual)} ({processes[values.index(usual)]["host"]})'
       )
   if differences:
-    more = len(differences) - _MOST_SHOWN
+    told = first_few(differences, separator='; ')
     raise UserError(
-      f'the {len(processes)} processes of this run differ: {"; ".join(differences[:_MOST_SHOWN])}'
-      f'{f"; and {more} more" if more > 0 else ""}. Start all with the same code, command and data.'
+      f'the {len(processes)} processes of this run differ: {told}. Start all with the same code, '
+      'command and data.'
     )
+
+
+def main_does(work: Callable[[], None]) -> None:
+  """Lets the main process do something; a UserError or Unavailable of it is raised in all."""
+  failure = None
+  if jax.process_index() == 0:
+    try:
+      work()
+    except (UserError, Unavailable) as e:
+      failure = e
+  if told := gather(failure and (isinstance(failure, UserError), str(failure)))[0]:
+    raise failure or (UserError if told[0] else Unavailable)(told[1])
 
 
 def gather(about: Any) -> list[Any]:

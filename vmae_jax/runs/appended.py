@@ -16,12 +16,7 @@ class Appended:
 
   A file of a disk gets each write at once; what a full one does not take is kept and written
   later. An object in a bucket is written as a whole, with the next `write` once `PAUSE` seconds
-  have passed, and by `flush`.
-
-  Attributes:
-    path: Of the file.
-    remote: Whether it lies in a bucket.
-    size: Bytes, those that wait included.
+  have passed, and by `flush`. `size` counts the bytes that wait, too.
   """
 
   def __init__(self, path: str):

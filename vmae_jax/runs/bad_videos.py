@@ -22,7 +22,7 @@ def too_many(bad: int | float, visits: int | float, *, videos: int, share: float
   the Chernoff bound holds: P(bad >= q n) <= exp(-n KL(q || share)).
 
   Args:
-    bad: Visits that met a broken video.
+    bad: Visits that met a broken video, of `visits`.
     visits: All of them.
     videos: In the data set.
     share: That may be broken.
@@ -55,8 +55,7 @@ def _rows(path: str) -> list[list[str]]:
 class BadVideos:
   """A table of videos that could not be read; each is named once, over restarts.
 
-  Args:
-    path: The file, usually WORKDIR/bad_videos.csv; made if there is something to write.
+  The file, usually WORKDIR/bad_videos.csv, is made if there is something to write.
   """
 
   def __init__(self, path: str):
@@ -65,14 +64,9 @@ class BadVideos:
     self._known = {row[0] for row in _rows(path)} if storage.is_file(path) else set()
 
   def record(self, failures: dict[str, str], step: int) -> int:
-    """Appends the videos that the file does not name yet.
+    """Appends the videos that the file does not name yet; returns how many were new.
 
-    Args:
-      failures: From a video's name to the reason, as `Loader.failures`, which only grows.
-      step: The step that training has reached.
-
-    Returns:
-      How many were new.
+    `failures` is that of `Loader`, which only grows; `step` the one that training has reached.
     """
     rows = [(*failure, step) for failure in islice(failures.items(), self._seen, None)]
     new = [row for row in rows if row[0] not in self._known]

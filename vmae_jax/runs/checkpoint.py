@@ -11,14 +11,16 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
 from vmae_jax import storage
-from vmae_jax.errors import Unavailable, UserError, check_name, is_outage
-from vmae_jax.runs.digests import digests, named
+from vmae_jax.errors import Unavailable, UserError, check_name, first_few, is_outage
 from vmae_jax.runs.run_dir import is_whole
+from vmae_jax.types import Array, UInt32
 
 # Else TensorFlow, where it is installed, would read buckets for Orbax.
 os.environ.setdefault('EPATH_USE_TF', 'false')
@@ -32,6 +34,38 @@ def one_line(e: Exception) -> str:
   return text if len(text) <= 200 else f'{text[:97]} ... {text[-97:]}'
 
 
+def named(tree: Any) -> dict[str, Any]:
+  """Path such as `params/encoder/norm/scale` -> leaf."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+
+
+def digests(tree: Any) -> dict[str, int]:
+  """Path -> a number, for every array of a tree, to compare what is loaded with what was saved.
+
+  It is computed on the devices: there the state is, whatever the mesh, and arrays that are split
+  over many processes come together by a sum. The sum is of 32-bit whole numbers, hence the same in
+  any order and on any mesh. Every changed bit changes the term of its own element for sure;
+  several changes cancel with a chance of 2^-32.
+  """
+  # One after another: on a CPU's emulated devices, several programs whose sums wait for each other
+  # can take up all threads, and then none goes on.
+  return {path: int(_digest(leaf)) for path, leaf in named(tree).items()}
+
+
+@jax.jit  # For each array: one program for a whole state holds a copy of it on CPUs.
+def _digest(x: Array) -> UInt32[Array, '']:
+  """Sum over all elements of a hash of bits and place: MurmurHash3's last mixing step."""
+  bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{8 * x.dtype.itemsize}'))
+  place = jnp.zeros(x.shape, jnp.uint32)
+  for axis, size in enumerate(x.shape):
+    place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+  h = bits.astype(jnp.uint32) ^ (place * jnp.uint32(0x9E3779B1))
+  h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+  h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+  return (h ^ (h >> 16)).sum(dtype=jnp.uint32)
+
+
 def checksum(data: Mapping[str, Any], config: Mapping[str, Any]) -> int:
   """Of a checkpoint's two items that are JSON."""
   return zlib.crc32(json.dumps([data, config], sort_keys=True).encode())
@@ -40,8 +74,7 @@ def checksum(data: Mapping[str, Any], config: Mapping[str, Any]) -> int:
 def without_checksum(data: Any, config: Any) -> dict[str, Any]:
   """The item `data` as it was before its checksum was added.
 
-  Raises:
-    ValueError: it is another one; other exceptions where `data` has another form.
+  A ValueError where it is another one; other exceptions where `data` has another form.
   """
   data = dict(data)
   if data.keys() == {'next_step'}:
@@ -54,9 +87,7 @@ def without_checksum(data: Any, config: Any) -> dict[str, Any]:
 def damage(saved: Mapping[str, int] | None, tree: Any) -> str | None:
   """Which arrays of a tree are not those that were saved; None if all are, or nobody knows.
 
-  Args:
-    saved: The digests that lie beside the state.
-    tree: What was loaded: the state or a part of it, each array under its path in the state.
+  `saved` are the digests beside the state; the tree is the state, or a part of it under its paths.
   """
   if saved is None:
     return None
@@ -81,14 +112,10 @@ def check_same(like: Any, found: dict[str, Any], *, where: str) -> None:
     if k in found and tuple(found[k].shape) != tuple(wanted[k].shape)
   ]
   parts = []
-  for what, names in (
-    ('missing', missing),
-    ('not in the model', extra),
-    ('of another shape', other),
-  ):
+  kinds = {'missing': missing, 'not in the model': extra, 'of another shape': other}
+  for what, names in kinds.items():
     if names:
-      more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-      parts.append(f'{len(names)} {what}: {"; ".join(names[:3])}{more}')
+      parts.append(f'{len(names)} {what}: {first_few(names, most=3, separator="; ")}')
   if parts:
     raise UserError(
       f'{where} is a checkpoint of another model: {". ".join(parts)}. '
@@ -133,12 +160,7 @@ def unreadable(folder: epath.Path, e: Exception) -> Exception:
 
 
 def arrays_of(folder: epath.Path) -> dict[str, Any]:
-  """`stored_arrays` of the state in a checkpoint's folder.
-
-  Raises:
-    UserError: it is damaged.
-    Unavailable: it cannot be read for now.
-  """
+  """`stored_arrays` of the state in a checkpoint's folder; errors as of `unreadable`."""
   try:
     return stored_arrays(folder / 'state')
   except Exception as e:  # Damaged bytes make exceptions of all types.
@@ -146,11 +168,7 @@ def arrays_of(folder: epath.Path) -> dict[str, Any]:
 
 
 def check_params(path: str, like: Any) -> epath.Path:
-  """The state of the checkpoint that `path` names, if its parameters have the shapes of `like`.
-
-  Raises:
-    UserError: there is no checkpoint, or its parameters differ.
-  """
+  """The state of the checkpoint at `path`; a UserError if parameters are not shaped as `like`."""
   folder = find_checkpoint(path)
   item = folder / 'state'
   tops = tuple(f'params/{name}/' for name in like)
@@ -161,7 +179,7 @@ def check_params(path: str, like: Any) -> epath.Path:
 
 
 def choose_weights(path: str, weights: str = '') -> str:
-  """Which weights of a checkpoint are meant, `params` or `ema`: one rule for all that reads runs.
+  """Which weights are meant, `params` or `ema`: one rule for all that reads runs.
 
   Args:
     path: A run's workdir or a checkpoint's folder.
@@ -198,14 +216,9 @@ def load_params(path: str, like: Any, *, weights: str = '') -> Any:
 
 
 def load_part(folder: epath.Path, like: Any) -> Any:
-  """A part of the state in a checkpoint's folder.
+  """A part of the state in a checkpoint's folder; errors as of `unreadable`.
 
-  Args:
-    folder: The checkpoint's.
-    like: Shapes, types and shardings of the part; a subtree of the state.
-
-  Raises:
-    UserError: it is damaged.
+  `like` is a subtree of the state: shapes, types and shardings of the part.
   """
   args = ocp.args.PyTreeRestore(
     like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
@@ -230,11 +243,7 @@ def stored_params(path: str) -> dict[str, Any]:
 
 
 def load_config(path: str) -> dict:
-  """The config stored in a checkpoint.
-
-  Raises:
-    UserError: there is no checkpoint, or it is damaged.
-  """
+  """The config stored in a checkpoint; errors as of `find_checkpoint` and `unreadable`."""
   return _facts(find_checkpoint(path))[1]
 
 

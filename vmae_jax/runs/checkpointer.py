@@ -21,16 +21,16 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_pol
 
 from vmae_jax import storage
 from vmae_jax.errors import Unavailable, UserError, is_outage, of_a_store
-from vmae_jax.runs.agreement import gather
+from vmae_jax.runs.agreement import gather, main_does
 from vmae_jax.runs.checkpoint import (
   check_same,
   checksum,
   damage,
+  digests,
   one_line,
   stored_arrays,
   without_checksum,
 )
-from vmae_jax.runs.digests import digests
 from vmae_jax.runs.run_dir import MARK, is_whole, remove_unfinished
 
 # The third failure in a row ends the run: an outage that passes spoils the save under way and
@@ -64,12 +64,7 @@ class Checkpointer:
       policies.append(keep_policies.EveryNSteps(keep_every_steps))
     self._config, self._workdir = config, storage.absolute(workdir)
     self._folder = epath.Path(self._workdir, 'checkpoints')
-    failure = _try_out(f'{self._folder}') if jax.process_index() == 0 else None
-    if told := gather(failure and (is_outage(failure), one_line(failure)))[0]:
-      raise (Unavailable if told[0] else UserError)(
-        f'no checkpoint can be saved in {self._folder}, where files must be written and folders '
-        f'renamed: {told[1]}.'
-      )
+    main_does(lambda: _try_out(f'{self._folder}'))
     # What fails there comes as an exception, too, and is told here in one line.
     for name in ('absl', 'asyncio'):
       standard_logging.getLogger(name).addFilter(_no_error_of_orbax)
@@ -88,15 +83,11 @@ class Checkpointer:
     self._reason = ''  # Of the last of them.
 
   def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
-    """Starts to save; returns once the state has been copied from the devices.
+    """Starts to save; returns once the state, after `step` steps, has been copied from the devices.
 
     A full disk or another failure of the store is told, and the run goes on: the checkpoints
-    that exist stay, and the next save tries again.
-
-    Args:
-      step: Steps taken.
-      state: The state after them.
-      extra: What else `restore` is to return; of types that JSON has.
+    that exist stay, and the next save tries again. `extra`, of types that JSON has, is what else
+    `restore` is to return.
 
     Raises:
       Unavailable: it is the third save in a row that has failed, even at a second attempt.
@@ -167,19 +158,15 @@ class Checkpointer:
 
   def _tidy(self, change) -> None:
     """Lets the main process change the folder, and all look at it anew."""
-    if jax.process_index() == 0:
-      change()
-    gather(None)
+    main_does(change)
     self._manager.reload()
 
   def restore(self, like: Any) -> Restored | None:
-    """The newest whole checkpoint, on the mesh of `like`, or None if there is none.
+    """The newest whole checkpoint, or None if there is none.
 
     A newer one that cannot be read or holds other values than were saved is told, and its folder
-    renamed to STEP.damaged.
-
-    Args:
-      like: Shapes, types and shardings of the state (`jax.ShapeDtypeStruct`s).
+    renamed to STEP.damaged. `like` gives shapes, types and shardings of the state
+    (`jax.ShapeDtypeStruct`s).
 
     Raises:
       UserError: the checkpoint is of another model, or none can be read.
@@ -263,8 +250,8 @@ def _of_the_store(e: Exception) -> Exception:
   raise e
 
 
-def _try_out(folder: str) -> Exception | None:
-  """Does on a small scale what a save does; what went wrong."""
+def _try_out(folder: str) -> None:
+  """Does on a small scale what a save does; raises a UserError or Unavailable if that fails."""
   part = f'{folder}/.trial'
   try:
     if storage.is_remote(folder):  # By the way that arrays go.
@@ -279,7 +266,10 @@ def _try_out(folder: str) -> Exception | None:
   except Exception as e:
     with contextlib.suppress(Exception):
       storage.remove(part)
-    return e
+    raise (Unavailable if is_outage(e) else UserError)(
+      f'no checkpoint can be saved in {folder}, where files must be written and folders renamed: '
+      f'{one_line(e)}.'
+    ) from e
 
 
 def _set_aside(step: str) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import jax
 
 from vmae_jax import lock, storage
-from vmae_jax.errors import Unavailable, UserError
-from vmae_jax.runs.agreement import gather
+from vmae_jax.errors import UserError
+from vmae_jax.runs.agreement import gather, main_does
 from vmae_jax.runs.run_dir import make_run_dir
 
 PATIENCE = 10.0  # Seconds that a network disk may take to show a new file.
@@ -29,15 +29,12 @@ def claimed(workdir: str | os.PathLike) -> Iterator[None]:
     Unavailable: it cannot be written to for now, such as on a full disk.
   """
   with contextlib.ExitStack() as stack:
-    failure = None
-    if jax.process_index() == 0:
-      try:
-        with make_run_dir(workdir):
-          stack.enter_context(lock.held(workdir))
-      except (UserError, Unavailable) as e:
-        failure = e
-    if told := gather(failure and (isinstance(failure, UserError), str(failure)))[0]:
-      raise failure or (UserError if told[0] else Unavailable)(told[1])
+
+    def enter():
+      with make_run_dir(workdir):
+        stack.enter_context(lock.held(workdir))
+
+    main_does(enter)
     if jax.process_count() > 1:
       _check_same_folder(os.fspath(workdir))
     yield

@@ -3,7 +3,6 @@
 The method names are those of clu's metric writers, which need TensorFlow; these do not.
 """
 
-import io
 import itertools
 import json
 import math
@@ -14,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -25,6 +23,7 @@ from vmae_jax import storage
 from vmae_jax.errors import UserError
 from vmae_jax.runs.appended import Appended
 from vmae_jax.types import UInt8
+from vmae_jax.visualize.files import png
 
 METRICS_FILE = 'metrics.jsonl'
 PART = 1 << 22  # Bytes of events in a bucket's object, then the next one begins.
@@ -35,11 +34,7 @@ class MetricWriter:
 
   metrics.jsonl has one JSON object a line: `step`, `time` (seconds since 1970) and the
   scalars; NaN and infinity are null there, since JSON has neither. Images go to
-  TensorBoard only.
-
-  Args:
-    workdir: The run's folder; made if it is missing.
-    enabled: False on all processes but the main one: then no call does anything.
+  TensorBoard only. On all processes but the main one it is not enabled, and no call does anything.
   """
 
   def __init__(self, workdir: str | os.PathLike, *, enabled: bool = True):
@@ -78,21 +73,10 @@ class MetricWriter:
     self._lines.write(json.dumps(record, allow_nan=False).encode() + b'\n')
     self._add_summary(step, [Summary.Value(tag=k, simple_value=v) for k, v in scalars.items()])
 
-  def write_images(
-    self,
-    step: int,
-    images: Mapping[str, UInt8[np.ndarray, 'H W 3'] | UInt8[np.ndarray, 'N H W 3']],
-  ) -> None:
-    """Writes pictures: one, or N of one size that become `name/0`, `name/1`, ..."""
-    if not self._enabled:
-      return
-    values = []
-    for name, image in images.items():
-      if image.ndim == 3:
-        values.append(_image_value(name, image))
-      else:
-        values += [_image_value(f'{name}/{i}', one) for i, one in enumerate(image)]
-    self._add_summary(step, values)
+  def write_images(self, step: int, images: Mapping[str, UInt8[np.ndarray, 'H W 3']]) -> None:
+    """Writes pictures by their names."""
+    if self._enabled:
+      self._add_summary(step, [_image_value(name, image) for name, image in images.items()])
 
   def flush(self) -> None:
     """Writes what waits: a checkpoint's lines must be there before it is."""
@@ -157,10 +141,6 @@ def _records(path: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _image_value(tag: str, image: UInt8[np.ndarray, 'H W 3']) -> Summary.Value:
-  png = io.BytesIO()
-  Image.fromarray(image).save(png, format='png')
-  height, width, _ = image.shape
-  encoded = Summary.Image(
-    height=height, width=width, colorspace=3, encoded_image_string=png.getvalue()
-  )
+  sides = dict(height=image.shape[0], width=image.shape[1])
+  encoded = Summary.Image(**sides, colorspace=3, encoded_image_string=png(image))
   return Summary.Value(tag=tag, image=encoded)

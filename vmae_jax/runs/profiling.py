@@ -14,11 +14,10 @@ STEPS = 3  # Consecutive ones, as the first of them may be an odd one out.
 
 
 class StepProfile:
-  """Traces `STEPS` steps of a run into its folder, in the form that TensorBoard and Perfetto read.
+  """Traces `STEPS` steps of a run, in the form that TensorBoard and Perfetto read.
 
-  Args:
-    workdir: Folder of the run; traces lie in its plugins/profile, one for each process.
-    first: The step that the trace begins with; 0 for no trace.
+  Traces lie in WORKDIR/plugins/profile, one for each process; they begin with the step `first`, or
+  there is none if that is 0.
   """
 
   def __init__(self, workdir: str, first: int):

@@ -57,11 +57,9 @@ class Progress:
       )
 
   def update(self, step: int, scalars: Mapping[str, float | int]) -> None:
-    """Tells that `step` steps are done.
+    """Tells that so many steps of the whole run are done.
 
-    Args:
-      step: Counted from the beginning of the run.
-      scalars: The newest numbers, those of FIELDS if known; without any, the last ones stay.
+    Of `scalars` those of FIELDS are shown; without any, the last ones stay.
     """
     if not self._enabled:
       return

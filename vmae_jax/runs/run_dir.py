@@ -17,7 +17,7 @@ import jax
 import ml_collections
 
 from vmae_jax import storage
-from vmae_jax.errors import Unavailable, UserError, is_outage
+from vmae_jax.errors import Unavailable, UserError, first_few, is_outage
 
 CONFIG_FILE = 'config.json'
 ENVIRONMENT_FILE = 'environment.json'
@@ -31,7 +31,6 @@ PACKAGES = (
 )
 BUCKETS = ('gs://',)  # That runs can lie in.
 _ABSENT = object()
-_MOST_SHOWN = 6  # Differing keys named in one error message.
 
 
 def prepare_run_dir(
@@ -50,8 +49,7 @@ def prepare_run_dir(
   Args:
     workdir: The folder, of this machine, a mounted disk or a bucket.
     config: The whole config.
-    ignore: Keys that may change between starts of one run, such as `log_every`; a key stands
-      for all below it.
+    ignore: Keys that may change between starts of one run; a key stands for all below it.
     implied: What keys stand for that a config.json lacks because it is older than they are:
       such a run goes on with these values.
 
@@ -60,9 +58,28 @@ def prepare_run_dir(
       be written to.
     Unavailable: it can't for now, such as on a full disk.
   """
+  past = {} if implied is None else dict(leaves(json.loads(implied.to_json())))
+  here, main = json.loads(config.to_json()), jax.process_index() == 0
+  workdir = os.fspath(workdir)
+  path = f'{workdir}/{CONFIG_FILE}'
   with make_run_dir(workdir):
-    past = {} if implied is None else dict(leaves(json.loads(implied.to_json())))
-    _claim(os.fspath(workdir), json.loads(config.to_json()), ignore, past)
+    # Listed before config.json is looked for, since the main process may write it in between.
+    there = storage.names(workdir) if storage.is_folder(workdir) else []
+    found = [name for name in there if not name.startswith('.')]
+    if storage.is_file(path):
+      _check_same(path, _read_json(path), here, ignore, past)
+    elif found:
+      raise UserError(
+        f'--workdir={workdir}: holds {found[0]!r} but no {CONFIG_FILE}, so it is no run of '
+        "vmae_jax's; choose a new or an empty folder."
+      )
+    elif main:
+      _write_json(path, here)
+    if main:
+      remove_unfinished(workdir)  # Before anything is written: they may fill the disk.
+      path = f'{workdir}/{ENVIRONMENT_FILE}'
+      earlier = _read_json(path) if storage.is_file(path) else []
+      _write_json(path, [*earlier, environment()])
 
 
 @contextlib.contextmanager
@@ -96,10 +113,7 @@ def go_on_as_before(
 ) -> None:
   """Sets those keys of `config` that the run in the folder lacks, being older than they are.
 
-  Args:
-    workdir: Of the run, which need not be there yet.
-    config: As it is asked for.
-    earlier: Key -> what runs did before it was there.
+  `earlier` says what runs did before each key was there. There need not be a run yet.
   """
   workdir = os.fspath(workdir)
   with _told(workdir):
@@ -183,38 +197,7 @@ def _read_json(path: str) -> Any:
     raise UserError(f'{path}: is no JSON ({e}); repair it or choose another --workdir.') from e
 
 
-def _claim(
-  workdir: str, config: dict[str, Any], ignore: Sequence[str], past: Mapping[str, Any]
-) -> None:
-  """Writes the run's first files, or compares with the config that is there."""
-  main = jax.process_index() == 0
-  path = f'{workdir}/{CONFIG_FILE}'
-  # Listed before config.json is looked for, since the main process may write it in between.
-  there = storage.names(workdir) if storage.is_folder(workdir) else []
-  found = [name for name in there if not name.startswith('.')]
-  if storage.is_file(path):
-    _check_same(path, _read_json(path), config, ignore, past)
-  elif found:
-    raise UserError(
-      f'--workdir={workdir}: holds {found[0]!r} but no {CONFIG_FILE}, so it is no run of '
-      "vmae_jax's; choose a new or an empty folder."
-    )
-  elif main:
-    _write_json(path, config)
-  if main:
-    remove_unfinished(workdir)  # Before anything is written: they may fill the disk.
-    path = f'{workdir}/{ENVIRONMENT_FILE}'
-    earlier = _read_json(path) if storage.is_file(path) else []
-    _write_json(path, [*earlier, environment()])
-
-
-def _check_same(
-  path: str,
-  there: dict[str, Any],
-  here: dict[str, Any],
-  ignore: Sequence[str],
-  past: Mapping[str, Any],
-) -> None:
+def _check_same(path: str, there: dict, here: dict, ignore: Sequence[str], past: dict) -> None:
   there, here = dict(leaves(there)), dict(leaves(here))
   differences = []
   for key in sorted(there.keys() | here.keys()):
@@ -223,15 +206,13 @@ def _check_same(
     if before != now and not ignored:
       differences.append(f'{key} was {_show(before)}, is {_show(now)}')
   if differences:
-    more = len(differences) - _MOST_SHOWN
     list_only = all(difference.startswith('data.train ') for difference in differences)
     hint = ', or set data.changed=True' if list_only else ''
     if all(difference.startswith(('steps ', 'epochs ')) for difference in differences):
       hint = '; a longer run begins from the weights of this one with --config.init_from, elsewhere'
     raise UserError(
-      f'{path}: the run there has another config: {"; ".join(differences[:_MOST_SHOWN])}'
-      f'{f"; and {more} more" if more > 0 else ""}. Choose another --workdir, or start with the '
-      f'old values to go on with that run{hint}.'
+      f'{path}: the run there has another config: {first_few(differences, separator="; ")}. Choose '
+      f'another --workdir, or start with the old values to go on with that run{hint}.'
     )
 
 

@@ -160,12 +160,8 @@ class RunLog:
       return {}
     clips = steps * self.config.batch_size / seconds
     rate = clips * self.clip_flops
-    speed = {
-      'clips_per_second': clips,
-      'step_seconds': seconds / steps,
-      'data_wait': waited / seconds,
-      'teraflops_per_second': rate / 1e12,
-    }
+    speed = {'clips_per_second': clips, 'step_seconds': seconds / steps}
+    speed |= {'data_wait': waited / seconds, 'teraflops_per_second': rate / 1e12}
     peak = chips.peak_flops(jax.devices()[0].device_kind)
     return speed | ({'mfu': rate / (peak * jax.device_count())} if peak else {})
 
@@ -196,11 +192,11 @@ class RunLog:
     """Writes the loss curve and summary.json, with `results`; all steps have been fetched."""
     if not self.main:
       return
-    records = read_metrics(self.workdir)
+    records, config = read_metrics(self.workdir), self.config
     summary = {
-      'method': self.config.method,
+      'method': config.method,
       'steps': self.steps,
-      'clips': self.steps * self.config.batch_size,
+      'clips': self.steps * config.batch_size,
       'loss': next((r['loss'] for r in reversed(records) if 'loss' in r), None),
       'skipped_steps': int(state.skipped),
       'bad_clips': int(state.replaced),
@@ -214,9 +210,7 @@ class RunLog:
     with self.going_on('loss.png'):
       heads = {key: None for record in records for key in record if key.startswith('loss_')}
       keys = ('loss', *(heads if len(heads) > 1 else ()))
-      title = (
-        f'{self.config.method}: loss over {self.steps:,} steps of {self.config.batch_size} clips'
-      )
+      title = f'{summary["method"]}: loss over {self.steps:,} steps of {config.batch_size} clips'
       loss_curve({'': records}, picture := io.BytesIO(), keys=keys, title=title)
       storage.write(f'{self.workdir}/loss.png', picture.getvalue())
     self.progress.print(f'done: {self.workdir}/summary.json, {self.workdir}/loss.png')

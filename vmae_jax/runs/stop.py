@@ -75,13 +75,10 @@ def _asking() -> bool:
 
 
 class Stop:
-  """Turns SIGTERM and Ctrl-C into a question the loop asks once a step.
+  """Turns SIGTERM and Ctrl-C into a question the loop asks once a step; `began` once it has.
 
   With several processes JAX passes SIGTERM on, so that all stop after the same step; Ctrl-C
   counts as one. Without `heed`, as in a notebook, a second Ctrl-C raises KeyboardInterrupt.
-
-  Attributes:
-    began: Whether the question has been asked.
   """
 
   def __enter__(self):
