@@ -43,12 +43,11 @@ _OUT = flags.DEFINE_string(
 
 def main(argv):
   from vmae_jax.evaluation.encoder import resolve
-  from vmae_jax.evaluation.probing import check_probes, probe, table
+  from vmae_jax.evaluation.probing import probe, table
   from vmae_jax.hub import local_path
 
   cli.refuse_arguments(argv)
   cli.need(_CHECKPOINT, _TRAIN, _VAL)
-  check_probes(_PROBES.value)
   checkpoint = local_path(_CHECKPOINT.value)
   resolve(checkpoint)
   folder = checkpoint.rstrip('/')

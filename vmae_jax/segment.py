@@ -58,11 +58,10 @@ _CHANGES = (
 
 
 def main(argv):
-  from vmae_jax.evaluation import segmentation_run
+  from vmae_jax.evaluation import segmentation
   from vmae_jax.evaluation.encoder import load_encoder, resolve
   from vmae_jax.evaluation.propagation import PRESETS
   from vmae_jax.evaluation.results import claim
-  from vmae_jax.evaluation.segmentation import frame_features
   from vmae_jax.evaluation.sequences import open_davis, open_frames
 
   checkpoint = cli.one_checkpoint(argv)
@@ -70,8 +69,7 @@ def main(argv):
     raise UserError('give --davis=FOLDER, or --frames=FOLDER_OR_VIDEO and --mask=FIRST.png.')
   if bool(_FRAMES.value) != bool(_MASK.value):
     raise UserError('--frames and --mask=FIRST.png go together; DAVIS has masks of its own.')
-  if not _OUT.value:
-    raise UserError('give --out=DIR, a folder for masks, pictures and scores.')
+  cli.need(_OUT)
   changes = {k: v for k, v in cli.values(*_CHANGES).items() if v is not None}
   protocol = dataclasses.replace(lookup(PRESETS, _PRESET.value, '--preset'), **changes)
   if _DAVIS.value:
@@ -96,9 +94,9 @@ def main(argv):
   out = pathlib.Path(_OUT.value)
   claim(out, settings | {k: v if k == 'split' else os.path.abspath(v) for k, v in of.items()})
   shown = {k: v for k, v in settings.items() if k != 'checkpoint'}
-  segmentation_run.segment_all(
+  segmentation.segment_all(
     clips,
-    frame_features(encode, params),
+    segmentation.frame_features(encode, params),
     out,
     protocol=protocol,
     patch=patch,
@@ -109,8 +107,8 @@ def main(argv):
   if not any(clip.truth for clip in clips):
     print('not scored: there is no ground truth beyond the first frames.')
     return
-  scores = segmentation_run.score_all(clips, out)
-  result = segmentation_run.write_results(scores, out, split=_SPLIT.value, settings=settings)
+  scores = segmentation.score_all(clips, out)
+  result = segmentation.write_results(scores, out, split=_SPLIT.value, settings=settings)
   print(f'\n{result}\nwritten to {out / "results.md"}')
 
 

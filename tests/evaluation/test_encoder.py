@@ -18,10 +18,11 @@ from tests.interchange import peer
 from tests.started import ROOT
 from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.encoder import build_encoder, load_classifier, load_encoder, recut
+from vmae_jax.evaluation.encoder import build_encoder, load_encoder, recut
 from vmae_jax.interchange import pretrained
 from vmae_jax.method.supervised import build_supervised
 from vmae_jax.models.positions import interpolated_positions, sincos_positions
+from vmae_jax.trained import load
 
 
 @pytest.fixture(scope='module')
@@ -268,9 +269,9 @@ def write_classifier(workdir, *, average):
 def test_logits_are_those_of_the_test(tmp_path, average):
   supervised, params = write_classifier(tmp_path, average=average)
   video = np.random.default_rng(0).integers(0, 256, (2, 8, 32, 32, 3), np.uint8)
-  config, loaded, classify = load_classifier(str(tmp_path))
-  assert config.data.size == 32
-  logits = np.asarray(classify(loaded, video))
+  model = load(str(tmp_path))
+  assert model.config.data.size == 32
+  logits = np.asarray(model.logits(model.params, video))
   assert logits.shape == (2, 5) and logits.dtype == np.float32
   expected = jax.jit(supervised.probabilities)(params, video)
   np.testing.assert_allclose(jax.nn.softmax(logits), expected, atol=1e-6)
@@ -281,4 +282,4 @@ def test_a_pre_trained_run_is_none(tmp_path, monkeypatch):
   monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)  # As in test_finetuning.
   save_fresh_run(tmp_path)
   with pytest.raises(UserError, match='is no classifier but'):
-    load_classifier(str(tmp_path))
+    load(str(tmp_path)).logits  # noqa: B018

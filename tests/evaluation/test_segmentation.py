@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.evaluation.test_sequences import write_davis
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation import segmentation_run
+from vmae_jax.evaluation import segmentation
 from vmae_jax.evaluation.propagation import Protocol
 from vmae_jax.evaluation.segmentation import around, input_size, nearest, resize, segment
 from vmae_jax.evaluation.segmentation_scores import Statistics, evaluate
@@ -131,7 +131,7 @@ def test_sizes_that_do_not_match(tmp_path):
 
 
 def run(clips, out, features=colours):
-  segmentation_run.segment_all(
+  segmentation.segment_all(
     clips, features, out, protocol=PROTOCOL, patch=PATCH, length=0, caption='colours'
   )
 
@@ -167,8 +167,8 @@ def test_goes_on_where_it_stopped(tmp_path):
 def test_tables(tmp_path):
   clips = open_davis(write_davis(tmp_path / 'davis'), 'val')
   run(clips, tmp_path)
-  scores = segmentation_run.score_all(clips, tmp_path)
-  text = segmentation_run.write_results(scores, tmp_path, split='val', settings={'topk': 3})
+  scores = segmentation.score_all(clips, tmp_path)
+  text = segmentation.write_results(scores, tmp_path, split='val', settings={'topk': 3})
   with (tmp_path / 'global_results-val.csv').open() as f:
     (row,) = csv.DictReader(f)
   assert list(row) == ('J&F-Mean J-Mean J-Recall J-Decay F-Mean F-Recall F-Decay'.split())
@@ -186,7 +186,7 @@ def test_objects_count_alike():
   """However many a clip has."""
   right, wrong = Statistics(1.0, 1.0, 0.0), Statistics(0.2, 0.0, 0.4)
   scores = {'one': [(right, right)], 'three': [(wrong, right), (wrong, wrong), (wrong, wrong)]}
-  assert segmentation_run.global_results(scores) == pytest.approx(
+  assert segmentation.global_results(scores) == pytest.approx(
     {
       'J&F-Mean': (0.4 + 0.6) / 2,
       'J-Mean': 0.4,
@@ -223,5 +223,5 @@ def test_a_clip_of_ones_own_has_no_scores(tmp_path):
   root = write_davis(tmp_path / 'davis', names=('cow',))
   clip = open_frames(root / 'JPEGImages/480p/cow', root / 'Annotations/480p/cow/00000.png')
   run([clip], tmp_path)
-  assert segmentation_run.score_all([clip], tmp_path) == {}
+  assert segmentation.score_all([clip], tmp_path) == {}
   assert len(list((tmp_path / 'masks' / 'cow').iterdir())) == 4

@@ -14,6 +14,7 @@ from vmae_jax.visualize.curves import styled
 # An arm has the same in all figures.
 MARKERS = 'osDv^<>Pph*X' * 9
 COLOURS = [f'C{i}' for i in range(len(MARKERS))]
+LEGEND = dict(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5))
 LINES = [('-', '--', ':')[i // 7 % 3] for i in range(len(MARKERS))]  # There are 7 colours.
 
 
@@ -23,29 +24,23 @@ def draw_figures(
 ) -> None:
   """Writes one label against the other, accuracy over clips and FLOPs, and gains.
 
-  Args:
-    summary: As `summarise` returns it.
-    folder: Gets LABEL-LABEL.png for the first two labels, curves.png, and gain-LABEL.png for each
-      of `held_out`.
-    held_out: Label -> its further held-out data, see `Measures`.
+  The folder gets LABEL-LABEL.png for the first two labels, curves.png, and gain-LABEL.png for each
+  of `held_out`.
   """
   measures = summary['arms'][summary['baseline']]['measures']
   labels = list(dict.fromkeys(key.split('/')[0] for key in measures))
   keys = [key for label in labels[:2] for key in measures if key.startswith(f'{label}/')]
   last = {key.split('/')[0]: key for key in keys}  # The last probe of each is the strongest.
+  figures = {}
   if len(last) == 2:
-    figure = _against(summary, *last.values())
-    figure.savefig(folder / f'{"-".join(last)}.png', dpi=150)
-    plt.close(figure)
+    figures['-'.join(last)] = _against(summary, *last.values())
   early = next(iter(summary['arms'][summary['baseline']]['curve'].values()))
-  figure = _curves(
-    summary, [[key for key in early if key.startswith(f'{label}/')][-1] for label in labels[:2]]
-  )
-  figure.savefig(folder / 'curves.png', dpi=150)
-  plt.close(figure)
+  keys = [[key for key in early if key.startswith(f'{label}/')][-1] for label in labels[:2]]
+  figures['curves'] = _curves(summary, keys)
   for label, pairs in held_out.items():
-    figure = _gains(summary, label, [name for name, _ in pairs])
-    figure.savefig(folder / f'gain-{label}.png', dpi=150)
+    figures[f'gain-{label}'] = _gains(summary, label, [name for name, _ in pairs])
+  for name, figure in figures.items():
+    figure.savefig(folder / f'{name}.png', dpi=150)
     plt.close(figure)
 
 
@@ -68,7 +63,7 @@ def _gains(summary: Mapping[str, Any], label: str, names: list[str]) -> plt.Figu
   axes.set_ylabel(f'gain over {summary["baseline"]}, {label}, top-1 [points]')
   axes.set_title('Probes as learnt, on further held-out clips' + _bars(summary))
   if axes.get_legend_handles_labels()[0]:
-    axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5))
+    axes.legend(**LEGEND)
   axes.grid(alpha=0.3)
   return figure
 
@@ -84,24 +79,16 @@ def _counted(name: str, arm: Mapping[str, Any]) -> str:
 
 
 def _against(summary: Mapping[str, Any], x: str, y: str) -> plt.Figure:
-  figure, axes = plt.subplots(figsize=(6, 4.5), layout='constrained')
+  figure, axes = plt.subplots(figsize=(8.5, 4.5), layout='constrained')
   for (name, arm), marker, colour in zip(summary['arms'].items(), MARKERS, COLOURS, strict=False):
     one, other = arm['measures'][x], arm['measures'][y]
-    axes.errorbar(
-      100 * one['mean'],
-      100 * other['mean'],
-      xerr=100 * (one['half_width'] or 0),
-      yerr=100 * (other['half_width'] or 0),
-      fmt=marker,
-      color=colour,
-      capsize=3,
-      label=_counted(name, arm),
-    )
+    bars = {'xerr': 100 * (one['half_width'] or 0), 'yerr': 100 * (other['half_width'] or 0)}
+    look = dict(fmt=marker, color=colour, capsize=3, label=_counted(name, arm))
+    axes.errorbar(100 * one['mean'], 100 * other['mean'], **bars, **look)
   axes.set(xlabel=f'{title(x)}, top-1 [%]', ylabel=f'{title(y)}, top-1 [%]')
   axes.set_title(f'Frozen features after {summary["steps"]:,} steps' + _bars(summary))
-  axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5))
+  axes.legend(**LEGEND)
   axes.grid(alpha=0.3)
-  figure.set_size_inches(8.5, 4.5)
   return figure
 
 
@@ -121,15 +108,14 @@ def _curves(summary: Mapping[str, Any], keys: list[str]) -> plt.Figure:
       flops = [n * arm['clip_flops'] / 1e12 for n in clips]
       values = [100 * found['mean'] for _, found in points]
       bars = [100 * (found['half_width'] or 0) for _, found in points]
+      look = dict(marker='o', ms=3, capsize=2, color=colour, ls=line, label=name)
       for one, at in zip(row, (clips, flops), strict=True):
-        one.errorbar(
-          at, values, yerr=bars, marker='o', ms=3, capsize=2, color=colour, ls=line, label=name
-        )
+        one.errorbar(at, values, yerr=bars, **look)
     row[0].set_ylabel(f'{title(key)}, top-1 [%]')
     for one, what in zip(row, ('clips seen', 'TFLOP'), strict=True):
       one.set_xlabel(what)
       one.xaxis.set_major_locator(MaxNLocator(5))
       one.xaxis.set_major_formatter('{x:,.0f}')
       one.grid(alpha=0.3)
-  axes[0, 1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5))
+  axes[0, 1].legend(**LEGEND)
   return figure

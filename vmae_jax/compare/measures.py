@@ -1,7 +1,9 @@
 """What a run of a study is asked: which labels its frozen tokens tell, and how."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,9 +15,9 @@ from vmae_jax.data.sources import DataSet
 from vmae_jax.errors import UserError, check_name
 from vmae_jax.evaluation.attentive import attentive_probe
 from vmae_jax.evaluation.encoder import build_encoder, init_encoder, load_encoder
-from vmae_jax.evaluation.features import TOKENS_DTYPE, Batch, middle_clips
+from vmae_jax.evaluation.features import TOKENS_DTYPE, Batch, middle_clips, token_batches
 from vmae_jax.evaluation.probing import FROZEN, TITLES, open_labelled
-from vmae_jax.evaluation.results import count_classes
+from vmae_jax.evaluation.results import a_tenth, count_classes
 from vmae_jax.types import Array, Float, Int, UInt8
 
 # Of frames 'T', for one clip: what becomes of their order.
@@ -27,7 +29,7 @@ VIEWS: dict[str, Callable[[Int[np.ndarray, ' T'], np.random.Generator], Int[np.n
 
 
 class Tokens(NamedTuple):
-  """Of the clips of a set: tokens of each layer, 's t n d', and which clips could be read."""
+  """Of the clips of a set: tokens of each layer, and which clips could be read."""
 
   layers: dict[int, Float[np.ndarray, 's t n d']]
   valid: np.ndarray
@@ -48,50 +50,36 @@ class Labelled(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-  """How runs are measured.
+  """How runs are measured."""
 
-  Attributes:
-    labels: Name -> data to learn from and held-out data, see `open_source`.
-    probes: Keys of `probing.TITLES`.
-    layers: Of the encoder, see `build_encoder`; each is measured by k-NN and linear probes.
-    layer: The one that attentive probes and all that follows are of.
-    order_gap: Of which labels accuracy on held-out clips with shuffled frames is measured, too.
-    held_out: Of which labels it is measured on further held-out data, pairs of a name and
-      data; by the last of `probes`, as they learnt from the label's own.
-    arrow: Whether it is measured if clips are told from their reverse.
-    epochs: Passes of attentive probes.
-    rates: Learning rates that attentive probes choose among.
-    batch_size: Clips at a time.
-  """
-
+  # Name -> data to learn from and held-out data, see `open_source`.
   labels: dict[str, Sequence[str]]
-  probes: tuple[str, ...] = ('knn', 'linear', 'attentive')
+  probes: tuple[str, ...] = ('knn', 'linear', 'attentive')  # Keys of `probing.TITLES`.
+  # Of the encoder, see `build_encoder`; each is measured by k-NN and linear probes.
   layers: tuple[int, ...] = (-1,)
-  layer: int = -1
+  layer: int = -1  # The one that attentive probes and all that follows are of.
+  # Of which labels accuracy on held-out clips with shuffled frames is measured, too.
   order_gap: tuple[str, ...] = ()
+  # Of which labels it is measured on further held-out data, pairs of a name and data; by the last
+  # of `probes`, as they learnt from the label's own.
   held_out: Mapping[str, Sequence[Sequence[str]]] = dataclasses.field(default_factory=dict)
-  arrow: bool = False
-  epochs: int = 10
-  rates: tuple[float, ...] = (1e-3, 3e-4)
-  batch_size: int = 64
+  arrow: bool = False  # Whether it is measured if clips are told from their reverse.
+  epochs: int = 10  # Passes of attentive probes.
+  rates: tuple[float, ...] = (1e-3, 3e-4)  # Learning rates that attentive probes choose among.
+  batch_size: int = 64  # Clips at a time.
 
   def __post_init__(self):
     for probe in self.probes:
       check_name(probe, TITLES, 'measures.probes')
-    for label in self.order_gap:
-      check_name(label, self.labels, 'measures.order_gap')
-    for label in self.held_out:
-      check_name(label, self.labels, 'measures.held_out')
+    for key in ('order_gap', 'held_out'):
+      for label in getattr(self, key):
+        check_name(label, self.labels, f'measures.{key}')
     if self.layer not in self.layers:
       raise UserError(f'measures.layer is {self.layer}, which is not among layers {self.layers}.')
 
   def to_dict(self) -> dict[str, Any]:
     """As JSON has it."""
-    plain = dataclasses.asdict(self)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()} | {
-      'labels': {name: list(pair) for name, pair in self.labels.items()},
-      'held_out': {name: [list(pair) for pair in pairs] for name, pairs in self.held_out.items()},
-    }
+    return json.loads(json.dumps(dataclasses.asdict(self)))
 
   def of_run(self, checkpoint: str, *, whole: bool = True) -> dict[str, Any]:
     """Measures a checkpoint; `whole=False` leaves all but k-NN and linear probes off."""
@@ -99,7 +87,7 @@ class Measures:
     encodes = {}
     for layer in layers:
       config, params, encode = load_encoder(checkpoint, pool='tokens', layer=layer)
-      encodes[layer] = jax.jit(lambda video, encode=encode, params=params: encode(params, video))
+      encodes[layer] = partial(encode, params)
     return self._measure(config, encodes, whole)
 
   def of_fresh(self, config) -> dict[str, Any]:
@@ -108,7 +96,7 @@ class Measures:
     for layer in self.layers:
       encoder, encode = build_encoder(config, pool='tokens', layer=layer)
       params = jax.jit(lambda encoder=encoder: init_encoder(config, encoder))()
-      encodes[layer] = jax.jit(lambda video, encode=encode, params=params: encode(params, video))
+      encodes[layer] = partial(encode, params)
     return self._measure(config, encodes, True)
 
   def _measure(self, config, encodes, whole: bool) -> dict[str, Any]:
@@ -147,10 +135,9 @@ class Measures:
     return found
 
   def _read(self, config, encodes, source: DataSet, view: str) -> Tokens:
-    loader = middle_clips(source, config.data, batch_size=self.batch_size)
     kept: dict[int, np.ndarray] = {}
     valid = np.zeros(len(source), bool)
-    try:
+    with closing(middle_clips(source, config.data, batch_size=self.batch_size)) as loader:
       for batch in loader:
         sample, good = np.asarray(batch['sample']), np.asarray(batch['valid'])
         video = _in_order(batch['video'], sample, view)
@@ -162,8 +149,6 @@ class Measures:
           if layer not in kept:
             kept[layer] = np.zeros((len(source), *found.shape[1:]), TOKENS_DTYPE)
           kept[layer][sample[there]] = found[there]
-    finally:
-      loader.close()
     return Tokens(kept, valid)
 
   def _probe(self, train: Labelled, val: Labelled, further=None, *, whole=True):
@@ -186,18 +171,14 @@ class Measures:
     return found.pop(''), found
 
   def _attentive(self, train: Labelled, tests: Mapping[str, Labelled]) -> dict[str, float]:
-    chooses = np.random.default_rng(0).permutation(len(train.labels)) < len(train.labels) // 10
+    chooses = a_tenth(len(train.labels))
     size, layer = self.batch_size, self.layer
 
     def batches(data: Labelled, counts=True, epoch=None) -> Iterator[Batch]:
-      order = np.arange(len(data.labels))
-      if epoch is not None:
-        order = np.random.default_rng(epoch).permutation(order)
-      for first in range(0, len(order), size):
-        some = np.resize(order[first : first + size], size)  # One shape for all batches.
-        weight = (data.tokens.valid & counts)[some] & (np.arange(size) < len(order) - first)
-        x = data.tokens.layers[layer][some]
-        yield x.reshape(size, -1, x.shape[-1]), data.labels[some], weight.astype(np.float32)
+      tokens = data.tokens.layers[layer]
+      tokens = tokens.reshape(len(tokens), -1, tokens.shape[-1])
+      counted = data.tokens.valid & counts
+      return token_batches(tokens, data.labels, counted, batch_size=size, epoch=epoch)
 
     found = attentive_probe(
       lambda epoch: batches(train, ~chooses, epoch),

@@ -1,13 +1,13 @@
 """A study: arms by seeds, each trained and measured once, whatever stops it in between."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+from vmae_jax import storage
 from vmae_jax.compare.figures import draw_figures
 from vmae_jax.compare.measures import Measures
 from vmae_jax.compare.summary import FINETUNED, summarise, table
@@ -17,6 +17,7 @@ from vmae_jax.errors import UserError, check_name
 from vmae_jax.frozen.patch_vq import PatchVQ
 from vmae_jax.frozen.tokenizer import save_tokenizer
 from vmae_jax.method.build import build_method
+from vmae_jax.runs.checkpoint import whole_steps
 from vmae_jax.runs.run_dir import leaves
 from vmae_jax.training.finetuning import finetune
 from vmae_jax.training.pretraining import train
@@ -76,7 +77,6 @@ def run_study(study: Study, workdir: Path, *, only: str | None = None) -> None:
   """Does what is not yet done, and writes what all results together say.
 
   Args:
-    study: What is compared.
     workdir: Its folder: ARM/SEED is a run, with its result.json.
     only: 'ARM,SEED' does this run alone.
 
@@ -117,14 +117,10 @@ def _frozen(arm: str, config, folder: Path, study: Study) -> dict[str, Any]:
     config.tokenizer.path = _tokenizer(folder.parents[1] / 'tokenizer.safetensors', study.tokenizer)
   train(config, str(folder / 'run'))
   summary = json.loads((folder / 'run' / 'summary.json').read_text())
-  steps = sorted(
-    int(p.name) for p in (folder / 'run' / 'checkpoints').iterdir() if p.name.isdigit()
-  )
+  checkpoints = f'{folder}/run/checkpoints'
+  steps = whole_steps(checkpoints)
   result['measured'] = {
-    str(step): measures.of_run(
-      str(folder / 'run' / 'checkpoints' / str(step)), whole=step == steps[-1]
-    )
-    for step in steps
+    str(step): measures.of_run(f'{checkpoints}/{step}', whole=step == steps[-1]) for step in steps
   }
   return result | {'loss': summary['loss'], 'clip_flops': build_method(config).flops()}
 
@@ -149,13 +145,11 @@ def _finetuned(arm: str, result: dict[str, Any], folder: Path, study: Study) -> 
 def _tokenizer(path: Path, options: dict[str, Any]) -> str:
   """The study's tokenizer, learnt if it is not there."""
   if not path.exists():
-    videos, factor, codes = (options[key] for key in ('videos', 'factor', 'codes'))
-    model = PatchVQ(factor=factor, codes=codes)
-    rest = {key: options[key] for key in options.keys() - {'videos', 'factor', 'codes'}}
-    params, *_ = learn_tokenizer(open_source(videos), model, **rest)
-    partial = path.with_suffix(f'.{os.getpid()}.safetensors')  # Other processes may do the same.
-    save_tokenizer(partial, model, params)
-    partial.rename(path)
+    rest = dict(options)
+    source = open_source(rest.pop('videos'))
+    model = PatchVQ(factor=rest.pop('factor'), codes=rest.pop('codes'))
+    params, *_ = learn_tokenizer(source, model, **rest)
+    save_tokenizer(path, model, params)
   return str(path)
 
 
@@ -202,6 +196,4 @@ def _plain(config) -> dict[str, Any]:
 
 def _write(path: Path, value: Any) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix('.partial')
-  partial.write_text(json.dumps(value, indent=1) + '\n')
-  partial.rename(path)  # Whole, or not there.
+  storage.write_text(str(path), json.dumps(value, indent=1) + '\n')

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from vmae_jax.evaluation.probing import TITLES
+from vmae_jax.evaluation.results import markdown
 
 LEVEL = 0.95  # Of all intervals.
 FINETUNED = 'fine-tuned'  # What stands for a probe where the whole model has learnt a label.
@@ -27,7 +28,6 @@ def summarise(arms: Mapping[str, Mapping[int, Mapping[str, Any]]], *, steps: int
 
   Args:
     arms: Arm -> seed -> what `study` wrote of the run; the first arm is the baseline.
-    steps: Of a run.
 
   Returns:
     `arms`: arm -> `seeds`, `measures` ('LABEL/PROBE/LAYER' -> `interval`), `differences` (the
@@ -103,11 +103,11 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def rows(arms: Mapping[str, Any], keys: Sequence[str], part: str) -> list[str]:
   """A table's lines: `keys` of a summary's `part`, 'measures' or 'differences', for each arm."""
-  lines = ['| arm | seeds | ' + ' | '.join(map(title, keys)) + ' |', '|---' * (len(keys) + 2) + '|']
+  lines = [('arm', 'seeds', *map(title, keys))]
   for name, arm in arms.items():
-    cells = [_cell(arm[part].get(key), signed=part == 'differences') for key in keys]
-    lines.append(f'| {name} | {len(arm["seeds"])} | ' + ' | '.join(cells) + ' |')
-  return lines
+    cells = (_cell(arm[part].get(key), signed=part == 'differences') for key in keys)
+    lines.append((name, len(arm['seeds']), *cells))
+  return markdown(lines)
 
 
 def title(key: str) -> str:

@@ -129,11 +129,6 @@ def attentive_probe(
     train: Epoch -> its batches.
     held_out: The part of the training set that chooses among the pairs; not in `train`.
     tests: Name -> a test set; none chooses anything.
-    classes: Number of classes.
-    width: d.
-    steps: Batches in an epoch.
-    epochs: Passes over `train`.
-    rates: Peak learning rates.
     weight_decays: Weight decays of kernels.
 
   Returns:

@@ -4,9 +4,6 @@
     _, params, encode = load_encoder('runs/b_k400', pool='mean')
     features = encode(params, video)  # uint8 (b, T, H, W, 3) -> float32 (b, d)
 
-    _, params, classify = load_classifier('runs/b_k400_ft')
-    logits = classify(params, video)  # float32 (b, c)
-
 T, H and W may be any multiples of the patch.
 """
 
@@ -90,11 +87,7 @@ def read_model(path: str, *, weights: str = '') -> tuple[dict[str, Any], dict[st
 
 
 def resolve(path: str) -> str:
-  """The newest checkpoint of a run, or a checkpoint, file or folder itself.
-
-  Raises:
-    UserError: there is no such thing.
-  """
+  """The newest checkpoint of a run, or a checkpoint, file or folder itself; else a UserError."""
   try:
     return str(find_checkpoint(path))
   except UserError:
@@ -136,14 +129,10 @@ def _pace(info: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def recut(config, clip: Mapping[str, Any]) -> None:
-  """Changes how clips are cut.
+  """Changes how clips are cut, in the block `data` of the config from `load_encoder`.
 
-  Args:
-    config: The config from `load_encoder`; its block `data` changes.
-    clip: `frames`, `stride` or `sampling`; None where nothing changes.
-
-  Raises:
-    UserError: there is no such sampling, or it has no stride.
+  `clip` has `frames`, `stride` or `sampling`; None where nothing changes. A sampling that does not
+  exist, or has no stride, is a UserError.
   """
   data = config.data
   data.update({name: value for name, value in clip.items() if value is not None})
@@ -207,27 +196,6 @@ def init_encoder(config, encoder: Encoder) -> Any:
   data = config.data
   clip = jnp.zeros((1, data.frames, data.size, data.size, len(data.mean)))
   return encoder.init(jax.random.key(config.seed), clip)['params']
-
-
-def load_classifier(
-  path: str, *, weights: str = ''
-) -> tuple[ml_collections.ConfigDict, Any, Classify]:
-  """Reads a fine-tuned model.
-
-  Args:
-    path: See `load_encoder`.
-    weights: See `load_encoder`.
-
-  Returns:
-    The config as from `load_encoder`, the parameters, and (parameters, uint8 clips) -> logits,
-    jitted.
-
-  Raises:
-    UserError: there is no checkpoint, or it is not a classifier's.
-  """
-  params, info = read_model(path, weights=weights)
-  config = model_config(params, info, path)
-  return config, jax.tree.map(jnp.asarray, params), build_classifier(config, info, path)
 
 
 def build_classifier(config, info: Mapping[str, Any], path: str) -> Classify:

@@ -4,8 +4,9 @@ Shard s holds the videos from s * n to (s + 1) * n of the list, on any number of
 i of p computes the shards i, i + p, i + 2 p, ...
 """
 
+import functools
+import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,9 @@ def extract_all(
   """Writes features, an index and a list of broken videos; continues where it was stopped.
 
   Args:
-    source: The videos.
     encode: (parameters, uint8 clips 'b T H W 3') -> features 'b ...'.
-    params: The encoder's parameters.
     out: Gets `features-SHARD-of-SHARDS.FORM`, `index.csv` (path, label, video, start, file, row)
       and `broken.csv` (path, reason); video counts the list from 0.
-    windows: Which clips.
     batch_size: Clips encoded at a time; rounded up to a multiple of the devices.
     shard_videos: Videos in a shard.
     threads: Videos decoded at a time.
@@ -76,9 +74,8 @@ def extract_all(
   with jax.set_mesh(mesh), tqdm(total=total, unit='video', desc='encoding') as bar:
     for s, part in zip(left, videos, strict=True):
       found = read_windows(source, part, windows, threads=threads)
-      features, rows, broken = _encode(
-        found, lambda x: encode(params, x), mesh, windows, batch_size, bar
-      )
+      encoded = functools.partial(encode, params)
+      features, rows, broken = _encode(found, encoded, mesh, windows, batch_size, bar)
       if rows:
         _save(out / name.format(s), features, rows, form, metadata)
       about = json.dumps({'rows': rows, 'broken': broken})
@@ -130,15 +127,13 @@ def _encode(
 def _save(path: Path, features, rows, form: str, metadata: dict[str, str]) -> None:
   video, start = np.array(rows, np.int64).T.copy()
   arrays = {'features': features, 'video': video, 'start': start}
-  part = path.with_name(f'.{path.name}.part')
-  with part.open('wb') as f:
-    if form == 'npz':
-      np.savez(f, **arrays, **{name: np.array(value) for name, value in metadata.items()})
-    else:
-      f.write(save(arrays, metadata))
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(part, path)
+  if form == 'npz':
+    file = io.BytesIO()
+    np.savez(file, **arrays, **{name: np.array(value) for name, value in metadata.items()})
+    data = file.getvalue()
+  else:
+    data = save(arrays, metadata)
+  storage.write(str(path), data)
 
 
 def _write_index(source: Source, out: Path, shards: list[tuple[str, Path]]) -> tuple[int, int]:

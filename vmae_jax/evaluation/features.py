@@ -44,24 +44,14 @@ def middle_clips(
   """One pass over a source, with one clip from the middle of each video.
 
   Args:
-    source: The videos.
     data: The config block that says how clips are cut.
-    batch_size: Clips in a batch.
     seed: Seed of a random order; None for the order of the source.
     mesh: The devices; None for one device.
   """
-  sampler = ClipSampler(
-    frames=data.frames, size=data.size, stride=data.stride, sampling=data.sampling, train=False
-  )
-  return Loader(
-    source,
-    sampler,
-    batch_size=batch_size,
-    seed=seed or 0,
-    shuffle=seed is not None,
-    num_steps=None,
-    mesh=mesh,
-  )
+  names = 'frames size stride sampling'.split()
+  sampler = ClipSampler(**{name: getattr(data, name) for name in names}, train=False)
+  order = dict(seed=seed or 0, shuffle=seed is not None, num_steps=None)
+  return Loader(source, sampler, batch_size=batch_size, mesh=mesh, **order)
 
 
 def extract(
@@ -94,13 +84,28 @@ def extract(
   return features, np.concatenate(labels)
 
 
-class TokenSet:
-  """All clips of a source as tokens (half precision), in batches.
+def token_batches(
+  tokens: Float[np.ndarray, 's n d'],
+  labels: Int[np.ndarray, ' s'],
+  counted: Bool[np.ndarray, ' s'],
+  *,
+  batch_size: int,
+  epoch: int | None,
+) -> Iterator[Batch]:
+  """One pass over clips in memory, of which some count; see `TokenSet.batches`."""
+  order = np.arange(len(tokens))
+  if epoch is not None:
+    order = np.random.default_rng(epoch).permutation(order)
+  for first in range(0, len(order), batch_size):
+    some = order[first : first + batch_size]
+    # The last batch is filled up, so that nothing is compiled for its own size.
+    filled = np.resize(some, batch_size)
+    there = np.arange(batch_size) < len(some)
+    yield tokens[filled], labels[filled], (counted[filled] & there).astype(np.float32)
 
-  Attributes:
-    width: d.
-    steps: Batches in a pass.
-  """
+
+class TokenSet:
+  """All clips of a source as tokens (half precision), in batches."""
 
   def __init__(
     self,
@@ -111,20 +116,12 @@ class TokenSet:
     batch_size: int,
     cache_bytes: int,
   ):
-    """Takes one clip from the middle of each video.
-
-    Args:
-      encode: The frozen encoder; jitted.
-      source: Labelled videos.
-      data: The config block that says how clips are cut.
-      batch_size: Clips in a batch.
-      cache_bytes: Tokens are kept in memory if they need no more than this.
-    """
+    """Takes the `middle_clips`; keeps their tokens in memory if `cache_bytes` hold them."""
     self._encode = jax.jit(lambda x: encode(x).astype(TOKENS_DTYPE).reshape(len(x), -1, self.width))
     self._source, self._data, self._batch_size = source, data, batch_size
     video = jax.ShapeDtypeStruct((1, data.frames, data.size, data.size, 3), np.uint8)
     shape = jax.eval_shape(encode, video).shape
-    self.width, self.steps = shape[-1], -(-len(source) // batch_size)
+    self.width, self.steps = shape[-1], -(-len(source) // batch_size)  # d; batches in a pass.
     self._shape = int(np.prod(shape[:-1])), self.width
     self._keep = 2 * len(source) * int(np.prod(self._shape)) <= cache_bytes
     self._kept = None
@@ -146,16 +143,8 @@ class TokenSet:
         yield tokens, np.maximum(label, 0), (valid & counted[sample]).astype(np.float32)
       return
     tokens, labels, valid = self._kept
-    order = np.arange(len(self._source))
-    if epoch is not None:
-      order = np.random.default_rng(epoch).permutation(order)
-    for first in range(0, len(order), self._batch_size):
-      some = order[first : first + self._batch_size]
-      # The last batch is filled up, so that nothing is compiled for its own size.
-      filled = np.resize(some, self._batch_size)
-      there = np.arange(self._batch_size) < len(some)
-      weight = (valid[filled] & counted[filled] & there).astype(np.float32)
-      yield tokens[filled], labels[filled], weight
+    size = self._batch_size
+    yield from token_batches(tokens, labels, valid & counted, batch_size=size, epoch=epoch)
 
   def _fill(self) -> None:
     n = len(self._source)

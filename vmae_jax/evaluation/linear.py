@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.results import accuracy, count_classes
+from vmae_jax.evaluation.results import a_tenth, accuracy, count_classes
 from vmae_jax.types import Array, Float, Int
 
 EPS = 1e-6  # The BatchNorm of MAE's linear probe has this one.
@@ -35,10 +35,8 @@ def fit(
 
   Args:
     features: Standardised.
-    labels: Classes.
     counts: Weight of each sample: 0 leaves it out without another compilation.
     strength: Strength of L2 on the weight; the bias is free.
-    classes: c.
     max_steps: Stops a fit that has not converged: gradient at a thousandth of its first size.
   """
 
@@ -95,17 +93,9 @@ def linear_probe(
   """The accuracy on the test set of a linear classifier that is fitted to the training set.
 
   Features are standardised over the training set, like a BatchNorm without parameters before the
-  classifier (as in MAE's linear probe, with its eps). A held-out tenth of the set chooses the
-  strength of L2 by top-1 (the strongest of equals); then all of it is fitted. The test set
-  chooses nothing.
-
-  Args:
-    train: See `knn`, as for the next three.
-    train_labels: Classes from 0.
-    test: Features of the test set.
-    test_labels: Their classes.
-    strengths: Strengths of L2 to choose from.
-    batch_norm: False takes the features as they are.
+  classifier (as in MAE's linear probe, with its eps), unless `batch_norm` is False. A held-out
+  tenth of the set chooses the strength of L2 by top-1 (the strongest of equals); then all of it is
+  fitted. The test set chooses nothing. Sets are given as to `knn`.
 
   Returns:
     `top1` and `top5` (shares of the test set), `l2` (the strength chosen) and `held_out_top1`.
@@ -121,18 +111,11 @@ def linear_probe(
   train, test = jnp.asarray(train, jnp.float32), jnp.asarray(test, jnp.float32)
 
   def scores(counts, strength: float, features) -> Float[np.ndarray, 'q c']:
-    weight, bias = fit(
-      train,
-      jnp.asarray(train_labels),
-      jnp.asarray(counts, jnp.float32),
-      jnp.float32(strength),
-      classes=classes,
-      max_steps=MAX_STEPS,
-    )
+    given = jnp.asarray(train_labels), jnp.asarray(counts, jnp.float32), jnp.float32(strength)
+    weight, bias = fit(train, *given, classes=classes, max_steps=MAX_STEPS)
     return np.asarray(jnp.dot(features, weight, precision='highest') + bias)
 
-  order = np.random.default_rng(0).permutation(len(train))
-  held_out = order < len(train) // 10
+  held_out = a_tenth(len(train))
   strengths = sorted(strengths, reverse=True)
   top1 = [
     accuracy(scores(~held_out, strength, train[held_out]), train_labels[held_out])['top1']

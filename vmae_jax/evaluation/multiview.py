@@ -73,8 +73,6 @@ def classify(
       with the same `about`, its videos are not done again.
     about: What is tested, and how; JSON.
     batch_size: Clips at a time, raised to whole videos on whole devices.
-    mesh: The devices.
-    threads: Decoding threads in each process.
     stopping: Called after each batch: whether to stop.
 
   Returns:
@@ -92,16 +90,10 @@ def classify(
   # Each device must hold as many clips as the others, each process whole videos.
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   whole = math.lcm(ways, views) if jax.process_count() == 1 else ways * views
-  loader = Loader(
-    SourceFrom(source, len(records)),
-    sampler,
-    batch_size=-(-batch_size // whole) * whole,
-    seed=0,
-    shuffle=False,
-    mesh=mesh,
-    num_steps=None,
-    threads=threads,
-  )
+  size = -(-batch_size // whole) * whole
+  options = dict(batch_size=size, mesh=mesh, threads=threads)
+  left = SourceFrom(source, len(records))
+  loader = Loader(left, sampler, seed=0, shuffle=False, num_steps=None, **options)
   bar = tqdm(
     total=len(source),
     initial=len(records),
@@ -110,18 +102,16 @@ def classify(
     mininterval=0.5 if sys.stderr.isatty() else 30,  # Each update is a line in the log of a job.
     disable=not main,
   )
-  try:
-    with bar, contextlib.closing(Appended(path)) if main else contextlib.nullcontext() as lines:
-      for batch in _results(probabilities, loader, views):
-        new = list(_records(batch, source, len(records), loader.failures))
-        records += new
-        if main:
-          lines.write(''.join(json.dumps(record) + '\n' for record in new).encode())
-        bar.update(len(new))
-        if len(records) < len(source) and stopping():
-          return None
-  finally:
-    loader.close()
+  file = contextlib.closing(Appended(path)) if main else contextlib.nullcontext()
+  with contextlib.closing(loader), bar, file as lines:
+    for batch in _results(probabilities, loader, views):
+      new = list(_records(batch, source, len(records), loader.failures))
+      records += new
+      if main:
+        lines.write(''.join(json.dumps(record) + '\n' for record in new).encode())
+      bar.update(len(new))
+      if len(records) < len(source) and stopping():
+        return None
   return records
 
 

@@ -22,7 +22,7 @@ from vmae_jax.evaluation.encoder import build_encoder, init_encoder, load_encode
 from vmae_jax.evaluation.features import TokenSet, extract, middle_clips
 from vmae_jax.evaluation.knn import knn
 from vmae_jax.evaluation.linear import linear_probe
-from vmae_jax.evaluation.results import count_classes, markdown
+from vmae_jax.evaluation.results import a_tenth, count_classes, markdown
 from vmae_jax.models.patches import token_grid
 
 # Titles of the probes in the table.
@@ -70,7 +70,6 @@ def probe(
     probes: Keys of TITLES.
     epochs: Passes of the attentive probe.
     cache_gb: Tokens for the attentive probe are kept in memory up to this size.
-    batch_size: Clips encoded at a time.
     untrained: Whether fresh weights are probed, too.
     weights: See `choose_weights`.
     clip: `frames`, `stride` or `sampling` of the clips where they are not those of training.
@@ -94,15 +93,13 @@ def probe(
     encoder, _ = build_encoder(config, pool=pool)
     models['untrained'] = jax.jit(lambda: init_encoder(config, encoder))()
 
-  def features(source, title):
-    return _features(config, models, apply, source, title, batch_size)
-
-  train_features, train_labels = features(train_source, train)
-  val_features, val_labels = features(val_source, val)
+  (train_features, train_labels), (val_features, val_labels) = (
+    _features(config, models, apply, source, title, batch_size)
+    for source, title in ((train_source, train), (val_source, val))
+  )
   rows = {}
   _, encode = build_encoder(config, pool='tokens')
-  # The part of the training set by which the attentive probe chooses its settings.
-  chooses = np.random.default_rng(0).permutation(len(train_source)) < len(train_source) // 10
+  chooses = a_tenth(len(train_source))
   sizes = dict(batch_size=batch_size, cache_bytes=int(cache_gb * 2**30))
   for name, params in models.items():
     arguments = train_features[name], train_labels, val_features[name], val_labels
@@ -255,13 +252,8 @@ def _features(
       if stopping():
         return
 
-  bar = tqdm(
-    loader,
-    total=-(-len(source) // batch_size),
-    desc=f'features of {title}',
-    unit='batch',
-    leave=False,
-  )
+  total = -(-len(source) // batch_size)
+  bar = tqdm(loader, total=total, desc=f'features of {title}', unit='batch', leave=False)
   with closing(loader), bar as batches:
     both, labels = extract(features, until_stopped(batches))
   return dict(zip(models, np.split(both, len(models), axis=1), strict=True)), labels

@@ -23,39 +23,29 @@ CHANNELS = 8  # Labels have a multiple of these, so that most videos share a com
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-  """How labels are propagated. All of it changes the result, so report it with any figure.
+  """How labels are propagated. All of it changes the result, so report it with any figure."""
 
-  Attributes:
-    size: Size of resized frames, see `vmae_jax.evaluation.segmentation.input_size`.
-    topk: Tokens that a token takes its labels from.
-    last: Frames remembered beside the first.
-    shape: Shape of the neighbourhood: 'square' or 'circle'.
-    radius: Size of the neighbourhood in tokens: rows and columns are at most this far away, tokens
-      in a circle are nearer than this.
-    limit_first: Whether the neighbourhood also limits the first frame.
-    temperature: Weights are exp(cosine similarity / temperature).
-    pad: How many of the `last` frames are copies of the first one at the start.
-    exact_k: Whether tokens that are equally similar to the k-th share the remaining places of
-      the k; otherwise all of them count.
-    first_mask: How the given mask becomes labels of tokens: 'nearest', or 'linear', which mixes
-      the objects of four pixels (as OpenCV's INTER_LINEAR does).
-    enlarge_to_frame: Whether labels of tokens are enlarged to the frame; otherwise to the
-      encoder's input, of which each pixel of the frame takes the nearest pixel.
-    stretch: Whether each object's labels are stretched to [0, 1] over the frame before the
-      largest wins, which keeps small and faint objects.
-  """
-
-  size: str
-  topk: int
-  last: int
-  shape: str
+  size: str  # Size of resized frames, see `vmae_jax.evaluation.segmentation.input_size`.
+  topk: int  # Tokens that a token takes its labels from.
+  last: int  # Frames remembered beside the first.
+  shape: str  # Shape of the neighbourhood: 'square' or 'circle'.
+  # Size of the neighbourhood in tokens: rows and columns are at most this far away, tokens in a
+  # circle are nearer than this.
   radius: int
-  limit_first: bool = True
-  temperature: float
-  pad: int = 0
+  limit_first: bool = True  # Whether the neighbourhood also limits the first frame.
+  temperature: float  # Weights are exp(cosine similarity / temperature).
+  pad: int = 0  # How many of the `last` frames are copies of the first one at the start.
+  # Whether tokens that are equally similar to the k-th share the remaining places of the k;
+  # otherwise all of them count.
   exact_k: bool = False
+  # How the given mask becomes labels of tokens: 'nearest', or 'linear', which mixes the objects of
+  # four pixels (as OpenCV's INTER_LINEAR does).
   first_mask: str = 'nearest'
+  # Whether labels of tokens are enlarged to the frame; otherwise to the encoder's input, of which
+  # each pixel of the frame takes the nearest pixel.
   enlarge_to_frame: bool = False
+  # Whether each object's labels are stretched to [0, 1] over the frame before the largest wins,
+  # which keeps small and faint objects.
   stretch: bool = True
 
   def __post_init__(self):
@@ -127,10 +117,7 @@ PRESETS = {
 class Memory(NamedTuple):
   """Frames that labels are taken from: the first one, and `last` places that are reused in turn.
 
-  Attributes:
-    features: Float 'f n d', of length 1.
-    labels: Float 'f n c', soft.
-    filled: Bool 'f'.
+  Features have length 1, labels are soft, `filled` says which places hold a frame.
   """
 
   features: Float[Array, 'f n d']
@@ -190,10 +177,7 @@ def propagate(
 
   Args:
     memory: The frames before; its buffers are reused.
-    features: The features of the frame's tokens.
     frame: The frame's number, from 1.
-    grid: Rows and columns of tokens.
-    protocol: How labels are propagated.
     chunk: Tokens of the frame at a time.
   """
   features = unit(features)
@@ -238,8 +222,6 @@ def decide(
   """The object of each pixel: labels are enlarged bilinearly, and the largest wins.
 
   Args:
-    labels: The labels of the tokens.
-    grid: Rows and columns of tokens.
     size: Rows and columns of pixels.
     stretch: See `Protocol`; a channel that is the same everywhere stays.
   """

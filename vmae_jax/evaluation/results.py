@@ -7,15 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from vmae_jax import storage
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.multiview import Record, confusion, score
-from vmae_jax.runs.agreement import gather
-from vmae_jax.types import Float, Int
+from vmae_jax.runs.agreement import main_does
+from vmae_jax.types import Bool, Float, Int
 from vmae_jax.visualize.confusion import confusion_matrix
 
 SETTINGS = 'settings.json'
@@ -33,6 +32,11 @@ def accuracy(scores: Float[np.ndarray, 'q c'], labels: Int[np.ndarray, ' q']) ->
   guessed = np.isfinite(np.take_along_axis(scores, best, axis=-1))
   hits = (best == labels[:, None]) & guessed
   return {'top1': float(hits[:, 0].mean()), 'top5': float(hits.any(-1).mean())}
+
+
+def a_tenth(count: int) -> Bool[np.ndarray, ' s']:
+  """A tenth of so many training samples, always the same, by which a probe makes its choices."""
+  return np.random.default_rng(0).permutation(count) < count // 10
 
 
 def count_classes(train_labels: Int[np.ndarray, ' s'], test_labels: Int[np.ndarray, ' q']) -> int:
@@ -59,22 +63,11 @@ def count_classes(train_labels: Int[np.ndarray, ' s'], test_labels: Int[np.ndarr
 def claim(out: Path, settings: Mapping[str, Any]) -> None:
   """Makes the folder of results, or checks that its results were made with the same settings.
 
-  The first process does so while the others wait.
-
   Raises:
-    UserError: it holds other files, results of other settings, or cannot be written to. All
-      processes raise it.
+    UserError: it holds other files, results of other settings, or cannot be written to; in all
+      processes, of which the first looks.
   """
-  mistake = ''
-  if jax.process_index() == 0:
-    try:
-      _claim(out, settings)
-    except UserError as e:
-      mistake = str(e)
-  if jax.process_count() > 1:
-    mistake = gather(mistake)[0]
-  if mistake:
-    raise UserError(mistake)
+  main_does(lambda: _claim(out, settings))
 
 
 def _claim(out: Path, settings: Mapping[str, Any]) -> None:
@@ -114,10 +107,7 @@ def write_results(
   """Writes predictions.csv, confusion.png and results.md.
 
   Args:
-    folder: The folder.
-    records: The result of `classify`.
-    source: The videos.
-    classes: Number of classes.
+    records: The result of `classify` for the videos of `source`.
     names: Their names; may be empty.
     facts: What was tested and how, for the table: name -> value.
   """

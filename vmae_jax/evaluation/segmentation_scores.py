@@ -18,17 +18,11 @@ TOLERANCE = 0.008  # Distance between boundaries, as a share of the picture's di
 
 
 class Statistics(NamedTuple):
-  """Statistics of one measure of one object, or their means over objects.
+  """Statistics of one measure of one object, or their means over objects."""
 
-  Attributes:
-    mean: Over frames.
-    recall: Share of frames above 0.5.
-    decay: Mean of the first quarter of the frames minus that of the last.
-  """
-
-  mean: float
-  recall: float
-  decay: float
+  mean: float  # Over frames.
+  recall: float  # Share of frames above 0.5.
+  decay: float  # Mean of the first quarter of the frames minus that of the last.
 
 
 def region_similarity(
@@ -117,7 +111,6 @@ def evaluate(
   Args:
     truth: Object of each pixel, 0 for none, VOID where it is unknown.
     found: The predicted objects.
-    name: The name of the video, for messages.
 
   Raises:
     UserError: sizes differ, there is no frame to score or no object, or more objects are

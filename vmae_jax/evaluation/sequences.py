@@ -27,30 +27,20 @@ Read = Callable[[Sequence[int]], UInt8[np.ndarray, 'T H W 3']]
 
 @dataclass(frozen=True)
 class Clip:
-  """Frames, and the mask of the first.
+  """Frames, and the mask of the first."""
 
-  Attributes:
-    name: Name of the folder that its masks are written to.
-    frames: Name of each frame and of its mask's file.
-    read: Frame numbers -> RGB in [0, 255].
-    mask: The file of the first frame's mask.
-    truth: The file of each frame's true mask, or nothing.
-  """
-
-  name: str
-  frames: tuple[str, ...]
-  read: Read
-  mask: Path
-  truth: tuple[Path, ...] = ()
+  name: str  # Name of the folder that its masks are written to.
+  frames: tuple[str, ...]  # Name of each frame and of its mask's file.
+  read: Read  # Frame numbers -> RGB in [0, 255].
+  mask: Path  # The file of the first frame's mask.
+  truth: tuple[Path, ...] = ()  # The file of each frame's true mask, or nothing.
 
 
 def open_davis(folder: str | os.PathLike, split: str) -> list[Clip]:
   """The sequences of a split of DAVIS 2017, in the folder layout of its download.
 
-  A sequence that has only its first mask (test-dev) is segmented and not scored.
-
-  Raises:
-    UserError: something is missing.
+  A sequence that has only its first mask (test-dev) is segmented and not scored. What is missing is
+  a UserError.
   """
   root = Path(folder)
   lists = root / 'ImageSets' / '2017'

@@ -23,21 +23,14 @@ AHEAD = 4  # Clips that are decoded ahead of each open video.
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-  """Which clips are cut out of a video.
+  """Which clips are cut out of a video."""
 
-  Attributes:
-    frames: Frames in a clip.
-    stride: Video frames from one to the next.
-    hop: Video frames from one clip's start to the next one's; 0 takes only the middle clip.
-    sampling: A name in `vmae_jax.data.sampling`, which hop 0 uses.
-    size: `224`: the centre square at this size, as a model sees it in evaluation; `480x880`:
-      whole frames, resized to these rows and columns.
-  """
-
-  frames: int
-  stride: int
-  hop: int
-  sampling: str
+  frames: int  # Frames in a clip.
+  stride: int  # Video frames from one to the next.
+  hop: int  # Video frames from one clip's start to the next one's; 0 takes only the middle clip.
+  sampling: str  # A name in `vmae_jax.data.sampling`, which hop 0 uses.
+  # `224`: the centre square at this size, as a model sees it in evaluation; `480x880`: whole
+  # frames, resized to these rows and columns.
   size: str
 
   def __post_init__(self):
@@ -75,19 +68,12 @@ class Windows:
 
 
 class Found(NamedTuple):
-  """One clip, or the end of a video: no clip, and why if it could not be read.
+  """One clip, or the end of a video: no clip, and why if it could not be read."""
 
-  Attributes:
-    video: The video's number in the source.
-    start: First frame of the clip.
-    clip: UInt8 'T H W 3', None at the end of the video.
-    reason: Why the video could not be read; '' if it could.
-  """
-
-  video: int
-  start: int = 0
-  clip: UInt8[np.ndarray, 'T H W 3'] | None = None
-  reason: str = ''
+  video: int  # The video's number in the source.
+  start: int = 0  # First frame of the clip.
+  clip: UInt8[np.ndarray, 'T H W 3'] | None = None  # None at the end of the video.
+  reason: str = ''  # Why the video could not be read; '' if it could.
 
 
 def read_windows(
