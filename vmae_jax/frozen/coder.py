@@ -24,12 +24,7 @@ def dense(width: int, dtype: Any, name: str | None = None) -> nn.Dense:
 
 
 class Part(nn.Module):
-  """What all parts have in common.
-
-  Attributes:
-    groups: Groups of each GroupNorm.
-    dtype: Type of convolutions and matrix work.
-  """
+  """What all parts have in common."""
 
   groups: int
   dtype: Any
@@ -111,18 +106,11 @@ class Middle(Part):
 
 
 class Encoder(Part):
-  """Images in [-1, 1] to latents, 2 ** (levels - 1) times smaller.
+  """Images in [-1, 1] to latents, 2 ** (levels - 1) times smaller."""
 
-  Attributes:
-    channels: Width of a level is channels times its multiplier.
-    multipliers: One a level, from the finest to the coarsest.
-    blocks: Residual blocks a level.
-    latent: Width of the latents.
-  """
-
-  channels: int
-  multipliers: tuple[int, ...]
-  blocks: int
+  channels: int  # Width of a level is channels times its multiplier.
+  multipliers: tuple[int, ...]  # One a level, from the finest to the coarsest.
+  blocks: int  # Residual blocks a level.
   latent: int
 
   @nn.compact

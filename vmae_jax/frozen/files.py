@@ -19,18 +19,10 @@ FORMAT = 'vmae_jax'
 def save_params(
   path: str | Path, params: Mapping[str, Any], *, kind: str, config: Mapping[str, Any]
 ) -> None:
-  """Writes parameters and what is needed to build their model again.
+  """Writes parameters and what is needed to build their model again; a UserError where it cannot.
 
-  The file appears when it is complete. Keys are paths in the tree, such as `encoder/conv/bias`.
-
-  Args:
-    path: The file, which is replaced if it exists.
-    params: A tree of arrays.
-    kind: The network, such as 'vqgan'.
-    config: Fields of the model, for JSON.
-
-  Raises:
-    UserError: the file cannot be written.
+  The file appears, or replaces another, when it is complete. Keys are paths in the tree, such as
+  `encoder/conv/bias`. `kind` is the network, such as 'vqgan', `config` its fields, for JSON.
   """
   path = Path(path)
   # safetensors saves only arrays in C order rightly.

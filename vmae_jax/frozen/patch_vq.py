@@ -15,15 +15,10 @@ from vmae_jax.types import Array, Float, Int, Int32
 
 
 class PatchVQ(nn.Module):
-  """Call its methods as `model.apply({'params': params}, images, method='encode')`.
+  """Call its methods as `model.apply({'params': params}, images, method='encode')`."""
 
-  Attributes:
-    factor: Pixels from one code to the next.
-    codes: Number of codes.
-  """
-
-  factor: int = 8
-  codes: int = 256
+  factor: int = 8  # Pixels from one code to the next.
+  codes: int = 256  # Number of codes.
 
   def setup(self):
     shape = (self.codes, self.factor * self.factor * 3)
@@ -34,11 +29,7 @@ class PatchVQ(nn.Module):
     return {'factor': self.factor, 'codes': self.codes}
 
   def patches(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w p']:
-    """The patches of images in [0, 1].
-
-    Raises:
-      UserError: the images' sides are no multiples of the factor.
-    """
+    """The patches of images in [0, 1]; a UserError where sides are no multiples of the factor."""
     check_sides(images, self.factor)
     return einops.rearrange(
       images, 'b (h p) (w q) C -> b h w (p q C)', p=self.factor, q=self.factor

@@ -48,16 +48,11 @@ SIZES = {
 
 
 class RAFT(nn.Module):
-  """The flow from first frames to second ones.
+  """The flow from first frames to second ones."""
 
-  Attributes:
-    size: 'small' or 'large'.
-    iterations: Updates of the flow; MGMAE has 6, torchvision 12 by default.
-    dtype: Type of convolutions and activations. Coordinates, correlations and flow are float32.
-  """
-
-  size: str
-  iterations: int = 6
+  size: str  # 'small' or 'large'.
+  iterations: int = 6  # Updates of the flow; MGMAE has 6, torchvision 12 by default.
+  # Type of convolutions and activations. Coordinates, correlations and flow are float32.
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -71,8 +66,7 @@ class RAFT(nn.Module):
   def features(self, frames: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
     """The features of frames in [-1, 1] that are correlated, at an eighth of their size.
 
-    Raises:
-      UserError: a side of the frames is no multiple of 8.
+    A UserError where a side of the frames is no multiple of 8.
     """
     height, width = frames.shape[1:3]
     if height % 8 or width % 8:
@@ -94,10 +88,7 @@ class RAFT(nn.Module):
   ) -> tuple[Float[Array, 'b h w 2'], Float[Array, 'b H W 2']]:
     """Flow at an eighth of the size, in pixels of that size, and at full size.
 
-    Args:
-      first: `features` of the first frames.
-      second: `features` of the second frames.
-      context: `context` of the first frames.
+    From `features` of the first and the second frames, and `context` of the first.
     """
     spec = SIZES[self.size]
     pyramid = correlation_pyramid(first, second, levels=LEVELS)
@@ -111,13 +102,8 @@ class RAFT(nn.Module):
       hidden, change = update(hidden, context, correlations, flow)
       return (hidden, flow + change), None
 
-    scan = nn.scan(
-      iterate,
-      variable_broadcast='params',
-      split_rngs={'params': False},
-      in_axes=nn.broadcast,
-      length=self.iterations,
-    )
+    same = dict(variable_broadcast='params', split_rngs={'params': False}, in_axes=nn.broadcast)
+    scan = nn.scan(iterate, length=self.iterations, **same)
     hidden, context = jnp.split(context, [spec['hidden']], axis=-1)
     state = nn.tanh(hidden), jnp.zeros((b, h, w, 2), jnp.float32)
     (hidden, flow), _ = scan(self.update, state, nn.relu(context))
@@ -160,9 +146,6 @@ def raft_flow(
     params: RAFT's parameters.
     clip: RGB in [0, 1].
     pairs: (first, second) frames of each flow.
-    size: See `RAFT`, as for the next two.
-    iterations: Updates of the flow.
-    dtype: Type of convolutions and activations.
     eighth: Returns the flow at an eighth of the size, in pixels of that size.
 
   Returns:

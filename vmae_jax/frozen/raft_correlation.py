@@ -32,13 +32,8 @@ def correlation_pyramid(
   """
   pyramid = []
   for _ in range(levels):
-    products = jnp.einsum(
-      'bhwd,byxd->bhwyx',
-      first,
-      second,
-      precision=lax.Precision.HIGHEST,
-      preferred_element_type=jnp.float32,
-    )
+    how = dict(precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+    products = jnp.einsum('bhwd,byxd->bhwyx', first, second, **how)
     pyramid.append(products / math.sqrt(first.shape[-1]))
     # Products are linear: the mean of four of them is the product with the mean.
     second = nn.avg_pool(second, (2, 2), (2, 2))

@@ -87,19 +87,11 @@ class Block(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-  """A stem, three stages of two blocks, and a linear map to the output's width.
+  """A stem, three stages of two blocks, and a linear map to the output's width."""
 
-  Attributes:
-    widths: Widths of the stem and of the three stages.
-    out: Width of the output.
-    norm: 'instance', 'batch' (frozen) or 'none'.
-    bottleneck: Whether blocks are bottlenecks.
-    dtype: Type of convolutions and activations.
-  """
-
-  widths: tuple[int, int, int, int]
+  widths: tuple[int, int, int, int]  # Widths of the stem and of the three stages.
   out: int
-  norm: str
+  norm: str  # 'instance', 'batch' (frozen) or 'none'.
   bottleneck: bool
   dtype: Any = jnp.float32
 

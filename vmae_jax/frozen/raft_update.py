@@ -31,22 +31,13 @@ class Gru(nn.Module):
 
 
 class Update(nn.Module):
-  """One iteration: correlations, flow and context -> hidden state and change of the flow.
+  """One iteration: correlations, flow and context -> hidden state and change of the flow."""
 
-  Attributes:
-    corr: Widths of the layers on the correlations: 1x1, then 3x3.
-    flow: Widths of the layers on the flow: 7x7 and 3x3.
-    motion: Width of the layer after both.
-    kernels: Kernels of the recurrent units.
-    head: Width of the layer before the change of the flow.
-    dtype: Type of convolutions and activations.
-  """
-
-  corr: tuple[int, ...]
-  flow: tuple[int, int]
-  motion: int
-  kernels: tuple[tuple[int, int], ...]
-  head: int
+  corr: tuple[int, ...]  # Widths of the layers on the correlations: 1x1, then 3x3.
+  flow: tuple[int, int]  # Widths of the layers on the flow: 7x7 and 3x3.
+  motion: int  # Width of the layer after both.
+  kernels: tuple[tuple[int, int], ...]  # Kernels of the recurrent units.
+  head: int  # Width of the layer before the change of the flow.
   dtype: Any = jnp.float32
 
   @nn.compact

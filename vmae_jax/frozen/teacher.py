@@ -19,21 +19,15 @@ AVERAGE = 'average'  # Or this: the moving average of the model that learns.
 
 
 class Teacher(NamedTuple):
-  """An encoder and where it comes from.
+  """An encoder and where it comes from."""
 
-  Attributes:
-    encoder: Takes clips in uint8 or [0, 1].
-    params: Its parameters; of the moving average, their shapes.
-    clip: Frames, rows and columns of the clips that it was trained on. One of single frames is an
-      image teacher: it sees the first frame of each time slot.
-    where: The checkpoint or file.
-    digest: A checksum of its parameters: of two runs with the same one, targets are the same.
-  """
-
-  encoder: Encoder
-  params: Any
+  encoder: Encoder  # Takes clips in uint8 or [0, 1].
+  params: Any  # Its parameters; of the moving average, their shapes.
+  # Frames, rows and columns of the clips that it was trained on. One of single frames is an image
+  # teacher: it sees the first frame of each time slot.
   clip: tuple[int, int, int]
-  where: str
+  where: str  # The checkpoint or file.
+  # A checksum of its parameters: of two runs with the same one, targets are the same.
   digest: str = ''
 
   def tokens(

@@ -40,11 +40,7 @@ def param_shapes(model: VQGAN | PatchVQ) -> dict[str, Any]:
 
 
 def save_tokenizer(path: str | Path, model: VQGAN | PatchVQ, params: Mapping[str, Any]) -> None:
-  """Writes a tokenizer to one safetensors file.
-
-  Raises:
-    UserError: the file cannot be written.
-  """
+  """Writes a tokenizer to one safetensors file; errors are those of `save_params`."""
   kind = next(kind for kind, cls in MODELS.items() if isinstance(model, cls))
   save_params(path, params, kind=kind, config=model.config())
 

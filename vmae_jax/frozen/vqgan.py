@@ -40,29 +40,19 @@ def check_sides(images: Float[Array, 'b H W 3'], factor: int) -> None:
 
 
 class VQGAN(nn.Module):
-  """Call its methods as `model.apply({'params': params}, images, method='encode')`.
+  """Call its methods as `model.apply({'params': params}, images, method='encode')`."""
 
-  Attributes:
-    channels: Width of a level is channels times its multiplier; a multiple of `groups`.
-    multipliers: One a level, from the finest to the coarsest; each level but the last halves.
-    res_blocks: Residual blocks a level (one more in the decoder).
-    latent: Width of what the encoder gives and the decoder takes.
-    embed: Width of a code's vector.
-    codes: Number of codes.
-    quantizer: 'nearest' (VQModel) or 'gumbel' (GumbelVQ), which has a layer that scores codes.
-    groups: Groups of each GroupNorm; 32 in the original.
-    dtype: Type of convolutions and matrix work; scores of codes are float32.
-  """
-
-  channels: int = 128
+  channels: int = 128  # Width of a level is channels times its multiplier; a multiple of `groups`.
+  # One a level, from the finest to the coarsest; each level but the last halves.
   multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-  res_blocks: int = 2
-  latent: int = 256
-  embed: int = 256
+  res_blocks: int = 2  # Residual blocks a level (one more in the decoder).
+  latent: int = 256  # Width of what the encoder gives and the decoder takes.
+  embed: int = 256  # Width of a code's vector.
   codes: int = 1024
+  # 'nearest' (VQModel) or 'gumbel' (GumbelVQ), which has a layer that scores codes.
   quantizer: str = 'nearest'
-  groups: int = 32
-  dtype: Any = jnp.float32
+  groups: int = 32  # Groups of each GroupNorm; 32 in the original.
+  dtype: Any = jnp.float32  # Type of convolutions and matrix work; scores of codes are float32.
 
   def setup(self):
     check_name(self.quantizer, QUANTIZERS, 'quantizer')
@@ -87,11 +77,7 @@ class VQGAN(nn.Module):
     return {name: getattr(self, name) for name in sorted(names)}
 
   def pre_quant(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w e']:
-    """The vectors that are quantised, of images in [0, 1].
-
-    Raises:
-      UserError: the images' sides are no multiples of the factor.
-    """
+    """The vectors that are quantised, of images in [0, 1]; a UserError as of `check_sides`."""
     check_sides(images, self.factor)
     return self.quant_conv(self.encoder(2 * images - 1))
 

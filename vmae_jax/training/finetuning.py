@@ -1,5 +1,6 @@
 """Fine-tuning as a task of the loop, with its validation and its test."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,25 +20,15 @@ from vmae_jax.evaluation.results import SHARES, write_results
 from vmae_jax.method.mixing import pair
 from vmae_jax.method.supervised import Supervised, build_supervised
 from vmae_jax.runs.claim import claimed
-from vmae_jax.runs.run_dir import (
-  CLASSES_FILE,
-  go_on_as_before,
-  prepare_run_dir,
-  write_summary,
-)
+from vmae_jax.runs.run_dir import CLASSES_FILE, go_on_as_before, prepare_run_dir, write_summary
 from vmae_jax.runs.run_log import RunLog
 from vmae_jax.training import initialise, loop
 from vmae_jax.training.classes import Classes, count_classes, describe_classes
 from vmae_jax.training.optimizer import scale_by_layer
-from vmae_jax.training.step import make_train_step
 
 
 def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Fine-tunes and tests; continues where an earlier start in the folder `workdir` stopped.
-
-  Args:
-    config: A config of configs/finetune.py.
-    workdir: Folder of the run.
 
   Raises:
     UserError: the config, the data, the folder or the model to start from is wrong, too many
@@ -56,22 +47,15 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   if jax.process_index() == 0:
     print(describe_classes(sources[data.train], classes), flush=True)
   supervised = build_supervised(config, classes=classes.count)
-  evaluation = Evaluation(config, workdir, supervised, sources, classes, mesh)
+  source, test_alone = sources[data.train], config.epochs == 0 and config.steps == 0
+  steps = 0 if test_alone else loop.count_steps(config, videos=len(source))
+  evaluation = Evaluation(config, workdir, supervised, sources, classes, mesh, steps)
   start = _find_start(config, workdir, supervised, mesh)
-  if config.epochs == 0 and config.steps == 0:
+  if test_alone:
     return evaluation.test_only(start)
-
-  source = sources[data.train]
-  steps = loop.count_steps(config, videos=len(source))
-  evaluation.set_length(steps, videos=len(source))
-  schedule = loop.make_schedule(config, steps=steps, videos=len(source))
-  optimizer, step = make_step(config, supervised, schedule, steps=steps)
   task = loop.Task(
     method=supervised,
-    step=step,
-    optimizer=optimizer,
-    schedule=schedule,
-    steps=steps,
+    make_step=make_step,
     source=source,
     sampler=clip_sampler(config),
     implied=config_finetuning.implied(),
@@ -90,12 +74,7 @@ def make_step(
     loop.make_optimizer(config, schedule),
     scale_by_layer(decay=config.optimizer.layer_decay, depth=supervised.model.encoder['depth']),
   )
-  train_step = make_train_step(
-    supervised.loss,
-    optimizer,
-    accumulate=config.optimizer.accumulate,
-    ema=loop.make_decay(config, steps=steps),
-  )
+  train_step = loop.make_step(config, supervised.loss, optimizer, steps=steps)
 
   def step(state, batch, frozen):
     return train_step(state, pair(batch) if supervised.mix is not None else batch, frozen)
@@ -106,12 +85,9 @@ def make_step(
 def clip_sampler(config) -> ClipSampler:
   """The sampler of training clips."""
   data, augment = config.data, config.data.randaugment
-  return loop.make_sampler(
-    config,
-    area=tuple(data.crop_area),
-    resampling=data.resampling,
-    augment=RandAugment(**augment) if augment.operations else None,
-  )
+  look = RandAugment(**augment) if augment.operations else None
+  cut = dict(area=tuple(data.crop_area), resampling=data.resampling)
+  return loop.make_sampler(config, augment=look, **cut)
 
 
 def _find_start(
@@ -122,16 +98,9 @@ def _find_start(
   Returns:
     (shapes with shardings) -> parameters; None where a run goes on or starts from scratch.
   """
-  encoder = supervised.model.encoder
-  found = initialise.start_from(
-    config,
-    workdir,
-    supervised.init,
-    mesh,
-    heads=encoder['heads'],
-    position_grid=encoder['position_grid'],
-    head=config.init_head,
-  )
+  how = {name: supervised.model.encoder[name] for name in ('heads', 'position_grid')}
+  how['head'] = config.init_head
+  found = initialise.start_from(config, workdir, supervised.init, mesh, **how)
   if found is None:
     return None
   plan, start = found
@@ -158,18 +127,15 @@ class Evaluation:
     sources: dict[str, Source],
     classes: Classes,
     mesh: Mesh,
+    steps: int,
   ):
     self._config, self._workdir, self._classes = config, workdir, classes
     self._supervised, self._sources, self._mesh = supervised, sources, mesh
     self._probabilities = jax.jit(supervised.probabilities)
-    self._steps, self._every = 0, 0
     self._names_to_write = classes.names
-
-  def set_length(self, steps: int, *, videos: int) -> None:
-    """Sets the length of the run: validation falls on multiples of `test.every_epochs`."""
-    epoch = videos / self._config.batch_size
-    every = self._config.test.every_epochs
-    self._steps, self._every = steps, every and max(1, round(every * epoch))
+    epochs, videos = config.test.every_epochs, len(sources[config.data.train])
+    self._steps = steps
+    self._every = epochs and max(1, round(epochs * videos / config.batch_size))
 
   def write_class_names(self, *_: Any) -> None:
     """Writes the names of the classes after the first step of a start, see `Task.watch`."""
@@ -238,29 +204,18 @@ class Evaluation:
         + f', {data.resampling} resampling',
         'views': f'{test.segments} in time x {test.crops} in space, mean of softmax',
       }
-      write_results(
-        self._workdir,
-        records,
-        self._sources[spec],
-        classes=self._classes.count,
-        names=self._classes.names,
-        facts=facts,
-      )
+      classes = dict(classes=self._classes.count, names=self._classes.names)
+      write_results(self._workdir, records, self._sources[spec], **classes, facts=facts)
     return result
 
   def _classify(self, params, step: int, spec: str, segments: int, crops: int, stopping):
     """Records and scores of one test; None if it was asked to stop before the end."""
-    data = self._config.data
-    names = 'frames size stride sampling resampling'.split()
+    data, views = self._config.data, dict(segments=segments, crops=crops, repeats=segments * crops)
+    how = {name: data[name] for name in 'frames size stride sampling resampling'.split()}
     records = classify(
-      lambda video: self._probabilities(params, video),
+      functools.partial(self._probabilities, params),
       self._sources[spec],
-      ViewSampler(
-        **{name: data[name] for name in names},
-        segments=segments,
-        crops=crops,
-        repeats=segments * crops,
-      ),
+      ViewSampler(**how, **views),
       f'{self._workdir}/evaluation/step{step:07d}_{segments}x{crops}.jsonl',
       about={'step': step, 'data': spec},
       batch_size=self._config.test.batch_size,

@@ -12,55 +12,37 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmae_jax import sharding, storage
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, first_few
 from vmae_jax.hub import local_path
 from vmae_jax.models.patches import token_grid
 from vmae_jax.models.sizes import SIZES
-from vmae_jax.runs.checkpoint import (
-  WEIGHTS,
-  choose_weights,
-  find_checkpoint,
-  load_config,
-  load_params,
-  stored_params,
-  whole_steps,
-)
-
-_MOST_NAMED = 6
+from vmae_jax.runs import checkpoint
 
 
 class Pretrained(NamedTuple):
-  """A model from which parameters may be taken.
+  """A model from which parameters may be taken."""
 
-  Attributes:
-    where: The file or folder.
-    shapes: Name of each parameter -> something with a shape.
-    facts: What shapes do not show: heads, eps, patch, mean, std, frames and size of clips; None
-      where it is not known.
-    load: (tree of ShapeDtypeStructs with shardings) -> the parameters; called once.
-    notes: Lines to show.
-  """
-
-  where: str
-  shapes: dict[str, Any]
+  where: str  # The file or folder.
+  shapes: dict[str, Any]  # Name of each parameter -> something with a shape.
+  # What shapes do not show: heads, eps, patch, mean, std, frames and size of clips; None where it
+  # is not known.
   facts: dict[str, Any]
+  # (tree of ShapeDtypeStructs with shardings) -> the parameters; called once.
   load: Callable[[Any], Any]
-  notes: list[str]
+  notes: list[str]  # Lines to show.
 
 
 def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
-  """Finds one of our runs or checkpoints, or a file or folder of another implementation.
+  """Finds a run or checkpoint of ours, hf:OWNER/NAME, or what other implementations have written.
 
-  Args:
-    path: Path of the run, checkpoint, file or folder, or hf:OWNER/NAME.
-    weights: See `choose_weights`, and for other implementations `read_checkpoint`.
+  `weights` are those of `choose_weights`, and for other implementations of `read_checkpoint`.
 
   Raises:
     UserError: it is neither, cannot be read, or has no such weights.
   """
   path = local_path(path)
   try:
-    where = find_checkpoint(path)
+    where = checkpoint.find_checkpoint(path)
   except UserError:
     if not os.path.exists(path):
       raise UserError(
@@ -68,14 +50,14 @@ def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
         'one of its checkpoints, a folder of transformers, or a .pth or .safetensors file.'
       ) from None
     return _foreign(path, weights)
-  weights = choose_weights(path, weights)
-  config = load_config(path)
+  weights = checkpoint.choose_weights(path, weights)
+  config = checkpoint.load_config(path)
   model, data = config['model'], config['data']
   facts = {'eps': model['eps'], 'patch': model['patch'], 'heads': SIZES[model['size']]['heads']}
   facts |= {key: data[key] for key in ('mean', 'std', 'frames', 'size')}
-  shapes = stored_params(path)
-  load = functools.partial(load_params, path, weights=weights)
-  return Pretrained(f'{where} ({WEIGHTS[weights]} weights)', shapes, facts, load, [])
+  shapes = checkpoint.stored_params(path)
+  load = functools.partial(checkpoint.load_params, path, weights=weights)
+  return Pretrained(f'{where} ({checkpoint.WEIGHTS[weights]} weights)', shapes, facts, load, [])
 
 
 def _foreign(path: str, weights: str) -> Pretrained:
@@ -107,11 +89,7 @@ def start_from(
   """Compares what `init_from` names with a model: what fits is taken, the rest is made anew.
 
   Args:
-    config: The run's.
-    workdir: Folder of the run.
     init: (key) -> fresh parameters.
-    mesh: The run's devices.
-    heads: Of the encoder's attention.
     position_grid: See `Encoder`.
     head: See `plan`.
 
@@ -122,7 +100,7 @@ def start_from(
   Raises:
     UserError: there is no such model, too little of it fits (`init_share`), or it has other heads.
   """
-  if not config.init_from or whole_steps(f'{workdir}/checkpoints'):
+  if not config.init_from or checkpoint.whole_steps(f'{workdir}/checkpoints'):
     return None
   data, patch = config.data, tuple(config.model.patch)
   shapes = jax.eval_shape(init, jax.random.key(config.seed))
@@ -163,13 +141,7 @@ class Plan(NamedTuple):
 def plan(pretrained: Pretrained, like: Any, *, head: bool) -> Plan:
   """Compares parameters by name and shape with those of the tree `like`, or its shapes.
 
-  Args:
-    pretrained: The model to take parameters from.
-    like: The parameters that are wanted.
-    head: Whether to take the classifier along, if there is one.
-
-  Raises:
-    UserError: the classifier has another number of classes.
+  `head` takes the classifier along, if there is one; a UserError where it has other classes.
   """
   wanted = flatten_dict(like, sep='/')
   found = {name: x for name, x in pretrained.shapes.items() if head or 'classifier/' not in name}
@@ -201,7 +173,7 @@ def check_plan(plan: Plan, pretrained: Pretrained, *, least: float) -> None:
   missing = [f'{name} is missing' for name in plan.new if name.startswith('encoder/')]
   raise UserError(
     f'init_from: only {plan.share:.1%} of the encoder is in {pretrained.where}, at least '
-    f'{least:.0%} must be (init_share): {_some(plan.misshapen + missing)}. '
+    f'{least:.0%} must be (init_share): {first_few(plan.misshapen + missing)}. '
     'Is it a model of another model.size or model.patch?'
   )
 
@@ -209,8 +181,7 @@ def check_plan(plan: Plan, pretrained: Pretrained, *, least: float) -> None:
 def check_facts(pretrained: Pretrained, facts: Mapping[str, Any]) -> list[str]:
   """Lines about what differs without showing in shapes.
 
-  Raises:
-    UserError: the number of heads differs: the same numbers would be another function.
+  A UserError where it is the number of heads: the same numbers would be another function.
   """
   there, here = pretrained.facts['heads'], facts['heads']
   if there is not None and there != here:
@@ -238,7 +209,6 @@ def describe_positions(
   """Says how positions, which are no parameters, are made, and how else they could be.
 
   Args:
-    pretrained: The model to take parameters from.
     grid: Tokens (t, h, w) of the clips.
     interpolated: The grid whose positions are interpolated to theirs, or None.
     choice: Whether the config has them interpolated if it is asked to.
@@ -259,9 +229,8 @@ def describe_positions(
     return line
   line = f'made anew for {text(grid)} tokens'
   if there and there != tuple(grid):
-    line += f' (trained on {text(there)}'
-    line += f'; to interpolate those: --config.model.positions=interpolate {hint})' * choice
-    line += ')' * (not choice)
+    how = f'; to interpolate those: --config.model.positions=interpolate {hint}' if choice else ''
+    line += f' (trained on {text(there)}{how})'
   return line
 
 
@@ -272,11 +241,11 @@ def report(plan: Plan, pretrained: Pretrained, *, positions: str, notes: list[st
     f'start from {pretrained.where}: {plan.share:.1%} of the encoder',
     f'  loaded     {values:,} parameters: {_parts(plan.loaded)}',
     f'  positions  {positions}',
-    f'  new        {_some(plan.new)}',
+    f'  new        {first_few(plan.new) or "nothing"}',
     f'  unused     {_parts(plan.unused)}',
   ]
   if plan.misshapen:
-    lines.append(f'  NOT LOADED {_some(plan.misshapen)}')
+    lines.append(f'  NOT LOADED {first_few(plan.misshapen)}')
   return '\n'.join(lines + [f'  {note}' for note in pretrained.notes + notes])
 
 
@@ -285,11 +254,6 @@ def _parts(names: list[str]) -> str:
   tops = (name.partition('/') for name in names)
   parts = Counter(f'{top}/norm' if rest.startswith('norm/') else top for top, _, rest in tops)
   return ', '.join(f'{part} ({n} arrays)' for part, n in parts.items()) or 'nothing'
-
-
-def _some(names: list[str]) -> str:
-  more = len(names) - _MOST_NAMED
-  return ', '.join(names[:_MOST_NAMED]) + (f' and {more} more' if more > 0 else '') or 'nothing'
 
 
 def load(pretrained: Pretrained, plan: Plan, place: jax.sharding.Sharding) -> dict[str, Any]:

@@ -26,38 +26,26 @@ from vmae_jax.runs.run_dir import prepare_run_dir
 from vmae_jax.runs.run_log import RunLog
 from vmae_jax.runs.stop import Stop
 from vmae_jax.training import optimizer as optimizer_lib
-from vmae_jax.training.step import jit_step
+from vmae_jax.training.step import LossFn, jit_step, make_train_step
 
 
 class Task(NamedTuple):
-  """What the loop trains.
+  """What the loop trains."""
 
-  Attributes:
-    method: The method, or the classifier: has `init`, `frozen` and `flops`.
-    step: (state, batch, frozen) -> (state, metrics), not jitted.
-    optimizer: The optimizer whose moments the state holds.
-    schedule: Step -> learning rate, for the log.
-    steps: Number of steps of the whole run.
-    source: The training videos.
-    sampler: Cuts clips from them.
-    implied: Values of keys that the config of an older run lacks.
-    pretrained: (shapes of the parameters with shardings) -> those to start from, or None.
-    watch: (step, state, frozen, log) -> None, called after every step before the state is saved.
-    evaluate: (step, state, log, stopping) -> numbers for the summary, or None if `stopping()`
-      became true before it had finished; called after every step once the state is saved, and
-      again at the next start.
-  """
-
-  method: Method | Supervised
-  step: Callable[..., Any]
-  optimizer: optax.GradientTransformation
-  schedule: optax.Schedule
-  steps: int
-  source: DataSet
-  sampler: ClipSampler
-  implied: ml_collections.ConfigDict
+  method: Method | Supervised  # The method, or the classifier: has `init`, `frozen` and `flops`.
+  # (config, method, schedule, *, steps) -> the optimizer whose moments the state holds, and (state,
+  # batch, frozen) -> (state, metrics), not jitted.
+  make_step: Callable[..., tuple[optax.GradientTransformation, Callable[..., Any]]]
+  source: DataSet  # The training videos.
+  sampler: ClipSampler  # Cuts clips from them.
+  implied: ml_collections.ConfigDict  # Values of keys that the config of an older run lacks.
+  # (shapes of the parameters with shardings) -> those to start from, or None.
   pretrained: Callable[[Any], Any] | None = None
+  # (step, state, frozen, log) -> None, called after every step before the state is saved.
   watch: Callable[..., None] = lambda *_: None
+  # (step, state, log, stopping) -> numbers for the summary, or None if `stopping()` became true
+  # before it had finished; called after every step once the state is saved, and again at the next
+  # start.
   evaluate: Callable[..., dict[str, Any] | None] = lambda *_: {}
 
 
@@ -75,34 +63,25 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
   """
   check_agreement(config, task.source)
   data = describe_data(task.source)
-  steps = task.steps
+  steps = count_steps(config, videos=len(task.source))
+  schedule = make_schedule(config, steps=steps, videos=len(task.source))
+  optimizer, step_function = task.make_step(config, task.method, schedule, steps=steps)
   with claimed(workdir), jax.set_mesh(mesh), Stop() as stop:
     ignore = config_lib.RUN_KEYS + ('data.train',) * config.data.changed
     prepare_run_dir(workdir, config, ignore=ignore, implied=task.implied)
-    checkpointer = Checkpointer(
-      workdir,
-      keep=config.checkpoint.keep,
-      keep_every_steps=config.checkpoint.keep_every_steps,
-      config=config.to_dict(),
-    )
-    start, state, extra = start_state(config, task, mesh, checkpointer)
+    keeping = {name: config.checkpoint[name] for name in ('keep', 'keep_every_steps')}
+    checkpointer = Checkpointer(workdir, config=config.to_dict(), **keeping)
+    start, state, extra = start_state(config, task, optimizer, mesh, checkpointer)
     kept = extra.get('log', {})
     if check_same_data(extra.get('data', {}), data, changed=config.data.changed):
       kept = kept | {'counted_from': (start, int(state.replaced))}  # For broken videos.
-    step_fn = jit_step(task.step, state, mesh)
+    step_fn = jit_step(step_function, state, mesh)
     # Frozen networks are whole on every device: they are small beside what is trained.
     frozen = jax.device_put(task.method.frozen, sharding.replicated(mesh))
     loader = make_loader(config, task.source, task.sampler, mesh, start_step=start, num_steps=steps)
-    log = RunLog(
-      config,
-      workdir,
-      clip_flops=task.method.flops(),
-      schedule=task.schedule,
-      steps=steps,
-      start=start,
-      videos=len(task.source),
-      kept=kept,
-    )
+    length = dict(steps=steps, start=start, videos=len(task.source))
+    length |= dict(clip_flops=task.method.flops(), schedule=schedule)
+    log = RunLog(config, workdir, kept=kept, **length)
 
     def extra_of_now() -> dict[str, Any]:
       return {'data': data, 'log': log.keep()}
@@ -150,8 +129,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
 def open_videos(config, spec: str) -> DataSet:
   """The videos that a config calls `spec`, with the options of its block `data`.
 
-  Raises:
-    UserError, Unavailable: see `open_source` and `check_paths`.
+  Errors are those of `open_source` and `check_paths`.
   """
   data = config.data
   source = open_source(spec, root=data.root, seconds=data.seconds)
@@ -167,25 +145,13 @@ def make_sampler(config, **options: Any) -> ClipSampler:
 
 def make_loader(config, source: DataSet, sampler: ClipSampler, mesh: Mesh, **options) -> Loader:
   """The loader of training clips; `options` say which steps."""
-  names = 'order threads workers seconds'.split()
-  return Loader(
-    source,
-    sampler,
-    batch_size=config.batch_size,
-    seed=config.seed,
-    shuffle=True,
-    mesh=mesh,
-    **{name: config.data[name] for name in names},
-    **options,
-  )
+  options |= {name: config.data[name] for name in 'order threads workers seconds'.split()}
+  options |= dict(batch_size=config.batch_size, seed=config.seed, shuffle=True)
+  return Loader(source, sampler, mesh=mesh, **options)
 
 
 def count_steps(config, *, videos: int) -> int:
-  """Steps of the whole run.
-
-  Raises:
-    UserError: there is less than one.
-  """
+  """Steps of the whole run; a UserError where that is less than one."""
   steps = config.steps or round(config.epochs * videos / config.batch_size)
   if steps < 1:
     raise UserError(
@@ -202,11 +168,17 @@ def placed(shapes: Any, places: Any) -> Any:
   )
 
 
-def start_state(config, task: Task, mesh: Mesh, checkpointer: Checkpointer) -> Restored:
+def start_state(
+  config,
+  task: Task,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  checkpointer: Checkpointer,
+) -> Restored:
   """The newest checkpoint, or step 0 and a fresh state, laid out over the mesh."""
 
   def init(params):
-    return init_state(params, task.optimizer, ema=config.optimizer.ema)
+    return init_state(params, optimizer, ema=config.optimizer.ema)
 
   key = jax.random.key(config.seed)
   params = jax.eval_shape(task.method.init, key)
@@ -227,22 +199,20 @@ def make_schedule(config, *, steps: int, videos: int) -> optax.Schedule:
   """Warm-up and half a cosine; learning rates are for 256 clips."""
   c = config.optimizer
   scale = config.batch_size / 256
-  return optimizer_lib.warmup_cosine(
-    peak=c.base_lr * scale,
-    end=c.base_min_lr * scale,
-    warmup_steps=min(round(c.warmup_epochs * videos / config.batch_size), steps),
-    steps=steps,
-  )
+  rates = dict(peak=c.base_lr * scale, end=c.base_min_lr * scale)
+  warmup = min(round(c.warmup_epochs * videos / config.batch_size), steps)
+  return optimizer_lib.warmup_cosine(**rates, warmup_steps=warmup, steps=steps)
 
 
-def make_decay(config, *, steps: int) -> float | optax.Schedule:
-  """The decay of the parameters' moving average in a run of so many steps."""
+def make_step(config, loss: LossFn, optimizer: optax.GradientTransformation, *, steps: int):
+  """The step of `make_train_step` with the config's options, in a run of so many steps."""
   c = config.optimizer
-  return optax.linear_schedule(c.ema, c.ema_end, steps) if c.ema and c.ema_end else c.ema
+  ema = optax.linear_schedule(c.ema, c.ema_end, steps) if c.ema and c.ema_end else c.ema
+  return make_train_step(loss, optimizer, accumulate=c.accumulate, ema=ema)
 
 
 def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-  """AdamW with the options of the config's block `optimizer`."""
+  """AdamW as the config's block `optimizer` says."""
   names = 'b1 b2 eps weight_decay clip_norm'.split()
   options = {name: config.optimizer[name] for name in names}
   return optimizer_lib.make_optimizer(schedule=schedule, **options)

@@ -52,11 +52,7 @@ def layer_scales(params: Any, *, decay: float, depth: int) -> Any:
 
   The embedding is layer 0, block i layer i + 1, all else depth + 1, with the factor 1 (BEiT's
   rule, which VideoMAE follows). Blocks are stacked along the leading axis: each has its factor.
-
-  Args:
-    params: Parameters of a `Classifier`, or a tree like them.
-    decay: Below 1, lower layers learn more slowly.
-    depth: Number of the encoder's blocks.
+  Parameters are those of a `Classifier`, or a tree like them.
   """
 
   def scale(path, x) -> float | Float[Array, 'depth ...']:

@@ -22,7 +22,6 @@ from vmae_jax.patience import Patience, PatientSource, ask_all
 from vmae_jax.runs.run_dir import go_on_as_before
 from vmae_jax.training import loop
 from vmae_jax.training.initialise import start_from
-from vmae_jax.training.step import make_train_step
 from vmae_jax.training.teachers import build_method, tell_teachers
 from vmae_jax.visualize.images import evenly
 from vmae_jax.visualize.predictions import Pictures
@@ -32,10 +31,6 @@ LOOKED_AT = 8  # Videos whose length is looked up before a run.
 
 def train(config, workdir: str) -> TrainState:
   """Pre-trains; continues where an earlier start in the folder `workdir` stopped.
-
-  Args:
-    config: A config of a file in configs/.
-    workdir: Folder of the run.
 
   Returns:
     The last state.
@@ -57,8 +52,6 @@ def train(config, workdir: str) -> TrainState:
   steps = loop.count_steps(config, videos=len(source))
   # Before the folder is claimed for this config.
   found = start_from(config, workdir, method.init, mesh, heads=method.model.encoder['heads'])
-  schedule = loop.make_schedule(config, steps=steps, videos=len(source))
-  optimizer, step = make_step(config, method, schedule, steps=steps)
   sampler = clip_sampler(config)
   answering = PatientSource(source, Patience(config.data.seconds))
   pictures = Pictures(method, answering, sampler, config, workdir, mesh)
@@ -75,10 +68,7 @@ def train(config, workdir: str) -> TrainState:
 
   task = loop.Task(
     method=method,
-    step=step,
-    optimizer=optimizer,
-    schedule=schedule,
-    steps=steps,
+    make_step=make_step,
     source=source,
     sampler=sampler,
     implied=config_lib.implied(),
@@ -96,8 +86,7 @@ def make_step(
 ) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
   """The optimizer of a config, and the training step of a run of so many steps."""
   optimizer = loop.make_optimizer(config, schedule)
-  accumulate, ema = config.optimizer.accumulate, loop.make_decay(config, steps=steps)
-  return optimizer, make_train_step(method.loss, optimizer, accumulate=accumulate, ema=ema)
+  return optimizer, loop.make_step(config, method.loss, optimizer, steps=steps)
 
 
 def warn_of_few_frames(source: Source, data) -> None:
@@ -106,14 +95,7 @@ def warn_of_few_frames(source: Source, data) -> None:
     logging.warning('there is one video alone to learn from, %s.', source.name(0))
   if data.sampling == 'segment':
     return
-
-  def length(i: int) -> int | None:
-    with contextlib.suppress(Exception), source.open(i) as video:  # The loader tells what fails.
-      return video.num_frames
-    return None
-
-  chosen = evenly(len(source), most=LOOKED_AT).tolist()
-  lengths = [n for n in ask_all(length, chosen, seconds=data.seconds) if isinstance(n, int)]
+  lengths = _of_a_few(source, data, lambda video: video.num_frames)
   span, looked = data.frames * data.stride, len(lengths)
   if (short := sum(n < span for n in lengths)) > looked / 2:
     logging.warning(
@@ -126,21 +108,30 @@ def warn_of_few_frames(source: Source, data) -> None:
 def check_vectors(source: Source, data) -> None:
   """Raises a UserError if a few videos have no motion vectors, any of them."""
 
-  def found(i: int) -> bool | None:
-    with contextlib.suppress(Exception), source.open(i, vectors=True) as video:
-      video.read(np.linspace(0, video.num_frames - 1, 4).astype(int))
-      blocks = getattr(video, 'vectors', {}).values()
-      return any(np.isfinite(x.values).any() for x in blocks)
-    return None
+  def found(video) -> bool:
+    video.read(np.linspace(0, video.num_frames - 1, 4).astype(int))
+    blocks = getattr(video, 'vectors', {}).values()
+    return any(np.isfinite(x.values).any() for x in blocks)
 
-  chosen = evenly(len(source), most=LOOKED_AT).tolist()
-  answers = [x for x in ask_all(found, chosen, seconds=data.seconds) if isinstance(x, bool)]
+  answers = _of_a_few(source, data, found, vectors=True)
   if answers and not any(answers):
     raise UserError(
       f'motion.name is codec, and of {len(answers)} videos that were looked at none has motion '
       'vectors: H.264, MPEG-4 and their kin do, H.265, VP9, AV1, pictures and TFDS do not. Encode '
       'them anew (python -m vmae_jax.prepare ... --shards), or take motion.name=inverse_search.'
     )
+
+
+def _of_a_few(source: Source, data, ask: Callable[[Any], int], **options: Any) -> list[int]:
+  """Answers about a few videos from all over the set; the loader will tell what fails in others."""
+
+  def answer(i: int) -> int | None:
+    with contextlib.suppress(Exception), source.open(i, **options) as video:
+      return ask(video)
+    return None
+
+  chosen = evenly(len(source), most=LOOKED_AT).tolist()
+  return [x for x in ask_all(answer, chosen, seconds=data.seconds) if isinstance(x, int)]
 
 
 def clip_sampler(config) -> ClipSampler:

@@ -25,9 +25,7 @@ def jit_step(step: Callable[..., Any], state: TrainState, mesh: Mesh) -> Callabl
   them, would be compiled again.
 
   Args:
-    step: A step of `make_train_step`.
     state: Arrays or shapes, with shardings.
-    mesh: The mesh of the batch and the metrics.
   """
   places = jax.tree.map(lambda x: x.sharding, state)
   everywhere = replicated(mesh)

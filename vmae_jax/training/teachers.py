@@ -18,8 +18,7 @@ from vmae_jax.runs.checkpoint import WEIGHTS
 def build_method(config) -> Method:
   """The method that a config describes, with the teachers that its heads ask for.
 
-  Raises:
-    UserError: see `build.build_method` and `load_encoder`.
+  Errors are those of `build.build_method` and `load_encoder`.
   """
   return build.build_method(config, teachers=load_teachers(config))
 
@@ -54,10 +53,7 @@ def load_teachers(config) -> dict[str, Teacher]:
 
 def tell_teachers(config, method: Method) -> None:
   """Prints what teaches which head, and sets the digest of each teacher's weights in the config, so
-  that no run goes on with others than it began with.
-
-  Raises:
-    UserError: the config asks for other weights.
+  that no run goes on with others than it began with; a UserError where it asks for others.
   """
   for name, teacher in method.teachers.items():
     block = config.teachers[name]

@@ -30,15 +30,10 @@ Frames = UInt8[np.ndarray, 'b H W 3']
 
 
 class LearnState(NamedTuple):
-  """What a step changes.
+  """What a step changes."""
 
-  Attributes:
-    hits: Moving average of the number of a batch's patches with each code.
-    sums: Moving average of the sum of these patches.
-  """
-
-  hits: Float[Array, ' c']
-  sums: Float[Array, 'c p']
+  hits: Float[Array, ' c']  # Moving average of the number of a batch's patches with each code.
+  sums: Float[Array, 'c p']  # Moving average of the sum of these patches.
 
   @property
   def codebook(self) -> Float[Array, 'c p']:
@@ -71,10 +66,7 @@ def learn_step(
   """The next state, and the batch's mean absolute error and perplexity.
 
   Args:
-    model: The tokenizer.
-    state: Before the step.
     key: Chooses the patches from which codes start again.
-    frames: A batch.
     decay: Decay of the moving averages.
     dead: A code with fewer patches than this share of an equal part becomes a random patch.
   """
@@ -115,12 +107,8 @@ def learn_tokenizer(
 
   Args:
     source: Videos, see `vmae_jax.data.sources`.
-    model: The tokenizer.
-    size: Height and width of frames.
-    steps: Batches.
     batch: Frames in a batch, a multiple of FRAMES.
     stride: Between the frames of one video in a batch.
-    seed: Seed of all random numbers.
 
   Returns:
     Parameters; figures; some frames and their reconstructions.
@@ -132,14 +120,8 @@ def learn_tokenizer(
     raise UserError(f'--batch={batch}: it must be a multiple of {FRAMES}, the frames of a video.')
   evaluations = -(-_EVALUATED // batch)
   sampler = ClipSampler(frames=FRAMES, size=size, stride=stride, seed=seed)
-  loader = Loader(
-    source,
-    sampler,
-    batch_size=batch // FRAMES,
-    seed=seed,
-    shuffle=True,
-    num_steps=steps + evaluations,
-  )
+  order = dict(seed=seed, shuffle=True, num_steps=steps + evaluations)
+  loader = Loader(source, sampler, batch_size=batch // FRAMES, **order)
   frames = (item['video'].reshape(-1, size, size, 3) for item in loader)
   key = jax.random.key(seed)
   step_fn = jax.jit(functools.partial(learn_step, model), donate_argnums=0)
