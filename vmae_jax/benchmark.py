@@ -61,11 +61,7 @@ _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'As of vmae_jax.pretrain.
 
 
 def benchmark(config, *, steps: int) -> dict[str, Any]:
-  """Measures; see the top of this file.
-
-  Args:
-    config: A config of pre-training or fine-tuning.
-    steps: Number of steps that are timed for each row.
+  """Measures `steps` steps of pre-training or fine-tuning for each row; see the top of this file.
 
   Returns:
     All numbers, for JSON; see `table`.

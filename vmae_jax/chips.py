@@ -8,22 +8,16 @@ from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-  """The maker's figures of one device.
+  """The maker's figures of one device."""
 
-  Attributes:
-    flops: Peak of dense bfloat16 arithmetic in FLOP/s, summed in float32; float16 for V100 and T4.
-    source: Source of the figures.
-    memory: Bytes, where a device that is not at hand can be asked for.
-    network: Bytes a second that it can send to other chips of its slice or host, over all links:
-      half of what is published where both directions are counted; None: no figure could be read.
-    clock: Cycles a second of a TPU, as libtpu counts cycles.
-  """
-
+  # Peak of dense bfloat16 arithmetic in FLOP/s, summed in float32; float16 for V100 and T4.
   flops: float
-  source: str
-  memory: int | None = None
+  source: str  # Source of the figures.
+  memory: int | None = None  # Bytes, where a device that is not at hand can be asked for.
+  # Bytes a second that it can send to other chips of its slice or host, over all links: half of
+  # what is published where both directions are counted; None: no figure could be read.
   network: float | None = None
-  clock: float | None = None
+  clock: float | None = None  # Cycles a second of a TPU, as libtpu counts cycles.
 
 
 _TPU = 'https://cloud.google.com/tpu/docs/'
@@ -35,33 +29,15 @@ GIB = 2**30
 # whose two cores are one device) or 4 (v5e). libtpu counts up to 456,000 for a product of
 # 4,096 x 4,096 on v6e: 4 units of 256 x 256, though the page says 2.
 # All-reduce bandwidth by chip is what v5e's and v6e's pages give as one direction of its links.
-_V4 = Chip(
-  275e12,
-  f'{_TPU}v4 (all-reduce bandwidth of a pod of 4,096 chips: 1.1 PB/s)',
-  memory=32 * GIB,
-  network=1.1e15 / 4096,
-  clock=275e12 / 2**18,
-)
-_V5E = Chip(
-  197e12,
-  f'{_TPU}v5e (400 GB/s in both directions)',
-  memory=16 * GIB,
-  network=200e9,
-  clock=197e12 / 2**17,
-)
-_V5P = Chip(
-  459e12,
-  f'{_TPU}v5p (1,200 GB/s in both directions)',
-  memory=95 * GIB,
-  network=600e9,
-  clock=459e12 / 2**18,
-)
-_V6E = Chip(
-  918e12,
-  f'{_TPU}v6e (800 GB/s in both directions)',
-  memory=32 * GIB,
-  network=400e9,
-  clock=918e12 / 2**19,
+_V4_SOURCE = f'{_TPU}v4 (all-reduce bandwidth of a pod of 4,096 chips: 1.1 PB/s)'
+_V4 = Chip(275e12, _V4_SOURCE, 32 * GIB, network=1.1e15 / 4096, clock=275e12 / 2**18)
+_V5E, _V5P, _V6E = (
+  Chip(flops, f'{_TPU}{page} in both directions)', memory * GIB, network, clock=flops / cycle)
+  for flops, page, memory, network, cycle in (
+    (197e12, 'v5e (400 GB/s', 16, 200e9, 2**17),
+    (459e12, 'v5p (1,200 GB/s', 95, 600e9, 2**18),
+    (918e12, 'v6e (800 GB/s', 32, 400e9, 2**19),
+  )
 )
 _A100 = Chip(312e12, 'https://www.nvidia.com/en-us/data-center/a100')
 _A100_SXM = _A100._replace(

@@ -142,11 +142,7 @@ def define_clip() -> tuple[flags.FlagHolder, ...]:
 
 
 def define_config(file: str = 'configs/videomae.py') -> Callable[[], ml_collections.ConfigDict]:
-  """Defines --config; returns a function that gives its value or raises a UserError.
-
-  Args:
-    file: An example.
-  """
+  """Defines --config; returns what gives its value or raises a UserError. `file` is an example."""
   config = config_flags.DEFINE_config_file(
     'config',
     None,
@@ -165,10 +161,7 @@ def define_config(file: str = 'configs/videomae.py') -> Callable[[], ml_collecti
 
 
 def define_run(file: str) -> Callable[[list[str]], tuple[ml_collections.ConfigDict, str]]:
-  """Defines --config, --workdir and --distributed.
-
-  Args:
-    file: An example of a config's file.
+  """Defines --config, of which `file` is an example, --workdir and --distributed.
 
   Returns:
     A function that gives config and workdir. It also joins the processes of the run, so it must

@@ -22,13 +22,10 @@ CONFIGS = _INSIDE if _INSIDE.is_dir() else _BESIDE
 
 
 def find_config(spec: str) -> str:
-  """`FILE` or `FILE:ARGUMENT` with the path of the file.
+  """`FILE` or `FILE:ARGUMENT` with the path of the file; a UserError where there is none.
 
   A file that is not there is looked for among those of the package, by its name: videomae,
   videomae.py or configs/videomae.py.
-
-  Raises:
-    UserError: there is no such file.
   """
   file, colon, argument = spec.partition(':')
   ours = CONFIGS / f'{file.removeprefix("configs/").removesuffix(".py")}.py'
@@ -44,10 +41,7 @@ def find_config(spec: str) -> str:
 
 
 def load_config(spec: str) -> ml_collections.ConfigDict:
-  """The config that `get_config` of a config file returns.
-
-  Args:
-    spec: `FILE` or `FILE:ARGUMENT`, such as configs/videomae.py:demo, see `find_config`.
+  """The config that `get_config` of `FILE` or `FILE:ARGUMENT` returns; see `find_config`.
 
   Raises:
     UserError: there is no such file or argument, or the file has a mistake.
@@ -89,13 +83,10 @@ def _reason(e: Exception) -> str:
 
 
 def look_up(config: ml_collections.ConfigDict, key: str) -> Any:
-  """The value at a key such as `model.patch`; None for an option that is not set.
+  """The value at a key such as `model.patch`; a UserError where there is no such key.
 
-  Blocks called `options` take any key: their keys are checked where the function that they
-  belong to is known.
-
-  Raises:
-    UserError: there is no such key.
+  Blocks called `options` take any key, of which None is the value here: their keys are checked
+  where the function that they belong to is known.
   """
   node, path = config, []
   for name in key.split('.'):

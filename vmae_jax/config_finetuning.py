@@ -107,11 +107,9 @@ def recipe(c, *, videos: int, repeats: int, lr: float, min_lr: float = 1e-6, epo
   """Sets batch, learning rate and length as the papers' scripts write them.
 
   Args:
-    c: A config.
     videos: In a step, over all devices; the learning rate is for 256 of them.
     repeats: Clips cut from each video (`num_sample`), which these numbers do not count.
     lr: Peak learning rate for 256 videos.
-    min_lr: Last one.
     epochs: Passes over the videos, of which 5 warm up.
   """
   c.batch_size, c.data.repeats = videos * repeats, repeats

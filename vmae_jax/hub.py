@@ -107,25 +107,25 @@ def _told(what: str) -> Iterator[None]:
   """Makes of the library's errors one line that says what to do."""
   from huggingface_hub import errors
 
+  told = {  # The first that an error is one of.
+    errors.GatedRepoError: f' is gated: ask for access on its page, and {_LOGIN}',
+    errors.RepositoryNotFoundError: ': there is no such repository, or it is private: then '
+    + _LOGIN,
+    errors.RevisionNotFoundError: ': there is no such revision',
+    errors.RemoteEntryNotFoundError: ': the repository has no such file',
+    errors.HFValidationError: ' is no name of a model of the Hub',
+    errors.LocalTokenNotFoundError: f': {_LOGIN}',
+  }
   try:
     yield
-  except errors.GatedRepoError as e:
-    raise UserError(f'{what} is gated: ask for access on its page, and {_LOGIN}.') from e
-  except errors.RepositoryNotFoundError as e:
-    raise UserError(f'{what}: there is no such repository, or it is private: then {_LOGIN}.') from e
-  except errors.RevisionNotFoundError as e:
-    raise UserError(f'{what}: there is no such revision.') from e
-  except errors.RemoteEntryNotFoundError as e:
-    raise UserError(f'{what}: the repository has no such file.') from e
+  except tuple(told) as e:
+    text = next(text for kind, text in told.items() if isinstance(e, kind))
+    raise UserError(f'{what}{text}.') from e
   except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as e:
     cause = f'{type(e.__cause__ or e).__name__}: {e.__cause__ or e}'.splitlines()[0]
     if 'Offline' in cause:
       raise UserError(f'{what}: HF_HUB_OFFLINE is set, and no whole copy is here.') from e
     raise Unavailable(f'{what}: the Hub gives no answer ({cause}), and no copy is here.') from e
-  except errors.HFValidationError as e:
-    raise UserError(f'{what} is no name of a model of the Hub.') from e
-  except errors.LocalTokenNotFoundError as e:
-    raise UserError(f'{what}: {_LOGIN}.') from e
   except errors.HfHubHTTPError as e:
     code = getattr(e.response, 'status_code', 0)
     line = ' '.join(str(e).split())[:200]
