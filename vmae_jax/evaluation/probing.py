@@ -158,10 +158,7 @@ def _sizes(result: Mapping[str, Any]) -> str:
 
 
 def probe_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-  """A Markdown table of the probes of several runs and of their untrained models.
-
-  Args:
-    results: Name of a run -> the result of `probe`.
+  """A Markdown table of several runs, name -> the result of `probe`, and of their untrained models.
 
   Raises:
     UserError: there is no run, or runs were probed on other clips.

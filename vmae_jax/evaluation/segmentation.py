@@ -111,7 +111,7 @@ def segment(
   patch: tuple[int, int, int],
   length: int = 0,
 ) -> Iterator[UInt8[np.ndarray, 'H W']]:
-  """Yields the mask of each frame, the given one, at the first frame's size, first.
+  """Yields the mask of each frame; the first is the given one, which has the frame's size.
 
   `patch` is in frames, rows and columns; see `around` for `length`.
 

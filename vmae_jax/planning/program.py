@@ -26,14 +26,9 @@ _LOOP = re.compile(r' while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)')
 _TARGET = re.compile(r'custom_call_target="(__[^"]+|tpu_custom_call)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 KINDS = (
-  'all-reduce',
-  'all-gather',
-  'reduce-scatter',
-  'all-to-all',
-  'collective-permute',
-  'collective-broadcast',
-  'ragged-all-to-all',
-)
+  'all-reduce all-gather reduce-scatter all-to-all collective-permute collective-broadcast '
+  'ragged-all-to-all'
+).split()
 _OPERATION = re.compile(
   r'^\s+(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>.*?) '
   rf'(?P<kind>{"|".join(KINDS)})(?P<start>-start)?\('
@@ -210,7 +205,7 @@ def _collective(match, line: str, computation: str, times: int, devices: int) ->
     kind = 'reduce-scatter'
   elif kind == 'reduce-scatter':
     total *= group
-  scope = re.search(r'op_name="([^"]*)"', line)
+  scope = _SCOPE.search(line)
   return Collective(kind, total, group, times, scope[1] if scope else '')
 
 

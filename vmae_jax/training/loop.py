@@ -79,9 +79,8 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     # Frozen networks are whole on every device: they are small beside what is trained.
     frozen = jax.device_put(task.method.frozen, sharding.replicated(mesh))
     loader = make_loader(config, task.source, task.sampler, mesh, start_step=start, num_steps=steps)
-    length = dict(steps=steps, start=start, videos=len(task.source))
-    length |= dict(clip_flops=task.method.flops(), schedule=schedule)
-    log = RunLog(config, workdir, kept=kept, **length)
+    about = dict(steps=steps, start=start, videos=len(task.source), schedule=schedule)
+    log = RunLog(config, workdir, clip_flops=task.method.flops(), kept=kept, **about)
 
     def extra_of_now() -> dict[str, Any]:
       return {'data': data, 'log': log.keep()}
@@ -168,13 +167,7 @@ def placed(shapes: Any, places: Any) -> Any:
   )
 
 
-def start_state(
-  config,
-  task: Task,
-  optimizer: optax.GradientTransformation,
-  mesh: Mesh,
-  checkpointer: Checkpointer,
-) -> Restored:
+def start_state(config, task: Task, optimizer, mesh: Mesh, checkpointer: Checkpointer) -> Restored:
   """The newest checkpoint, or step 0 and a fresh state, laid out over the mesh."""
 
   def init(params):
