@@ -11,7 +11,6 @@ METRICS = [
   {'step': i, 'time': 0.0, 'loss': 1 / i if i != 5 else float('nan'), 'learning_rate': 1e-3}
   for i in range(1, 50)
 ]
-WITHOUT_RATE = [{'step': r['step'], 'loss': r['loss'] + 1} for r in METRICS]
 
 
 def has_colour(path, colour):
@@ -21,36 +20,25 @@ def has_colour(path, colour):
 
 def test_one_run(tmp_path):
   path = tmp_path / 'a b.png'
-  loss_curve({'': METRICS}, path)
+  loss_curve(METRICS, path)
   assert has_colour(path, COLOURS[0]) and not has_colour(path, COLOURS[1])
 
 
-def test_several_runs_have_colours_of_their_own(tmp_path):
+def test_heads_have_colours_of_their_own(tmp_path):
   path = tmp_path / 'curve.png'
-  loss_curve({'one': METRICS, 'two': WITHOUT_RATE}, path, title='Runs')
+  records = [record | {'loss_pixels': record['loss'] + 1} for record in METRICS]
+  loss_curve(records, path, keys=('loss', 'loss_pixels'), title='Run')
   assert has_colour(path, COLOURS[0]) and has_colour(path, COLOURS[1])
-
-
-def test_learning_rate_needs_room_only_if_logged(tmp_path):
-  loss_curve({'': METRICS}, tmp_path / 'with.png')
-  loss_curve({'': WITHOUT_RATE}, tmp_path / 'without.png')
-  heights = [Image.open(tmp_path / f'{name}.png').height for name in ('with', 'without')]
-  assert heights[0] > heights[1]
 
 
 def test_a_run_that_logged_once_is_seen(tmp_path):
   path = tmp_path / 'once.png'
-  loss_curve({'': METRICS[:1]}, path)
+  loss_curve(METRICS[:1], path)
   image = Image.open(path)
   middle = 68 * image.height // 100  # The loss above, the learning rate below.
   for top, bottom in ((0, middle), (middle, image.height)):
     image.crop((0, top, image.width, bottom)).save(tmp_path / 'part.png')
     assert has_colour(tmp_path / 'part.png', COLOURS[0])
-
-
-def test_missing_key_is_told(tmp_path):
-  with pytest.raises(UserError, match="run 'one' has no acc .* there is: learning_rate, loss"):
-    loss_curve({'one': METRICS}, tmp_path / 'curve.png', keys=('acc',))
 
 
 def test_smoothing_is_a_centred_mean():
@@ -69,7 +57,7 @@ def count(picture, colour):
 
 
 def test_a_panel_for_each_run():
-  one = loss_panels({'a': metrics('loss_pixels')}, title='x')
+  one = loss_panels({'a': metrics('loss_pixels')})
   four = loss_panels({n: metrics('loss_pixels', 'loss_motion') for n in 'abcd'})
   assert one.dtype == np.uint8 and one.shape[2] == 3
   assert four.shape[1] == 3 * one.shape[1] and four.shape[0] > 1.7 * one.shape[0]

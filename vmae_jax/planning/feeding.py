@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import resource
 import time
@@ -54,29 +55,23 @@ def _torchcodec(path: str) -> Opened:
 RIVALS = {'decord': _decord, 'torchcodec': _torchcodec}
 
 
+@dataclasses.dataclass
 class Rival:
-  """The frames of the loader's visits, whole, as another library reads them.
+  """The frames of the loader's visits, whole, as another library reads them."""
 
-  Args:
-    open_video: A file's number of frames, and what reads some of them.
-    paths: Files.
-    sampler: Chooses the frames.
-    visits: How many there are, one file after the other.
-  """
-
-  def __init__(
-    self, open_video: Callable[[str], Opened], paths: list[str], sampler: ClipSampler, visits: int
-  ):
-    self._open, self._paths, self._sampler, self._visits = open_video, paths, sampler, visits
+  open_video: Callable[[str], Opened]
+  paths: list[str]
+  sampler: ClipSampler  # Chooses the frames.
+  visits: int  # How many there are, one file after the other.
 
   def __len__(self) -> int:
-    return self._visits
+    return self.visits
 
   def __getitem__(self, i: int) -> Any:
-    epoch, sample = divmod(i, len(self._paths))
-    count, read = self._open(self._paths[sample])
-    rng = np.random.default_rng([self._sampler.seed, epoch, sample, 0])
-    return read(self._sampler.wanted(count, rng))
+    epoch, sample = divmod(i, len(self.paths))
+    count, read = self.open_video(self.paths[sample])
+    rng = np.random.default_rng([self.sampler.seed, epoch, sample, 0])
+    return read(self.sampler.wanted(count, rng))
 
 
 def feed(config, *, batches: int, decode: bool) -> dict[str, dict[str, float]]:

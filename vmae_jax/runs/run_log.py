@@ -211,7 +211,7 @@ class RunLog:
       heads = {key: None for record in records for key in record if key.startswith('loss_')}
       keys = ('loss', *(heads if len(heads) > 1 else ()))
       title = f'{summary["method"]}: loss over {self.steps:,} steps of {config.batch_size} clips'
-      loss_curve({'': records}, picture := io.BytesIO(), keys=keys, title=title)
+      loss_curve(records, picture := io.BytesIO(), keys=keys, title=title)
       storage.write(f'{self.workdir}/loss.png', picture.getvalue())
     self.progress.print(f'done: {self.workdir}/summary.json, {self.workdir}/loss.png')
 

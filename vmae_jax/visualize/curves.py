@@ -1,4 +1,4 @@
-"""Training curves of one or several runs, in common axes or in panels beside each other."""
+"""Training curves of a run, and of several in panels beside each other."""
 
 import contextlib
 import io
@@ -44,72 +44,52 @@ def styled():
 
 @styled()
 def loss_curve(
-  runs: Mapping[str, Sequence[Mapping[str, Any]]],
+  metrics: Sequence[Mapping[str, Any]],
   path: str | os.PathLike | io.BytesIO,
   *,
   keys: Sequence[str] = ('loss',),
   title: str = '',
 ) -> None:
-  """Draws the loss over steps, raw thin and smoothed thick, above the learning rate, if logged.
+  """Draws a run's losses over steps, raw thin and smoothed thick, above the learning rate.
 
   Args:
-    runs: Name of a run -> its records, from `read_metrics`; a single run's name may be ''.
+    metrics: The run's records, from `read_metrics`.
     path: The PNG to write, or a file that gets it.
-    keys: Scalars to draw, such as the losses of several heads.
-
-  Raises:
-    UserError: a run has none of the keys.
+    keys: Scalars to draw: the loss, and those of several heads.
   """
   # No pyplot: it would keep global state and could look for a display.
   from matplotlib.figure import Figure
   from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-  with_rate = any('learning_rate' in record for metrics in runs.values() for record in metrics)
-  figure = Figure(figsize=(5.6, 4.0 if with_rate else 3.2), layout='constrained')
-  axes = figure.subplots(
-    1 + with_rate, 1, sharex=True, squeeze=False, height_ratios=[3.5, 1][: 1 + with_rate]
-  )[:, 0]
-  line = 0
-  for name, metrics in runs.items():
-    found = [key for key in keys if any(key in record for record in metrics)]
-    if not found:
-      there = sorted({key for record in metrics for key in record} - {'step', 'time'})
-      raise UserError(
-        f'run {name!r} has no {" or ".join(keys)} in its metrics; there is: {", ".join(there)}.'
-      )
-    if with_rate:
-      steps, rates = series(metrics, 'learning_rate')
-      axes[1].plot(steps, rates, linewidth=1.2, **_style(line, steps))
-    for key in found:
-      head = key.removeprefix('loss_') if key != 'loss' else 'sum'
-      label = ': '.join(part for part in (name, head if len(keys) > 1 else '') if part)
-      _draw_series(axes[0], metrics, key, line, label)
-      line += 1
-  axes[0].set_ylabel(keys[0] if len(keys) == 1 else 'loss')
-  axes[0].set_title(title)
-  _leave_out_the_start(axes[0])
-  if axes[0].get_legend_handles_labels()[1]:
-    axes[0].legend()
-  if with_rate:
-    axes[1].set_ylabel('learning\nrate')
-    axes[1].set_ylim(bottom=0)
-    axes[1].locator_params(axis='y', nbins=3)
-    axes[1].yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f'{rate:.0e}' if rate else '0'))
-  axes[-1].set_xlabel('step')
-  axes[-1].xaxis.set_major_locator(MaxNLocator(**ROUND))
-  for ax in axes:
+  figure = Figure(figsize=(5.6, 4.0), layout='constrained')
+  losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=[3.5, 1])
+  for line, key in enumerate(key for key in keys if any(key in record for record in metrics)):
+    head = key.removeprefix('loss_') if key != 'loss' else 'sum'
+    _draw_series(losses, metrics, key, line, head if len(keys) > 1 else '')
+  losses.set_ylabel('loss')
+  losses.set_title(title)
+  _leave_out_the_start(losses)
+  if len(keys) > 1:
+    losses.legend()
+  steps, rates = series(metrics, 'learning_rate')
+  rate.plot(steps, rates, linewidth=1.2, **_style(0, steps))
+  rate.set_ylabel('learning\nrate')
+  rate.set_ylim(bottom=0)
+  rate.locator_params(axis='y', nbins=3)
+  rate.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f'{rate:.0e}' if rate else '0'))
+  rate.set_xlabel('step')
+  rate.xaxis.set_major_locator(MaxNLocator(**ROUND))
+  for ax in (losses, rate):
     ax.grid()
   figure.align_ylabels()
   figure.savefig(path, dpi=200, format='png')
 
 
 @styled()
-def loss_panels(
-  runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str = ''
-) -> UInt8[np.ndarray, 'H W 3']:
+def loss_panels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> UInt8[np.ndarray, 'H W 3']:
   """A panel for each run with the losses of its heads, whose units differ between runs.
 
-  Arguments are those of `loss_curve`.
+  Each run's records are those of `read_metrics`.
 
   Raises:
     UserError: there is no run, or one has no loss.
@@ -139,7 +119,6 @@ def loss_panels(
     ax.grid()
   for ax in axes[len(runs) :]:
     ax.set_visible(False)
-  figure.suptitle(title, x=0.01, ha='left', fontsize='medium', fontweight='bold')
   canvas = FigureCanvasAgg(figure)
   canvas.draw()
   return np.asarray(canvas.buffer_rgba())[..., :3].copy()
