@@ -99,7 +99,7 @@ class Chips:
     self.asked.append((parts, remat, clips))
     memory = {'parameters': 100 // parts, 'optimizer': 200 // parts, 'limit': limit}
     memory['all'] = 400 // parts + clips * {'none': 30, 'dots': 10, 'full': 4}[remat]
-    between = [Collective('all-gather', int(self.sent * (parts - 1)), len(self.devices), 1, '')]
+    between = [Collective('all-gather', int(self.sent * (parts - 1)), len(self.devices), 1)]
     method = SimpleNamespace(flops=lambda: 10**9)
     fits = memory['all'] <= limit
     return CompiledStep(fits, memory, None, between, {}, {}, 0, 7.0, ''), method

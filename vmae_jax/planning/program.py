@@ -138,12 +138,11 @@ class Collective(NamedTuple):
   """One operation between devices."""
 
   kind: str  # One of KINDS.
-  # Of the whole: what is summed (all-reduce, reduce-scatter), what each device has afterwards (all-
-  # gather, all-to-all), what moves (collective-permute).
+  # Of the whole: what is summed (all-reduce, reduce-scatter), what each device has afterwards
+  # (all-gather, all-to-all), what moves (collective-permute).
   bytes: int
   group: int  # Devices that take part together.
   times: int  # How often it runs in one run of the program.
-  scope: str  # Where in the model it comes from, as the compiler was told, or ''.
 
   @property
   def sent(self) -> float:
@@ -205,8 +204,7 @@ def _collective(match, line: str, computation: str, times: int, devices: int) ->
     kind = 'reduce-scatter'
   elif kind == 'reduce-scatter':
     total *= group
-  scope = _SCOPE.search(line)
-  return Collective(kind, total, group, times, scope[1] if scope else '')
+  return Collective(kind, total, group, times)
 
 
 def _bytes(dtype: str, shape: str) -> int:
