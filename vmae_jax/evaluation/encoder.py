@@ -50,9 +50,7 @@ def load_encoder(
   Args:
     path: The workdir of a run (pre-training or fine-tuning), one of its checkpoints, or a file or
       folder of another implementation, see `load_pretrained`.
-    pool: See `build_encoder`, as for the next two.
-    layer: The block whose output is taken.
-    positions: Positions of clips of another size than in training.
+    pool: See `build_encoder`, as for `layer` and `positions`.
     weights: See `choose_weights`; for a file of another implementation, `ema` takes averaged
       weights, '' the last ones.
 

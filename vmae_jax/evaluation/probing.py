@@ -40,12 +40,6 @@ FROZEN: dict[str, Callable[..., dict[str, float]]] = {
 }
 
 
-def check_probes(probes: Sequence[str]) -> None:
-  """Raises a UserError for a probe that does not exist."""
-  for name in probes:
-    check_name(name, TITLES, '--probes')
-
-
 def probe(
   checkpoint: str,
   *,
@@ -82,7 +76,8 @@ def probe(
   Raises:
     UserError: there is no such checkpoint, probe or video, or videos have no labels.
   """
-  check_probes(probes)
+  for name in probes:
+    check_name(name, TITLES, '--probes')
   config, trained, apply = load_encoder(checkpoint, pool=pool, weights=weights)
   data = config.data
   recut(config, clip or {})
