@@ -22,8 +22,7 @@ _LOGIN = 'log in (hf auth login, or HF_TOKEN)'
 def local_path(path: str) -> str:
   """A path as it is; for a model of the Hub, the folder or file that it was downloaded to.
 
-  Args:
-    path: Any path, or hf:OWNER/NAME, hf:OWNER/NAME/FILE.pth, each with or without @REVISION.
+  It is hf:OWNER/NAME or hf:OWNER/NAME/FILE.pth, each with or without @REVISION.
 
   Raises:
     UserError: there is no such model, file or revision, it is private, or huggingface_hub is not

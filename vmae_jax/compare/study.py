@@ -76,9 +76,7 @@ class Study:
 def run_study(study: Study, workdir: Path, *, only: str | None = None) -> None:
   """Does what is not yet done, and writes what all results together say.
 
-  Args:
-    workdir: Its folder: ARM/SEED is a run, with its result.json.
-    only: 'ARM,SEED' does this run alone.
+  In the folder ARM/SEED is a run, with its result.json; `only`, 'ARM,SEED', does this run alone.
 
   Raises:
     UserError: there is no such run, or a run was measured under another config.

@@ -129,11 +129,9 @@ class TokenSet:
   def batches(
     self, epoch: int | None = None, *, counted: Bool[np.ndarray, ' s'] | None = None
   ) -> Iterator[Batch]:
-    """One pass.
+    """One pass, in the random order of `epoch`, its seed, or without one in that of the source.
 
-    Args:
-      epoch: Seed of a random order; None for the order of the source.
-      counted: Which videos count; by default all. Those that could not be read never do.
+    Videos count if `counted`, by default all, and if they could be read.
     """
     counted = np.ones(len(self._source), bool) if counted is None else counted
     if self._keep and self._kept is None:

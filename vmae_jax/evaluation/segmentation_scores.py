@@ -108,9 +108,7 @@ def evaluate(
 ) -> list[tuple[Statistics, Statistics]]:
   """Statistics of J and F of each object of a video, 1 to the highest of its first frame.
 
-  Args:
-    truth: Object of each pixel, 0 for none, VOID where it is unknown.
-    found: The predicted objects.
+  Masks hold the object of each pixel, 0 for none, and the truth VOID where it is unknown.
 
   Raises:
     UserError: sizes differ, there is no frame to score or no object, or more objects are

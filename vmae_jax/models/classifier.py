@@ -33,9 +33,7 @@ class Classifier(nn.Module):
   ) -> Float[Array, 'b c']:
     """Logits in float32 of a normalised clip.
 
-    Args:
-      video: A normalised clip.
-      keys: In training, of what is left out for each clip; None leaves nothing out.
+    In training, `keys` are those of what is left out for each clip; None leaves nothing out.
     """
 
     def draw(number):

@@ -105,9 +105,7 @@ def each_decoder(
 ) -> dict[str, Float[Array, 'b m _']]:
   """Predictions of all heads in float32, from the decoders that they share.
 
-  Args:
-    heads: Head -> what it predicts, and by which decoder.
-    decode: (name of a decoder, its heads) -> their predictions.
+  `decode` gives those of a decoder, by its name and its heads.
   """
   predictions = {}
   for name in dict.fromkeys(output.decoder for output in heads.values()):

@@ -19,13 +19,10 @@ LossFn = Callable[[Any, Batch, Any], tuple[Float[Array, ''], dict[str, Float[Arr
 
 
 def jit_step(step: Callable[..., Any], state: TrainState, mesh: Mesh) -> Callable[..., Any]:
-  """The jitted step, whose state keeps its shardings.
+  """The jitted step, whose state, arrays or shapes, keeps its shardings.
 
   Without shardings of the results the compiler would choose some, and the next step, which gets
   them, would be compiled again.
-
-  Args:
-    state: Arrays or shapes, with shardings.
   """
   places = jax.tree.map(lambda x: x.sharding, state)
   everywhere = replicated(mesh)

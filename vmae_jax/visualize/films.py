@@ -143,11 +143,9 @@ def masked_film(video: Video, hidden: Bool[np.ndarray, 't h w'], *, shade: float
 def side_by_side(
   films: Mapping[str, Film], *, side: int = 192, columns: int = 4, **texts: Any
 ) -> Film:
-  """Several films in one, each with its name above.
+  """Several films of the same number of frames in one, each with its name above.
 
-  Args:
-    films: Name -> film; all have the same number of frames, sizes may differ.
-    texts: `title`, `caption` and `legend` of `labelled_rows`.
+  `texts` are `title`, `caption` and `legend` of `labelled_rows`.
 
   Raises:
     UserError: there is no film, or they have different numbers of frames.
