@@ -127,6 +127,34 @@ def test_what_each_method_predicts_is_drawn(method, kinds, tmp_path, monkeypatch
   assert found.pictures().keys() == kinds.keys()
 
 
+@pytest.mark.parametrize(
+  ('method', 'told'),
+  [
+    ('mgm', ['an array has no codec', 'inverse_search finds motion']),
+    ('mme', ['no frames between its own', 'inverse_search finds motion']),
+    ('trackmae', []),  # Of the clip's own frames, in training, too.
+  ],
+)
+def test_an_array_lacks_what_a_file_has_beside_its_frames(
+  method, told, tmp_path, monkeypatch, caplog
+):
+  """Where the motion is not that of training, this is told; where none is asked for, nothing is."""
+  monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
+  save_fresh_run(tmp_path / 'run', method)
+  model = vmae_jax.load(tmp_path / 'run')
+  clip = np.zeros((8, 32, 32, 3), np.uint8)
+  model.reconstruct(clip)
+  assert (caplog.text.count('Give the file'), told == []) in ((1, False), (0, True))
+  assert all(part in caplog.text for part in told)
+  caplog.clear()
+  if method == 'mgm':
+    model.reconstruct(clip, masking='tube')
+    assert not caplog.text
+    write_video(tmp_path / 'a.mkv', codec='libvpx-vp9')
+    model.reconstruct(tmp_path / 'a.mkv')
+    assert 'a.mkv: its codec gives no motion' in caplog.text
+
+
 def test_features_are_those_that_extract_writes(tmp_path):
   write_checkpoint(tmp_path / 'run')
   model = vmae_jax.load(tmp_path / 'run')

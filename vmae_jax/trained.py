@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from absl import logging
 
 from vmae_jax import config as config_lib
 from vmae_jax import storage
@@ -44,8 +45,9 @@ from vmae_jax.hub import local_path
 from vmae_jax.interchange.export import class_names
 from vmae_jax.interchange.layout import build_model
 from vmae_jax.interchange.runs import describe
-from vmae_jax.method.build import build_method
+from vmae_jax.method.build import build_method, codec_cells, window
 from vmae_jax.method.forward import Method
+from vmae_jax.motion.codec import known
 from vmae_jax.types import Array, Bool, Float, Num, UInt8
 from vmae_jax.visualize.films import film_of_rows
 from vmae_jax.visualize.images import labelled_rows
@@ -81,11 +83,6 @@ class TrainedModel:
       classification.
     config: How clips are cut (`data`), and what the encoder is (`model`), see `load_encoder`.
   """
-
-  path: str
-  params: Any
-  info: dict[str, Any]
-  config: ml_collections.ConfigDict
 
   def __init__(self, path: str, weights: str = ''):
     self.path = path
@@ -173,8 +170,7 @@ class TrainedModel:
       drawn = sampler(source, 0, i)
       for name, reason in drawn['failures']:
         raise UserError(f'{name}: {reason}; give videos that can be read.')
-      logits = self.logits(self.params, drawn['video'])
-      rows.append(np.asarray(jax.nn.softmax(logits)).mean(0))
+      rows.append(np.asarray(jax.nn.softmax(self.logits(self.params, drawn['video']))).mean(0))
     return rows[0] if _single(videos) else np.stack(rows)
 
   def reconstruct(
@@ -197,9 +193,7 @@ class TrainedModel:
     frames, height, width = clips.shape[1:4]
     if height != width:
       raise UserError(f'frames of {height} x {width}: reconstruct takes squares.')
-    method, config, forward = self._forward(
-      (frames, height), ratio, masking, of_file=paths is not None
-    )
+    method, config, forward = self._forward((frames, height), ratio, masking, of_file=bool(paths))
     batch = {'epoch': np.int32([0]), 'sample': np.int32([seed]), 'repeat': np.int32([0])}
     batch['video'] = clips
     if len(method.inputs) > 1:
@@ -237,15 +231,18 @@ class TrainedModel:
       )
     (config.data.frames, config.data.size), config.decoder_masking.name = clip, 'none'
     config.augment = config_lib.default().augment  # Clips as they are.
-    if not of_file:  # An array has no frames in between, and no codec.
-      config.tracking.rate = 'clip'
-      config.motion.name = config.motion.name.replace('codec', 'inverse_search')
     if masking and masking != config.masking.name:
       config.masking.name, config.masking.options = masking, {}
     config.masking.ratio = config.masking.ratio if ratio is None else ratio
+    if not of_file and (window(config) or codec_cells(config)):
+      config.tracking.rate = config.tracking.rate.replace('video', 'clip')
+      config.motion.name = config.motion.name.replace('codec', 'inverse_search')
+      logging.warning(
+        f'an array has no codec and no frames between its own: {config.motion.name} finds motion '
+        'from frame to frame. Give the file for motion as in training.'
+      )
     method = build_method(config)
-    if not ours:  # Its encoder may have sizes of its own.
-      # Its encoder normalises, as it is given the clip itself.
+    if not ours:  # Its encoder may have sizes of its own; given the clip itself, it normalises.
       model = build_model(info)
       scale = {name: tuple(info[name]) for name in ('mean', 'std')}
       method = method._replace(model=model.clone(encoder={**model.encoder, **scale}))
@@ -279,6 +276,8 @@ class TrainedModel:
       train=False,
     )
     drawn = sampler(_files(paths), 0, 0)
+    if method.vectors and not known(drawn['vectors']).any():
+      logging.warning('%s: its codec gives no motion: all is taken to stand still.', paths[0])
     return {name: drawn[name] for name in method.inputs}
 
 
