@@ -120,7 +120,7 @@ def demo(c):
   c.optimizer.warmup_epochs, c.optimizer.clip_norm = 0.2, 1.0
   c.test.every_epochs, c.test.segments, c.test.crops = 0.5, 2, 1
   c.test.batch_size = 64
-  c.checkpoint.every_steps, c.log.every_steps = 100, 50
+  c.checkpoint.every_steps = 100
 
 
 def videos(c):
@@ -148,7 +148,7 @@ def smoke(c):
   c.model.dropout = 0.1
   c.steps, c.batch_size = 6, 8
   c.test.segments, c.test.crops, c.test.batch_size = 1, 1, 64
-  c.checkpoint.every_steps, c.log.every_steps = 3, 1
+  c.checkpoint.every_steps = 3
 
 
 WORDS = {'demo': demo, 'videos': videos, 'smoke': smoke}

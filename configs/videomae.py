@@ -93,7 +93,7 @@ def demo(c):
   c.heads.pixels.options = dict(normalise='global')
   c.optimizer.base_lr = 4.8e-2
   c.checkpoint.every_steps = 400
-  c.log.every_steps, c.log.pictures_every_steps = 50, 1200
+  c.log.pictures_every_steps = 1200
 
 
 def videos(c):
@@ -104,7 +104,7 @@ def videos(c):
   c.steps = 800
   c.masking.ratio = 0.75
   c.checkpoint.every_steps = 400
-  c.log.every_steps, c.log.pictures_every_steps = 50, 1200
+  c.log.pictures_every_steps = 1200
 
 
 def smoke(c):
@@ -114,8 +114,7 @@ def smoke(c):
   c.heads.pixels.options.eps = 0.05
   c.data.repeats = 4
   c.steps, c.batch_size = 6, 8
-  c.checkpoint.every_steps = 3
-  c.log.every_steps, c.log.pictures_every_steps = 1, 3
+  c.checkpoint.every_steps = c.log.pictures_every_steps = 3
 
 
 DATASETS = {

@@ -22,16 +22,6 @@ usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
 
 method=motionmae videos='' workdir='runs/demo' steps='' overrides=()
 
-# set_steps N: so many, with 20 lines of metrics at least.
-set_steps() {
-  steps="--config.steps=$1"
-  overrides+=("$steps")
-  case "$1" in
-    '' | *[!0-9]*) ;;
-    *) [ "$1" -ge 1000 ] || overrides+=("--config.log.every_steps=$(($1 > 20 ? $1 / 20 : 1))") ;;
-  esac
-}
-
 parse_arguments() {
   local argument
   for argument in "$@"; do
@@ -40,7 +30,7 @@ parse_arguments() {
       --method=?*) method="${argument#*=}" ;;
       --videos=?*) videos="${argument#*=}" ;;
       --workdir=?*) workdir="${argument#*=}" ;;
-      --steps=?*) set_steps "${argument#*=}" ;;
+      --steps=?*) steps="--config.steps=${argument#*=}" && overrides+=("$steps") ;;
       --config.*=*) overrides+=("$argument") ;;
       *) die "$argument is not known; write values as in --workdir=DIR. See launch/local.sh --help." ;;
     esac
@@ -69,9 +59,10 @@ left_out() {
   [ -z "$found" ] || say "Left out, as these are no video files: $found..."
 }
 
-# labelled FOLDER: whether all videos that check_data found good have a class, of two or more.
+# labelled FOLDER: whether all videos that check_data found good, five at least, have a class, of
+# two or more.
 labelled() {
-  [ -e "$1/classes.txt" ] && [ "$(wc -l <"$1/classes.txt")" -gt 1 ] &&
+  [ "$(wc -l <"$1/clean.txt")" -ge 5 ] && [ -e "$1/classes.txt" ] && [ "$(wc -l <"$1/classes.txt")" -gt 1 ] &&
     ! grep -qvE '[ ,][0-9]+$' "$1/clean.txt"
 }
 
@@ -99,7 +90,7 @@ run_demo() {
     local set="$workdir/synthetic"
     verb prepare synthetic --out="$set" --train=6144 --val=1536 --frames=8 --size=24
     verb check_data "$set/train.txt" --out="$check" --frames=8 --stride=1
-    train="$check/clean.txt"
+    train="$check/clean.txt" val="$set/val.txt"
   fi
   if [ "$method" = mam2 ]; then
     case "$variant" in
@@ -115,13 +106,14 @@ run_demo() {
     salt) train_teacher pixels "salt.py:${variant}_teacher" "$train" ;;
   esac
   verb pretrain --config="$root/configs/$method.py:$variant" --workdir="$run" \
-    --config.data.train="$train" ${overrides[@]+"${overrides[@]}"}
+    --config.data.train="$train" ${val:+--config.log.held_out="$val"} \
+    ${overrides[@]+"${overrides[@]}"}
   if [ "$variant" = demo ]; then
     probe_synthetic "$set" "$run"
   elif [ -n "$val" ]; then
     verb probe --checkpoint="$run" --train="$train" --val="$val"
   else
-    say "No probe: it needs all videos in two or more folders of classes, $videos/CLASS/VIDEO."
+    say "No probe: it needs five videos, all in two or more folders of classes, $videos/CLASS/VIDEO."
   fi
   report "$run" "$train" "$val"
 }
@@ -162,7 +154,7 @@ report() {
 
 Done. In $1:
   loss.png          the loss over steps
-  pictures/         what the model makes of hidden patches, and when
+  pictures/         what the model makes of hidden patches, from step 0 on
   checkpoints/      state, loader position and config; the same command goes on from the newest
   metrics.jsonl     all numbers; TensorBoard: .venv/bin/tensorboard --logdir $1
 $(compgen -G "$1/probe*.json" >/dev/null && printf '  %-18s%s' 'probe*.json' \

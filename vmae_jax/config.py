@@ -157,10 +157,11 @@ DEFAULTS = dict(
     keep_every_steps=Number(0, 0),  # Those at multiples of it are kept for good; 0: none.
   ),
   log=dict(
-    every_steps=Number(50, 1),
+    every_steps=Number(0, 0),  # 0: 50, of short runs a twentieth of all.
     profile=Number(0, 0),  # First of three steps traced for TensorBoard or Perfetto; 0: none.
     pictures_every_steps=Number(1000, 1),
-    pictures=Number(4, 1),  # Clips in a picture.
+    pictures=Number(4, 1),  # How many clips are drawn.
+    held_out='',  # What they are of, as data.train, if not of the videos of training.
     ground_truth_statistics=False,  # Also draw the flattering variant, and say so.
   ),
   probe=dict(  # k-NN and linear accuracy of the frozen encoder on the way, for the log.

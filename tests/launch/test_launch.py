@@ -161,4 +161,5 @@ def test_demo_step_by_step(backend, method, tmp_path):
   assert pretrain.count('.path=runs/demo/teacher_') == (2 if method == 'mvd' else 0)
   assert '/synthetic/look/val.txt' in calls[-1][3] and '/probe_look.json' in calls[-1][3]
   assert f'/configs/{method}.py:demo ' in pretrain and ' --config.steps=7' in pretrain
+  assert '--config.log.held_out=runs/demo/synthetic/val.txt ' in pretrain
   assert 'Done. In runs/demo/run:' in out

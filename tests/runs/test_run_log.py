@@ -67,6 +67,14 @@ def finish(log):
   log.close()
 
 
+def test_short_runs_have_lines_more_often(tmp_path, monkeypatch):
+  for steps, every in {12: 1, 400: 20, 3600: 50}.items():
+    monkeypatch.setitem(globals(), 'STEPS', steps)
+    log = opened(tmp_path / str(steps), **{'log.every_steps': 0})
+    assert log.every == every
+    log.close()
+
+
 @pytest.mark.parametrize('end', range(1, STEPS))
 def test_lines_after_a_restart_are_those_of_an_unbroken_run(end, tmp_path):
   def losses(first, last):

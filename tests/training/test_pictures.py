@@ -39,14 +39,20 @@ def test_a_target_and_a_masking_of_the_user_train_without_pictures_of_them(tmp_p
 
 
 def test_a_picture_that_fails_is_a_line_of_the_log(tmp_path, monkeypatch, capsys):
-  def broken(*_):
+  titles = []
+
+  def broken(shown):
+    titles.append(shown.title)
     raise RuntimeError('no font')
 
   monkeypatch.setitem(predictions.PICTURES, 'pixels', broken)
-  train(config_of(), str(tmp_path))
+  config = config_of()
+  config.log.held_out = 'synthetic:val'
+  train(config, str(tmp_path))
   assert (tmp_path / 'checkpoints' / '2').is_dir()
   told = ''.join(capsys.readouterr())
-  assert told.count('no pictures (RuntimeError: no font)') == 2
+  assert told.count('no pictures (RuntimeError: no font)') == 3
+  assert titles == [f'videomae, step {step}, held-out clip' for step in range(3)]
 
 
 def test_clips_are_from_all_over_the_list(tmp_path):

@@ -55,9 +55,9 @@ class RunLog:
     self.writer.resume(start)
     part = '' if main else f'-{jax.process_index()}'
     self._bad_videos = BadVideos(f'{workdir}/bad_videos{part}.csv')
-    every = config.log.every_steps
-    every *= max(1, round(steps / LINES / every))
-    self.progress = Progress(steps, start, log_every=every, enabled=main)
+    self.every = config.log.every_steps or min(50, max(1, steps // LINES))
+    shown = self.every * max(1, round(steps / LINES / self.every))
+    self.progress = Progress(steps, start, log_every=shown, enabled=main)
     self.clip_flops = clip_flops
     self._pending = None  # (step, metrics on the device)
     # Over the good steps since the last log line, and how many they are: `good`.
@@ -117,7 +117,7 @@ class RunLog:
       loss, seconds = metrics['loss'], mark[1] - self._began
       self.progress.print(f'step {step} ended after {seconds:.0f} s, loss {loss:.4f}')
     shown = {}
-    if step % self.config.log.every_steps == 0 or step == self.steps:
+    if step % self.every == 0 or step == self.steps:
       shown = self._write(metrics, mark)
     self.progress.update(step, shown)
 

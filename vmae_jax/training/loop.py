@@ -85,6 +85,10 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     def extra_of_now() -> dict[str, Any]:
       return {'data': data, 'log': log.keep()}
 
+    def watch(step: int) -> None:
+      with log.going_on('pictures'):
+        task.watch(step, state, frozen, log)
+
     def evaluate(step: int, stopping: bool) -> dict[str, Any]:
       """The result of `task.evaluate`; ends an unfinished run that was asked to stop."""
       began = time.perf_counter()
@@ -101,13 +105,14 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     log.describe(state, mesh)
     try:
       results = evaluate(start, False)
+      if not start:
+        watch(0)
       for step, batch in enumerate(loader, start=start + 1):
         with profile.step(step):
           state, metrics = step_fn(state, batch, frozen)
         log.dispatched(step, metrics, loader)
         profile.after(step, metrics)
-        with log.going_on('pictures'):
-          task.watch(step, state, frozen, log)
+        watch(step)
         stopping = stop.asked(step)
         if stopping or step % config.checkpoint.every_steps == 0 or step == steps:
           checkpointer.save(step, state, extra_of_now())

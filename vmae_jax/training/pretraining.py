@@ -54,6 +54,9 @@ def train(config, workdir: str) -> TrainState:
   found = start_from(config, workdir, method.init, mesh, heads=method.model.encoder['heads'])
   sampler = clip_sampler(config)
   answering = PatientSource(source, Patience(config.data.seconds))
+  if config.log.held_out:
+    held_out = loop.open_videos(config, config.log.held_out)
+    answering = PatientSource(held_out, Patience(config.data.seconds))
   pictures = Pictures(method, answering, sampler, config, workdir, mesh)
 
   def watch(step, state, frozen, log):

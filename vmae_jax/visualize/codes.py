@@ -14,10 +14,11 @@ def codes_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
 
   Args:
     shown: `values` are the frames 't T_p H W 3' of each time slot; images 't H W 3' of the true
-      codes, the best result that a model can reach; images of the predicted codes of hidden tokens
-      and the true ones of visible tokens; and the share of hidden codes that are right.
+      codes, the best result that a model can reach; images of predicted codes, and of copies of the
+      nearest visible token's, both of hidden tokens among the true codes of visible ones; and the
+      shares of hidden codes that these have right.
   """
-  frames, decoded, predicted, accuracy = shown.values
+  frames, true, (predicted, copied), right = shown.values
   length = shown.patch[0]
   place = range(length)[FRAMES[shown.options.get('frames', 'first')]][0]
   slots, frames = shown.slots(), frames[:, place]
@@ -25,13 +26,15 @@ def codes_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   rows = {
     'input': frames,
     f'masked\n{shown.share}': np.where(hidden, HIDDEN, frames),
-    'true codes\ndecoded': decoded,
-    'predicted\ncodes decoded': predicted,
+    'true codes\ndecoded': true,
+    'nearest visible\ncodes alone': copied,
+    'predicted\n+ visible': predicted,
   }
   return shown.page(
     {label: list(to_uint8(row[slots])) for label, row in rows.items()},
     slots * length + place,
-    f'Codes of the tokenizer {pathlib.Path(shown.config.tokenizer.path).name}. Last row: the '
-    f'likeliest code of each hidden token ({float(accuracy):.0%} are right), the true code of each '
-    'visible one.',
+    f'Codes of {pathlib.Path(shown.config.tokenizer.path).name}. Predicted is the likeliest code '
+    'of each hidden patch: {:.0%} are right, of copies of the nearest visible one {:.0%}.'.format(
+      *map(float, right)
+    ),
   )

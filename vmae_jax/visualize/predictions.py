@@ -15,14 +15,14 @@ from jax.sharding import PartitionSpec as P
 from vmae_jax import storage
 from vmae_jax.data.clips import ClipSampler
 from vmae_jax.data.sources import Source
-from vmae_jax.masking import MASKINGS
+from vmae_jax.masking import MASKINGS, Mask
 from vmae_jax.masking.motion_guided import warped_maps
 from vmae_jax.masking.random import tube
 from vmae_jax.method.forward import Forward, Method
 from vmae_jax.method.keys import clip_keys
 from vmae_jax.method.losses import code_logits
 from vmae_jax.targets.trajectory import trajectory
-from vmae_jax.types import UInt8
+from vmae_jax.types import Array, Int, UInt8
 from vmae_jax.visualize.codes import codes_grid
 from vmae_jax.visualize.differences import difference_grid
 from vmae_jax.visualize.features import features_grid
@@ -30,7 +30,7 @@ from vmae_jax.visualize.files import png
 from vmae_jax.visualize.flow import flow_grid, flow_of_frames, motion_grid
 from vmae_jax.visualize.hog import hog_grid
 from vmae_jax.visualize.images import Shown, Video, evenly
-from vmae_jax.visualize.reconstruction import predicted_video, reconstruction_grid
+from vmae_jax.visualize.reconstruction import TIME_STEP, predicted_video, reconstruction_grid
 from vmae_jax.visualize.trajectories import trajectory_grid
 
 
@@ -38,7 +38,8 @@ class Pictures:
   """Draws what each head predicts, for a few clips from all over the data set.
 
   Lists often go from class to class. All hidden tokens are predicted, even if training decodes only
-  some of them. The main process writes pictures to WORKDIR/pictures.
+  some of them, of the videos of `log.held_out` if it names some. The main process writes pictures
+  to WORKDIR/pictures.
   """
 
   def __init__(
@@ -77,7 +78,8 @@ class Pictures:
     if jax.process_index() != 0:
       return {}
     method, config = self._method, self._config
-    title = f'{config.method}, step {step}'
+    kind = 'held-out' if config.log.held_out else 'training'
+    title = f'{config.method}, step {step}, {kind} clip'
     pictures = {
       f'{kind}_clip{i}': picture
       for i in range(self._count)
@@ -217,13 +219,13 @@ def shown_outputs(method: Method, config, params, batch, frozen) -> dict[str, An
 
 
 def _decoded(method: Method, name: str, out: Forward, frozen):
-  """Frames, what their codes decode to, the same of predicted codes, and the accuracy."""
+  """What `codes_grid` shows."""
   true, masked = out.targets[name].values, out.mask.masked
   f = true.shape[-1]
   rows = jnp.arange(len(true))[:, None]
   guess = code_logits(out.predictions[name], f).argmax(axis=-1)
-  accuracy = (guess == true[rows, masked]).mean(axis=(1, 2))
-  predicted = true.at[rows, masked].set(guess)
+  copy = true[rows, nearest_visible(out.mask, method.grid)]
+  right = [(codes == true[rows, masked]).mean(axis=(1, 2)) for codes in (guess, copy)]
   t, h, w = method.grid
   model, (_, _, H, W, C) = method.tokenizer.model, out.clip.shape
 
@@ -234,4 +236,14 @@ def _decoded(method: Method, name: str, out: Forward, frozen):
     return images.reshape(-1, t, H, W, C)
 
   frames = einops.rearrange(out.clip, 'b (t p) H W C -> b t p H W C', t=t)
-  return frames, decode(true), decode(predicted), accuracy
+  decoded = [decode(true.at[rows, masked].set(codes)) for codes in (guess, copy)]
+  return frames, decode(true), decoded, right
+
+
+def nearest_visible(mask: Mask, grid: tuple[int, int, int]) -> Int[Array, 'b m']:
+  """The visible token that is nearest to each hidden one, in space and time."""
+  places = jnp.stack(jnp.unravel_index(jnp.arange(np.prod(grid)), grid), -1)
+  places = places * np.array([TIME_STEP, 1, 1])
+  apart = places[mask.masked][:, :, None] - places[mask.visible][:, None]
+  nearest = jnp.square(apart).sum(axis=-1).argmin(axis=-1)
+  return jnp.take_along_axis(mask.visible, nearest, axis=1)
