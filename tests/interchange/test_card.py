@@ -10,7 +10,10 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+import vmae_jax
+from tests.data.clips_on_disk import write_video
 from tests.interchange import synthetic
+from vmae_jax.data.video import Video
 from vmae_jax.interchange.card import model_card
 
 INFO = dict(
@@ -80,6 +83,23 @@ def test_what_is_known_is_said():
   assert 'training data' not in bare and '| steps' not in bare
 
 
+def agrees_on_a_file(folder):
+  """What the card's line says of a file, whose frames need no resizing, is what we say."""
+  from transformers import pipeline
+
+  (line,) = re.findall(r'`(pipeline\(.*?)`', (folder / 'README.md').read_text())
+  write_video(folder / 'cat.mp4', frames=40, height=32, width=32, noise=40)
+  with contextlib.chdir(folder):
+    found = eval(line, {'pipeline': pipeline, 'folder': '.'})
+  with Video(folder / 'cat.mp4') as video:
+    clip = video.read(np.linspace(0, 31, 8).astype(int))
+  model = vmae_jax.load(folder)
+  expected = dict(zip(model.classes, model.classify(clip), strict=True))
+  assert len(found) == 5 and np.std([entry['score'] for entry in found]) > 0.01
+  for entry in found:
+    np.testing.assert_allclose(entry['score'], expected[entry['label']], atol=1e-4)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize('kind', ['pretraining', 'first', 'mean', 'encoder'])
 def test_the_snippets_run(tmp_path, kind):
@@ -112,6 +132,8 @@ def test_the_snippets_run(tmp_path, kind):
     for key, value in state.items():
       np.testing.assert_array_equal(value, tensors[key])
   found = run(tmp_path / 'hf' / 'README.md')
+  if kind in ('mean', 'first'):
+    agrees_on_a_file(tmp_path / 'hf')
   # The model as the snippet has made it, eps and all.
   params, info = load_pretrained(tmp_path / 'hf')
   ours = selfcheck.our_outputs(params, info)

@@ -59,7 +59,11 @@ model = {model}.from_pretrained(folder).eval()
 with torch.no_grad():
 {call}
 ```
-
+{more}
+"""
+_PIPELINE = """
+Of the beginning of a file, with `from transformers import pipeline`:
+`pipeline('video-classification', folder)('cat.mp4', frame_sampling_rate={})`.
 """
 _CALLS = {
   'pretraining': """  tokens = (model.config.num_frames // model.config.tubelet_size) * (
@@ -165,4 +169,6 @@ def _loading(info: Mapping[str, Any], file: str) -> str:
     norm = {'pretraining': 'decoder.norm', 'classification': 'fc_norm'}[kind]
     eps = f'model.{norm}.eps = {info["eps"]:g}  # config.json cannot say this one.\n'
   shape = {key: info[key] for key in ('frames', 'channels', 'size')}
-  return _TRANSFORMERS.format(model=MODELS[kind], eps=eps, call=_CALLS[kind], **shape)
+  data = (info['config'] or {}).get('data', {})
+  more = _PIPELINE.format(data.get('stride', 4)) if kind == 'classification' else ''
+  return _TRANSFORMERS.format(model=MODELS[kind], eps=eps, call=_CALLS[kind], more=more, **shape)
