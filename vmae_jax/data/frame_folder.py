@@ -70,16 +70,14 @@ def order_frames(names: Iterable[str]) -> list[str]:
 class FrameFolder(Frames):
   """A folder of pictures, or one picture, with what a `Video` has of a file.
 
-  Attributes:
-    names: Of the pictures, in their order.
-    time_base: Seconds from one to the next.
+  `names` are those of the pictures, in their order.
 
   Raises:
     VideoError: there is no such folder, no picture in it, or one is missing.
   """
 
   rate = float(RATE)
-  time_base = Fraction(1, RATE)
+  time_base = Fraction(1, RATE)  # Seconds from one frame to the next.
 
   def __init__(self, folder: str | os.PathLike):
     self._folder = os.fspath(folder)

@@ -149,16 +149,11 @@ def digest(image: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, '1 4 3']:
 
 
 class Frames:
-  """A video whose frames are read by their index in the order of display.
+  """A video whose frames are read by their index in the order of display."""
 
-  Attributes:
-    num_frames: Frames that a player would show.
-    rate: Average frames per second; 0.0 if it is not known.
-    vectors: Frame -> the codec's motion, if that is wanted and known, of the last reading.
-  """
-
-  num_frames: int
-  rate: float = 0.0
+  num_frames: int  # That a player would show.
+  rate: float = 0.0  # Average frames per second; 0.0 if it is not known.
+  # Frame -> the codec's motion, if that is wanted and known, of the last reading.
   vectors: Mapping[int, Blocks] = {}
 
   @property
@@ -259,16 +254,10 @@ class Writer:
 
 
 def read_once(source: Any, i: int, read: Callable[[Writer], Any], pixels: Sequence[Cut]) -> Any:
-  """What `read` returns, with one video's frames in `pixels`, however often it has to be called.
+  """What `read` returns, with video i's frames in `pixels`, however often it has to be called.
 
   The first call writes there. Others, beside it as it is late or after it as it failed, write
-  elsewhere, and theirs is copied.
-
-  Args:
-    source: Its `ask(i, reading)`, where it has one, calls what reads a video.
-    i: The video.
-    read: Reads it.
-    pixels: The cut-outs of its clips.
+  elsewhere, and theirs is copied. `source.ask(i, reading)`, where it has that, calls what reads.
   """
   first = Writer(pixels)
   writers = iter([first])

@@ -163,17 +163,12 @@ def read_list(path: str, *, root: str = '') -> tuple[Entries, tuple[str, ...]]:
 
 
 class _Reader:
-  """Goes through the lines of a list.
-
-  Attributes:
-    form: How many numbers follow each path.
-    only_row_numbers: Whether every line begins with a number and a comma.
-    comments: That may be lost videos.
-  """
+  """Goes through the lines of a list."""
 
   def __init__(self, path: str, folder: str):
-    self.form, self.only_row_numbers = 0, True
-    self.comments: list[str] = []
+    self.form = 0  # How many numbers follow each path.
+    self.only_row_numbers = True  # Whether every line begins with a number and a comma.
+    self.comments: list[str] = []  # That may be lost videos.
     self._path, self._folder, self._start = path, folder, os.path.join(folder, '')
     self._read, self._header = 0, ''  # How many entries; the first line if it may be no video.
 

@@ -86,11 +86,8 @@ def turns(
   """A function from the number of a visit to the epoch of its set and the sample.
 
   Among any TURNS visits from a multiple of it on, each set has its share, scattered; its own visits
-  go through it epoch by epoch.
-
-  Args:
-    mixture: Has weights.
-    order: From the number of a set, and of its videos, to which one each of its visits is of.
+  go through it epoch by epoch. `order`, of the number of a set and of its videos, says which one
+  each of its visits is of.
   """
   shares = np.array(mixture.weights) / math.fsum(mixture.weights) * TURNS
   counts = shares.astype(int)

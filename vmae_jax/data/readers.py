@@ -127,17 +127,12 @@ class _Worker:
 
 
 class Processes:
-  """Processes that draw clips, each in several threads; those that die are started again.
-
-  Attributes:
-    suspects: Samples that were open when a process died.
-    culprits: Samples that are not opened again.
-    deaths: Which task was the last when processes died for no known reason.
-  """
+  """Processes that draw clips, each in several threads; those that die are started again."""
 
   def __init__(self, source: PatientSource, draw: Draw, *, count: int, threads: int, row):
-    self.suspects: set[int] = set()
-    self.culprits: set[int] = set()
+    self.suspects: set[int] = set()  # Samples that were open when a process died.
+    self.culprits: set[int] = set()  # Samples that are not opened again.
+    # Which task was the last when processes died for no known reason.
     self.deaths: list[int] = []
     self._given = (source, draw, threads, row)
     self._tickets = itertools.count()

@@ -108,10 +108,8 @@ class Table(Sequence):
   After the numbers come the texts, in UTF-8. Rows are read, not mapped: pages that are mapped count
   as memory of each process, and one that a disk does not give kills it.
 
-  Args:
-    path: The file, on this machine, also for other processes.
-    count: Of rows.
-    keep: Must live as long as the table does, such as a temporary file.
+  The file is on this machine, its path good for other processes, too; `keep` must live as long as
+  the table does, such as a temporary file.
   """
 
   ROW: np.dtype  # Also has `text`, bytes of the text, and `end`, where it ends among the texts.

@@ -53,22 +53,14 @@ class _Doubt(Exception):
 
 
 class Video(Frames):
-  """A video file, or its bytes.
-
-  Attributes:
-    time_base: Seconds that one step of the frames' time stamps lasts.
-    vectors: As they are shown; none if frames that the codec reorders had to be counted.
-
-  Args:
-    file: A path or the bytes.
-    vectors: Whether the codec's motion is wanted.
+  """A video file, or its bytes; `vectors` says whether the codec's motion is wanted.
 
   Raises:
     VideoError: the file is missing, is no video, is truncated, or is larger than LARGEST.
   """
 
-  time_base: Fraction
-  vectors: dict[int, Blocks]
+  time_base: Fraction  # Seconds that one step of the frames' time stamps lasts.
+  vectors: dict[int, Blocks]  # As shown; none if frames that the codec reorders had to be counted.
 
   def __init__(self, file: str | os.PathLike | io.IOBase, *, vectors: bool = False):
     self._with_vectors = vectors

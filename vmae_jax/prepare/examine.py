@@ -96,11 +96,9 @@ def examine_all(
 ) -> Iterator[Finding]:
   """Examines every file or record in parallel; yields the findings as they come.
 
-  Args:
-    source: A file that it names repeatedly is examined once.
-    known: Names of files or records that are left out.
-    workers: Processes. One that dies of a video is replaced, and the video is reported.
-    seconds: After so long a video is given up and its worker replaced.
+  Names that are `known` are left out, and a file that is named repeatedly is examined once. A
+  worker that dies of a video, or takes longer than so many seconds, is replaced, and the video is
+  reported.
   """
   function: Callable[[Any], Finding] = examine
   names = [source.name(i) for i in range(len(source))]
