@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UserError, first_few
 from vmae_jax.models.autoencoder import MaskedAutoencoder
 from vmae_jax.models.classifier import Classifier
 from vmae_jax.models.decoder import Output
@@ -149,10 +149,9 @@ def rename(name: str, table: Sequence[tuple[str, str]]) -> str:
 def refuse(names: list[str], what: str, where: str) -> None:
   """Raises a UserError that names the first of some tensors, if there are any."""
   if names:
-    shown, more = '; '.join(names[:_MOST_NAMED]), len(names) - _MOST_NAMED
+    shown = first_few(names, most=_MOST_NAMED, separator='; ')
     raise UserError(
-      f'{where}: {len(names)} tensors {what}: {shown}{f"; and {more} more" if more > 0 else ""}. '
-      'Is it whole, and of this kind of model?'
+      f'{where}: {len(names)} tensors {what}: {shown}. Is it whole, and of this kind of model?'
     )
 
 
