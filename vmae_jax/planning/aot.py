@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from vmae_jax import sharding
 from vmae_jax.method.forward import Method
 from vmae_jax.method.state import init_state
+from vmae_jax.planning.gpus import untried
 from vmae_jax.planning.program import Collective, read_collectives, read_cycles, read_kernels
 from vmae_jax.training.loop import make_schedule
 from vmae_jax.training.pretraining import make_step
@@ -106,7 +107,7 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Metho
   with jax.set_mesh(mesh):
     lowered = jit_step(step, state, mesh).lower(state, batch, frozen)
     try:
-      compiled = lowered.compile()
+      compiled = lowered.compile(compiler_options=untried(mesh.devices.flat[0]))
     except jax.errors.JaxRuntimeError as e:
       memory = _exhausted(str(e), sum(arguments.values()))
       seconds = time.perf_counter() - began

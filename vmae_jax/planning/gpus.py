@@ -70,6 +70,16 @@ def gpu_devices(topology: str) -> list:
   )
 
 
+def untried(device) -> dict[str, bool]:
+  """Options of the compiler for a device: those of a GPU that is not here leave products to cuBLAS.
+
+  Where it can, XLA tries which tiles suit a product best in Triton's language. Those it takes
+  without trials it fails to compile for some shapes, such as float32 (n, 224) x (224, 112).
+  """
+  absent = device.platform == 'gpu' and device not in jax.devices()
+  return {'xla_gpu_enable_triton_gemm': False} if absent else {}
+
+
 def describe(devices: list) -> str:
   """XLA's description of GPUs: of those at hand as it is, of others as it was told above."""
   return str(xla_client.get_topology_for_devices(devices).target_config)
