@@ -10,6 +10,7 @@ import pytest
 from tests import started
 from tests.data.clips_on_disk import write_video
 from tests.fresh_run import save_fresh_run
+from vmae_jax.evaluation import probing
 from vmae_jax.interchange.convert import convert
 from vmae_jax.runs.run_dir import remove_unfinished
 
@@ -47,6 +48,15 @@ def test_all_probes_of_a_run(place):
     assert list(row) == ['knn', 'linear_plain', 'attentive']
     assert all(0 <= result['top1'] <= 1 for result in row.values())
     assert row['attentive']['best_top1'] >= row['attentive']['top1']
+
+
+def test_an_attentive_probe_alone_pools_nothing(place, monkeypatch):
+  monkeypatch.setattr(probing, '_features', None)
+  monkeypatch.chdir(place)
+  given = dict(train='train.txt', val='val.txt', epochs=1, untrained=False)
+  found = probing.probe('run', probes=['attentive'], **given)
+  assert found['clips'] == {'train': 20, 'val': 6} and found['largest_class'] == 0.5
+  assert list(found['accuracy']['pre-trained']) == ['attentive']
 
 
 def test_a_file_of_weights(place):

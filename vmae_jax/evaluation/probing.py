@@ -88,10 +88,14 @@ def probe(
     encoder, _ = build_encoder(config, pool=pool)
     models['untrained'] = jax.jit(lambda: init_encoder(config, encoder))()
 
-  (train_features, train_labels), (val_features, val_labels) = (
-    _features(config, models, apply, source, title, batch_size)
-    for source, title in ((train_source, train), (val_source, val))
-  )
+  def pooled(source, title):
+    if set(FROZEN).isdisjoint(probes):  # What attentive probes read is not pooled.
+      labels = np.array([source.label(i) for i in range(len(source))])
+      return dict.fromkeys(models), labels
+    return _features(config, models, apply, source, title, batch_size)
+
+  train_features, train_labels = pooled(train_source, train)
+  val_features, val_labels = pooled(val_source, val)
   rows = {}
   _, encode = build_encoder(config, pool='tokens')
   chooses = a_tenth(len(train_source))
