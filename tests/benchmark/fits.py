@@ -26,7 +26,10 @@ from vmae_jax.models.sizes import SIZES
 from vmae_jax.planning.gpus import is_gpu
 
 ROOT = Path(__file__).parents[2]
-METHODS = ('videomae', 'motionmae', 'mam2', 'mgmae', 'mme', 'mgm')
+METHODS = (
+  *('videomae', 'motionmae', 'mam2', 'mgmae', 'mme', 'mgm'),
+  *('trackmae', 'mvd', 'salt', 'vjepa'),
+)
 # 256 chips, or what is sold as 256 where a name counts cores (v5p-256, v4-256): 128.
 TOPOLOGIES = ('v5e:16x16', 'v5p:4x4x8', 'v6e:16x16', 'v4:4x4x8', 'h200:8', 'h200:1')
 # The documented mesh of each size, beside the config of the method; what is not said is
@@ -130,6 +133,9 @@ def _config(method: str, size: str, topology: str) -> tuple[Any, dict[str, Any]]
   if method == 'mam2':
     settings['tokenizer.path'] = GUMBEL_PATH
   config = load_published(method, size)
+  settings |= {
+    f'teachers.{name}.path': 'untrained' for name, it in config.teachers.items() if not it.path
+  }
   config.update_from_flattened_dict(settings)
   return config, settings
 
