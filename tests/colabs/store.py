@@ -103,6 +103,9 @@ def main():
       cell.metadata.pop('execution', None)
       if cell.cell_type == 'code':
         cell.outputs, cell.execution_count = shown(cell), None
+        for output in cell.outputs:
+          if 'text' in output:  # Without the place of the checkout.
+            output.text = output.text.replace(f'{Path(given.folder).resolve().parent}/', '../')
         for data in (output.get('data', {}) for output in cell.outputs):
           if 'image/png' in data:
             picture = smaller(base64.b64decode(data['image/png']))
