@@ -11,14 +11,14 @@ from vmae_jax import storage
 from vmae_jax.compare.figures import draw_figures
 from vmae_jax.compare.measures import Measures
 from vmae_jax.compare.summary import FINETUNED, summarise, table
-from vmae_jax.config import implied
+from vmae_jax.config import RUN_KEYS, implied
 from vmae_jax.data.sources import open_source
-from vmae_jax.errors import UserError, check_name
+from vmae_jax.errors import UserError, check_name, first_few
 from vmae_jax.frozen.patch_vq import PatchVQ
 from vmae_jax.frozen.tokenizer import save_tokenizer
 from vmae_jax.method.build import build_method
 from vmae_jax.runs.checkpoint import whole_steps
-from vmae_jax.runs.run_dir import leaves
+from vmae_jax.runs.run_dir import differing, leaves
 from vmae_jax.training.finetuning import finetune
 from vmae_jax.training.pretraining import train
 from vmae_jax.training.tokenizer import learn_tokenizer
@@ -157,8 +157,11 @@ def _done(folder: Path, config, study: Study) -> bool:
   if result is None:
     return False
   past = dict(leaves(_plain(implied())))  # Of keys that are younger than the run.
-  if past | dict(leaves(result['config'])) != past | dict(leaves(_plain(config))):
-    raise UserError(f'{folder} holds a run of another config: give another --workdir.')
+  if changed := differing(result['config'], _plain(config), RUN_KEYS, past):
+    raise UserError(
+      f'{folder} holds a run of another config: {first_few(changed, separator="; ")}. Give another '
+      '--workdir.'
+    )
   # What is measured otherwise is measured anew, of what was trained.
   there, asked = result['measures'], study.asked()
   tuned = there.get('finetuning', {})

@@ -198,13 +198,7 @@ def _read_json(path: str) -> Any:
 
 
 def _check_same(path: str, there: dict, here: dict, ignore: Sequence[str], past: dict) -> None:
-  there, here = dict(leaves(there)), dict(leaves(here))
-  differences = []
-  for key in sorted(there.keys() | here.keys()):
-    ignored = any(f'{key}.'.startswith(f'{prefix}.') for prefix in ignore)
-    before, now = there.get(key, past.get(key, _ABSENT)), here.get(key, _ABSENT)
-    if before != now and not ignored:
-      differences.append(f'{key} was {_show(before)}, is {_show(now)}')
+  differences = differing(there, here, ignore, past)
   if differences:
     list_only = all(difference.startswith('data.train ') for difference in differences)
     hint = ', or set data.changed=True' if list_only else ''
@@ -214,6 +208,18 @@ def _check_same(path: str, there: dict, here: dict, ignore: Sequence[str], past:
       f'{path}: the run there has another config: {first_few(differences, separator="; ")}. Choose '
       f'another --workdir, or start with the old values to go on with that run{hint}.'
     )
+
+
+def differing(there: dict, here: dict, ignore: Sequence[str], past: dict) -> list[str]:
+  """What differs between two configs; `ignore` and `past` as `ignore` and `implied` above."""
+  there, here = dict(leaves(there)), dict(leaves(here))
+  found = []
+  for key in sorted(there.keys() | here.keys()):
+    ignored = any(f'{key}.'.startswith(f'{prefix}.') for prefix in ignore)
+    before, now = there.get(key, past.get(key, _ABSENT)), here.get(key, _ABSENT)
+    if before != now and not ignored:
+      found.append(f'{key} was {_show(before)}, is {_show(now)}')
+  return found
 
 
 def leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
