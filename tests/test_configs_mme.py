@@ -179,7 +179,7 @@ def test_a_head_is_told_what_it_may_end_with():
 def test_odd_patches_have_no_cells():
   config = mme.get_config('smoke')
   config.model.patch = (2, 16, 8)
-  with pytest.raises(UserError, match='square and even'):
+  with pytest.raises(UserError, match='square, with a side that is a multiple of 2'):
     build_method(config)
 
 

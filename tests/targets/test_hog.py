@@ -320,7 +320,7 @@ def test_step_weights_are_those_of_the_target():
     (dict(norm='l1'), "'l1'.*l2, none"),
     (dict(frame='last'), "'last'.*first, middle"),
     (dict(gaussian=12), '32 x 32 pixels do not divide into squares of 12'),
-    (dict(patch=(2, 16, 8)), '16 x 8 pixels.*square and even'),
+    (dict(patch=(2, 16, 8)), '16 x 8 pixels.*square, with a side that is a multiple of 2'),
     (dict(patch=(2, 7, 7)), '7 x 7 pixels'),
     (dict(patch=(2, 24, 24)), 'squares of 12'),
   ],
