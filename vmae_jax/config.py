@@ -215,7 +215,6 @@ def implied() -> ml_collections.ConfigDict:
 # How runs behaved before these keys existed, where that is not the default.
 EARLIER = {'data.released_end': True, 'data.order': 'added'}
 
-
 # Keys that say how a run is carried out and watched, not what it computes: a run may go on with
 # other values of them.
 RUN_KEYS = (
@@ -338,8 +337,7 @@ def check_shared(
     if len(value) != 3 or not all(isinstance(x, (int, kind)) and x >= least for x in value):
       raise UserError(f'{key} is {value}: it takes three {what}.')
   check_name(config.init_weights or 'params', ('params', 'ema'), 'init_weights')
-  batch, repeats = config.batch_size, config.data.repeats
-  accumulate = config.optimizer.accumulate
+  batch, repeats, accumulate = config.batch_size, config.data.repeats, config.optimizer.accumulate
   for each, what in (
     (devices * accumulate, f'{devices} devices that hold data x optimizer.accumulate {accumulate}'),
     (repeats, 'data.repeats'),

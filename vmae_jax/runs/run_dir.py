@@ -211,7 +211,10 @@ def _check_same(path: str, there: dict, here: dict, ignore: Sequence[str], past:
 
 
 def differing(there: dict, here: dict, ignore: Sequence[str], past: dict) -> list[str]:
-  """What differs between two configs; `ignore` and `past` as `ignore` and `implied` above."""
+  """Lines on the keys in which two configs differ, but for those that `ignore` names.
+
+  `past` has the values of keys, such as 'log.every_steps', that the older config may lack.
+  """
   there, here = dict(leaves(there)), dict(leaves(here))
   found = []
   for key in sorted(there.keys() | here.keys()):
