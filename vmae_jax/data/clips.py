@@ -67,11 +67,12 @@ class ClipSampler:
     A clip crosses as what is cut out of its frames and becomes `size` high and wide there. Room is
     for the largest box of the source, where that says how large its pictures are, but for 10 / 7
     of `size` at most and 8 / 7 where it does not say; larger boxes are resized here. Boxes of one
-    decoded video may cross as one cut-out that holds them all.
+    decoded video cross as one cut-out that holds them all, where that is smaller; if devices share
+    them, each has room for all: so all are resized there, and pixels do not depend on the mesh.
 
     Args:
       source: Its `largest`, if it has that, is the (height, width) that no picture exceeds.
-      whole: Whether one cut-out for all clips is possible; it is taken where it is smaller.
+      whole: Whether each device has all clips of a visit.
     """
     known = getattr(source, 'largest', None)
     side = max(self.size, min(min(known), self.size * 10 // 7) if known else self.size * 8 // 7)
@@ -83,8 +84,9 @@ class ClipSampler:
       frames = max(
         most, default=frames - len(range(0, self.frames, self.slot))
       )  # The first of a slot is also the clip's.
-    if whole and known and not self.augment and math.prod(known) < self.repeats * side**2:
-      return 1, frames, *known
+    smaller = known and not self.augment and math.prod(known) < self.repeats * side**2
+    if smaller and (whole or self.repeats > 1):
+      return 1 if whole else self.repeats, frames, *known
     return self.repeats, frames, side, side
 
   @property
