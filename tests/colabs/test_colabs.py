@@ -15,8 +15,6 @@ from tests.interchange import peer
 
 # The order in which they are listed.
 NAMES = 'released_model tour_of_motion pretrain_small finetune_and_export segment_a_video'.split()
-# What this one draws takes long, and is not stored.
-LONG = ('pretrain_small',)
 
 
 def execute(notebook, folder, monkeypatch, *, smoke='1', without=()):
@@ -45,7 +43,7 @@ def execute(notebook, folder, monkeypatch, *, smoke='1', without=()):
   found = store.kinds(notebook)
   for name in without:
     del stored[name], found[name]
-  assert found == stored or not any(stored.values())
+  assert found == stored
   outputs = [output for cell in notebook.cells for output in cell.get('outputs', [])]
   text = ''.join(output.text for output in outputs if output.output_type == 'stream')
   return text, len(store.pictures(notebook))
@@ -89,7 +87,7 @@ def test_form(name):
   assert len(set(ids)) == len(ids) and all(re.fullmatch(r'[a-z-]+', i) for i in ids)
   code = [cell for cell in notebook.cells if cell.cell_type == 'code']
   assert all(cell.execution_count is None for cell in code)
-  assert bool(store.pictures(notebook)) == (name not in LONG)
+  assert store.pictures(notebook)
   assert all(cell.outputs == store.shown(cell) for cell in code)
   assert not re.search(r'/(home|root|work|tmp|Users)/', nbformat.writes(notebook))
   assert code[0].id == 'install' and code[1].id == 'settings'

@@ -23,7 +23,8 @@ from vmae_jax.types import UInt8
 def png(picture: UInt8[np.ndarray, 'H W 3']) -> bytes:
   """A picture as a PNG."""
   file = io.BytesIO()
-  Image.fromarray(picture).save(file, 'PNG', optimize=True)
+  # Without `optimize`, which saves 3 % of the bytes and takes seven times as long.
+  Image.fromarray(picture).save(file, 'PNG')
   return file.getvalue()
 
 
