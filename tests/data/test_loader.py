@@ -236,14 +236,30 @@ def test_processes_that_take_turns_in_the_mesh():
   assert 'rows [0, 4]' in outputs[0] and 'rows [2, 6]' in outputs[1]
 
 
+class _Odd(Exception):
+  """Pickle writes it and cannot read it, as errors of some libraries."""
+
+  def __init__(self, i, what):
+    super().__init__(f'{i} {what}')
+
+
+class _FailingSource(FileSource):
+  def open(self, i, **_):
+    raise _Odd(i, 'is odd')
+
+
 def test_errors_reach_the_caller(source):
-  broken = FileSource((source.entries[5],))
-  for workers in (0, 1):
+  videos = (source.entries[5],)
+  for workers, broken, kind, text in (
+    (0, FileSource(videos), UserError, '16 videos in a row'),
+    (1, _FailingSource(videos), RuntimeError, '0 is odd'),
+  ):
     loader = Loader(
       broken, SAMPLER, batch_size=2, seed=1, shuffle=True, num_steps=2, workers=workers
     )
+    loader._queue.put(loader._queue.get(timeout=60))  # It must not wait for ever.
     for _ in range(2):
-      with pytest.raises(UserError, match='16 videos in a row'):
+      with pytest.raises(kind, match=text):
         next(loader)
     loader.close()
 

@@ -12,6 +12,7 @@ import itertools
 import mmap
 import multiprocessing
 import os
+import pickle
 import signal
 import tempfile
 import threading
@@ -260,11 +261,12 @@ def _serve(pipe, handles, source: PatientSource, draw: Draw, threads: int, row) 
       answer: Any = draw(source.telling(tell), epoch, sample, pixels)
     except BaseException as e:  # Whatever it is, the one that waits must see it.
       answer = e
-    with sending:
       try:
-        pipe.send((ticket, -1, answer))
-      except (TypeError, AttributeError) as e:  # It cannot be pickled.
-        pipe.send((ticket, -1, RuntimeError(f'{answer!r} ({e})')))
+        pickle.loads(pickle.dumps(e))
+      except Exception as why:  # As of one whose constructor takes more than its message.
+        answer = RuntimeError(f'{e!r} ({why})')
+    with sending:
+      pipe.send((ticket, -1, answer))
     if alone:
       suspected.release()
 
