@@ -36,6 +36,20 @@ def test_reads_as_a_video(tmp_path):
         video.read([i])
 
 
+def test_pictures_as_they_are_shown(tmp_path):
+  """Turned as a camera says (orientation 6: by 90 degrees clockwise); 16 bits a pixel."""
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+  Image.fromarray(image).save(tmp_path / 'turned.png', exif=exif)
+  read = FrameFolder(f'{tmp_path}/turned.png').read([0])[0]
+  np.testing.assert_array_equal(read, np.rot90(image, -1))
+  deep = np.array([[0, 255, 256, 30_000, 65_535]], np.uint16)
+  Image.fromarray(deep).save(tmp_path / 'deep.png')
+  read = FrameFolder(f'{tmp_path}/deep.png').read([0])[0]
+  assert read.tolist() == [[[x] * 3 for x in (0, 0, 1, 117, 255)]]
+
+
 def test_in_a_list(tmp_path):
   images, path = write_frames(tmp_path / 'a bear')
   (tmp_path / 'list.txt').write_text('a bear/ 2 3 0\nnowhere/ 0 -1 0\n')

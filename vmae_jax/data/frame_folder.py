@@ -1,7 +1,7 @@
 """Folders of pictures, one a frame, read as videos: the form in which DAVIS arrives.
 
 Where videos are named by paths, one that ends in / is such a folder, and one that ends as that of
-a picture is a video of one frame: a clip of it stands still.
+a picture is a video of one frame: a clip of it stands still. Pictures are turned as EXIF says.
 """
 
 import io
@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vmae_jax import storage
 from vmae_jax.data.frames import Frames
@@ -101,6 +101,9 @@ class FrameFolder(Frames):
   def _image(self, i: int) -> UInt8[np.ndarray, 'H W 3']:
     try:
       with Image.open(io.BytesIO(self.file(i))) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith('I'):  # Grey of 16 bits, of which Pillow would cut off the bright.
+          return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
         return np.asarray(image.convert('RGB'))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
       reason = str(e).partition(' <')[0]  # Some end in the address of an object.
