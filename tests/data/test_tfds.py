@@ -34,6 +34,7 @@ def no_tensorflow(monkeypatch):
 
 
 def test_what_is_not_prepared_needs_tensorflow(no_tensorflow, tmp_path):
+  (tmp_path / 'ucf101' / '2.0.0.incompleteA1B2C3').mkdir(parents=True)  # As TFDS leaves it.
   with pytest.raises(UserError, match='tfds:ucf101:train is not prepared in .* needs TensorFlow'):
     open_source('tfds:ucf101:train', root=str(tmp_path))
 

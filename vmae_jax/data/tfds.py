@@ -8,6 +8,7 @@ large data sets use those.
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def _prepared(name: str, data_dir: str) -> str:
   """The folder of the latest version of a set, '' if it is not there in this format."""
   folder = f'{data_dir}/{name}'
   names = storage.names(folder) if storage.is_folder(folder) else ()
-  versions = [v for v in names if v[0].isdigit()]
+  versions = [v for v in names if re.fullmatch(r'\d+(\.\d+)*', v)]  # Others were left unfinished.
   for version in sorted(versions, key=lambda v: [*map(int, v.split('.'))], reverse=True):
     info = f'{folder}/{version}/dataset_info.json'
     if storage.is_file(info) and '"array_record"' in storage.read_text(info):
