@@ -215,6 +215,31 @@ def test_a_store_that_is_away_is_no_mistake(answer, kind, memory, monkeypatch, n
     open_source('memory://bucket/x')
 
 
+@pytest.mark.parametrize('method', ['cat_file', 'get_file'])
+def test_a_store_that_goes_away_as_data_are_opened(method, shards, memory, monkeypatch, no_pause):
+  """The manifest or the index of shards, a list, or its classes."""
+  memory.pipe({'/b/list.txt': b'a.mp4 0\n', '/b/classes.txt': b'run\n'})
+  whole = getattr(memory, method)
+
+  def failing(self, path, *args, **options):
+    if path.endswith(ending):
+      raise Answer(503)
+    return whole(path, *args, **options)
+
+  monkeypatch.setattr(type(memory), method, failing)
+  for ending in {'cat_file': ('manifest.json', 'list.txt', 'classes.txt')}.get(method, ('',)):
+    with pytest.raises(Unavailable, match=f'cannot read memory://.*{ending}: .*answer 503'):
+      open_source('memory://b/list.txt' if 'txt' in ending else shards[1])
+
+
+def test_a_folder_that_the_console_of_a_bucket_made(memory, monkeypatch):
+  """gcsfs and s3fs list its own empty object with what is in it."""
+  memory.pipe('/b/run/config.json', b'{}')
+  ls = memory.ls
+  monkeypatch.setattr(memory, 'ls', lambda path, detail: ['/b/run/', *ls(path, detail=detail)])
+  assert storage.names('memory://b/run') == ['config.json']
+
+
 def test_no_credentials(memory, monkeypatch, no_pause):
   class NoCredentialsError(Exception):
     pass

@@ -231,8 +231,13 @@ def names(folder: str) -> list[str]:
   """Names of the files and folders directly inside a folder, sorted."""
   if not is_remote(folder):
     return sorted(os.listdir(folder))
-  found = _attempt(folder, lambda fs: fs.ls(folder, detail=False))
-  return sorted(os.path.basename(name.rstrip('/')) for name in found)
+
+  def find(fs: Any) -> set[str]:
+    # With what consoles of buckets write for a folder, an empty object of its own name, comes that.
+    own = fs._strip_protocol(folder).rstrip('/')
+    return {name.rstrip('/') for name in fs.ls(folder, detail=False)} - {own}
+
+  return sorted(map(os.path.basename, _attempt(folder, find)))
 
 
 def missing(paths: Sequence[str], *, seconds: float) -> tuple[list[str], list[str]]:

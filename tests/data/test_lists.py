@@ -207,6 +207,7 @@ def test_what_a_run_remembers_of_a_list(tmp_path, odd, folder):
     ('a.mp4 -2\n', 'line 1: .* is none of'),
     ('a.mp4 0 0 1\n', 'line 1: .* is none of'),
     ('a.mp4 -1 4 1\n', 'line 1: .* is none of'),
+    ('a.mp4 20231105120000\n', 'line 1: .* is none of.*none above 2147483647'),
     ('"a.mp4 1\n', 'line 1: .* is none of'),
     ('"a.mp4"1\n', 'line 1: .* is none of'),
     ('"a.mp4" one\n', 'line 1: .* is none of'),

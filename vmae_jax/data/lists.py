@@ -129,12 +129,10 @@ def read_list(path: str, *, root: str = '') -> tuple[Entries, tuple[str, ...]]:
     root: The folder that relative paths start from; by default the list's own.
 
   Raises:
-    UserError: the list cannot be read or is empty, or a line is of another form.
+    UserError: the list is empty, or a line is of another form.
+    OSError: it or the names of its classes cannot be read.
   """
-  try:
-    text = storage.read_text(path).replace('\r\n', '\n').replace('\r', '\n')
-  except OSError as e:
-    raise UserError(f'cannot read the list {path}: {e.strerror or e}') from e
+  text = storage.read_text(path).replace('\r\n', '\n').replace('\r', '\n')
   reader = _Reader(path, root or os.path.dirname(storage.absolute(path)))
   entries = Entries.listed(reader.entries(text))
   if not entries:
@@ -201,6 +199,8 @@ class _Reader:
     start, count = numbers[:2] if len(numbers) > 1 else (0, -1)
     if label < -1 or start < 0 or count < -1 or (count == 0 and len(numbers) == 3):
       return None
+    if max(label, start, count) >= 1 << 31:  # More than a table holds.
+      return None
     self._read += 1
     usual = name[0] != '/' and ':' not in name and './' not in name
     where = f'{self._start}{name}' if usual else storage.join(self._folder, name)
@@ -220,7 +220,7 @@ class _Reader:
       raise UserError(
         f'{path}, line {number}: {line!r} is none of: path label | path start count label | '
         'path 0 -1 | folder total label | path; a label is at least 0 or -1 for unknown, a start '
-        'at least 0, a count at least 1 or -1.'
+        'at least 0, a count at least 1 or -1, and none above 2147483647.'
       )
     video = is_video(name)
     if first:
@@ -289,12 +289,9 @@ def _tell_raw_frames(entries: Entries, path: str) -> Iterable[Entry]:
 def _class_names(list_path: str, highest_label: int) -> tuple[str, ...]:
   where = storage.absolute(list_path)
   path = storage.join(os.path.dirname(where), 'classes.txt')
-  try:
-    if path == where or not storage.is_file(path):
-      return ()
-    text = '\n'.join(storage.read_lines(path)).rstrip()
-  except OSError as e:
-    raise UserError(f'cannot read the names of the classes, {path}: {e.strerror or e}') from e
+  if path == where or not storage.is_file(path):
+    return ()
+  text = '\n'.join(storage.read_lines(path)).rstrip()
   names = tuple(name.strip() for name in text.split('\n'))
   if '' in names:
     raise UserError(f'{path}, line {names.index("") + 1}: a class has no name.')

@@ -28,7 +28,7 @@ import numpy as np
 
 from vmae_jax import storage
 from vmae_jax.data.video import Video
-from vmae_jax.errors import UserError, VideoError
+from vmae_jax.errors import UserError, VideoError, may_pass
 
 VERSION = 2
 MANIFEST, PARTS = 'manifest.json', '.parts'
@@ -246,6 +246,7 @@ class ShardSource:
 
   Raises:
     UserError: the folder is not complete, or is damaged.
+    OSError: the disk or store that it lies on is away.
   """
 
   def __init__(self, folder: str):
@@ -271,6 +272,8 @@ class ShardSource:
         if sizes[shard['name']] != shard['size']:
           raise ValueError(f'{shard["name"]} has another size than when it was written')
     except (OSError, ValueError, KeyError, TypeError) as e:
+      if may_pass(e):
+        raise
       raise UserError(
         f'the shards in {folder} are damaged ({e}): copy them again, or prepare them anew.'
       ) from e
