@@ -165,7 +165,7 @@ def test_batch_over_devices():
 FILES = [
   ('# nothing\n', ['list.txt names no video']),
   ('a.mp4 1\n"b.mp4 1\n', ['list.txt, line 2', '"b.mp4 1', 'path start count label']),
-  ('a.mp4 1\n\x00\x01\n', ['cannot read the list list.txt', 'it is not in UTF-8: save it as']),
+  ('a.mp4 1\n\x00\x01\n', ['cannot read list.txt: ', 'it is not in UTF-8: save it as']),
   (''.join(f'{i}.mp4 0\n' for i in range(9)), ['9 of 9 files', '/0.mp4', '/4.mp4, ...', 'root']),
 ]
 
