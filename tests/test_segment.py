@@ -1,6 +1,7 @@
 """`python -m vmae_jax.segment` as a user starts it."""
 
 import csv
+import shutil
 import subprocess
 import sys
 
@@ -69,6 +70,13 @@ def test_a_video_with_a_painted_mask(place):
   masks = sorted((place / 'mine' / 'masks' / 'clip').iterdir())
   assert [path.name for path in masks] == [f'{i:05d}.png' for i in range(5)]
   assert {int(read_mask(path).max()) for path in masks} == {1}
+  again = ('run', '--frames=clip.mp4', '--mask=again.png', '--out=mine', '--clip=4', *SMALL)
+  shutil.copy(place / 'mask.png', place / 'again.png')
+  assert segment(place, *again) == told
+  write_mask(place / 'again.png', np.eye(48, 64, dtype=np.uint8))  # Painted anew.
+  assert 'mine/settings.json: results there are of other settings: hash_of_first_masks' in segment(
+    place, *again, code=2
+  )
 
 
 def test_mistakes(place):

@@ -15,6 +15,7 @@ such as --topk change it. The same command continues where an earlier one stoppe
 """
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 
@@ -62,7 +63,7 @@ def main(argv):
   from vmae_jax.evaluation.encoder import load_encoder, resolve
   from vmae_jax.evaluation.propagation import PRESETS
   from vmae_jax.evaluation.results import claim
-  from vmae_jax.evaluation.sequences import open_davis, open_frames
+  from vmae_jax.evaluation.sequences import first_mask, open_davis, open_frames
 
   checkpoint = cli.one_checkpoint(argv)
   if bool(_DAVIS.value) == bool(_FRAMES.value):
@@ -91,8 +92,12 @@ def main(argv):
     **cli.values(_LAYER, _CLIP, _POSITIONS),
   }
   of = {'davis': _DAVIS.value, 'split': _SPLIT.value} if _DAVIS.value else {'frames': _FRAMES.value}
+  given = hashlib.sha256()
+  for clip in clips:
+    given.update(first_mask(clip.mask))
   out = pathlib.Path(_OUT.value)
-  claim(out, settings | {k: v if k == 'split' else os.path.abspath(v) for k, v in of.items()})
+  of = {k: v if k == 'split' else os.path.abspath(v) for k, v in of.items()}
+  claim(out, settings | of | {'hash_of_first_masks': given.hexdigest()[:16]})
   shown = {k: v for k, v in settings.items() if k != 'checkpoint'}
   segmentation.segment_all(
     clips,

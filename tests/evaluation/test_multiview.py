@@ -38,6 +38,9 @@ class Source:
   def name(self, i):
     return f'video {i}'
 
+  def about(self):
+    return 'thirteen'
+
   def label(self, i):
     return i % CLASSES
 
@@ -135,6 +138,21 @@ def test_another_test_begins_anew(records, tmp_path):
   found = run(path, about={'step': 2})
   same(found, records)
   assert json.loads(path.read_text().splitlines()[0])['step'] == 2
+
+
+def test_a_list_of_as_many_other_videos_begins_anew(records, tmp_path, monkeypatch):
+  run(tmp_path / 'records.jsonl')
+
+  class Later(Source):
+    def about(self):
+      return 'thirteen others'
+
+    def label(self, i):
+      return (i + 1) % CLASSES
+
+  monkeypatch.setattr(sys.modules[__name__], 'Source', Later)
+  found = run(tmp_path / 'records.jsonl')
+  assert [record['label'] for record in found] == [(i + 1) % CLASSES for i in range(13)]
 
 
 def record(label, best):

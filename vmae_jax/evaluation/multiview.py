@@ -22,7 +22,7 @@ from tqdm import tqdm
 from vmae_jax import storage
 from vmae_jax.data.clips import ViewSampler
 from vmae_jax.data.loader import Loader
-from vmae_jax.data.sources import Frames, Source
+from vmae_jax.data.sources import DataSet, Frames, Source
 from vmae_jax.evaluation.features import one_behind
 from vmae_jax.runs.appended import Appended
 from vmae_jax.types import Array, Float, Int, UInt8
@@ -53,7 +53,7 @@ class SourceFrom:
 
 def classify(
   probabilities: Callable[[UInt8[Array, 'b T H W C']], Float[Array, 'b c']],
-  source: Source,
+  source: DataSet,
   sampler: ViewSampler,
   path: str,
   *,
@@ -70,7 +70,7 @@ def classify(
     source: Labelled videos.
     sampler: Cuts their views.
     path: The file of records: first a line with `about`, then one for each video. If it exists
-      with the same `about`, its videos are not done again.
+      with the same `about`, of the same videos, these are not done again.
     about: What is tested, and how; JSON.
     batch_size: Clips at a time, raised to whole videos on whole devices.
     stopping: Called after each batch: whether to stop.
@@ -82,6 +82,7 @@ def classify(
   """
   views = sampler.repeats
   about = about | {'videos': len(source), 'segments': sampler.segments, 'crops': sampler.crops}
+  about['list of videos'] = source.about()  # Records are told by their places in it.
   if main := jax.process_index() == 0:
     _prepare(path, about)
   if jax.process_count() > 1:
