@@ -12,10 +12,11 @@ import pytest
 
 import vmae_jax
 from tests import started
-from tests.data.clips_on_disk import write_video
+from tests.data.clips_on_disk import decode_all, write_video
 from tests.evaluation.checkpoints import write_checkpoint
 from tests.fresh_run import save_fresh_run
 from tests.interchange import peer
+from vmae_jax.data.crop import centre_box, crop_resize
 from vmae_jax.data.video import Video
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.encoder import load_encoder
@@ -55,6 +56,9 @@ def test_classes_are_those_of_transformers(folders):
   assert model.classes == ('ant', 'bee', 'cat', 'dog', 'eel')
   with pytest.raises(UserError, match='holds no decoder .*classification'):
     model.reconstruct(clips[0])
+  for ratio in (1.5, 75.0, -0.5):
+    with pytest.raises(UserError, match=f'is {ratio:g}: it must lie between 0 and 1'):
+      model.reconstruct(clips[0], ratio=ratio)
 
 
 def test_views_of_a_file_are_averaged(folders):
@@ -155,7 +159,7 @@ def test_an_array_lacks_what_a_file_has_beside_its_frames(
     assert 'a.mkv: its codec gives no motion' in caplog.text
 
 
-def test_features_are_those_that_extract_writes(tmp_path):
+def test_features_are_those_that_extract_writes(tmp_path, monkeypatch):
   write_checkpoint(tmp_path / 'run')
   model = vmae_jax.load(tmp_path / 'run')
   _, params, encode = load_encoder(str(tmp_path / 'run'), pool='slots', layer=2)
@@ -170,9 +174,15 @@ def test_features_are_those_that_extract_writes(tmp_path):
   np.testing.assert_array_equal(model.features(tmp_path / '1.mp4', pool='slots', layer=2), found[1])
   assert model.features(clip).shape == (128,) and model.features(clip[None]).shape == (1, 128)
   assert model.encoder('slots', 2) is model.encoder('slots', 2)
-  for wrong in (clip[0], clip[..., :2]):
+  for wrong in (clip[0], clip[..., :2], clip[None, :0]):
     with pytest.raises(UserError, match='is no video'):
       model.features(wrong)
+  for wrong in (clip.astype(int), clip.astype(np.float32), clip / 64 - 2, clip * np.nan):
+    with pytest.raises(UserError, match='give uint8, or floats in .0, 1., not normalised'):
+      model.features(wrong)
+  monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
+  with pytest.raises(UserError, match='a list of at least one, or an array'):
+    model.features([clip, clip])
   with pytest.raises(UserError, match='holds no checkpoint'):
     vmae_jax.load(tmp_path / 'lost')
 
@@ -196,6 +206,15 @@ def test_reconstruct_from_the_command_line(folders, tmp_path):
   assert {path.name for path in tmp_path.iterdir()} == files
   with Video(tmp_path / '0_pixels_visible.mp4') as film:
     assert film.num_frames == 4
+
+
+def test_reconstruct_takes_the_frames_that_a_list_says(folders, tmp_path):
+  place = folders['pretraining'].parent
+  (tmp_path / 'list.txt').write_text(f'{place}/1.mp4 3 4 0\n')
+  found = vmae_jax.load(folders['pretraining']).reconstruct(_source(tmp_path / 'list.txt'))
+  fourth = decode_all(place / '1.mp4')[3]  # A stride of 4 goes no further in 4 frames.
+  expected = crop_resize(fourth, centre_box(*fourth.shape[:2]), 32)
+  np.testing.assert_allclose(255 * found.clip, [expected] * 4, atol=0.01)
 
 
 def test_predict_from_the_command_line(folders, tmp_path):

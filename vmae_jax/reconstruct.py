@@ -54,7 +54,8 @@ def main(argv):
   for source, i in videos:
     name = source.name(i)
     try:
-      found = model.reconstruct(name, **cli.values(_RATIO, _MASKING, _SEED))
+      one = FileSource((source.entries[i],))
+      found = model.reconstruct(one, **cli.values(_RATIO, _MASKING, _SEED))
       with source.open(i) as video:
         seconds = _seconds(video, model.config.data)
     except (UserError, VideoError) as e:

@@ -37,6 +37,7 @@ from vmae_jax.evaluation.encoder import (
   Encode,
   build_classifier,
   build_encoder,
+  check_video,
   model_config,
   read_model,
 )
@@ -55,7 +56,8 @@ from vmae_jax.visualize.predictions import Drawn, draw_clip, predicted_pixels, s
 from vmae_jax.visualize.reconstruction import hidden_error, interpolated_video
 
 Path = str | os.PathLike
-Videos = Path | Sequence[Path] | Num[Array, '...'] | Num[np.ndarray, '...']
+# A source is of one file; it says which frames count, as the line of a list.
+Videos = Path | Sequence[Path] | FileSource | Num[Array, '...'] | Num[np.ndarray, '...']
 
 
 def load(path: Path, *, weights: str = '') -> 'TrainedModel':
@@ -160,13 +162,13 @@ class TrainedModel:
     Raises:
       UserError: it is no classifier, or a video cannot be read.
     """
-    paths = _paths(videos)
-    if paths is None:
+    source = _files(videos)
+    if source is None:
       clips, single = self._clips(videos)
       found = np.asarray(jax.nn.softmax(self.logits(self.params, clips)))
       return found[0] if single else found
-    sampler, source, rows = self.views(views), _files(paths), []
-    for i in range(len(paths)):
+    sampler, rows = self.views(views), []
+    for i in range(len(source)):
       drawn = sampler(source, 0, i)
       for name, reason in drawn['failures']:
         raise UserError(f'{name}: {reason}; give videos that can be read.')
@@ -189,15 +191,18 @@ class TrainedModel:
     """
     if not _single(video):
       raise UserError('reconstruct takes one video: a path, or an array of frames.')
-    clips, paths = self._clips(video)[0], _paths(video)
+    if ratio is not None and not 0 < ratio < 1:
+      raise UserError(f'the ratio of hidden tokens is {ratio:g}: it must lie between 0 and 1.')
+    clips, source = self._clips(video)[0], _files(video)
     frames, height, width = clips.shape[1:4]
     if height != width:
       raise UserError(f'frames of {height} x {width}: reconstruct takes squares.')
-    method, config, forward = self._forward((frames, height), ratio, masking, of_file=bool(paths))
+    how = dict(of_file=source is not None)
+    method, config, forward = self._forward((frames, height), ratio, masking, **how)
     batch = {'epoch': np.int32([0]), 'sample': np.int32([seed]), 'repeat': np.int32([0])}
     batch['video'] = clips
     if len(method.inputs) > 1:
-      batch |= self._with_more(paths, method)
+      batch |= self._with_more(source, method)
     outputs = jax.device_get(forward(self.params, batch, method.frozen))
     hidden = outputs['hidden'][0].reshape(method.grid)
     title = f'{config.method}, {config.masking.name}, {hidden.mean():.0%} hidden'
@@ -250,22 +255,21 @@ class TrainedModel:
 
   def _clips(self, video: Videos) -> tuple[Any, bool]:
     """Clips 'b T H W 3', and whether they are one that was given alone."""
-    paths = _paths(video)
-    if paths is None:
-      if video.ndim not in (4, 5) or video.shape[-1] != 3:
-        raise UserError(f'an array of shape {video.shape} is no video: it takes T x H x W x 3.')
+    source = _files(video)
+    if source is None:
+      check_video(video)
       return (video[None], True) if video.ndim == 4 else (video, False)
     data, clips = self.config.data, []
     cut = {name: data[name] for name in ('frames', 'stride', 'sampling')}
     windows = Windows(**cut, hop=0, size=str(data.size))
-    for found in read_windows(_files(paths), range(len(paths)), windows, threads=1):
-      if found.reason:
-        raise UserError(f'{paths[found.video]}: {found.reason}; give videos that can be read.')
+    for found in read_windows(source, range(len(source)), windows, threads=1):
+      if why := found.reason:
+        raise UserError(f'{source.name(found.video)}: {why}; give videos that can be read.')
       if found.clip is not None:
         clips.append(found.clip)
     return np.stack(clips), _single(video)
 
-  def _with_more(self, paths: list[str], method: Method) -> dict[str, Any]:
+  def _with_more(self, source: FileSource, method: Method) -> dict[str, Any]:
     """The middle clip of a file, and frames after its own and vectors that are asked for."""
     data = self.config.data
     sampler = ClipSampler(
@@ -275,9 +279,9 @@ class TrainedModel:
       slot=method.patch[0],
       train=False,
     )
-    drawn = sampler(_files(paths), 0, 0)
+    drawn = sampler(source, 0, 0)
     if method.vectors and not known(drawn['vectors']).any():
-      logging.warning('%s: its codec gives no motion: all is taken to stand still.', paths[0])
+      logging.warning('%s: its codec gives no motion: all is taken to stand still.', source.name(0))
     return {name: drawn[name] for name in method.inputs}
 
 
@@ -324,25 +328,23 @@ class Reconstruction:
     return {kind: film for kind, film in drawn.items() if film.ndim == 4}  # Own ones are pictures.
 
 
-def _paths(video: Videos) -> list[str] | None:
-  """The paths of files, or None for an array."""
-  if isinstance(video, Path):
-    return [os.fspath(video)]
+def _files(video: Videos) -> FileSource | None:
+  """The files that are named, or None for an array."""
+  if isinstance(video, FileSource):
+    return video
   if hasattr(video, 'ndim'):
     return None
-  if not video:
-    raise UserError('there is no video in the list: give at least one.')
-  return list(map(os.fspath, video))
-
-
-def _single(video: Videos) -> bool:
-  return isinstance(video, Path) or getattr(video, 'ndim', 0) == 4
-
-
-def _files(paths: Sequence[str]) -> FileSource:
+  paths = [video] if isinstance(video, Path) else list(video)
+  if not paths or not all(isinstance(path, Path) for path in paths):
+    raise UserError('videos are a path, a list of at least one, or an array (several: b T H W 3).')
+  paths = list(map(os.fspath, paths))
   for path in paths:
     if not (storage.is_file(path) or storage.is_folder(path)):
       raise UserError(f'there is no video {path!r} (looked in {os.getcwd()}).')
   # A folder of frames ends in /.
   names = (os.path.join(path, '') if storage.is_folder(path) else path for path in paths)
   return FileSource(tuple(map(Entry, names)))
+
+
+def _single(video: Videos) -> bool:
+  return isinstance(video, Path | FileSource) or getattr(video, 'ndim', 0) == 4

@@ -16,6 +16,7 @@ import einops
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from absl import logging
 
 from vmae_jax.data.clips import SAMPLINGS
@@ -211,3 +212,15 @@ def build_classifier(config, info: Mapping[str, Any], path: str) -> Classify:
     return model.apply({'params': params}, scale(unit_range(video))).astype(jnp.float32)
 
   return classify
+
+
+def check_video(video: Num[Array, '...'] | Num[np.ndarray, '...']) -> None:
+  """Raises a UserError for an array that is no clip or clips, or not in [0, 1] or [0, 255]."""
+  if video.ndim not in (4, 5) or video.shape[-1] != 3 or not video.size:
+    raise UserError(f'an array of shape {video.shape} is no video: it takes T x H x W x 3.')
+  if video.dtype == np.uint8 or isinstance(video, jax.core.Tracer):
+    return
+  low, high = float(video.min()), float(video.max())  # Resizing leaves [0, 1] a little.
+  if not (jnp.issubdtype(video.dtype, jnp.floating) and -0.5 < low <= high < 1.5):
+    span = f'{video.dtype} from {low:g} to {high:g}'
+    raise UserError(f'an array of {span}: give uint8, or floats in [0, 1], not normalised.')
