@@ -54,6 +54,15 @@ def test_outages(error, outage):
   assert is_outage(error) == outage
 
 
+def test_what_is_written_to_a_disk_alone_is_not_taken_for_a_bucket():
+  with pytest.raises(UserError, match='--out=gs://bucket/a: this verb writes to a disk alone'):
+    cli.here('gs://bucket/a')
+  assert str(cli.here('a/b')) == 'a/b'
+  verbs = {path.name: path.read_text() for path in (started.ROOT / 'vmae_jax').glob('*.py')}
+  unsafe = {name for name, text in verbs.items() if 'Path(_OUT.value' in text}
+  assert unsafe == {'estimate.py', 'benchmark.py'}  # Which ask `check_file`.
+
+
 @pytest.mark.parametrize('device', ['cuda', 'tpu'])
 def test_nothing_trains_on_the_cpu_by_accident(device, tmp_path):
   """JAX passes over cuda in silence where it sees no GPU, and takes the CPU."""

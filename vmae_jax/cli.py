@@ -115,6 +115,13 @@ def need(*needed: flags.FlagHolder) -> None:
       raise UserError(f'give --{flag.name}: {flags.FLAGS[flag.name].help}')
 
 
+def here(path: str, flag: str = 'out') -> Path:
+  """A flag's path; a UserError for one in a bucket, of which Path would make a folder here."""
+  if storage.is_remote(path):
+    raise UserError(f'--{flag}={path}: this verb writes to a disk alone, from where you can copy.')
+  return Path(path)
+
+
 def check_file(out: str | Path) -> None:
   """Raises a UserError, before hours of work, if --out cannot be written as a file."""
   if storage.is_remote(str(out)):

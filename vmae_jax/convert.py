@@ -27,7 +27,6 @@ vmae_jax the other on a fixed clip; a difference above 1e-4 is an error.
 """
 
 import tempfile
-from pathlib import Path
 
 from absl import flags
 
@@ -70,7 +69,7 @@ def main(argv: list[str]) -> None:
   source = hub.local_path(argv[1])
   options = cli.values(_KIND, _PART, _WEIGHTS, _HEADS, _DECODER_HEADS)
   with tempfile.TemporaryDirectory() as scratch:
-    out = Path(_OUT.value or Path(scratch, repository.split('/')[-1]))
+    out = cli.here(_OUT.value or f'{scratch}/{repository.split("/")[-1]}')
     print(convert(source, out, to=to, **options))
     if repository:
       print(hub.push(out, repository, private=_PRIVATE.value))

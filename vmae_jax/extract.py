@@ -15,7 +15,6 @@ several hosts start it on each with --distributed.
 
 import dataclasses
 import hashlib
-import pathlib
 
 from absl import flags
 
@@ -52,6 +51,7 @@ _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Joins several processes,
 def main(argv):
   checkpoint = cli.one_checkpoint(argv)
   cli.need(_VIDEOS, _OUT)
+  out = cli.here(_OUT.value)
   if _DISTRIBUTED.value:
     peers.join()
   import jax
@@ -87,7 +87,6 @@ def main(argv):
     **cli.values(_VIDEOS, _SHARD, _FORMAT),
     'hash_of_list': hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest()[:16],
   }
-  out = pathlib.Path(_OUT.value)
   claim(out, settings)
   clips, broken = extract_all(
     source,

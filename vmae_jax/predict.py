@@ -17,7 +17,6 @@ their probabilities. The same command continues where an earlier one stopped.
 import functools
 import json
 import re
-from pathlib import Path
 
 from absl import flags
 
@@ -39,6 +38,7 @@ def main(argv):
   if len(argv) != 3:
     raise UserError('give a checkpoint and videos: CHECKPOINT VIDEOS --out=DIR.')
   cli.need(_OUT)
+  out = cli.here(_OUT.value)
   views = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', _VIEWS.value) if _VIEWS.value else None
   if _VIEWS.value and not views:
     raise UserError(f'--views={_VIEWS.value}: give clips x crops, such as --views=5x3.')
@@ -65,7 +65,6 @@ def main(argv):
     **{name: getattr(sampler, name) for name in ('frames', 'stride', 'sampling', 'resampling')},
     **{name: getattr(sampler, name) for name in ('segments', 'crops')},
   }
-  out = Path(_OUT.value)
   claim(out, about)
   mesh = make_mesh()
   params = jax.device_put(model.params, replicated(mesh))

@@ -37,6 +37,7 @@ def main(argv):
   if len(argv) < 3:
     raise UserError('give a checkpoint and at least one video: CHECKPOINT VIDEO... --out=DIR.')
   cli.need(_OUT)
+  out = cli.here(_OUT.value)
   from vmae_jax.data.sources import FileSource, open_source
   from vmae_jax.evaluation.encoder import recut
   from vmae_jax.trained import load
@@ -48,7 +49,7 @@ def main(argv):
       raise UserError(f'{spec} is neither a video nor a list or folder of videos.')
   model = load(argv[1], weights=_WEIGHTS.value)
   recut(model.config, cli.values(*_CLIP))
-  out, taken, failed = Path(_OUT.value), set(), []
+  taken, failed = set(), []
   out.mkdir(parents=True, exist_ok=True)
   videos = [(source, i) for source in sources.values() for i in range(len(source))]
   for source, i in videos:

@@ -17,7 +17,6 @@ such as --topk change it. The same command continues where an earlier one stoppe
 import dataclasses
 import hashlib
 import os
-import pathlib
 
 from absl import flags
 
@@ -71,6 +70,7 @@ def main(argv):
   if bool(_FRAMES.value) != bool(_MASK.value):
     raise UserError('--frames and --mask=FIRST.png go together; DAVIS has masks of its own.')
   cli.need(_OUT)
+  out = cli.here(_OUT.value)
   changes = {k: v for k, v in cli.values(*_CHANGES).items() if v is not None}
   protocol = dataclasses.replace(lookup(PRESETS, _PRESET.value, '--preset'), **changes)
   if _DAVIS.value:
@@ -95,7 +95,6 @@ def main(argv):
   given = hashlib.sha256()
   for clip in clips:
     given.update(first_mask(clip.mask))
-  out = pathlib.Path(_OUT.value)
   of = {k: v if k == 'split' else os.path.abspath(v) for k, v in of.items()}
   claim(out, settings | of | {'hash_of_first_masks': given.hexdigest()[:16]})
   shown = {k: v for k, v in settings.items() if k != 'checkpoint'}

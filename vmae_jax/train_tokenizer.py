@@ -7,7 +7,6 @@ figures (.json), which it prints, too. The same command gives the same file.
 """
 
 import json
-from pathlib import Path
 
 from absl import flags
 from PIL import Image
@@ -36,7 +35,7 @@ _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace a tokenizer that is 
 def main(argv: list[str]) -> None:
   cli.refuse_arguments(argv)
   cli.need(_VIDEOS, _OUT)
-  out = Path(_OUT.value)
+  out = cli.here(_OUT.value)
   if out.is_dir() or (out.exists() and not _OVERWRITE.value):
     raise UserError(f'--out={out} is there already: give another name, or add --overwrite.')
   model = PatchVQ(factor=_FACTOR.value, codes=_CODES.value)

@@ -43,5 +43,8 @@ def test_table():
   text = table(summarise(ARMS, steps=10))
   assert '| pixels | 3 | 36.7 ± 37.9 |' in text
   assert '| flow | 2 | +10.0 ± 0.0 |' in text
+  fewer = {'pixels': {0: ARMS['pixels'][0]}, 'flow': ARMS['flow']}
+  text = table(summarise(fewer, steps=10))  # One seed alone is in both arms.
+  assert '| flow | 2 | 40.0 ± 127.1 |' in text and '| flow | 1 | +10.0 |' in text
   alone = table(summarise({'pixels': {0: ARMS['pixels'][0]}}, steps=10))
   assert '| pixels | 1 | 20.0 |' in alone  # No interval of one seed.

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.data.clips_on_disk import write_video
+from tests.evaluation.checkpoints import write_checkpoint
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.probing import probe, probe_table, table
 
@@ -9,6 +11,15 @@ from vmae_jax.evaluation.probing import probe, probe_table, table
 def test_names_of_probes():
   with pytest.raises(UserError, match="no 'kn'. Did you mean 'knn'"):  # Before anything is read.
     probe('no/such/run', train='', val='', probes=['linear', 'kn'])
+
+
+def test_too_few_to_choose_by(tmp_path):
+  write_checkpoint(tmp_path / 'run')
+  write_video(tmp_path / '0.mp4', frames=12, height=32, width=32)
+  (tmp_path / 'list.txt').write_text(''.join(f'0.mp4 {i % 2}\n' for i in range(9)))
+  sets = dict.fromkeys(('train', 'val'), str(tmp_path / 'list.txt'))
+  with pytest.raises(UserError, match='has 9 clips: a trained probe needs at least 10'):
+    probe(str(tmp_path / 'run'), **sets, probes=['attentive'])
 
 
 def test_table():

@@ -78,4 +78,7 @@ def test_it_needs_labelled_videos(tmp_path):
   config.probe.train = config.probe.val = str(tmp_path / 'list.txt')
   with pytest.raises(UserError, match='list.txt has no labels'):
     train(config, str(tmp_path / 'run'))
+  (tmp_path / 'list.txt').write_text('0.mp4 0\n0.mp4 1\n')
+  with pytest.raises(UserError, match='has 2 clips: a trained probe needs at least 10'):
+    train(config, str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()

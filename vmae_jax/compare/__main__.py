@@ -12,7 +12,6 @@ results.md and figures. The same command goes on where it was stopped. A cluster
 """
 
 import argparse
-from pathlib import Path
 
 from vmae_jax import cli
 from vmae_jax.config_file import load_config
@@ -24,7 +23,7 @@ def main(argv: list[str]) -> None:
   parser.add_argument(
     'study', metavar='STUDY', help='FILE:ARGUMENT, such as configs/compare.py:demo'
   )
-  parser.add_argument('--workdir', type=Path, help='folder for runs and results')
+  parser.add_argument('--workdir', help='folder for runs and results')
   parser.add_argument('--only', metavar='ARM,SEED', help='does this run alone')
   parser.add_argument('--list', action='store_true', help='prints the names of all runs, and ends')
   args = parser.parse_args(argv[1:])
@@ -36,7 +35,7 @@ def main(argv: list[str]) -> None:
     return
   if args.workdir is None:
     raise UserError('give --workdir=DIR, a folder for runs and results.')
-  run_study(study, args.workdir, only=args.only)
+  run_study(study, cli.here(args.workdir, 'workdir'), only=args.only)
 
 
 if __name__ == '__main__':

@@ -35,8 +35,9 @@ def draw_figures(
   if len(last) == 2:
     figures['-'.join(last)] = _against(summary, *last.values())
   early = next(iter(summary['arms'][summary['baseline']]['curve'].values()))
-  keys = [[key for key in early if key.startswith(f'{label}/')][-1] for label in labels[:2]]
-  figures['curves'] = _curves(summary, keys)
+  of_labels = ([key for key in early if key.startswith(f'{label}/')] for label in labels[:2])
+  if keys := [found[-1] for found in of_labels if found]:  # Some probes are of the end alone.
+    figures['curves'] = _curves(summary, keys)
   for label, pairs in held_out.items():
     figures[f'gain-{label}'] = _gains(summary, label, [name for name, _ in pairs])
   for name, figure in figures.items():
@@ -57,7 +58,8 @@ def _gains(summary: Mapping[str, Any], label: str, names: list[str]) -> plt.Figu
       continue
     bars = [100 * (one['half_width'] or 0) for one in there]
     gains = [100 * one['mean'] for one in there]
-    look = dict(marker=marker, color=colour, ls=line, capsize=3, label=_counted(name, arm))
+    look = dict(marker=marker, color=colour, ls=line, capsize=3)
+    look['label'] = _counted(name, len(there[0]['values']))
     axes.errorbar(range(len(names)), gains, yerr=bars, **look)
   axes.set_xticks(range(len(names)), [textwrap.fill(one, 12) for one in names])
   axes.set_ylabel(f'gain over {summary["baseline"]}, {label}, top-1 [points]')
@@ -73,17 +75,18 @@ def _bars(summary: Mapping[str, Any]) -> str:
   return f'; bars: {summary["level"]:.0%} intervals' if several else ''
 
 
-def _counted(name: str, arm: Mapping[str, Any]) -> str:
-  seeds = len(arm['seeds'])
+def _counted(name: str, seeds: int) -> str:
   return f'{name} ({seeds} seed{"s" * (seeds != 1)})'
 
 
 def _against(summary: Mapping[str, Any], x: str, y: str) -> plt.Figure:
   figure, axes = plt.subplots(figsize=(8.5, 4.5), layout='constrained')
   for (name, arm), marker, colour in zip(summary['arms'].items(), MARKERS, COLOURS, strict=False):
+    if x not in arm['measures'] or y not in arm['measures']:  # Measured before these were asked.
+      continue
     one, other = arm['measures'][x], arm['measures'][y]
     bars = {'xerr': 100 * (one['half_width'] or 0), 'yerr': 100 * (other['half_width'] or 0)}
-    look = dict(fmt=marker, color=colour, capsize=3, label=_counted(name, arm))
+    look = dict(fmt=marker, color=colour, capsize=3, label=_counted(name, len(arm['seeds'])))
     axes.errorbar(100 * one['mean'], 100 * other['mean'], **bars, **look)
   axes.set(xlabel=f'{title(x)}, top-1 [%]', ylabel=f'{title(y)}, top-1 [%]')
   axes.set_title(f'Frozen features after {summary["steps"]:,} steps' + _bars(summary))
@@ -99,6 +102,8 @@ def _curves(summary: Mapping[str, Any], keys: list[str]) -> plt.Figure:
   for row, key in zip(axes, keys, strict=True):
     for (name, arm), colour, line in zip(summary['arms'].items(), COLOURS, LINES, strict=False):
       points = [(int(step), found[key]) for step, found in arm['curve'].items() if key in found]
+      if not points:
+        continue
       if not arm['clip_flops']:
         for one in row:
           one.axhline(100 * points[-1][1]['mean'], color='grey', ls='--', label=name)

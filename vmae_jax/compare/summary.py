@@ -106,7 +106,9 @@ def rows(arms: Mapping[str, Any], keys: Sequence[str], part: str) -> list[str]:
   lines = [('arm', 'seeds', *map(title, keys))]
   for name, arm in arms.items():
     cells = (_cell(arm[part].get(key), signed=part == 'differences') for key in keys)
-    lines.append((name, len(arm['seeds']), *cells))
+    # Differences are of the seeds that both arms have.
+    seeds = max((len(found['values']) for found in arm[part].values()), default=0)
+    lines.append((name, seeds, *cells))
   return markdown(lines)
 
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vmae_jax.errors import UserError
 from vmae_jax.evaluation.results import a_tenth, accuracy, count_classes
 from vmae_jax.types import Array, Float, Int
 
@@ -104,8 +103,7 @@ def linear_probe(
     UserError: the labels cannot be used (`count_classes`), or the training set is too small.
   """
   classes = count_classes(train_labels, test_labels)
-  if len(train) < 10:
-    raise UserError(f'the training set has {len(train)} clips: a linear probe needs at least 10.')
+  held_out = a_tenth(len(train))
   if batch_norm:
     train, test = standardise(train, test)
   train, test = jnp.asarray(train, jnp.float32), jnp.asarray(test, jnp.float32)
@@ -115,7 +113,6 @@ def linear_probe(
     weight, bias = fit(train, *given, classes=classes, max_steps=MAX_STEPS)
     return np.asarray(jnp.dot(features, weight, precision='highest') + bias)
 
-  held_out = a_tenth(len(train))
   strengths = sorted(strengths, reverse=True)
   top1 = [
     accuracy(scores(~held_out, strength, train[held_out]), train_labels[held_out])['top1']

@@ -83,6 +83,7 @@ def probe(
   recut(config, clip or {})
   token_grid((data.frames, data.size, data.size), tuple(config.model.patch))
   train_source, val_source = (open_labelled(spec, config.data) for spec in (train, val))
+  chooses = a_tenth(len(train_source)) if 'attentive' in probes else None
   models = {'pre-trained': trained}
   if untrained:
     encoder, _ = build_encoder(config, pool=pool)
@@ -98,7 +99,6 @@ def probe(
   val_features, val_labels = pooled(val_source, val)
   rows = {}
   _, encode = build_encoder(config, pool='tokens')
-  chooses = a_tenth(len(train_source))
   sizes = dict(batch_size=batch_size, cache_bytes=int(cache_gb * 2**30))
   for name, params in models.items():
     arguments = train_features[name], train_labels, val_features[name], val_labels
@@ -187,6 +187,7 @@ class PeriodicProbe:
     self._every = max(1, round(config.probe.every_epochs * videos / config.batch_size))
     specs = config.probe.train, config.probe.val
     self._sources = [(spec, open_labelled(spec, config.data)) for spec in specs]
+    a_tenth(len(self._sources[0][1]))  # Too few are told now.
     self._apply = build_encoder(config, pool=config.probe.pool)[1]
 
   def __call__(self, step: int, state, log, stopping) -> dict[str, float] | None:

@@ -35,7 +35,12 @@ def accuracy(scores: Float[np.ndarray, 'q c'], labels: Int[np.ndarray, ' q']) ->
 
 
 def a_tenth(count: int) -> Bool[np.ndarray, ' s']:
-  """A tenth of so many training samples, always the same, by which a probe makes its choices."""
+  """A tenth of so many training samples, always the same, by which a probe makes its choices.
+
+  A UserError where a tenth is less than one.
+  """
+  if count < 10:
+    raise UserError(f'the training set has {count} clips: a trained probe needs at least 10.')
   return np.random.default_rng(0).permutation(count) < count // 10
 
 
