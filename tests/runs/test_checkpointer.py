@@ -1,6 +1,7 @@
 """What is loaded is what was saved, or what was saved before."""
 
 import contextlib
+import errno
 import json
 import re
 import shutil
@@ -234,12 +235,34 @@ def test_none_can_be_read(copied):
   assert (copied / 'checkpoints' / '2').is_dir()  # Where it was.
 
 
-@pytest.mark.parametrize(('away', 'kind'), [(True, Unavailable), (False, UserError)])
-def test_what_another_process_cannot_read_is_left(away, kind, copied, monkeypatch):
+@pytest.mark.parametrize(
+  ('away', 'kind', 'message'),
+  [
+    (True, Unavailable, 'the checkpoint of step 2 in .* cannot be read now: .*process 1'),
+    (False, UserError, 'none of the checkpoints in .*: 2 .*process 1.*; 1 .*process 1'),
+  ],
+)
+def test_what_another_process_cannot_read_is_left(away, kind, message, copied, monkeypatch):
   other = ('OSError: of process 1', away)
   monkeypatch.setattr(checkpointer, 'gather', lambda about: [about, None if about else other])
-  with pytest.raises(kind, match=r'none of the checkpoints in .*: 2 .*process 1.*; 1 .*process 1'):
+  with pytest.raises(kind, match=message):
     restore(copied)
+
+
+def test_an_outage_costs_no_checkpoint(copied, monkeypatch):
+  """The newest one stays where it is, and is what the next start goes on from."""
+  read = Checkpointer._read
+
+  def failing(self, step, like):
+    if step == 2:
+      raise TimeoutError(errno.ETIMEDOUT, 'Connection timed out')
+    return read(self, step, like)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Checkpointer, '_read', failing)
+    with pytest.raises(Unavailable, match='step 2 in .* cannot be read now: .*timed out'):
+      restore(copied)
+  assert restore(copied).step == 2
 
 
 def test_another_model_is_no_damage(copied):

@@ -164,13 +164,13 @@ class Checkpointer:
   def restore(self, like: Any) -> Restored | None:
     """The newest whole checkpoint, or None if there is none.
 
-    A newer one that cannot be read or holds other values than were saved is told, and its folder
+    A newer one that is damaged or holds other values than were saved is told, and its folder
     renamed to STEP.damaged. `like` gives shapes, types and shardings of the state
     (`jax.ShapeDtypeStruct`s).
 
     Raises:
       UserError: the checkpoint is of another model, or none can be read.
-      Unavailable: none can be read for now.
+      Unavailable: one cannot be read for now; older ones would lose what it holds.
     """
     failures: dict[int, Exception] = {}
     for step in gather(sorted(self._manager.all_steps(), reverse=True))[0]:
@@ -182,12 +182,16 @@ class Checkpointer:
       told, away = next(
         filter(None, gather(failure and (one_line(failure), is_outage(failure)))), (None, False)
       )
+      if away:
+        raise Unavailable(
+          f'the checkpoint of step {step} in {self._folder} cannot be read now: {told}. Start the '
+          'same command again, or move that folder away to go on from the one before.'
+        )
       if told is None:
         told = damage(restored.extra.pop('digests', None), restored.state)
       if told is None:
         break
-      # Of another process only this much is known.
-      failures[step] = failure or (ConnectionError if away else ValueError)(told)
+      failures[step] = failure or ValueError(told)  # Of another process only this much is known.
       logging.warning('the checkpoint of step %s cannot be used: %s.', step, told)
     else:
       if failures:
@@ -215,10 +219,10 @@ class Checkpointer:
       if isinstance(e, UserError):
         return e
     told = '; '.join(f'{step} ({one_line(e)})' for step, e in failures.items())
-    told = f'none of the checkpoints in {self._folder} can be read: {told}.'
-    if any(map(is_outage, failures.values())):
-      return Unavailable(told)
-    return UserError(f'{told} Move the folder away to start anew.')
+    return UserError(
+      f'none of the checkpoints in {self._folder} can be read: {told}. Move the folder away to '
+      'start anew.'
+    )
 
   def close(self) -> None:
     """Waits for the save under way; one that has failed is told. No process waits for another."""
