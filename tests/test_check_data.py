@@ -16,7 +16,7 @@ from vmae_jax import check_data, storage
 from vmae_jax.check_data import _write, check, judge
 from vmae_jax.data.lists import Entry
 from vmae_jax.data.sources import FileSource, open_source
-from vmae_jax.errors import UserError
+from vmae_jax.errors import Unavailable, UserError
 from vmae_jax.prepare import examine
 from vmae_jax.prepare.examine import Finding
 from vmae_jax.prepare.layouts import Listed
@@ -117,6 +117,30 @@ def test_an_unfinished_check_goes_on(tmp_path, memory, examined, there, capsys):
   for name in ('report.csv', 'clean.txt', 'datasheet.txt'):
     assert storage.read(f'{out}/{name}') == (tmp_path / 'whole' / name).read_bytes()
   assert not [name for name in storage.names(out) if name.startswith('findings')]
+
+
+def test_a_store_that_is_away_breaks_no_video(tmp_path, memory, examined, monkeypatch, no_pause):
+  path, cat_file, away = write_video(tmp_path / 'v.mp4', frames=5), memory.cat_file, [*'12345']
+  for i in range(6):
+    memory.put_file(path, f'/bucket/{i}.mp4')
+
+  def failing(self, path, **options):
+    if path[-5] in away:
+      raise TimeoutError('slow')
+    return cat_file(path, **options)
+
+  monkeypatch.setattr(type(memory), 'cat_file', failing)
+  data, out = 'memory://bucket', f'{tmp_path}/out'
+  with pytest.raises(Unavailable, match=r'4 of 6 videos gave no answer, such as .*4.mp4 .unavail'):
+    check(data, out)
+  away[:] = '5'  # Fewer are left out, and told.
+  examined.clear()
+  check(data, out)
+  assert examined == [f'{data}/{i}.mp4' for i in range(1, 6)]
+  with open(f'{out}/report.csv', encoding='utf-8') as f:
+    last = list(csv.DictReader(f))[-1]
+  assert last['status'] == 'broken' and last['reason'].startswith('unavailable: TimeoutError: slow')
+  assert len(open_source(f'{out}/clean.txt')) == 5
 
 
 def test_killed_and_started_again(tmp_path, examined):

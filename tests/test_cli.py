@@ -12,10 +12,17 @@ from vmae_jax import cli
 from vmae_jax.errors import Preempted, Unavailable, UserError, is_outage
 
 
+def caused(error, cause):
+  error.__cause__ = cause
+  return error
+
+
 @pytest.mark.parametrize(
   ('error', 'code', 'line'),
   [
     (UserError('wrong'), 2, 'error: wrong\n'),
+    (caused(UserError('no file'), FileNotFoundError(2, 'No such file')), 2, 'error: no file\n'),
+    (caused(UserError('no room'), OSError(28, 'No space')), 74, 'unavailable: no room\n'),
     (Unavailable('no room'), 74, 'unavailable: no room\n'),
     (OSError(28, 'No space', 'a/b'), 74, "unavailable: [Errno 28] No space: 'a/b'\n"),
     (Preempted('saved'), 75, 'stopped: saved\n'),

@@ -13,7 +13,8 @@ once, in parallel; checksums of shards are verified. Writes
   DIR/contact_sheet.png  frames of twelve videos
 With --look, and without --out, it only looks whether all files are there.
 DIR may be in a bucket. Findings are kept there as they come: killed at any moment, the same command
-goes on, and each video is examined once.
+goes on, and each video is examined once. Where more than 5 % of the videos (and more than three)
+give no answer, as of a store that is away, it ends with 74: the same command tries these again.
 Status is `broken` (some frame does not decode), `short` (has fewer frames than a clip spans,
 so its last frame would be repeated), `odd` (unusual rate or size, one frame, fields, HDR, pixels
 that are not square, errors that libav reports though it gives all frames: read, but look at it)
@@ -38,9 +39,10 @@ from vmae_jax.cores import usable_cores
 from vmae_jax.data.lists import IMAGE_SUFFIXES, Entry, check_name
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import FileSource, check_paths, open_source
-from vmae_jax.errors import UserError
+from vmae_jax.errors import UNAVAILABLE, Unavailable, UserError
 from vmae_jax.prepare.datasheet import contact_sheet, datasheet
 from vmae_jax.prepare.examine import Finding, examine_all
+from vmae_jax.prepare.prepare_shards import too_many
 
 OUT = flags.DEFINE_string('out', None, 'The folder that the report is written to.')
 ROOT = flags.DEFINE_string('root', '', "Where relative paths start; by default the list's folder.")
@@ -116,6 +118,8 @@ class _Journal:
 
   def add(self, found: Finding) -> None:
     self.known[found.path] = found
+    if found.reason.startswith(UNAVAILABLE):  # The next start tries it again.
+      return
     self._lines.append(json.dumps(asdict(found)))
     if time.monotonic() >= self._due:
       self._flush()
@@ -206,6 +210,7 @@ def check(
   Raises:
     UserError: the data cannot be opened, a shard is another file than was written, or the folder
       cannot be written.
+    Unavailable: of too many videos nothing was heard; the next start tries them again.
   """
   check_name(out)
   source = open_source(data, root=root)
@@ -225,10 +230,17 @@ def check(
         f'going on: {known} of {len(names)} videos were examined by an earlier start (to begin '
         f'anew remove {out}/{JOURNAL}*).'
       )
+    silent = 0
     with tqdm(total=len(names), initial=known, unit='video', desc='decoding') as bar:
       for found in examine_all(source, known=journal.known, workers=workers, seconds=seconds):
         journal.add(found)
         bar.update()
+        silent += found.reason.startswith(UNAVAILABLE)
+        if too_many(silent, len(names)):
+          raise Unavailable(
+            f'{silent} of {len(names)} videos gave no answer, such as {found.path} '
+            f'({found.reason}): is their disk or store alive? Started again, this goes on.'
+          )
     statuses, unusual, written = _write(out, source, journal.known, span)
     good = [i for i, status in enumerate(statuses) if status != 'broken']
     counts = Counter(statuses)

@@ -37,6 +37,7 @@ from vmae_jax.errors import (
   Unavailable,
   UserError,
   is_outage,
+  may_pass,
   suggest,
 )
 from vmae_jax.runs import stop
@@ -217,6 +218,8 @@ def run(
   except KeyboardInterrupt:
     _fail(EXIT_INTERRUPTED, 'stopped: interrupted')
   except UserError as e:
+    if may_pass(e.__cause__):
+      _fail(EXIT_UNAVAILABLE, f'unavailable: {e}')
     _fail(EXIT_USER_ERROR, f'error: {e}')
   except Exception as e:
     if isinstance(e, Unavailable) or (isinstance(e, OSError) and is_outage(e)):

@@ -14,7 +14,7 @@ from vmae_jax.data.lists import IMAGE_SUFFIXES
 from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import FileSource
 from vmae_jax.data.video import Video
-from vmae_jax.errors import VideoError
+from vmae_jax.errors import UNAVAILABLE, VideoError, may_pass
 from vmae_jax.prepare.pool import Lost, run_all
 
 
@@ -37,7 +37,12 @@ class Finding:
   size: int = 0
 
 
-def _decode(path: str, opened: Callable[[], Video | FrameFolder], **known: Any) -> Finding:
+def _failed(path: str, e: VideoError | OSError, **known: Any) -> Finding | Lost:
+  reason = str(e) if isinstance(e, VideoError) else e.strerror or 'cannot be read'
+  return Lost(f'{UNAVAILABLE}{reason}') if may_pass(e) else Finding(path, reason=reason, **known)
+
+
+def _decode(path: str, opened: Callable[[], Video | FrameFolder], **known: Any) -> Finding | Lost:
   try:
     with opened() as video:
       return Finding(
@@ -51,15 +56,18 @@ def _decode(path: str, opened: Callable[[], Video | FrameFolder], **known: Any) 
         **known,
       )
   except VideoError as e:
-    return Finding(path, reason=str(e), **known)
+    return _failed(path, e, **known)
 
 
 def _hash(data: bytes) -> dict[str, Any]:
   return {'content_hash': hashlib.md5(data).hexdigest(), 'size': len(data)}
 
 
-def examine(path: str) -> Finding:
-  """Decodes all frames of a video, once, and hashes the file, or those of its frames."""
+def examine(path: str) -> Finding | Lost:
+  """Decodes all frames of a video, once, and hashes the file, or those of its frames.
+
+  Lost says that its disk or store is away.
+  """
   try:
     if path.lower().endswith(('/', *IMAGE_SUFFIXES)):
       frames = FrameFolder(path)
@@ -70,22 +78,20 @@ def examine(path: str) -> Finding:
       content_hash = hashlib.file_digest(f, 'md5').hexdigest()
       size = f.seek(0, io.SEEK_END)
       f.seek(0)
-  except VideoError as e:
-    return Finding(path, reason=str(e))
-  except OSError as e:
-    return Finding(path, reason=e.strerror or 'cannot be read')
+  except (VideoError, OSError) as e:
+    return _failed(path, e)
   return _decode(path, lambda: Video(file), content_hash=content_hash, size=size)
 
 
-def examine_record(source: ShardSource, i: int) -> Finding:
-  """Decodes all frames of a record and compares them with its header."""
+def examine_record(source: ShardSource, i: int) -> Finding | Lost:
+  """Decodes all frames of a record and compares them with its header; Lost as of `examine`."""
   name = source.name(i)
   try:
     header, data = source.read(i)
   except VideoError as e:
-    return Finding(name, reason=str(e))
+    return _failed(name, e)
   found = _decode(name, lambda: Video(io.BytesIO(data)), **_hash(data))
-  if not found.reason and found.frames != header.frames:
+  if isinstance(found, Finding) and not found.reason and found.frames != header.frames:
     reason = f'has {found.frames} frames, its header says {header.frames}'
     return Finding(name, reason=reason, **_hash(data))
   return found
@@ -98,9 +104,9 @@ def examine_all(
 
   Names that are `known` are left out, and a file that is named repeatedly is examined once. A
   worker that dies of a video, or takes longer than so many seconds, is replaced, and the video is
-  reported.
+  reported. The reason begins with UNAVAILABLE where a disk or store was away, twice.
   """
-  function: Callable[[Any], Finding] = examine
+  function: Callable[[Any], Finding | Lost] = examine
   names = [source.name(i) for i in range(len(source))]
   tasks: dict[Any, str] = {name: name for name in names}
   if isinstance(source, ShardSource):
