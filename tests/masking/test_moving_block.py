@@ -45,6 +45,15 @@ def test_the_block_moves_with_what_is_under_it():
   assert (hidden[:, -1].any(1).argmax(1) >= hidden[:, 0].any(1).argmax(1)).all()
 
 
+def test_a_block_whose_content_leaves_in_the_last_step_stays_on_the_edge():
+  values = np.zeros((7, 28, 28, 2))
+  values[6, ..., 0] = 200.0
+  last = draw(values)[:, -1]
+  assert last[..., -1].any(1).all()
+  # Half of a block of at most 1.5 times its width, or a strip from top to bottom.
+  assert (last.any(2).sum(1) < 14).all()
+
+
 def test_a_block_is_one_rectangle_but_for_its_last_row():
   for block in draw([0.0, 0.0])[:, 0]:
     rows, columns = np.flatnonzero(block.any(1)), np.flatnonzero(block.any(0))

@@ -130,11 +130,13 @@ def test_between_pixels_the_flow_is_bilinear():
   np.testing.assert_allclose(tracks.displacements[0, 1], 8 * expected, atol=1e-4)
 
 
-def test_a_mirrored_clip_has_mirrored_tracks():
+# Patches of 14 (ViT-giant) have cells of 7: their middle lies between pixels.
+@pytest.mark.parametrize('size, pitch', [(SIZE, 8), ((84, 126), 7)])
+def test_a_mirrored_clip_has_mirrored_tracks(size, pitch):
   flow = np.random.default_rng(1).normal(0, 0.5, (1, STEPS, 24, 32, 2)).astype(np.float32)
-  there = run(flow)
-  back = run(flow[:, :, :, ::-1] * np.array([-1, 1], np.float32))
-  positions = back.positions[:, :, :, ::-1] * [-1, 1] + [128, 0]
+  there = run(flow, size=size, pitch=pitch)
+  back = run(flow[:, :, :, ::-1] * np.array([-1, 1], np.float32), size=size, pitch=pitch)
+  positions = back.positions[:, :, :, ::-1] * [-1, 1] + [size[1], 0]
   np.testing.assert_allclose(positions, there.positions, atol=1e-3)
   np.testing.assert_array_equal(back.valid[:, :, ::-1], there.valid)
   assert 0.5 < there.valid.mean() < 1

@@ -62,7 +62,9 @@ def moving_block(
   place = jax.random.categorical(place_key, jnp.log(steps + STILL))
   low, high = map(math.log, aspect)
   tall = jnp.exp(jax.random.uniform(aspect_key, minval=low, maxval=high) / 2)
-  x, y = jnp.moveaxis(tracks.positions[0].reshape(t, h * w, 2)[:, place] / pitch - 0.5, -1, 0)
+  centre = tracks.positions[0].reshape(t, h * w, 2)[:, place] / pitch
+  # After the last step a point may be outside.
+  x, y = (jnp.clip(centre[:, i], 0, side) - 0.5 for i, side in enumerate((w, h)))
   rows, columns = (jnp.abs(jnp.arange(n) - at[:, None]) for n, at in ((h, y), (w, x)))
   distance = jnp.maximum(rows[:, :, None] / tall, columns[:, None] * tall).reshape(t, -1)
   hidden = count(ratio, h * w)

@@ -66,7 +66,8 @@ def track(
   both = flow if described is None else jnp.concatenate([flow, described], axis=-1)
   look_up = _truncated if integer else _bilinear
   end = jnp.array([width, height], jnp.float32) - integer
-  x, y = (pitch // 2 + pitch * jnp.arange(side // pitch) for side in (width, height))
+  middle = pitch // 2 if integer else pitch / 2
+  x, y = (middle + pitch * jnp.arange(side // pitch) for side in (width, height))
   seeds = jnp.stack(jnp.meshgrid(x, y), axis=-1).astype(jnp.float32)
   start = jnp.broadcast_to(seeds, (len(flow), *seeds.shape))
 
