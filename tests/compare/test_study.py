@@ -171,16 +171,20 @@ def test_targets_of_another_clip():
   config.heads.motion.other_clip = True
   control = build_method(config)
   rng = np.random.default_rng(0)
-  video = rng.integers(0, 256, (3, 8, 32, 32, 3)).astype(np.uint8)
+  video = rng.integers(0, 256, (8, 8, 32, 32, 3)).astype(np.uint8)
   batch = {'video': jnp.asarray(video)} | dict.fromkeys(
-    ('epoch', 'sample', 'repeat'), jnp.arange(3)
+    ('epoch', 'sample', 'repeat'), jnp.arange(8)
   )
   params = own.init(jax.random.key(0))
   there, other = (m.forward(params, batch, m.frozen).targets for m in (own, control))
   np.testing.assert_array_equal(other['pixels'].values, there['pixels'].values)
+  # Of the other video: both have four clips, which stand side by side.
   np.testing.assert_array_equal(
-    other['motion'].values, there['motion'].values[jnp.array([2, 0, 1])]
+    other['motion'].values, there['motion'].values[jnp.array([4, 5, 6, 7, 0, 1, 2, 3])]
   )
+  config.optimizer.accumulate = 2
+  with pytest.raises(UserError, match='are all of one video'):
+    build_method(config)
 
 
 def test_mistakes(file, tmp_path):

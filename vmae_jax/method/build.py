@@ -47,7 +47,7 @@ def build_method(config, *, teachers: Mapping[str, Teacher] | None = None) -> Me
   flow, follow = _motion(config, raft_size)
   teachers = _teachers(config, teachers or {})
   heads = {
-    name: _head(name, head, patch, tokenizer, teachers) for name, head in config.heads.items()
+    name: _head(name, head, config, tokenizer, teachers) for name, head in config.heads.items()
   }
   frozen = {'tokenizer': tokenizer and tokenizer.params, 'raft': raft}
   frozen |= {f'teacher {name}': x.params for name, x in teachers.items() if x.where != AVERAGE}
@@ -116,7 +116,7 @@ def _outputs(config, targets: dict[str, Target], tokenizer: Tokenizer | None) ->
 def _head(
   name: str,
   head,
-  patch: tuple[int, int, int],
+  config,
   tokenizer: Tokenizer | None,
   teachers: dict[str, Teacher],
 ) -> Head:
@@ -130,15 +130,20 @@ def _head(
       f'heads.{name}: the target codes goes with the loss cross_entropy, and no other does; '
       f'it has target {head.target} and loss {head.loss}.'
     )
-  other_clip = head.get('other_clip', False)
+  other_clip, repeats = head.get('other_clip', False), config.data.repeats
+  if other_clip and config.batch_size // config.optimizer.accumulate <= repeats:
+    raise UserError(
+      f'heads.{name}.other_clip: the clips that are computed together are all of one video: '
+      'choose a larger batch_size, or fewer data.repeats or optimizer.accumulate.'
+    )
   asks_for_flow = hasattr(function, 'flow_pairs')
-  function = functools.partial(function, patch=patch, **head.options)
+  function = functools.partial(function, patch=tuple(config.model.patch), **head.options)
   teacher = teachers[head.options.teacher] if _needs(head, 'teacher') else None
 
   def target(clip, flow, followed, frozen):
     found = own_target(clip, flow, followed, frozen)
-    if other_clip:
-      return jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), found)
+    if other_clip:  # Of another video: the clips of one stand side by side.
+      return jax.tree.map(lambda x: jnp.roll(x, repeats, axis=0), found)
     return found
 
   def own_target(clip, flow, followed, frozen):

@@ -18,7 +18,7 @@ RECOMPUTE_FROM_TOKENS = 512
 # Tokens from which on `mapped` pays: on CPU as measured, on TPU by the compiler's count of cycles
 # (tests/benchmark: README.md, NOTES.md).
 MAPPED_FROM_TOKENS = {'cpu': 384, 'tpu': RECOMPUTE_FROM_TOKENS}
-# Bytes of scores that `mapped` computes at once, but at least those of one head.
+# Bytes of scores, in float32, that `mapped` computes at once, but at least those of one head.
 SCORES_BYTES = {'tpu': 40e6}
 
 
@@ -148,12 +148,12 @@ _mapped.defvjp(_mapped_forward, _mapped_backward)
 
 
 def _dot(equation: str, a: Array, b: Array) -> Array:
-  return jnp.einsum(equation, a, b).astype(jnp.float32)
+  return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
 def _heads_at_once(q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e']) -> int:
   """The most heads, of those that divide all, whose scores `SCORES_BYTES` holds."""
-  room = SCORES_BYTES.get(sharding.platform(), 0) / (_scores(q, k) * q.dtype.itemsize)
+  room = SCORES_BYTES.get(sharding.platform(), 0) / (_scores(q, k) * 4)
   return max((h for h in range(1, q.shape[2] + 1) if q.shape[2] % h == 0 and h <= room), default=1)
 
 
