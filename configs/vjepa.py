@@ -10,13 +10,15 @@ Arguments as of videomae.py, from which everything that is not named here comes.
 
 The paper's: masks of blocks, 8 of 15 % or 2 of 70 % of the picture, about 90 % hidden (section
 3.2); a predictor of 12 blocks of 384 (3.3); targets are the average's last tokens of the whole
-clip, each normalised; L1 (3.1). The release's: a decay of 0.998 that rises in a straight line to
-0.9996 (the first four fifths of one to 1); gradients cut to 10; a peak learning rate of 6.25e-4 and
-a last one of 1e-6 for 3,072 clips, AdamW's b2 0.999, weight decay 0.04.
+clip, each normalised; L1 (3.1). The release's: as many heads in the predictor as in the encoder; a
+decay of 0.998 that rises in a straight line to 0.9996 (the first four fifths of one to 1);
+gradients cut to 10; a peak learning rate of 6.25e-4 and a last one of 1e-6 for 3,072 clips, AdamW's
+b2 0.999, weight decay 0.04.
 Our choice: one kind of block for each clip and visit (vmae_jax/masking/blocks.py); a weight decay
-that stays (0.04 to 0.4 there); VideoMAE's crops, batch, positions, initial values and length in
-epochs (90,000 steps of 3,072 clips there, of a mix of 2 million videos); gradients of encoder and
-predictor cut together and from the start.
+that stays (0.04 to 0.4 there); a warm-up from 0 (2e-4 there); one mask token (one for each kind of
+block there); VideoMAE's crops, none of them mirrored (half are there), batch, positions, initial
+values, projection without bias and length in epochs (90,000 steps of 3,072 clips there, of a mix of
+2 million videos); gradients of encoder and predictor cut together and from the start.
 
 `rank_latents` in the log says in how many directions the targets differ: if it falls towards 0,
 they collapse, and the loss with them. Whatever reads the run takes the average (`init_weights`).
@@ -29,6 +31,7 @@ Here: not trained at this size yet.
 
 from configs import videomae
 from vmae_jax.config import TEACHER
+from vmae_jax.models.sizes import SIZES
 
 
 def get_config(arg=None):
@@ -53,7 +56,8 @@ def masks(c, arg):
 
 def latents(c, arg, *, teacher):
   if arg not in ('demo', 'videos', 'smoke'):
-    c.model.decoder_width, c.model.decoder_depth, c.model.decoder_heads = 384, 12, 12
+    c.model.decoder_width, c.model.decoder_depth = 384, 12
+    c.model.decoder_heads = SIZES[c.model.size]['heads']
   with c.heads.unlocked():
     c.heads = dict(
       latents=dict(

@@ -106,6 +106,11 @@ def test_trackmae_has_a_smaller_decoder_for_its_tracks():
   assert 'mean' not in config.heads.tracks.options and config.batch_size == 512
 
 
+def test_vjepas_predictor_has_as_many_heads_as_its_encoder():
+  found = [vjepa.get_config(f'{size},k400').model for size in ('b', 'l', 'giant')]
+  assert [(m.decoder_heads, m.decoder_width) for m in found] == [(12, 384), (16, 384), (16, 384)]
+
+
 @pytest.mark.parametrize(
   'sizes, told',
   [
