@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import videomae
+from configs import mme, videomae
 from tests.started import ROOT
 from vmae_jax.config_file import load_config
+from vmae_jax.errors import UserError
 from vmae_jax.masking import MASKINGS
 from vmae_jax.method.build import build_method
 from vmae_jax.method.keys import clip_keys
@@ -47,6 +48,15 @@ def test_a_masking_gets_its_flow_and_targets_their_points_and_codes(monkeypatch)
   assert given == {'pairs': ((2, config.data.frames - 1),), 'steps': 3}
   assert method.window == 4 and list(method.frozen) == ['tokenizer']
   assert method.heads.keys() == {'pixels', 'steps', 'places'}
+
+
+def test_a_cosine_has_no_weight_for_each_value():
+  config = mme.get_config('smoke')
+  config.heads.shape.update(target='aligned_hog', options={}, loss='cosine')
+  build_method(config)
+  config.heads.shape.options.later = 0.1
+  with pytest.raises(UserError, match='aligned_hog weighs each value'):
+    build_method(config)
 
 
 def codec_images(method, b=2):

@@ -135,6 +135,12 @@ def test_a_small_thing_that_moves_against_its_background():
   assert np.mean(error[~here & ~covered] < 1) > 0.8
 
 
+def test_no_product_is_rounded_on_accelerators():
+  search = functools.partial(inverse_search, pairs=((0, 1),))
+  program = str(jax.make_jaxpr(search)(jnp.zeros((1, 2, 32, 32, 3))))
+  assert program.count('dot_general[') == program.count('precision=(Precision.HIGHEST') > 0
+
+
 def test_a_tpu_looks_up_the_same(monkeypatch):
   """By products in place of gathers; far outside, too."""
   rng = np.random.default_rng(0)

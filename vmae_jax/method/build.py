@@ -107,6 +107,12 @@ def _outputs(config, targets: dict[str, Target], tokenizer: Tokenizer | None) ->
     logits = head.loss == 'cross_entropy'
     if logits:  # For each of a token's f codes.
       width *= tokenizer.model.codes
+    weights = targets[name].weights
+    if head.loss == 'cosine' and weights is not None and weights.shape[-1] > 1:
+      raise UserError(
+        f'heads.{name}: the target {head.target} weighs each value, and the loss cosine takes them '
+        'together: choose another loss.'
+      )
     activation = head.get('activation', 'none')
     check_name(activation, ACTIVATIONS, f'heads.{name}.activation')
     outputs[name] = Output(head.decoder, width, head.get('hidden', 0), activation, logits)

@@ -49,7 +49,8 @@ def inverse_search(
   i, j = (np.array(frames) for frames in zip(*pairs, strict=True))
   rows = len(clip) * len(pairs)
   flow = None
-  for level in reversed(_levels(clip @ jnp.array(GREY))):
+  # Elsewhere than on CPUs a product would round brightness.
+  for level in reversed(_levels((clip * jnp.array(GREY)).sum(-1))):
     h, w = level.shape[-2:]
     more = [(0, max(PATCH - n, -n % STRIDE)) for n in (h, w)]
     level = jnp.pad(level, ((0, 0), (0, 0), *more), mode='edge')

@@ -247,6 +247,8 @@ def aligned_hog(
     h2=2,
     w2=2,
   )
+  if later == 1:
+    return Target(values)
   # Weights are made for a sum over values and a mean over steps; losses take the mean of all.
   weights = steps * step_weights(steps, later=later, values=clip.shape[-1] * BINS)
   return Target(values, jnp.broadcast_to(jnp.asarray(weights), values.shape))
