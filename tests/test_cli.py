@@ -38,6 +38,15 @@ def test_exit_codes(error, code, line, capsys):
   assert ended.value.code == code and capsys.readouterr().err == line
 
 
+def test_a_home_in_the_value_of_a_flag(monkeypatch):
+  """No shell replaces it; a folder called ~ would be made."""
+  monkeypatch.setenv('HOME', '/home/me')
+  monkeypatch.setattr(sys, 'argv', ['verb', '--out=~/a b', '--filter=~x', 'x=~/a'])
+  found = []
+  cli.run(found.extend, absl_flags=False)
+  assert found == ['verb', '--out=/home/me/a b', '--filter=~x', 'x=~/a']
+
+
 def test_a_bug_is_no_outage():
   def main(argv):
     raise FileNotFoundError(2, 'No such file', 'ours')

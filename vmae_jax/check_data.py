@@ -274,7 +274,7 @@ def main(argv: list[str]) -> None:
     return print(f'all is there: {len(source)} videos')
   check(
     argv[1],
-    os.path.expanduser(OUT.value).rstrip('/'),
+    OUT.value.rstrip('/'),
     root=ROOT.value,
     span=FRAMES.value * STRIDE.value,
     workers=WORKERS.value or usable_cores(),

@@ -63,6 +63,13 @@ def _parse(argv: list[str]) -> list[str]:
     raise UserError(text) from e
 
 
+def _at_home(arg: str) -> str:
+  """--NAME=~/PATH as a shell gives a ~/PATH that stands alone; other arguments as they are."""
+  name, _, value = arg.partition('=')
+  at_home = name.startswith('-') and value.startswith('~/')
+  return f'{name}={os.path.expanduser(value)}' if at_home else arg
+
+
 def _with_file(arg: str) -> str:
   """--config=SPEC with the path of the config's file; other arguments as they are."""
   given = re.fullmatch(r'(--?config=)(.+)', arg)
@@ -211,7 +218,8 @@ def run(
   try:
     if absl_flags:
       app.define_help_flags()
-    main(_parse(sys.argv) if absl_flags else sys.argv)
+    argv = [_at_home(arg) for arg in sys.argv]
+    main(_parse(argv) if absl_flags else argv)
   except Preempted as e:  # All processes of a run, after the same step.
     print(f'stopped: {e}', file=sys.stderr)
     sys.exit(EXIT_PREEMPTED)

@@ -199,3 +199,13 @@ def test_a_name_that_a_list_cannot_hold(tmp_path):
   (tmp_path / 'v.mp4').rename(tmp_path / 'a\nb.mp4')
   with pytest.raises(UserError, match='rename it'):
     main('folder', tmp_path, f'--out={tmp_path}/out')
+
+
+def test_a_split_without_videos_has_no_list(tmp_path, capsys):
+  """Of classes of one video nothing is held out."""
+  for name in 'ab':
+    (tmp_path / 'source' / name).mkdir(parents=True)
+    (tmp_path / 'source' / name / '1.mp4').touch()
+  main('folder', tmp_path / 'source', f'--out={tmp_path}/out', '--val=0.2')
+  assert capsys.readouterr().out.endswith(f'val: 0 videos\nwrote {tmp_path}/out/train.txt\n')
+  assert not (tmp_path / 'out/val.txt').exists()

@@ -248,7 +248,8 @@ def _prepare(args: argparse.Namespace) -> None:
   _write_lists(args.out, layout, summary)
   bad = []
   for name, split in layout.splits.items():
-    print(f'wrote {args.out}/{name}.txt')
+    if not all(video.damage for video in split.videos):
+      print(f'wrote {args.out}/{name}.txt')
     if not args.shards or not split.videos:
       continue
     write = functools.partial(write_shards, workers=workers)
