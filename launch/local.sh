@@ -25,6 +25,7 @@ method=motionmae videos='' workdir='runs/demo' steps='' overrides=()
 parse_arguments() {
   local argument
   for argument in "$@"; do
+    case "$argument" in --*='~/'*) argument="${argument%%=*}=$HOME/${argument#*=??}" ;; esac
     case "$argument" in
       --help | -h) usage && exit 0 ;;
       --method=?*) method="${argument#*=}" ;;

@@ -41,7 +41,10 @@ add_flag() {
 
 backend="${1:-}" cache="${HOME:-/tmp}/.cache/vmae_jax"
 for argument in "$@"; do
-  case "$argument" in --workdir=?*) cache="${argument#*=}/.compiled" ;; esac
+  case "$argument" in
+    --workdir='~/'*) cache=~/"${argument#*/}/.compiled" ;; # As the verb takes it.
+    --workdir=?*) cache="${argument#*=}/.compiled" ;;
+  esac
 done
 case "$backend" in
   --help | -h) usage && exit 0 ;;

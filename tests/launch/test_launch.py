@@ -98,6 +98,10 @@ def test_flags_that_are_set_stay():
     'export JAX_PLATFORMS=tpu\\,cpu',
     'export JAX_COMPILATION_CACHE_DIR=/mnt/a\\ b/.compiled',  # Where all hosts see it.
   ]
+  told = bash(LAUNCH / 'xla_flags.sh', 'tpu', '--workdir=~/a b')[1]
+  assert 'DIR=/home/me/a\\ b/.compiled\n' in told  # No shell replaces that ~.
+  told = bash(LAUNCH / 'local.sh', '--videos=~/a b')[2]
+  assert told == 'error: --videos=/home/me/a b: there is no such folder.\n'
   lines = bash(LAUNCH / 'xla_flags.sh', 'cpu')[1].splitlines()
   assert len(lines) == 2 and lines[0] == 'export TF_CPP_MIN_LOG_LEVEL=3'
   code, _, told = bash(LAUNCH / 'xla_flags.sh')
