@@ -22,6 +22,17 @@ class Handed(Exception):
   pass
 
 
+def test_fewer_videos_than_the_checkpoint_has_seen(tmp_path, monkeypatch):
+  """A checkpoint of step 4 that holds the state of step 9 would be saved."""
+  monkeypatch.setattr(loop, 'start_state', lambda *_: (9, None, {}))
+  config = load_config(f'{started.ROOT}/configs/videomae.py:smoke')
+  config.steps, config.epochs, config.data.train = 0, 2.0, 'synthetic:train,clips=16'
+  with pytest.raises(
+    UserError, match='is of step 9, but 2.0 epochs of these 16 videos end with st'
+  ):
+    pretraining.train(config, str(tmp_path / 'run'))
+
+
 @pytest.mark.parametrize('name', TRAIN)
 @pytest.mark.parametrize('older', [False, True])
 def test_an_older_run_draws_its_samples_as_before(name, older, tmp_path, monkeypatch):

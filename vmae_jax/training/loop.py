@@ -57,7 +57,8 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
 
   Raises:
     UserError: the folder is wrong or in use by another run, the data are not those of the
-      checkpoint, too many videos are broken, or the loss is no number too many times in a row.
+      checkpoint or too few for its step, too many videos are broken, or the loss is no number too
+      many times in a row.
     Unavailable: the last checkpoint, or three in a row, cannot be saved.
     Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
   """
@@ -72,6 +73,12 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     keeping = {name: config.checkpoint[name] for name in ('keep', 'keep_every_steps')}
     checkpointer = Checkpointer(workdir, config=config.to_dict(), **keeping)
     start, state, extra = start_state(config, task, optimizer, mesh, checkpointer)
+    if start > steps:
+      raise UserError(
+        f'the checkpoint in {workdir} is of step {start}, but {config.epochs} epochs of these '
+        f'{len(task.source)} videos end with step {steps}: give more videos, or begin another run '
+        f'from its weights with --config.init_from={workdir}.'
+      )
     kept = extra.get('log', {})
     if check_same_data(extra.get('data', {}), data, changed=config.data.changed):
       kept = kept | {'counted_from': (start, int(state.replaced))}  # For broken videos.
