@@ -69,7 +69,7 @@ def test_the_loader_draws_from_all():
 def test_specs(tmp_path):
   assert split_spec('a/b*.csv + tfds:x:y') == (['a/b*.csv', 'tfds:x:y'], [])
   assert split_spec('0.7*a +  2*b') == (['a', 'b'], [0.7, 2.0])
-  for wrong in ('1*a + b', '0*a + 1*b', '1e-5*a + 1*b', '1.2.3*a + 1*b'):
+  for wrong in ('1*a + b', '0*a + 1*b', '0*a + 0*b', '1e-5*a + 1*b', '1.2.3*a + 1*b'):
     with pytest.raises(UserError, match='weight'):
       open_source(wrong)
   with pytest.raises(UserError, match="no list or folder 'none'"):

@@ -177,6 +177,13 @@ def test_the_home_folder(tmp_path, monkeypatch):
   assert open_source('~/list.txt', root='~/videos').name(0) == f'{tmp_path}/videos/1.mp4'
 
 
+def test_a_name_that_begins_as_a_protocol(tmp_path, monkeypatch):
+  write_video(tmp_path / '12:30.mp4', frames=4)
+  monkeypatch.chdir(tmp_path)
+  with open_source('12:30.mp4').open(0) as video:
+    assert video.num_frames == 4
+
+
 def test_folder_without_videos(tmp_path):
   (tmp_path / 'notes.txt').touch()
   with pytest.raises(UserError, match='no video in the folder'):

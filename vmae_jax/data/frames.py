@@ -97,7 +97,8 @@ def open_stream(file: str | os.PathLike | io.IOBase) -> tuple[InputContainer, Vi
     raise VideoError(f'truncated: {size} of {promised} bytes are in the file')
   with libav_errors():
     try:
-      container = av.open(os.fspath(file) if path else file, **_OPTIONS)
+      # Of `12:30.mp4` libav would take what is before the colon for a protocol.
+      container = av.open(os.path.abspath(file) if path else file, **_OPTIONS)
     except av.ArgumentError as e:
       raise VideoError('not a video file, but of another format that libav knows') from e
   stream = container.streams.best('video')

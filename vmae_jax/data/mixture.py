@@ -30,7 +30,7 @@ def split_spec(spec: str) -> tuple[list[str], list[float]]:
     raise UserError(
       f'{spec!r}: give each set a weight, as in 0.7*A + 0.3*B, or none of them.'
     ) from None
-  if min(weights) * TURNS < sum(weights):
+  if not 0 < sum(weights) <= min(weights) * TURNS:
     raise UserError(f'{spec!r}: a weight is less than 1 / {TURNS:,} of all, which is no visit.')
   return [match[2] for match in found], weights  # type: ignore
 
