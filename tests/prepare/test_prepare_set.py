@@ -149,6 +149,10 @@ def test_too_many_failures_are_a_mistake(tmp_path, capsys, monkeypatch):
     write_video(tmp_path / f'{i}.mp4', frames=2)
   main(*options, '--retry')
   assert '5 videos in 1 shards' in capsys.readouterr().out
+  (tmp_path / 'few').mkdir()
+  (tmp_path / 'few/v.mp4').touch()
+  with pytest.raises(UserError, match='1 of 1 videos of train cannot be used'):
+    main('folder', tmp_path / 'few', f'--out={tmp_path}/none', '--shards', '--workers=1')
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,20 @@ def test_what_is_not_from_here_is_not_overwritten(tmp_path):
   main('ucf101', tmp_path / 'source', f'--out={tmp_path}/out')
   with pytest.raises(UserError, match='holds the split 1, not 2'):
     main('ucf101', tmp_path / 'source', f'--out={tmp_path}/out', '--split=2')
+
+
+def test_state_that_is_damaged_is_told(tmp_path):
+  (tmp_path / 'videos').mkdir()
+  (tmp_path / 'videos/v.mp4').touch()
+  for path in ('prepare.json', 'train/manifest.json', 'train/.parts/plan.json'):
+    for text in ('', '[]'):
+      file = tmp_path / 'out' / path
+      file.parent.mkdir(parents=True, exist_ok=True)
+      file.write_text(text)
+      with pytest.raises(UserError, match=f'{path} (is no JSON|holds no dict)') as e:
+        main('folder', tmp_path / 'videos', f'--out={tmp_path}/out', '--shards', '--workers=1')
+      assert '\n' not in str(e.value)
+      file.unlink()
 
 
 def test_no_videos_at_all(tmp_path):

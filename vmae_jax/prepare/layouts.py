@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from vmae_jax import storage
 from vmae_jax.data.lists import VIDEO_SUFFIXES
@@ -194,7 +195,7 @@ def ssv2(videos: Tree, annotations: Tree) -> Layout:
     return _named(annotations, rf'(?:^|[-_]){name}\.json$')
 
   path = _need(table('labels'), 'file something-something-v2-labels.json', annotations.folder)
-  labels = {name: int(label) for name, label in _json(path, dict).items()}
+  labels = {name: int(label) for name, label in read_json(path, dict).items()}
   if sorted(labels.values()) != list(range(len(labels))):
     raise UserError(f'{path}: the labels are not the numbers from 0 to {len(labels) - 1}.')
   layout = Layout(tuple(sorted(labels, key=labels.__getitem__)), {})
@@ -203,7 +204,7 @@ def ssv2(videos: Tree, annotations: Tree) -> Layout:
     if path is None:
       continue
     layout.splits[split] = Split()
-    for row in _json(path, list):
+    for row in read_json(path, list):
       template = row.get('template', '').replace('[', '').replace(']', '')
       label = _label(labels, template, path) if template else -1
       id = str(row['id'])
@@ -216,7 +217,8 @@ def ssv2(videos: Tree, annotations: Tree) -> Layout:
   return layout
 
 
-def _json(path: str, kind: type):
+def read_json(path: str, kind: type) -> Any:
+  """The content of a JSON file; a UserError where it is none of this kind."""
   try:
     content = json.loads('\n'.join(_lines(path)))
   except ValueError as e:

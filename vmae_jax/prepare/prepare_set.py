@@ -183,11 +183,11 @@ def _write_lists(out: str, layout: Layout, summary: dict[str, Any]) -> None:
   texts['classes.txt'] = ''.join(f'{name}\n' for name in layout.classes)
   try:
     if storage.is_file(f'{out}/{SUMMARY}'):
-      found = json.loads(storage.read_text(f'{out}/{SUMMARY}'))
+      found = layouts.read_json(f'{out}/{SUMMARY}', dict)
       found.setdefault('val', 0.0)  # Older ones have none.
       for key in ('layout', 'split', 'val'):
-        if found[key] != summary[key]:
-          what = f'the {key} {found[key]}, not {summary[key]}'
+        if found.get(key) != summary[key]:
+          what = f'the {key} {found.get(key)}, not {summary[key]}'
           raise UserError(f'{out} holds {what}: give another folder.')
     else:
       for name in texts:
@@ -274,7 +274,7 @@ def _prepare(args: argparse.Namespace) -> None:
     if failures:
       text += f'; {len(failures)} failed, such as {failures[0]["id"]} ({failures[0]["reason"]})'
     print(text)
-    if too_many(len(failures), len(split.videos)):
+    if too_many(len(failures), len(split.videos)) or not manifest['records']:
       bad.append(f'{len(failures)} of {len(split.videos)} videos of {name}')
   if bad:
     raise UserError(

@@ -17,7 +17,7 @@ from vmae_jax import lock, storage
 from vmae_jax.data import shards
 from vmae_jax.data.shards import MANIFEST, PARTS, VERSION, Header, Index
 from vmae_jax.errors import Unavailable, UserError, VideoError
-from vmae_jax.prepare.layouts import Listed
+from vmae_jax.prepare.layouts import Listed, read_json
 from vmae_jax.prepare.staging import clip_id, write_shard
 
 APPENDED = '.append'  # A folder that becomes part of the one that it lies in.
@@ -33,7 +33,7 @@ def check_plan(out: str, plan: dict[str, Any]) -> dict[str, Any] | None:
   for path in (f'{out}/{MANIFEST}', f'{out}/{PARTS}/plan.json'):
     if not storage.is_file(path):
       continue
-    found = json.loads(storage.read_text(path))
+    found = read_json(path, dict)
     differ = [f'{k} {found.get(k)}, not {v}' for k, v in plan.items() if found.get(k) != v]
     if differ:
       text = '; '.join(differ)
@@ -203,7 +203,7 @@ def upgrade(folder: str) -> bool:
       write_manifest(folder, index, manifest)
       for name in ('index.csv', *(shard['name'] for shard in old['shards'])):
         storage.remove(f'{folder}/{name}')
-  except (VideoError, RuntimeError, ValueError, KeyError) as e:
+  except (VideoError, RuntimeError, ValueError, KeyError, TypeError) as e:
     raise UserError(f'the shards in {folder} are damaged ({e}): prepare them anew.') from e
   except OSError as e:
     raise Unavailable(f'{folder} cannot be upgraded: {e.strerror or e}.') from e
