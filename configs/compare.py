@@ -14,6 +14,7 @@ LABELS: any lists of the same videos with other labels do.
 import ml_collections
 
 from configs import finetune, mam2, mgmae, mme, motionmae, videomae
+from vmae_jax.errors import lookup
 
 SET = 'frames=8,size=24'
 LABELS = {
@@ -36,7 +37,8 @@ def get_config(arg='demo'):
     config.checkpoint.every_steps = config.checkpoint.keep_every_steps = config.steps // 2
   c.baseline = 'pixels'
   # With seed 0 the settings of the demo were chosen.
-  c.seeds = {'demo': (1,), 'gate': (100, 101), 'frozen': SEEDS, 'full': SEEDS}[arg]
+  seeds = {'demo': (1,), 'gate': (100, 101), 'frozen': SEEDS, 'full': SEEDS}
+  c.seeds = lookup(seeds, arg, 'configs/compare.py')
   c.measures = dict(
     labels=LABELS,
     probes=('knn', 'linear', 'attentive'),

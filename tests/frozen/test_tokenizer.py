@@ -1,7 +1,5 @@
 """A tokenizer as a file, and the network's shape rules."""
 
-import hashlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +30,6 @@ def test_what_is_saved_is_loaded(tmp_path, params):
   save_tokenizer(path, TINY, params)
   tokenizer = load_tokenizer(path)
   assert tokenizer.model == TINY and tokenizer.path == str(path)
-  assert tokenizer.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
   jax.tree.map(np.testing.assert_array_equal, tokenizer.params, params)
 
 

@@ -63,6 +63,17 @@ def test_it_is_told_and_another_one_in_its_place_is_refused(tmp_path, capsys):
     teachers.tell_teachers(config, teachers.build_method(config))
 
 
+def test_a_run_goes_on_with_the_tokenizer_that_it_began_with():
+  frozen = teachers.build_method(load_config(f'{started.ROOT}/configs/mam2.py:smoke')).frozen
+  frozen |= {'teacher a': {'kernel': jnp.zeros(2, jnp.bfloat16)}}  # Its digest is in the config.
+  began = teachers.same_networks(frozen, {})
+  assert list(began) == ['tokenizer'] and len(began['tokenizer']) == 16
+  assert teachers.same_networks(frozen, began) == began
+  retrained = {'tokenizer': jax.tree.map(lambda x: x + 1, frozen['tokenizer'])}
+  with pytest.raises(UserError, match=f'tokenizer holds other weights .*not {began["tokenizer"]}'):
+    teachers.same_networks(retrained, began)
+
+
 def test_mistakes_are_named(tmp_path):
   with pytest.raises(UserError, match='teachers.image has no weights: give --config.teachers.ima'):
     teachers.build_method(load_config(f'{started.ROOT}/configs/mvd.py:b,k400'))

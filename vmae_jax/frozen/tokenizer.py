@@ -1,6 +1,5 @@
 """A frozen tokenizer as a file."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +23,11 @@ _HOW_TO_GET_ONE = (
 
 
 class Tokenizer(NamedTuple):
-  """A frozen network and its file, whose hash shows whether two runs had the same targets."""
+  """A frozen network and its file."""
 
   model: VQGAN | PatchVQ
   params: Mapping[str, Any]
   path: str
-  sha256: str
 
 
 def param_shapes(model: VQGAN | PatchVQ) -> dict[str, Any]:
@@ -75,9 +73,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
       f'{path} does not fit its own config, {len(wrong)} tensors are wrong '
       f'({"; ".join(wrong[:5])}): make the file again.'
     )
-  with open(path, 'rb') as f:
-    sha256 = hashlib.file_digest(f, 'sha256').hexdigest()
-  return Tokenizer(model, params, str(path), sha256)
+  return Tokenizer(model, params, str(path))
 
 
 def untrained_tokenizer() -> Tokenizer:
@@ -85,4 +81,4 @@ def untrained_tokenizer() -> Tokenizer:
   model = PatchVQ(factor=8, codes=64)
   colours = jax.random.uniform(jax.random.key(0), (model.codes, 1, 3))
   codebook = jnp.tile(colours, (1, model.factor**2, 1)).reshape(model.codes, -1)
-  return Tokenizer(model, {'codebook': codebook}, UNTRAINED, '')
+  return Tokenizer(model, {'codebook': codebook}, UNTRAINED)

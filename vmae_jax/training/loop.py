@@ -27,6 +27,7 @@ from vmae_jax.runs.run_log import RunLog
 from vmae_jax.runs.stop import Stop
 from vmae_jax.training import optimizer as optimizer_lib
 from vmae_jax.training.step import LossFn, jit_step, make_train_step
+from vmae_jax.training.teachers import same_networks
 
 
 class Task(NamedTuple):
@@ -56,9 +57,9 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     The last state.
 
   Raises:
-    UserError: the folder is wrong or in use by another run, the data are not those of the
-      checkpoint or too few for its step, too many videos are broken, or the loss is no number too
-      many times in a row.
+    UserError: the folder is wrong or in use by another run, the data or frozen networks are not
+      those of the checkpoint, the data too few for its step, too many videos are broken, or the
+      loss is no number too many times in a row.
     Unavailable: the last checkpoint, or three in a row, cannot be saved.
     Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
   """
@@ -79,6 +80,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
         f'{len(task.source)} videos end with step {steps}: give more videos, or begin another run '
         f'from its weights with --config.init_from={workdir}.'
       )
+    networks = same_networks(task.method.frozen, extra.get('networks', {}))
     kept = extra.get('log', {})
     if check_same_data(extra.get('data', {}), data, changed=config.data.changed):
       kept = kept | {'counted_from': (start, int(state.replaced))}  # For broken videos.
@@ -90,7 +92,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     log = RunLog(config, workdir, clip_flops=task.method.flops(), kept=kept, **about)
 
     def extra_of_now() -> dict[str, Any]:
-      return {'data': data, 'log': log.keep()}
+      return {'data': data, 'networks': networks, 'log': log.keep()}
 
     def watch(step: int) -> None:
       with log.going_on('pictures'):

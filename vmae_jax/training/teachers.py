@@ -1,4 +1,7 @@
-"""Teachers of a pre-training: read, told, and the same when a run goes on."""
+"""Frozen networks of a pre-training: read, told, and the same when a run goes on."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -68,3 +71,21 @@ def tell_teachers(config, method: Method) -> None:
       where = 'the moving average of the model' if teacher.where == AVERAGE else teacher.where
       digest = f', digest {teacher.digest}' if teacher.digest else ''
       print(f'head {name} learns layer {layers} of {where}{digest}')
+
+
+def same_networks(frozen: Mapping[str, Any], before: Mapping[str, str]) -> dict[str, str]:
+  """Checksums of the frozen networks but for teachers, whose checksums the config holds.
+
+  A UserError where they are not those `before`, in the checkpoint; older ones have none.
+  """
+  found = {}
+  for name, params in frozen.items():
+    if not name.startswith('teacher '):
+      values = {k: np.asarray(x) for k, x in flatten_dict(params, sep='/').items()}
+      found[name] = digest(values)[:16]
+      if before.get(name, found[name]) != found[name]:
+        raise UserError(
+          f'the file of the {name} holds other weights than when this run began (their digest is '
+          f'{found[name]}, not {before[name]}): bring the old file back, or start a new run.'
+        )
+  return found
