@@ -6,8 +6,11 @@ import numpy as np
 import optax
 import pytest
 
+from vmae_jax.config import default
+from vmae_jax.errors import UserError
 from vmae_jax.models.blocks import decays
 from vmae_jax.models.classifier import Classifier
+from vmae_jax.training import loop
 from vmae_jax.training.optimizer import layer_scales, make_optimizer, scale_by_layer, warmup_cosine
 
 
@@ -23,6 +26,13 @@ def test_schedule_is_the_papers():
 
 def test_no_warmup_starts_at_the_peak():
   assert np.isclose(float(warmup_cosine(peak=1.0, end=0.0, warmup_steps=0, steps=10)(0)), 1)
+
+
+def test_an_average_that_starts_nowhere_is_refused():
+  config = default()
+  config.optimizer.ema_end = 0.9999
+  with pytest.raises(UserError, match='ema_end is 0.9999, and optimizer.ema,'):
+    loop.make_step(config, lambda *_: None, optax.identity(), steps=10)
 
 
 def test_only_kernels_decay():

@@ -214,6 +214,8 @@ def make_schedule(config, *, steps: int, videos: int) -> optax.Schedule:
 def make_step(config, loss: LossFn, optimizer: optax.GradientTransformation, *, steps: int):
   """The step of `make_train_step` with the config's options, in a run of so many steps."""
   c = config.optimizer
+  if c.ema_end and not c.ema:
+    raise UserError(f'optimizer.ema_end is {c.ema_end}, and optimizer.ema, where it starts, is 0.')
   ema = optax.linear_schedule(c.ema, c.ema_end, steps) if c.ema and c.ema_end else c.ema
   return make_train_step(loss, optimizer, accumulate=c.accumulate, ema=ema)
 
