@@ -206,6 +206,8 @@ def test_reconstruct_from_the_command_line(folders, tmp_path):
   assert {path.name for path in tmp_path.iterdir()} == files
   with Video(tmp_path / '0_pixels_visible.mp4') as film:
     assert film.num_frames == 4
+  done = run_verb(place, 'reconstruct', 'pretraining', '0.mp4', '--out=0.mp4', code=2)
+  assert done.stderr == 'error: --out=0.mp4: File exists; give a folder that can be written to.\n'
 
 
 def test_reconstruct_takes_the_frames_that_a_list_says(folders, tmp_path):

@@ -57,6 +57,7 @@ def main(argv):
   source = open_source(videos, root=_ROOT.value)
   model = load(checkpoint, weights=_WEIGHTS.value)
   recut(model.config, cli.values(*_CLIP))
+  logits = model.logits  # An error if it is no classifier.
   sampler = model.views((int(views[1]), int(views[2])) if views else None)
   about = {
     'checkpoint': resolve(model.path),
@@ -70,7 +71,7 @@ def main(argv):
   params = jax.device_put(model.params, replicated(mesh))
   with jax.set_mesh(mesh):
     records = classify(
-      jax.jit(lambda video: jax.nn.softmax(model.logits(params, video))),
+      jax.jit(lambda video: jax.nn.softmax(logits(params, video))),
       source,
       sampler,
       str(out / '.records.jsonl'),

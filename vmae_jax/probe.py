@@ -25,14 +25,14 @@ _PROBES = flags.DEFINE_list(
   'knn; linear: on standardised features, as after a BatchNorm without parameters; linear_plain: '
   'on features as they are; attentive: a learnt query over all tokens, which takes longest.',
 )
-_EPOCHS = flags.DEFINE_integer('epochs', 20, 'Passes of the attentive probe.')
+_EPOCHS = flags.DEFINE_integer('epochs', 20, 'Passes of the attentive probe.', lower_bound=1)
 _CACHE = flags.DEFINE_float(
   'cache_gb',
   4.0,
   'Tokens for the attentive probe are kept in memory up to this size; more are encoded anew in '
   'each of its epochs.',
 )
-_BATCH = flags.DEFINE_integer('batch_size', 64, 'Clips encoded at a time.')
+_BATCH = flags.DEFINE_integer('batch_size', 64, 'Clips encoded at a time.', lower_bound=1)
 _UNTRAINED = flags.DEFINE_bool('untrained', True, 'Also probe fresh weights, for comparison.')
 _WEIGHTS = cli.define_weights()
 _CLIP = cli.define_clip()

@@ -38,6 +38,10 @@ def main(argv):
     raise UserError('give a checkpoint and at least one video: CHECKPOINT VIDEO... --out=DIR.')
   cli.need(_OUT)
   out = cli.here(_OUT.value)
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise UserError(f'--out={out}: {e.strerror}; give a folder that can be written to.') from e
   from vmae_jax.data.sources import FileSource, open_source
   from vmae_jax.evaluation.encoder import recut
   from vmae_jax.trained import load
@@ -50,7 +54,6 @@ def main(argv):
   model = load(argv[1], weights=_WEIGHTS.value)
   recut(model.config, cli.values(*_CLIP))
   taken, failed = set(), []
-  out.mkdir(parents=True, exist_ok=True)
   videos = [(source, i) for source in sources.values() for i in range(len(source))]
   for source, i in videos:
     name = source.name(i)
@@ -82,7 +85,7 @@ def _seconds(video, data) -> float:
   """How long the frames of a clip last in the video, between half a second and a minute."""
   whole = data.sampling == 'segment'
   frames = video.num_frames if whole else min(video.num_frames, data.frames * data.stride)
-  return min(60.0, max(0.5, frames / video.rate))
+  return min(60.0, max(0.5, frames / (video.rate or 25)))
 
 
 def _unused(stem: str, taken: set[str]) -> str:

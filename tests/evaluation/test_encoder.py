@@ -122,15 +122,18 @@ def test_files_say_how_clips_were_cut(told, found, run, tmp_path, monkeypatch):
 
 
 def test_clips_cut_otherwise_than_in_training():
-  config = ml_collections.ConfigDict({'data': {'frames': 8, 'stride': 4, 'sampling': 'segment'}})
+  data = {'frames': 8, 'stride': 4, 'sampling': 'segment', 'size': 32}
+  config = ml_collections.ConfigDict({'data': data, 'model': {'patch': (2, 8, 8)}})
   recut(config, {'frames': 4, 'stride': None})
-  assert config.data.to_dict() == {'frames': 4, 'stride': 4, 'sampling': 'segment'}
+  assert config.data.to_dict() == data | {'frames': 4}
   with pytest.raises(UserError, match='--stride=2 changes nothing .* --sampling=dense'):
     recut(config, {'stride': 2})
   recut(config, {'stride': 2, 'sampling': 'dense'})
   assert (config.data.stride, config.data.sampling) == (2, 'dense')
   with pytest.raises(UserError, match="--sampling: there is no 'dens'"):
     recut(config, {'sampling': 'dens'})
+  with pytest.raises(UserError, match='frames 3 is no multiple of the patch, 2: choose 2 or 4'):
+    recut(config, {'sampling': 'dense', 'frames': 3})
 
 
 def test_encoders_with_and_without_a_last_norm(tmp_path):

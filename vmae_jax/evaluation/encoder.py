@@ -131,7 +131,7 @@ def recut(config, clip: Mapping[str, Any]) -> None:
   """Changes how clips are cut, in the block `data` of the config from `load_encoder`.
 
   `clip` has `frames`, `stride` or `sampling`; None where nothing changes. A sampling that does not
-  exist, or has no stride, is a UserError.
+  exist, or has no stride, or frames that are no whole patches, are a UserError.
   """
   data = config.data
   data.update({name: value for name, value in clip.items() if value is not None})
@@ -141,6 +141,7 @@ def recut(config, clip: Mapping[str, Any]) -> None:
       f'--stride={data.stride} changes nothing where clips are one frame of each segment, as this '
       "model's: give --sampling=dense, too."
     )
+  token_grid((data.frames, data.size, data.size), tuple(config.model.patch))
 
 
 def build_encoder(

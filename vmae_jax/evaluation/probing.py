@@ -23,7 +23,6 @@ from vmae_jax.evaluation.features import TokenSet, extract, middle_clips
 from vmae_jax.evaluation.knn import knn
 from vmae_jax.evaluation.linear import linear_probe
 from vmae_jax.evaluation.results import a_tenth, count_classes, markdown
-from vmae_jax.models.patches import token_grid
 
 # Titles of the probes in the table.
 TITLES = {
@@ -81,7 +80,6 @@ def probe(
   config, trained, apply = load_encoder(checkpoint, pool=pool, weights=weights)
   data = config.data
   recut(config, clip or {})
-  token_grid((data.frames, data.size, data.size), tuple(config.model.patch))
   train_source, val_source = (open_labelled(spec, config.data) for spec in (train, val))
   chooses = a_tenth(len(train_source)) if 'attentive' in probes else None
   models = {'pre-trained': trained}
