@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,3 +111,15 @@ def test_mistakes(place, whole):
     assert all('older than digests' in note for note in notes), notes
     assert [part for part in parts if part not in line] == [], line
   assert features(place / 'whole').keys() == whole.keys()
+
+
+def test_a_run_that_was_trained_anew(place, whole):
+  """Features of its old weights are not taken for those of the new ones, at the same step."""
+  (place / 'run').rename(place / 'old')
+  try:
+    write_checkpoint(place / 'run', classifier=True)
+    error = finish(start(place, 'whole'), code=2)
+  finally:
+    shutil.rmtree(place / 'run', ignore_errors=True)
+    (place / 'old').rename(place / 'run')
+  assert 'results there are of other settings: hash_of_weights was' in error

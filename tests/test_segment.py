@@ -74,7 +74,7 @@ def test_a_video_with_a_painted_mask(place):
   shutil.copy(place / 'mask.png', place / 'again.png')
   assert segment(place, *again) == told
   write_mask(place / 'again.png', np.eye(48, 64, dtype=np.uint8))  # Painted anew.
-  assert 'mine/settings.json: results there are of other settings: hash_of_first_masks' in segment(
+  assert 'mine/settings.json: results there are of other settings: hash_of_masks' in segment(
     place, *again, code=2
   )
 

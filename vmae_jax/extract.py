@@ -57,7 +57,7 @@ def main(argv):
   import jax
 
   from vmae_jax.data.sources import open_source
-  from vmae_jax.evaluation.encoder import load_encoder, recut, resolve
+  from vmae_jax.evaluation.encoder import load_encoder, recut, resolve, weights_hash
   from vmae_jax.evaluation.extraction import extract_all
   from vmae_jax.evaluation.results import claim
   from vmae_jax.evaluation.windows import Windows
@@ -82,6 +82,7 @@ def main(argv):
   settings = {
     'checkpoint': resolve(checkpoint),
     'weights': config.weights,
+    'hash_of_weights': weights_hash(params),
     **encoder_options,
     **dataclasses.asdict(windows),
     **cli.values(_VIDEOS, _SHARD, _FORMAT),

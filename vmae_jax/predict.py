@@ -45,7 +45,7 @@ def main(argv):
   import jax
 
   from vmae_jax.data.sources import open_source
-  from vmae_jax.evaluation.encoder import recut, resolve
+  from vmae_jax.evaluation.encoder import recut, resolve, weights_hash
   from vmae_jax.evaluation.multiview import classify
   from vmae_jax.evaluation.results import claim, write_csv
   from vmae_jax.prepare.datasheet import contact_sheet
@@ -62,6 +62,7 @@ def main(argv):
   about = {
     'checkpoint': resolve(model.path),
     'weights': model.config.weights,
+    'hash_of_weights': weights_hash(model.params),
     'videos': videos,
     **{name: getattr(sampler, name) for name in ('frames', 'stride', 'sampling', 'resampling')},
     **{name: getattr(sampler, name) for name in ('segments', 'crops')},

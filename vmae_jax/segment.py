@@ -59,7 +59,7 @@ _CHANGES = (
 
 def main(argv):
   from vmae_jax.evaluation import segmentation
-  from vmae_jax.evaluation.encoder import load_encoder, resolve
+  from vmae_jax.evaluation.encoder import load_encoder, resolve, weights_hash
   from vmae_jax.evaluation.propagation import PRESETS
   from vmae_jax.evaluation.results import claim
   from vmae_jax.evaluation.sequences import first_mask, open_davis, open_frames
@@ -96,7 +96,8 @@ def main(argv):
   for clip in clips:
     given.update(first_mask(clip.mask))
   of = {k: v if k == 'split' else os.path.abspath(v) for k, v in of.items()}
-  claim(out, settings | of | {'hash_of_first_masks': given.hexdigest()[:16]})
+  hashes = {'masks': given.hexdigest()[:16], 'weights': weights_hash(params)}
+  claim(out, settings | of | {f'hash_of_{name}': value for name, value in hashes.items()})
   shown = {k: v for k, v in settings.items() if k != 'checkpoint'}
   segmentation.segment_all(
     clips,

@@ -83,6 +83,14 @@ def test_what_is_known_is_said():
   assert 'training data' not in bare and '| steps' not in bare
 
 
+def test_several_sets_and_segments_are_named():
+  data = dict(train='0.7*/home/me/k400.txt + 0.3*lists/ssv2.txt', stride=4, sampling='segment')
+  info = INFO | dict(kind='classification', classes=5, pool='mean', config=dict(data=data))
+  card = model_card(info, file='model.safetensors', rest=[])
+  assert '| training data | k400.txt + ssv2.txt |' in card and '/home' not in card
+  assert 'one frame of each equal segment |' in card and 'frame_sampling_rate' not in card
+
+
 def agrees_on_a_file(folder):
   """What the card's line says of a file, whose frames need no resizing, is what we say."""
   from transformers import pipeline

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
+from flax.traverse_util import flatten_dict
 
 from vmae_jax.data.clips import SAMPLINGS
 from vmae_jax.errors import UserError, check_name, lookup
@@ -83,6 +84,14 @@ def read_model(path: str, *, weights: str = '') -> tuple[dict[str, Any], dict[st
   for note in info['notes']:
     logging.warning('%s: %s', path, note)
   return params, info | {'weights': weights or 'as stored'}
+
+
+def weights_hash(params: Mapping[str, Any]) -> str:
+  """Sixteen digits that differ for a model that was trained anew to the same step and place."""
+  from vmae_jax.interchange.pretrained import digest
+
+  flat = flatten_dict(params, sep='/')
+  return digest({name: np.asarray(value) for name, value in flat.items()})[:16]
 
 
 def resolve(path: str) -> str:

@@ -96,6 +96,7 @@ def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
   huggingface = file == 'model.safetensors'
   kind, method, config = info['kind'], info['method'], info['config'] or {}
   data, masking = config.get('data', {}), config.get('masking', {})
+  segments = data.get('sampling') == 'segment'
   sizes = 'width {width}, depth {depth}, {heads} heads, MLP {mlp}'
   holds = {'pretraining': 'encoder and decoder', 'encoder': 'encoder'}
   rows = {
@@ -107,7 +108,7 @@ def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
     + ' x '.join(map(str, info['patch'])),
     'started from': last_part(config.get('init_from', '')),
     'training data': last_part(data.get('train', '')),
-    'frame stride': data.get('stride', ''),
+    'frame stride': 'one frame of each equal segment' if segments else data.get('stride', ''),
     'steps': info.get('step', ''),
     'clips in a step': config.get('batch_size', ''),
     'masking': f'{masking["name"]}, ratio {masking["ratio"]}' if masking else '',
@@ -140,8 +141,8 @@ def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
 
 
 def last_part(path: str) -> str:
-  """The part of a path that may be published: its last one."""
-  return re.split(r'[/\\]', path.rstrip('/\\'))[-1]
+  """The part of a path, or of each of several with + between, that may be published: its last."""
+  return ' + '.join(re.split(r'[/\\]', one.rstrip('/\\'))[-1] for one in path.split(' + '))
 
 
 def _metrics(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,5 +171,7 @@ def _loading(info: Mapping[str, Any], file: str) -> str:
     eps = f'model.{norm}.eps = {info["eps"]:g}  # config.json cannot say this one.\n'
   shape = {key: info[key] for key in ('frames', 'channels', 'size')}
   data = (info['config'] or {}).get('data', {})
-  more = _PIPELINE.format(data.get('stride', 4)) if kind == 'classification' else ''
+  # Its pipeline reads neither segments nor more than the beginning.
+  told = kind == 'classification' and data.get('sampling') != 'segment'
+  more = _PIPELINE.format(data.get('stride', 4)) if told else ''
   return _TRANSFORMERS.format(model=MODELS[kind], eps=eps, call=_CALLS[kind], more=more, **shape)
