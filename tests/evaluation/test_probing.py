@@ -13,13 +13,14 @@ def test_names_of_probes():
     probe('no/such/run', train='', val='', probes=['linear', 'kn'])
 
 
-def test_too_few_to_choose_by(tmp_path):
+def test_too_few_to_choose_by(tmp_path, caplog):
   write_checkpoint(tmp_path / 'run')
   write_video(tmp_path / '0.mp4', frames=12, height=32, width=32)
   (tmp_path / 'list.txt').write_text(''.join(f'0.mp4 {i % 2}\n' for i in range(9)))
   sets = dict.fromkeys(('train', 'val'), str(tmp_path / 'list.txt'))
   with pytest.raises(UserError, match='has 9 clips: a trained probe needs at least 10'):
     probe(str(tmp_path / 'run'), **sets, probes=['attentive'])
+  assert '1 held-out videos are among the training ones, such as' in caplog.text
 
 
 def test_table():

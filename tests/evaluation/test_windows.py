@@ -66,6 +66,12 @@ def test_sizes(size):
     make(size=size)
 
 
+def test_windows_that_slide_have_a_stride():
+  with pytest.raises(UserError, match='drop --sampling=segment'):
+    make(sampling='segment')
+  make(sampling='segment', hop=0)
+
+
 class Shown:
   """A source of videos whose frames show the video's number; some break."""
 

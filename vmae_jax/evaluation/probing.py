@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -81,6 +82,10 @@ def probe(
   data = config.data
   recut(config, clip or {})
   train_source, val_source = (open_labelled(spec, config.data) for spec in (train, val))
+  names = ({one.name(i) for i in range(len(one))} for one in (train_source, val_source))
+  if shared := set.intersection(*names):
+    such = f'{len(shared):,} held-out videos are among the training ones, such as {min(shared)}'
+    logging.warning('%s: a probe of these measures what it has seen.', such)
   chooses = a_tenth(len(train_source)) if 'attentive' in probes else None
   models = {'pre-trained': trained}
   if untrained:

@@ -40,6 +40,9 @@ class Windows:
         'columns such as 480x880 (whole frames).'
       )
 
+    if self.hop and self.sampling != 'dense':
+      raise UserError(f'--hop slides windows of a stride: drop --sampling={self.sampling}.')
+
   @property
   def sides(self) -> tuple[int, int]:
     """Rows and columns of a clip."""
