@@ -117,6 +117,7 @@ VALUES = [
   ('data.sampling=dens', ['data.sampling', 'dense']),
   ('masking.options.sigma=2', ['masking.options', "'sigma'", 'none at all']),
   ('heads.pixels.options.normalize=patch', ["'normalize'", "Did you mean 'normalise'?"]),
+  ('masking.name=motion_bins masking.options.gap=two', ["options.gap is 'two'", 'like 2']),
   ('heads.pixels.options.normalise=all', ['normalise', "'all'", 'none, patch']),
   ('data.size=33 model.patch=2,8,8', ['height 33', 'patch, 8', '32 or 40']),
   ('data.frames=7 model.patch=2,8,8', ['frames 7', '6 or 8', 'model.patch']),

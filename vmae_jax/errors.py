@@ -4,7 +4,7 @@ import difflib
 import errno
 import inspect
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 # Exit codes of the entry points, see `vmae_jax.cli`.
@@ -116,12 +116,22 @@ def lookup(table: dict[str, Any], name: str, what: str) -> Any:
   return table[name]
 
 
-def check_options(function: Callable, options: Collection[str], what: str, given: Collection[str]):
-  """Raises a UserError for an option that is no keyword argument of `function`.
+# Type of an option's default -> types of values that it takes.
+_LIKE = {bool: (bool, int), int: (int, float), float: (int, float), str: str, tuple: (tuple, list)}
+
+
+def check_options(
+  function: Callable, options: Mapping[str, Any], what: str, given: Collection[str]
+) -> None:
+  """Raises a UserError for an option that is no keyword argument of `function`, or of another type.
 
   `what` is the config block, `given` are arguments that the caller supplies, hence no options.
   """
-  known = set(inspect.signature(function).parameters) - set(given)
-  for name in options:
+  parameters = inspect.signature(function).parameters
+  known = set(parameters) - set(given)
+  for name, value in options.items():
     if name not in known:
       raise UserError(f'{what}: there is no option {name!r}.{suggest(name, known)}')
+    default = parameters[name].default
+    if not isinstance(value, _LIKE.get(type(default), object)):
+      raise UserError(f'{what}.{name} is {value!r}: give a value like {default!r}.')

@@ -129,7 +129,7 @@ def _head(
   function = lookup(TARGETS, head.target, f'heads.{name}.target')
   loss = lookup(LOSSES, head.loss, f'heads.{name}.loss')
   given = ('clip', 'flow', 'followed', 'patch', 'encode', 'factor')
-  check_options(function, head.options.keys(), f'heads.{name}.options', given)
+  check_options(function, dict(head.options), f'heads.{name}.options', given)
   codes = _needs(head, 'tokenizer')
   if codes != (head.loss == 'cross_entropy'):
     raise UserError(
@@ -174,7 +174,7 @@ def _maskings(
   block, decoded = config.masking, config.decoder_masking
   masking = lookup(MASKINGS, block.name, 'masking.name')
   given = ('key', 'clip', 'flow', 'grid', 'ratio')
-  check_options(masking, block.options.keys(), 'masking.options', given)
+  check_options(masking, dict(block.options), 'masking.options', given)
   masking = jax.vmap(functools.partial(masking, grid=grid, ratio=block.ratio, **block.options))
   check_name(decoded.name, ('none', *DECODER_MASKINGS), 'decoder_masking.name')
   if decoded.name == 'none':
@@ -329,6 +329,6 @@ def _load_raft(config) -> tuple[str | None, Any]:
   motion = config.motion
   estimator = lookup(ESTIMATORS, motion.name, 'motion.name')
   given = ('params', 'clip', 'pairs', 'size', 'vectors', 'times')
-  check_options(estimator, motion.options.keys(), 'motion.options', given)
+  check_options(estimator, dict(motion.options), 'motion.options', given)
   needed = motion.name == 'raft' and (_flow_pairs(config) or window(config))
   return load_raft(motion.path) if needed else (None, None)
