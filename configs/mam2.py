@@ -25,8 +25,9 @@ only a fifth of the masked tokens, drawn anew each time, is aligned, regressed a
 (decoder_masking), because all of them cost seven VideoMAE steps.
 
 Optical flow in place of differences, one of the targets that the paper tried, from the estimator
-that motion.name names: --config.heads.motion.target=optical_flow. Without alignment, and the cost
-of its latents: --config.regressor.alignment_weight=0. Widths of their own:
+that motion.name names: --config.heads.motion.target=optical_flow (of `demo`, `videos` and `smoke`
+with --config.heads.motion.options.scale=2: theirs is for differences). Without alignment, and the
+cost of its latents: --config.regressor.alignment_weight=0. Widths of their own:
 --config.regressor.width=512 --config.regressor.heads=8, and c.decoders as in trackmae.py.
 
 Cost of a step, ViT-B, in GFLOP a clip (16 x 224 x 224, 160 visible tokens), and over VideoMAE's:
