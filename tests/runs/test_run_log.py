@@ -154,6 +154,17 @@ def test_bad_videos_of_another_list_do_not_count(tmp_path):
   assert log.keep()['counted_from'] == [5, 40]
 
 
+def test_an_epoch_that_began_with_other_videos_is_not_a_whole_one(tmp_path):
+  """Ten visits, two a step, of ten videos: the broken one may be among them twice, or not."""
+  log = opened(tmp_path, start=2, videos=10, kept={'counted_from': [2, 0]})
+  dispatch(log, 7, bad=4)
+  log.fetch()
+  whole = opened(tmp_path / 'whole', videos=10)
+  dispatch(whole, 5, bad=4)
+  with pytest.raises(UserError, match='10.0% of the videos'):
+    whole.fetch()
+
+
 def test_a_full_disk_is_told_once(tmp_path, caplog, monkeypatch):
   log = opened(tmp_path)
 

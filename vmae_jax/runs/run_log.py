@@ -131,7 +131,9 @@ class RunLog:
     (first, before), data = self._counted_from, self.config.data
     visits = (step - first) * self.config.batch_size / data.repeats
     bad, limit = (metrics['bad_clips'] - before) / data.repeats, data.max_bad_share
-    if too_many(bad, visits, videos=self.videos, share=limit):
+    # From amid an epoch on, as many visits as there are videos meet some of them twice.
+    epoch = int(visits) + 1 if first else self.videos
+    if too_many(bad, visits, videos=epoch, share=limit):
       raise UserError(
         f'{bad / visits:.1%} of the videos until step {step} had to be replaced, more than '
         f'data.max_bad_share ({limit:.1%}): they are in {self.workdir}/bad_videos.csv. Raise '
