@@ -161,6 +161,10 @@ def test_where_the_normalisation_is_read(tmp_path):
   assert found(preprocessor_config={}) == (0.5, 0.5, 0)  # IMAGENET_STANDARD_MEAN and _STD there.
   assert found(preprocessor_config=dict(image_mean=None)) == (0.5, 0.5, 0)
   assert found(video_preprocessor_config=one | dict(do_normalize=False)) == (0, 1, 0)
+  assert found(preprocessor_config=dict(image_mean=0, image_std=0.25)) == (0, 0.25, 0)
+  for wrong in (dict(image_mean=[0.5]), dict(image_std=[0.5, 0, 0.5])):
+    with pytest.raises(UserError, match='give 3 numbers each, no std of 0'):
+      found(preprocessor_config=one | wrong)
   with pytest.raises(UserError, match='does not scale pixels'):
     found(preprocessor_config=one | dict(rescale_factor=1 / 127.5))
 

@@ -119,10 +119,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     raise UserError(
       f'{folder}/config.json has hidden_act {config["hidden_act"]!r}; only gelu is known here.'
     )
-  return config | _normalisation(Path(folder))
+  return config | _normalisation(Path(folder), config.get('num_channels', 3))
 
 
-def _normalisation(folder: Path) -> dict[str, list[float]]:
+def _normalisation(folder: Path, channels: int) -> dict[str, list[float | int]]:
   """image_mean and image_std, read from the first file in which transformers looks for them."""
   nested = folder / 'processor_config.json'
   processor = _read_json(nested).get('video_processor') if nested.is_file() else None
@@ -140,9 +140,18 @@ def _normalisation(folder: Path) -> dict[str, list[float]]:
       'which is the only input that is known here.'
     )
   if not processor.get('do_normalize', True):
-    return dict(image_mean=[0.0] * 3, image_std=[1.0] * 3)
+    return dict(image_mean=[0.0] * channels, image_std=[1.0] * channels)
   # What a file leaves out, or has as null, is transformers' default, not ImageNet's.
-  return {key: processor.get(key) or [0.5] * 3 for key in ('image_mean', 'image_std')}
+  found = {}
+  for key in ('image_mean', 'image_std'):
+    value = processor.get(key)
+    value = 0.5 if value is None else value
+    found[key] = value if isinstance(value, list) else [value] * channels
+  if {len(x) for x in found.values()} != {channels} or not all(found['image_std']):
+    raise UserError(
+      f'{folder}: its processor has {found}: give {channels} numbers each, no std of 0.'
+    )
+  return found
 
 
 def read_huggingface(checkpoint: Checkpoint, heads: int | None, decoder_heads: int | None) -> Read:
