@@ -156,7 +156,7 @@ def warped_maps(
   if rows % h or columns % w or frames % t:
     raise UserError(
       f'masking motion_guided: {frames} frames and flow of {rows} x {columns} do not divide '
-      f'into {t} x {h} x {w} tokens: choose another resolution of the flow.'
+      f'into {t} x {h} x {w} tokens: choose another data.size or motion.name.'
     )
   map_key, frame_key = jax.random.split(key)
   draw = lookup(BASE_MAPS, base_map, 'masking motion_guided, base_map')

@@ -43,7 +43,7 @@ def _cells(
   if values.shape[2] % rows or values.shape[3] % columns:
     raise UserError(
       f'{name}: flow on {values.shape[2]} x {values.shape[3]} points cannot be cut into {rows} x '
-      f'{columns} cells.'
+      f'{columns} cells: choose another data.size, model.patch or motion.name.'
     )
   values = values * jnp.array([width / values.shape[3], height / values.shape[2]])
   values = jnp.pad(values, ((0, 0), (0, gap), (0, 0), (0, 0), (0, 0)), mode='edge')
