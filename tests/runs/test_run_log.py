@@ -32,7 +32,7 @@ class NoVideos(Loader):
 LOADER = NoVideos()
 
 
-def opened(workdir, *, start=0, kept=None, videos=1000, clip_flops=1, **overrides):
+def opened(workdir, *, start=0, kept=None, videos=1000, clip_flops=1, weighted=False, **overrides):
   config = load_config(started.SMOKE)
   config.log.every_steps = 4
   config.update_from_flattened_dict(overrides)
@@ -45,6 +45,7 @@ def opened(workdir, *, start=0, kept=None, videos=1000, clip_flops=1, **override
     start=start,
     videos=videos,
     kept=kept or {},
+    weighted=weighted,
   )
 
 
@@ -159,6 +160,9 @@ def test_an_epoch_that_began_with_other_videos_is_not_a_whole_one(tmp_path):
   log = opened(tmp_path, start=2, videos=10, kept={'counted_from': [2, 0]})
   dispatch(log, 7, bad=4)
   log.fetch()
+  weighted = opened(tmp_path / 'weighted', videos=10, weighted=True)
+  dispatch(weighted, 5, bad=4)
+  weighted.fetch()
   whole = opened(tmp_path / 'whole', videos=10)
   dispatch(whole, 5, bad=4)
   with pytest.raises(UserError, match='10.0% of the videos'):

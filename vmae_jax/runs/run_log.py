@@ -46,8 +46,12 @@ class RunLog:
     start: int,
     videos: int,
     kept: Mapping[str, Any],
+    weighted: bool = False,
   ):
-    """Goes on with what `keep` said when the checkpoint was saved, if there was one."""
+    """Goes on with what `keep` said when the checkpoint was saved, if there was one.
+
+    `weighted`: the videos are of several sets, each with epochs of its own.
+    """
     main = jax.process_index() == 0
     self.config, self.workdir, self.main = config, workdir, main
     self.schedule, self.steps, self.start, self.videos = schedule, steps, start, videos
@@ -62,7 +66,7 @@ class RunLog:
     self._pending = None  # (step, metrics on the device)
     # Over the good steps since the last log line, and how many they are: `good`.
     self._sums = collections.Counter(kept.get('sums', {}))
-    self._counted_from = kept.get('counted_from', (0, 0))
+    self._counted_from, self._weighted = kept.get('counted_from', (0, 0)), weighted
     self._told = set()
     self._wait = 0.0  # Seconds that the loop has waited for data, in all.
     self._first = self._last = None  # (step, time, waited) of the first and the last log line.
@@ -131,8 +135,8 @@ class RunLog:
     (first, before), data = self._counted_from, self.config.data
     visits = (step - first) * self.config.batch_size / data.repeats
     bad, limit = (metrics['bad_clips'] - before) / data.repeats, data.max_bad_share
-    # From amid an epoch on, as many visits as there are videos meet some of them twice.
-    epoch = int(visits) + 1 if first else self.videos
+    # From amid an epoch on, or with weights, so many visits as there are videos meet some twice.
+    epoch = int(visits) + 1 if first or self._weighted else self.videos
     if too_many(bad, visits, videos=epoch, share=limit):
       raise UserError(
         f'{bad / visits:.1%} of the videos until step {step} had to be replaced, more than '

@@ -89,6 +89,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     frozen = jax.device_put(task.method.frozen, sharding.replicated(mesh))
     loader = make_loader(config, task.source, task.sampler, mesh, start_step=start, num_steps=steps)
     about = dict(steps=steps, start=start, videos=len(task.source), schedule=schedule)
+    about['weighted'] = bool(getattr(task.source, 'weights', ()))
     log = RunLog(config, workdir, clip_flops=task.method.flops(), kept=kept, **about)
 
     def extra_of_now() -> dict[str, Any]:
