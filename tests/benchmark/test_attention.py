@@ -7,6 +7,7 @@ from tests.benchmark import attention
 from vmae_jax.models.attention import choose
 
 
+@pytest.mark.slow
 def test_every_implementation_is_measured_and_what_auto_takes_is_told():
   result = attention.benchmark_attention(batch=1, rounds=1, tokens=(8, 160))
   rows = {(row['tokens'], row['head_dim']): row for row in result['rows']}

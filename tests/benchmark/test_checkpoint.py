@@ -1,11 +1,13 @@
 """Saving and restoring, measured with a thin model."""
 
 import jaxtyping
+import pytest
 
 from tests.benchmark import checkpoint
 from vmae_jax.models.sizes import SIZES
 
 
+@pytest.mark.slow
 def test_benchmark(monkeypatch):
   monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)  # As in test_finetuning.
   decoder = dict(width=32, depth=1, heads=2, mlp=128)

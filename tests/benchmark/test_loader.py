@@ -21,8 +21,8 @@ def source(tmp_path_factory):
 
 
 def test_speed(source):
-  rows = loader.benchmark_speed(source, workers=[0], threads=[1, 2], rounds=2, seconds=0.0)
-  assert [(row['threads'], row['repeats']) for row in rows] == [(1, 1), (1, 4), (2, 1), (2, 4)]
+  rows = loader.benchmark_speed(source, workers=[0], threads=[1], rounds=2, seconds=0.0)
+  assert [(row['threads'], row['repeats']) for row in rows] == [(1, 1), (1, 4)]
   check_rows(rows)
 
 

@@ -17,7 +17,12 @@ def test_table():
   assert '| torch | 4.000 | 1.00 | 0.123 | 4.00 | 0.50 | 0.75 |' in text
 
 
-@pytest.mark.parametrize('work', step.WORK)
+QUICK = [  # Two of the three are compiled in a third of the time.
+  pytest.param(work, marks=pytest.mark.slow if work == 'pretrain' else ()) for work in step.WORK
+]
+
+
+@pytest.mark.parametrize('work', QUICK)
 def test_ours(work, monkeypatch):
   ready = _small(monkeypatch, contenders.vmae_jax, work)
   assert ready.peak() > 1e6
@@ -35,7 +40,7 @@ def test_ours(work, monkeypatch):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('work', step.WORK)
+@pytest.mark.parametrize('work', QUICK)
 def test_transformers(work, monkeypatch):
   ours = _small(monkeypatch, contenders.vmae_jax, work).about
   ready = _small(monkeypatch, torch_contenders.torch, work)

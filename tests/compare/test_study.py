@@ -160,7 +160,8 @@ def test_arms_of_a_seed_start_with_the_same_encoder():
     if config.method == 'mam2':
       config.tokenizer.path = 'untrained'
     method = build_method(config)
-    encoders[arm] = jax.jit(method.init)(jax.random.key(config.seed))['encoder']
+    encoder = jax.jit(lambda key, method=method: method.init(key)['encoder'])
+    encoders[arm] = encoder(jax.random.key(config.seed))
   for encoder in encoders.values():
     jax.tree.map(np.testing.assert_array_equal, encoder, encoders['pixels'])
 
@@ -175,8 +176,10 @@ def test_targets_of_another_clip():
   batch = {'video': jnp.asarray(video)} | dict.fromkeys(
     ('epoch', 'sample', 'repeat'), jnp.arange(8)
   )
-  params = own.init(jax.random.key(0))
-  there, other = (m.forward(params, batch, m.frozen).targets for m in (own, control))
+  params = jax.jit(own.init)(jax.random.key(0))
+  there, other = (
+    jax.jit(lambda m=m: m.forward(params, batch, m.frozen).targets)() for m in (own, control)
+  )
   np.testing.assert_array_equal(other['pixels'].values, there['pixels'].values)
   # Of the other video: both have four clips, which stand side by side.
   np.testing.assert_array_equal(

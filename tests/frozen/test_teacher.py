@@ -1,5 +1,7 @@
 """Tokens of a frozen encoder."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ SIZES = dict(width=32, depth=4, heads=2, mlp=64)
 
 def make(clip=(8, 16, 16), patch=(2, 8, 8), **changes):
   encoder = Encoder(**SIZES, **PIXELS, patch=patch, **changes)
-  params = encoder.init(jax.random.key(0), jnp.zeros((1, *clip, 3)))['params']
+  params = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, *clip, 3)))['params']
   return Teacher(encoder, params, clip, 'there')
 
 
@@ -24,14 +26,18 @@ def video(shape=(2, 8, 16, 16, 3)):
   return jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
 
 
-def ask(teacher, clip, layers=(-1,), norm=True, patch=(2, 8, 8)):
+def ask(teacher, clip, **given):
+  given = dict(layers=(-1,), norm=True, patch=(2, 8, 8)) | given
+  return jax.jit(functools.partial(teacher.tokens, **given))(teacher.params, clip)
 
-  return teacher.tokens(teacher.params, clip, patch=patch, layers=layers, norm=norm)
+
+def latents(encoder, params, clip):
+  return jax.jit(encoder.apply)({'params': params}, clip)
 
 
 def test_the_last_layer_is_what_the_encoder_gives():
   teacher, clip = make(), video()
-  expected = teacher.encoder.apply({'params': teacher.params}, clip)
+  expected = latents(teacher.encoder, teacher.params, clip)
   np.testing.assert_allclose(ask(teacher, clip)[0], expected, atol=1e-6)
 
 
@@ -42,7 +48,7 @@ def test_layers_are_the_outputs_of_a_shallower_encoder():
     cut = teacher.encoder.clone(depth=layer, final_norm=False)
     params = {'embed': teacher.params['embed']}
     params['blocks'] = jax.tree.map(lambda x, n=layer: x[:n], teacher.params['blocks'])
-    np.testing.assert_allclose(tokens, cut.apply({'params': params}, clip), atol=1e-5)
+    np.testing.assert_allclose(tokens, latents(cut, params, clip), atol=1e-5)
   normed = ask(teacher, clip, layers=(3,))[0]
   plain = found[2] - found[2].mean(-1, keepdims=True)
   plain = plain / np.sqrt((plain**2).mean(-1, keepdims=True) + 1e-6)
@@ -54,7 +60,7 @@ def test_an_image_teacher_sees_the_first_frame_of_each_slot():
   found = ask(teacher, clip)[0]
   assert found.shape == (2, 16, 32)
   for slot in range(4):
-    image = teacher.encoder.apply({'params': teacher.params}, clip[:, 2 * slot, None])
+    image = latents(teacher.encoder, teacher.params, clip[:, 2 * slot, None])
     np.testing.assert_allclose(found[:, 4 * slot : 4 * slot + 4], image, atol=1e-6)
 
 
@@ -63,10 +69,10 @@ def test_positions_of_another_size_are_interpolated_and_of_fewer_frames_kept():
   found = ask(teacher, video())[0]
   table = interpolated_positions((4, 2, 2), trained=(4, 4, 4), d=32)
   apart = teacher.encoder.clone(position_grid=(4, 4, 4))
-  np.testing.assert_allclose(found, apart.apply({'params': teacher.params}, video()), atol=1e-6)
+  np.testing.assert_allclose(found, latents(apart, teacher.params, video()), atol=1e-6)
   assert not np.allclose(table, interpolated_positions((4, 2, 2), trained=(4, 2, 2), d=32))
   short = video((2, 4, 16, 16, 3))
-  expected = make().encoder.apply({'params': make().params}, short)
+  expected = latents(make().encoder, make().params, short)
   np.testing.assert_allclose(ask(make(), short)[0], expected, atol=1e-6)
 
 

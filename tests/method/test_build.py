@@ -96,7 +96,8 @@ def test_clips_and_cells_with_vectors_are_counted():
   batch = codec_images(method, b=4) | dict.fromkeys(('epoch', 'sample', 'repeat'), np.arange(4))
   batch['vectors'][1] = np.nan
   batch['vectors'][2, :4] = np.nan
-  parts = jax.jit(method.loss)(method.init(jax.random.key(0)), batch, {})[1]
+  params = jax.jit(method.init)(jax.random.key(0))
+  parts = jax.jit(method.loss)(params, batch, {})[1]
   assert float(parts['codec_clips']) == 0.75 and float(parts['codec_cells']) == 2.5 / 4
   assert method.target_flops() == 0
 

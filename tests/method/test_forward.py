@@ -40,7 +40,7 @@ def test_bytes_give_the_numbers_of_floats():
   video = rng.integers(0, 256, (2, 8, 32, 32, 3), dtype=np.uint8)
   number = np.arange(2)
   batch = dict(video=video, epoch=number, sample=number, repeat=number)
-  params = method.init(jax.random.key(0))
+  params = jax.jit(method.init)(jax.random.key(0))
   out = jax.jit(method.forward)(params, batch, {})
   model = method.model.clone(encoder=method.model.encoder | {'mean': None, 'std': None})
   mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

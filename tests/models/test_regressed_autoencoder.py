@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from vmae_jax.models.autoencoder import RegressedAutoencoder
+from vmae_jax.models.blocks import REMAT
 from vmae_jax.models.decoder import Output
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.flops import regressed_autoencoder_flops
 from vmae_jax.models.patches import patchify
+from vmae_jax.models.regressor import Regressor
 
 PATCH = (2, 8, 8)
 ENCODER = dict(width=32, depth=2, heads=2, mlp=64, patch=PATCH)
@@ -135,3 +137,22 @@ def test_counted_flops_equal_the_compilers(align, own):
     align=align,
   )
   assert 1.0 <= compiled.cost_analysis()['flops'] / sum(counted) < 1.06
+
+
+@pytest.mark.parametrize('remat', REMAT)
+def test_scan_and_remat_of_the_regressor_change_nothing(remat):
+  rng = np.random.default_rng(0)
+  given = [jnp.asarray(rng.normal(size=(2, n, 32)), jnp.float32) for n in (8, 8, 16)]
+
+  def regressor(**options):
+    return Regressor(width=32, depth=2, heads=2, mlp=64, layer_scale=0.1, **options)
+
+  params = jax.jit(regressor().init)(jax.random.key(0), *given)
+
+  def gradient(**options):
+    out = regressor(**options).apply
+    return jax.jit(jax.grad(lambda p: jnp.square(out(p, *given)).mean()))(params)
+
+  plain, other = gradient(), gradient(scan=True, remat=remat)
+  for a, b in zip(*map(jax.tree.leaves, (plain, other)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)

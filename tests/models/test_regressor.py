@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tests.stored import assert_close
-from vmae_jax.models.blocks import REMAT
 from vmae_jax.models.decoder import LatentDecoder, Output
 from vmae_jax.models.regressor import Regressor
 
@@ -137,18 +136,3 @@ def test_masked_tokens_may_come_in_any_order_and_visible_ones_reach_all(referenc
   np.testing.assert_allclose(turned[:, ::-1], out, atol=1e-5)
   changed = latents.at[:, 0].add(jnp.linspace(-1, 1, 64))
   assert (np.abs(regress(params, changed, seen, hidden) - out).max(-1) > 1e-6).all()
-
-
-@pytest.mark.parametrize('remat', REMAT)
-def test_scan_and_remat_change_nothing(reference, remat):
-  params = regressor_params(reference)
-
-  def gradient(**options):
-    def loss(p):
-      return jnp.square(Regressor(**SIZES, **options).apply({'params': p}, *inputs(reference)))
-
-    return jax.jit(jax.grad(lambda p: loss(p).mean()))(params)
-
-  plain, other = gradient(), gradient(scan=True, remat=remat)
-  for a, b in zip(*map(jax.tree.leaves, (plain, other)), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)

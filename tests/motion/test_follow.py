@@ -1,5 +1,7 @@
 """Points are followed in a clip's own frames or in the video's, and nowhere else."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,8 @@ def test_in_a_clip_each_slot_takes_the_flow_from_its_first_frame_on():
 def test_points_whose_steps_lead_out_of_the_clip_are_not_valid():
   clip, flow = clip_and_flow()
   for steps, whole in ((1, 3), (2, 2), (3, 2), (4, 1)):
-    valid = follow_clip(clip, flow, slot=2, steps=steps, **OPTIONS).tracks.valid
+    follow = functools.partial(follow_clip, slot=2, steps=steps, **OPTIONS)
+    valid = jax.jit(follow)(clip, flow).tracks.valid
     valid = np.asarray(valid).reshape(2, 3, 4, 4)
     assert valid[:, :whole, 1, 0].all() and not valid[:, whole:].any()
 
@@ -67,7 +70,8 @@ def test_a_median_takes_single_wrong_values_out():
   window = jnp.zeros((1, 1, 2, 32, 32, 3))
   for smooth in (False, True):
     options = OPTIONS | dict(smooth=smooth)
-    steps = follow_window(window, estimator=noisy, **options).tracks.displacements
+    follow = functools.partial(follow_window, estimator=noisy, **options)
+    steps = jax.jit(follow)(window).tracks.displacements
     wrong = float(jnp.abs(steps - SPEED).max())
     assert (wrong < 1e-4) == smooth
 
