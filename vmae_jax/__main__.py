@@ -8,7 +8,7 @@ def main() -> None:
   folder = Path(__file__).parent
   files = {path.stem: path for path in folder.glob('*.py')}
   files |= {path.parent.name: path for path in folder.glob('*/__main__.py')}
-  print('python -m vmae_jax.VERB --help tells more of each:\n')
+  print('For more about one: python -m vmae_jax.VERB --help\n')
   for verb, path in sorted(files.items()):
     text = path.read_text(encoding='utf-8')
     if "if __name__ == '__main__':\n  cli.run(" in text:

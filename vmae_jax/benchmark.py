@@ -1,24 +1,24 @@
-"""Measures a run's own step and loader on this machine.
+"""Measures the training step and the loader of a config on this machine.
 
   python -m vmae_jax.benchmark --config=configs/videomae.py:b,k400 --batch=64
   python -m vmae_jax.benchmark --config=configs/mme.py:b,k400 --batch=64 --out=mme.json \
     --config.data.train=lists/k400_train.txt
 
-The config is one for pre-training or for fine-tuning. What is measured:
+The config is for pre-training or fine-tuning. What is measured:
 
   step       the training step alone, on a batch that stays on the devices
-  hand-over  the loader with clips that are neither decoded nor cut: what copying them allows
+  hand-over  the loader with clips that are not decoded or cropped: an upper bound by copying alone
   loader     the loader with the videos of data.train, if that names any
   training   both at once, as `pretrain` and `finetune` run them
 
 Prints milliseconds, clips/s, MFU where the device's peak is known, the share of time spent waiting
-for data, and peak memory. On several hosts start it on each with --distributed.
+for data, and peak memory. On several hosts start the same command on each with --distributed.
 
   python -m vmae_jax.benchmark loader --config=configs/videomae.py:b,k400 --feed=shards \
     --config.data.train=shards/train
 
-measures the host alone, up to what lies on the devices before it is resized there: copying as many
-bytes by one core; the hand-over without decoding; and with --feed=shards or raw the loader.
+measures the host alone, until batches are on the devices, before they are resized: copying of as
+many bytes by one core, the hand-over without decoding, and with --feed=shards or raw the loader.
 """
 
 import contextlib
@@ -53,11 +53,17 @@ WARM_UP = 3  # Steps and batches that do not count: compiling, and what was read
 CLASSES = 400  # Number of classes in fine-tuning where data.classes is 0.
 
 _CONFIG = cli.define_config()
-_BATCH = flags.DEFINE_integer('batch', None, 'Clips in a step; by default as the config says.')
+_BATCH = flags.DEFINE_integer(
+  'batch', None, 'Clips in a step; by default batch_size of the config.'
+)
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps and batches that are timed.', lower_bound=1)
-_OUT = flags.DEFINE_string('out', None, 'A JSON file for all numbers.')
-_FEED = flags.DEFINE_enum('feed', 'dummy', ('dummy', 'shards', 'raw'), 'What `loader` reads.')
-_DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'As of vmae_jax.pretrain.')
+_OUT = flags.DEFINE_string('out', None, 'JSON file to write all numbers to.')
+_FEED = flags.DEFINE_enum(
+  'feed', 'dummy', ('dummy', 'shards', 'raw'), 'What `benchmark loader` reads.'
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed', False, 'Joins several processes, see vmae_jax.pretrain.'
+)
 
 
 def benchmark(config, *, steps: int) -> dict[str, Any]:

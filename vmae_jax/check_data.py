@@ -6,15 +6,16 @@ DATA is a list, a folder of videos or a folder of shards. Every video is decoded
 once, in parallel; checksums of shards are verified. Writes
   DIR/report.csv   a line for each line of the list: path, status, reason, frames, rate, size,
                    duration, codec and a hash of the file
-  DIR/clean.txt    the list without what is broken, in the input's form, with absolute paths
+  DIR/clean.txt    the list without broken videos, in the input's form, with absolute paths
                    (not for shards)
   DIR/classes.txt  the names of the classes, if there are any
-  DIR/datasheet.txt      what is printed, too: lengths, rates, sizes, classes, duplicates
+  DIR/datasheet.txt      what is also printed: lengths, rates, sizes, classes, duplicates
   DIR/contact_sheet.png  frames of twelve videos
-With --look, and without --out, it only looks whether all files are there.
-DIR may be in a bucket. Findings are kept there as they come: killed at any moment, the same command
-goes on, and each video is examined once. Where more than 5 % of the videos (and more than three)
-give no answer, as of a store that is away, it ends with 74: the same command tries these again.
+With --look, and without --out, it only checks that all files exist.
+DIR may be in a bucket. Results are saved there as they come: after it was killed, the same command
+continues, and each video is examined once. If more than 5 % of the videos (and more than three)
+give no answer, for example because a store is unavailable, it ends with 74; run it again to try
+these.
 Status is `broken` (some frame does not decode), `short` (has fewer frames than a clip spans,
 so its last frame would be repeated), `odd` (unusual rate or size, one frame, fields, HDR, pixels
 that are not square, errors that libav reports though it gives all frames: read, but look at it)
@@ -47,14 +48,16 @@ from vmae_jax.prepare.prepare_shards import too_many
 OUT = flags.DEFINE_string('out', None, 'The folder that the report is written to.')
 ROOT = flags.DEFINE_string('root', '', "Where relative paths start; by default the list's folder.")
 FRAMES = flags.DEFINE_integer('frames', 16, 'Frames in a clip.', lower_bound=1)
-STRIDE = flags.DEFINE_integer('stride', 4, 'Video frames from one to the next.', lower_bound=1)
-WORKERS = flags.DEFINE_integer('workers', 0, 'Processes; 0 means one a core.', lower_bound=0)
+STRIDE = flags.DEFINE_integer(
+  'stride', 4, 'Distance between the frames of a clip, in video frames.', lower_bound=1
+)
+WORKERS = flags.DEFINE_integer('workers', 0, 'Processes; 0: one for each core.', lower_bound=0)
 HASHES = flags.DEFINE_bool(
   'hashes',
   False,
-  'Of shards: first compare each file with its sha256 in manifest.json.',
+  'For shards: first compare each file with its sha256 in manifest.json.',
 )
-LOOK = flags.DEFINE_bool('look', False, 'Decode nothing: only look whether all files are there.')
+LOOK = flags.DEFINE_bool('look', False, 'Decode nothing: only check that all files exist.')
 SECONDS = flags.DEFINE_float('seconds', 120.0, 'Time limit for one file.', lower_bound=0.1)
 
 JOURNAL = 'findings-'

@@ -141,14 +141,14 @@ def check_file(out: str | Path) -> None:
 
 def define_weights() -> flags.FlagHolder[str]:
   """Defines --weights."""
-  text = 'Weights of a run: params or ema; by default the moving average where there is one.'
+  text = 'Weights of a run: params or ema; by default the moving average (EMA) if there is one.'
   return flags.DEFINE_string('weights', '', text)
 
 
 def define_clip() -> tuple[flags.FlagHolder, ...]:
   """Defines --frames, --stride and --sampling; None: as in training, where that is known."""
-  stride = 'Video frames from one to the next.'
-  sampling = 'dense: at the stride; segment: one frame from each of equal segments.'
+  stride = 'Distance between the frames of a clip, in video frames.'
+  sampling = 'dense: frames at the stride; segment: one frame from each of equal segments.'
   return (
     flags.DEFINE_integer('frames', None, 'Frames in a clip.', lower_bound=1),
     flags.DEFINE_integer('stride', None, stride, lower_bound=1),
@@ -161,7 +161,7 @@ def define_config(file: str = 'configs/videomae.py') -> Callable[[], ml_collecti
   config = config_flags.DEFINE_config_file(
     'config',
     None,
-    f'FILE:ARGUMENT, such as {file}:b,k400; those of the package also by their names alone.',
+    f'FILE:ARGUMENT, such as {file}:b,k400; configs of the package also by name alone.',
     # `_parse` and the config's defaults refuse unknown keys; blocks called options are open.
     lock_config=False,
     accept_new_attributes=True,

@@ -9,8 +9,8 @@ SOURCE is one of
   hf:OWNER/NAME or hf:OWNER/NAME/FILE.pth: any of these on the Hugging Face Hub
   RAFT of torchvision or princeton-vl (optical flow), or a VQGAN of taming-transformers (target
     codes): these become FILE.safetensors of vmae_jax, without --to
-The kind is known by the names of the tensors. .pth files are read without PyTorch and without
-running code from them.
+The kind is recognised by the names of the tensors. .pth files are read without PyTorch and
+without running code from them.
 
 FORMAT is one of
   orbax         a folder that --config.init_from=DIR takes
@@ -19,11 +19,11 @@ FORMAT is one of
 
   python -m vmae_jax.convert RUN --push=OWNER/NAME [--private]
 
-makes a folder for transformers and uploads it to the Hub. A model card that is there is kept.
+writes a folder for transformers and uploads it to the Hub. An existing model card is kept.
 
 Parts that a format cannot hold (further heads and decoders, a regressor) are written to a file
-beside it and read back from there. Where PyTorch or transformers is installed, it runs one side and
-vmae_jax the other on a fixed clip; a difference above 1e-4 is an error.
+beside it and read back from there. If PyTorch or transformers is installed, both models run on a
+fixed clip; a difference above 1e-4 is an error.
 """
 
 import tempfile
@@ -35,8 +35,8 @@ from vmae_jax.errors import UserError
 
 _OUT = flags.DEFINE_string('out', None, 'The folder or file to write.')
 _TO = flags.DEFINE_string('to', '', 'orbax, huggingface or videomae; nothing for RAFT and VQGAN.')
-_KIND = flags.DEFINE_string('kind', '', 'What SOURCE holds, if its names do not tell.')
-_PART = flags.DEFINE_string('part', 'all', 'all, or encoder: nothing but the encoder.')
+_KIND = flags.DEFINE_string('kind', '', 'Kind of SOURCE, if the names of its tensors do not tell.')
+_PART = flags.DEFINE_string('part', 'all', 'all, or encoder: the encoder alone.')
 _WEIGHTS = flags.DEFINE_string(
   'weights',
   '',
@@ -46,7 +46,7 @@ _WEIGHTS = flags.DEFINE_string(
 _HEADS = flags.DEFINE_integer(
   'heads', None, "Heads of the encoder's attention, where SOURCE does not tell or is wrong."
 )
-_DECODER_HEADS = flags.DEFINE_integer('decoder_heads', None, 'The same of the decoder.')
+_DECODER_HEADS = flags.DEFINE_integer('decoder_heads', None, 'The same for the decoder.')
 
 _PUSH = flags.DEFINE_string(
   'push', '', 'OWNER/NAME: uploads the folder of transformers to the Hugging Face Hub.'

@@ -3,12 +3,11 @@
   python -m vmae_jax.estimate --config=configs/videomae.py:b,k400 --topology=v5e:16x16
   python -m vmae_jax.estimate --config=configs/videomae.py:l,k400 --topology=v5p:4x4x8 --search
 
-Compiles the real step for a TPU slice or GPUs that need not be there (with libtpu, which
-`pip install "jax[tpu]"` brings, or `pip install "jax[cuda13]"`), or with --topology=local for the
-devices at hand, and prints
-memory by kind, FLOPs, what chips send each other, the least time by published figures, the time
-that the compiler's count of cycles means (or an assumed MFU where it counts none), hours, and what
-hosts need to feed it. A step takes minutes to compile.
+Compiles the real step for a TPU slice or GPUs that you need not have (after `pip install
+"jax[tpu]"` or `pip install "jax[cuda13]"`), or with --topology=local for the devices of this
+machine. Prints memory by kind, FLOPs, communication between chips, a lower bound of the time from
+published peaks, the time by the compiler's count of cycles (or by an assumed MFU if it counts
+none), hours, and what the hosts need to feed it. A step takes minutes to compile.
 """
 
 import json
@@ -27,7 +26,9 @@ _TOPOLOGY = flags.DEFINE_string(
   "A TPU slice such as v5e:16x16, several such as '2*v5e:16x16', a host of GPUs such as h200:8, "
   "several such as '2*h200:8', or local.",
 )
-_BATCH = flags.DEFINE_integer('batch', None, 'Clips in a step; by default as the config says.')
+_BATCH = flags.DEFINE_integer(
+  'batch', None, 'Clips in a step; by default batch_size of the config.'
+)
 _MFU = flags.DEFINE_float(
   'mfu',
   None,
@@ -51,7 +52,7 @@ _SEARCH = flags.DEFINE_bool(
   'Finds the cheapest mesh.fsdp and model.remat for the batch, and the largest number of clips a '
   'chip (a power of two) for each model.remat. Takes several compilations.',
 )
-_OUT = flags.DEFINE_string('out', None, 'A JSON file for all numbers.')
+_OUT = flags.DEFINE_string('out', None, 'JSON file to write all numbers to.')
 
 
 def main(argv):

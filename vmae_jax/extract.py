@@ -8,9 +8,9 @@ writes
                                              (first frame of the clip, counted from where the
                                              line of the list starts), file, row
   OUT/broken.csv                             path, reason: videos that could not be read
-By default the middle clip of each video, of the frames, stride and size of the run; --hop makes a
-window slide over all of it. The same command continues where an earlier one stopped. On
-several hosts start it on each with --distributed.
+By default it takes the middle clip of each video, with frames, stride and size of the run; with
+--hop a window slides over the whole video. The same command continues where an earlier one stopped.
+On several hosts start the same command on each with --distributed.
 """
 
 import dataclasses
@@ -26,25 +26,31 @@ _ROOT = flags.DEFINE_string('root', '', "Where relative paths start; by default 
 _OUT = flags.DEFINE_string('out', None, 'The folder that features are written to.')
 _CLIP = cli.define_clip()
 _SIZE = flags.DEFINE_string(
-  'size', None, '224: the centre square; 480x880: whole frames at these rows x columns.'
+  'size', None, '224: the centre square; 480x880: whole frames, resized to rows x columns.'
 )
 _HOP = flags.DEFINE_integer(
-  'hop', 0, 'Video frames between starts of clips; 0: the middle clip alone.', lower_bound=0
+  'hop',
+  0,
+  'Distance between the starts of clips, in video frames; 0: the middle clip alone.',
+  lower_bound=0,
 )
 _LAYER = flags.DEFINE_integer('layer', -1, 'The block whose output is taken, -1 for the last.')
 _POOL = flags.DEFINE_string(
   'pool', 'mean', 'tokens: t x h x w x d; slots: mean over each time slot, t x d; mean: d.'
 )
 _POSITIONS = flags.DEFINE_string(
-  'positions', 'rebuild', 'Positions for other sizes than in training: rebuild, interpolate.'
+  'positions', 'rebuild', 'Positions for sizes other than in training: rebuild or interpolate.'
 )
 _WEIGHTS = cli.define_weights()
 _BATCH = flags.DEFINE_integer('batch_size', 16, 'Clips encoded at a time.', lower_bound=1)
 _SHARD = flags.DEFINE_integer(
-  'shard_videos', 256, 'Videos in a file, whose features are in memory together.', lower_bound=1
+  'shard_videos',
+  256,
+  'Videos in a file; their features are held in memory together.',
+  lower_bound=1,
 )
-_FORMAT = flags.DEFINE_enum('format', 'safetensors', ('safetensors', 'npz'), 'Kind of files.')
-_THREADS = flags.DEFINE_integer('threads', 0, 'Videos decoded at a time; 0: one a core.')
+_FORMAT = flags.DEFINE_enum('format', 'safetensors', ('safetensors', 'npz'), 'Format of the files.')
+_THREADS = flags.DEFINE_integer('threads', 0, 'Videos decoded at a time; 0: one for each core.')
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Joins several processes, see pretrain.')
 
 

@@ -1,7 +1,7 @@
 """Models on the Hugging Face Hub: read as hf:OWNER/NAME, written with `convert --push`.
 
 Its library, huggingface_hub, keeps what it downloads, takes the login of `hf auth login` or
-HF_TOKEN, and is an extra: pip install 'vmae_jax[hub]'.
+HF_TOKEN, and is an extra: pip install huggingface_hub.
 """
 
 import contextlib
@@ -97,7 +97,7 @@ def _library() -> Any:
   try:
     import huggingface_hub
   except ImportError as e:
-    raise UserError(f"models of the Hub need pip install 'vmae_jax[hub]' ({e}).") from e
+    raise UserError(f'models of the Hub need pip install huggingface_hub ({e}).') from e
   return huggingface_hub
 
 

@@ -1,4 +1,4 @@
-"""Names what is in videos, by a fine-tuned model.
+"""Classifies videos with a fine-tuned model.
 
   python -m vmae_jax.predict CHECKPOINT VIDEOS --out=DIR
 
@@ -10,8 +10,8 @@ Writes
   OUT/predictions.csv     for each video the five most probable classes and their probabilities
   OUT/predictions.json    the same
   OUT/contact_sheet.png   frames of twelve videos with the class that was predicted
-Each video is seen in several clips and crops, as the run was tested, and the mean is taken over
-their probabilities. The same command continues where an earlier one stopped.
+Probabilities are averaged over several clips and crops of each video, as in the run's test. The
+same command continues where an earlier one stopped.
 """
 
 import functools
@@ -29,7 +29,7 @@ _VIEWS = flags.DEFINE_string(
   'views', '', 'Clips over time x crops of each, such as 5x3; by default as the run was tested.'
 )
 _BATCH = flags.DEFINE_integer('batch_size', 60, 'Clips at a time.', lower_bound=1)
-_THREADS = flags.DEFINE_integer('threads', 0, 'Videos decoded at a time; 0: one a core.')
+_THREADS = flags.DEFINE_integer('threads', 0, 'Videos decoded at a time; 0: one for each core.')
 _WEIGHTS = cli.define_weights()
 _CLIP = cli.define_clip()
 

@@ -4,7 +4,7 @@
     --config.data.train=lists/k400_train.txt
 
 Any value of the config can be set with --config.KEY=VALUE. The same command continues where
-an earlier one stopped. On several hosts start it on each with --distributed.
+an earlier one stopped. On several hosts start the same command on each with --distributed.
 """
 
 from vmae_jax import cli

@@ -1,9 +1,9 @@
-"""Measures what frozen features of a run tell about classes: k-NN, linear, attentive probes.
+"""Measures frozen features of a checkpoint by k-NN, linear and attentive probes.
 
   python -m vmae_jax.probe --checkpoint=runs/b_k400 --train=lists/train.txt --val=lists/val.txt
 
-Prints a table and writes it to --out, of a run to WORKDIR/probe.json. The same model with fresh
-weights is probed beside it: what pre-training has added is the difference, not the figure.
+Prints a table and writes it to --out, by default WORKDIR/probe.json for a run. The same model with
+fresh weights is probed, too: the difference shows what pre-training has added.
 """
 
 import json
@@ -23,9 +23,9 @@ _PROBES = flags.DEFINE_list(
   'probes',
   ['knn', 'linear'],
   'knn; linear: on standardised features, as after a BatchNorm without parameters; linear_plain: '
-  'on features as they are; attentive: a learnt query over all tokens, which takes longest.',
+  'on features as they are; attentive: a learnt query over all tokens, the slowest.',
 )
-_EPOCHS = flags.DEFINE_integer('epochs', 20, 'Passes of the attentive probe.', lower_bound=1)
+_EPOCHS = flags.DEFINE_integer('epochs', 20, 'Epochs of the attentive probe.', lower_bound=1)
 _CACHE = flags.DEFINE_float(
   'cache_gb',
   4.0,

@@ -1,4 +1,4 @@
-"""Draws what a pre-trained model makes of the hidden parts of your videos.
+"""Draws what a pre-trained model predicts for the hidden parts of your videos.
 
   python -m vmae_jax.reconstruct CHECKPOINT VIDEO... --out=DIR --ratio=0.75
 
@@ -10,9 +10,8 @@ Writes for each video, and each thing that the model predicts (pixels, differenc
 trajectories, gradients, flow),
   OUT/VIDEO_KIND.png    rows of frames: input, masked, predicted, predicted among what is visible
   OUT/VIDEO_KIND.mp4    the same side by side, at the video's own speed
-Captions say what was borrowed from the clip: nothing of hidden patches. For pixels a row shows what
-interpolation of the visible patches makes without any model, and a line tells how far both are
-from the truth.
+Captions say what was taken from the clip: nothing of hidden patches. For pixels one row shows an
+interpolation of the visible patches without any model, and a printed line gives the errors of both.
 """
 
 import sys
@@ -26,9 +25,12 @@ from vmae_jax.errors import UserError, VideoError
 _OUT = flags.DEFINE_string('out', None, 'The folder that pictures and films are written to.')
 _RATIO = flags.DEFINE_float('ratio', None, 'Share of hidden tokens; by default as in training.')
 _MASKING = flags.DEFINE_string(
-  'masking', '', 'tube, per_slot, random, frame or motion_guided; by default as in training.'
+  'masking',
+  '',
+  'tube, per_slot, random, frame, blocks, motion_guided, motion_bins or moving_block; by default '
+  'as in training.',
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the mask.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the mask.')
 _WEIGHTS = cli.define_weights()
 _CLIP = cli.define_clip()
 

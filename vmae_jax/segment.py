@@ -5,9 +5,8 @@
 
 writes
   OUT/masks/SEQUENCE/FRAME.png   palette PNGs of the frames' size, as DAVIS's server takes them
-  OUT/pictures/SEQUENCE.png      a few frames under their masks
-and for DAVIS, where masks of all frames are known, J, F and J&F as its official evaluation has
-them:
+  OUT/pictures/SEQUENCE.png      a few frames with their masks
+and for DAVIS, where masks of all frames are known, J, F and J&F as in its official evaluation:
   OUT/global_results-SPLIT.csv, OUT/per-sequence_results-SPLIT.csv, OUT/results.md
 
 --preset names the protocol of a paper (vmae_jax/evaluation/propagation.py has the table); flags
@@ -26,7 +25,7 @@ from vmae_jax.errors import UserError, lookup
 _DAVIS = flags.DEFINE_string('davis', None, "DAVIS 2017's folder.")
 _SPLIT = flags.DEFINE_string('split', 'val', 'A list in ImageSets/2017.')
 _FRAMES = flags.DEFINE_string('frames', None, 'A folder of frames, or a video, instead of DAVIS.')
-_MASK = flags.DEFINE_string('mask', None, "The mask of its first frame, at the frame's size.")
+_MASK = flags.DEFINE_string('mask', None, "Mask of the first frame, of the frame's size.")
 _OUT = flags.DEFINE_string('out', None, 'The folder that results are written to.')
 _PRESET = flags.DEFINE_string('preset', 'dino', 'The protocol of a paper.')
 _LAYER = flags.DEFINE_integer('layer', -1, 'The block whose output is taken, -1 for the last.')
@@ -41,19 +40,25 @@ _POSITIONS = flags.DEFINE_enum(
   'positions',
   'interpolate',
   ('interpolate', 'rebuild'),
-  'interpolate: those of the training grid, enlarged to the frame; rebuild: counted anew.',
+  'interpolate: those of the training grid, resized to the frame; rebuild: computed anew.',
 )
 _WEIGHTS = cli.define_weights()
 # A preset sets these; a flag that is given overrides it.
 _CHANGES = (
   flags.DEFINE_string('size', None, 'native, 480, 480/64 or 480x880 (rows x columns).'),
-  flags.DEFINE_integer('topk', None, 'Tokens that a token takes its labels from.'),
-  flags.DEFINE_integer('last', None, 'Frames remembered beside the first.'),
+  flags.DEFINE_integer(
+    'topk', None, 'Number of most similar tokens that a token takes its labels from.'
+  ),
+  flags.DEFINE_integer(
+    'last', None, 'Previous frames that labels are taken from, besides the first frame.'
+  ),
   flags.DEFINE_string('shape', None, 'Shape of the neighbourhood: square or circle.'),
   flags.DEFINE_integer('radius', None, 'Radius of the neighbourhood, in tokens.'),
-  flags.DEFINE_bool('limit_first', None, 'Whether it holds for the first frame.'),
-  flags.DEFINE_float('temperature', None, 'Temperature of the weights.'),
-  flags.DEFINE_integer('pad', None, 'How many of the last are the first one at the start.'),
+  flags.DEFINE_bool('limit_first', None, 'Whether the neighbourhood also limits the first frame.'),
+  flags.DEFINE_float('temperature', None, 'Temperature of the softmax over similarities.'),
+  flags.DEFINE_integer(
+    'pad', None, 'How many of the --last frames are copies of the first one at the start.'
+  ),
 )
 
 

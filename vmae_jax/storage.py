@@ -26,7 +26,7 @@ FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError,
 LOG_IN = (
   'log in (gcloud auth application-default login; for s3:// aws configure) or open the bucket'
 )
-EXTRAS = {'gs': 'gcs', 'gcs': 'gcs', 's3': 's3'}  # Our names of what has to be installed.
+LIBRARIES = {'gs': 'gcsfs', 'gcs': 'gcsfs', 's3': 's3fs'}  # Each brings fsspec.
 
 
 def is_remote(path: str) -> bool:
@@ -56,14 +56,14 @@ def _filesystem(path: str) -> Any:
   try:
     import fsspec
   except ImportError as e:
-    what = EXTRAS.get(protocol, 'gcs')
-    raise UserError(f"{path} needs fsspec: pip install 'vmae_jax[{what}]' ({e}).") from e
+    what = LIBRARIES.get(protocol, 'fsspec')
+    raise UserError(f'{path} cannot be opened: pip install {what} ({e}).') from e
   if protocol in ('gs', 'gcs'):  # Orbax asks for the same; what others write must be seen.
     fsspec.config.conf.setdefault('gs', {}).setdefault('use_listings_cache', False)
   try:
     return fsspec.filesystem(protocol)
   except ImportError as e:
-    what = f"'vmae_jax[{EXTRAS[protocol]}]'" if protocol in EXTRAS else 'what fsspec asks for'
+    what = LIBRARIES.get(protocol, 'what fsspec asks for')
     raise UserError(f'{path} cannot be opened: pip install {what} ({e}).') from e
   except ValueError as e:  # An unknown protocol, or options of the environment that are wrong.
     raise UserError(f'{path} cannot be opened: {e}') from e

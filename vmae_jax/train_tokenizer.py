@@ -2,8 +2,8 @@
 
   python -m vmae_jax.train_tokenizer --videos=LIST --out=tokenizer.safetensors
 
-Writes the tokenizer, beside it a picture of frames above their reconstructions (.png) and the
-figures (.json), which it prints, too. The same command gives the same file.
+Writes the tokenizer, and beside it a picture of frames above their reconstructions (.png) and the
+measurements (.json), which it also prints. The same command gives the same file.
 """
 
 import json
@@ -23,13 +23,17 @@ _VIDEOS = flags.DEFINE_string('videos', None, 'A list, a folder, tfds:... or syn
 _OUT = flags.DEFINE_string('out', None, 'The file to write, FILE.safetensors.')
 _ROOT = flags.DEFINE_string('root', '', "Where relative paths start; by default the list's folder.")
 _SIZE = flags.DEFINE_integer('size', 32, 'Height and width of a frame.', lower_bound=1)
-_FACTOR = flags.DEFINE_integer('factor', 8, 'Pixels from one code to the next.', lower_bound=1)
-_CODES = flags.DEFINE_integer('codes', 256, 'How many codes there are.', lower_bound=2)
-_STEPS = flags.DEFINE_integer('steps', 400, 'Batches.', lower_bound=1)
+_FACTOR = flags.DEFINE_integer(
+  'factor', 8, 'Height and width of the patch that one code stands for, in pixels.', lower_bound=1
+)
+_CODES = flags.DEFINE_integer('codes', 256, 'Number of codes.', lower_bound=2)
+_STEPS = flags.DEFINE_integer('steps', 400, 'Number of batches.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 64, 'Frames in a batch, a multiple of 4.', lower_bound=4)
-_STRIDE = flags.DEFINE_integer('stride', 4, "Between a video's frames in a batch.", lower_bound=1)
-_SEED = flags.DEFINE_integer('seed', 0, 'Seed of order, crops and first codes.', lower_bound=0)
-_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace a tokenizer that is there.')
+_STRIDE = flags.DEFINE_integer(
+  'stride', 4, "Distance between a video's frames in a batch, in video frames.", lower_bound=1
+)
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of order, crops and initial codes.', lower_bound=0)
+_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an existing file.')
 
 
 def main(argv: list[str]) -> None:

@@ -168,7 +168,7 @@ def test_flags_of_clusters():
     (['--shards', '--beam-options=--runner=X'], 'give --beam as well'),
     (['--beam'], '--beam is for shards'),
     (['--shards', '--beam', '--workers=2'], 'its runner decides'),
-    (['--shards', '--beam'], r"needs Apache Beam: pip install 'vmae_jax\[beam\]'"),
+    (['--shards', '--beam'], 'needs Apache Beam: pip install apache-beam'),
   ],
 )
 def test_mistakes(tmp_path, monkeypatch, options, message):

@@ -1,9 +1,9 @@
-"""Compares methods on equal terms: every arm of a study by every seed, with intervals.
+"""Compares methods under the same conditions: arms x seeds of a study, with intervals.
 
   python -m vmae_jax.compare configs/compare.py:demo --workdir=runs/study
 
-Trains and measures what is not yet there, one run after the other, and writes results.json,
-results.md and figures. The same command goes on where it was stopped. A cluster takes a run a job:
+Trains and measures all missing runs, one after the other, and writes results.json, results.md and
+figures. The same command continues where it was stopped. On a cluster, use one job for each run:
 `--list` prints the names of the runs, and `--only=ARM,SEED` does one of them, as in
 
   python -m vmae_jax.compare configs/compare.py:demo --workdir=DIR \

@@ -3,10 +3,10 @@
 Commands:
   synthetic --out=data/motion: the synthetic set, video files and lists to train from.
   kinetics400, kinetics600, kinetics700, ssv2, ucf101, hmdb51, davis2017, folder SOURCE --out=DIR:
-    lists of a downloaded data set, its videos anywhere below SOURCE; with --shards its videos as
-    well, encoded for fast reading, and with --cut films as clips. If it is killed, the same command
-    continues.
-  upgrade FOLDER: shards that an earlier version wrote, to those of this one.
+    writes lists of a downloaded data set, whose videos are anywhere below SOURCE. With --shards it
+    also encodes the videos for fast reading, with --cut it cuts films into clips. If it is killed,
+    the same command continues.
+  upgrade FOLDER: converts shards that an earlier version wrote.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(f'--{name}', type=kind, default=default, help=text)
   command = commands.add_parser('upgrade', help='rewrite shards of an earlier version')
   command.set_defaults(function=_upgrade)
-  command.add_argument('folder', metavar='FOLDER', help='of shards: DIR/SPLIT')
+  command.add_argument('folder', metavar='FOLDER', help='folder of shards: DIR/SPLIT')
   add_commands(commands)
   return parser
 

@@ -43,7 +43,7 @@ def pipeline_options(flags: str) -> Any:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
   except ImportError as e:
-    raise UserError(f"--beam needs Apache Beam: pip install 'vmae_jax[beam]' ({e}).") from e
+    raise UserError(f'--beam needs Apache Beam: pip install apache-beam ({e}).') from e
   given = [flag for flag in re.split(r',(?=--)', flags) if flag]
   if wrong := [flag for flag in given if not re.match(r'--\w', flag)]:
     raise UserError(f'--beam-options: {wrong[0]!r} is no flag such as --runner=FlinkRunner.')

@@ -81,28 +81,30 @@ def _add_arguments(command: argparse.ArgumentParser, data_set: DataSet) -> None:
   shards = command.add_argument_group('shards', 'The videos, encoded for fast random reading.')
   add = shards.add_argument
   defaults = Encoding()
-  add('--shards', action='store_true', help='write OUT/SPLIT, a folder to train from, too')
+  add(
+    '--shards', action='store_true', help='also write OUT/SPLIT, a folder of shards to train from'
+  )
   for option, text in (
     ('short_side', 'pixels of the shorter side; smaller videos keep theirs'),
-    ('gop', 'most frames from one keyframe to the next'),
-    ('crf', 'quality of H.264: lower is better and larger'),
+    ('gop', 'largest distance between keyframes, in frames'),
+    ('crf', 'quality of H.264: a lower number gives better and larger videos'),
   ):
     value = getattr(defaults, option)
     add(f'--{option.replace("_", "-")}', type=int, metavar='N', help=f'{text} ({value})')
   command.set_defaults(copy=False, cut=0.0)
   if not data_set.frames:
     add('--copy', action='store_true', help='keep the bytes of the files instead')
-    text = 'make clips FILM@00000, FILM@00001, ... of this length; the last has what is left'
+    text = 'cut into clips FILM@00000, FILM@00001, ... of this length; the last may be shorter'
     add('--cut', type=float, default=0.0, metavar='SECONDS', help=text)
   text = 'videos in a shard (about 1.5 GB of them; 1 with --cut)'
   add('--shard-videos', type=int, default=0, metavar='N', help=text)
-  text = 'add the videos that complete shards do not have, as further shards'
+  text = 'add new videos to complete shards, as further shards'
   add('--append', action='store_true', help=text)
   add('--workers', type=int, metavar='N', help='processes (one a processor)')
-  add('--beam', action='store_true', help='write them with Apache Beam, on many machines')
+  add('--beam', action='store_true', help='write the shards with Apache Beam, on many machines')
   add('--beam-options', default='', metavar='--X=Y,--Z', help='flags of Beam: --runner, ...')
   add('--seconds', type=float, default=600.0, help='time limit for one video, or one cut (600)')
-  add('--retry', action='store_true', help='do again what has failed, in complete shards as well')
+  add('--retry', action='store_true', help='try all failed videos again, in complete shards, too')
 
 
 def _encoding(args: argparse.Namespace) -> Encoding | None:
