@@ -30,8 +30,8 @@ hof or mbh, no options, and the activation none. One head less: --config.heads.s
 Recipe of the release for K400; SSv2's was never released (400 epochs, as the table of results
 says). UCF101's is VideoMAE's.
 Expected after fine-tuning (ViT-B, top-1, the release's table): K400 81.8, SSv2 69.2.
-Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of two seeds:
-51.7 of 100 on motions and 9.1 on looks; untrained 59.1 and 17.1 (vmae_jax/compare).
+Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of three seeds:
+53.6 of 100 on motions and 9.5 on looks; untrained 58.3 and 16.2 (vmae_jax/compare).
 """
 
 from configs import videomae

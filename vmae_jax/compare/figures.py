@@ -49,8 +49,8 @@ def _gains(summary: Mapping[str, Any], label: str, names: list[str]) -> plt.Figu
   """Paired differences to the baseline on each of a label's held-out sets."""
   figure, axes = plt.subplots(figsize=(8.5, 4.5), layout='constrained')
   axes.axhline(0, color='grey', lw=1)
-  for (name, arm), marker, colour, line in zip(
-    summary['arms'].items(), MARKERS, COLOURS, LINES, strict=False
+  for i, ((name, arm), marker, colour, line) in enumerate(
+    zip(summary['arms'].items(), MARKERS, COLOURS, LINES, strict=False)
   ):
     found = {key.split('/')[0]: value for key, value in arm['differences'].items()}
     there = [found[f'{label}, {one}'] for one in names if f'{label}, {one}' in found]
@@ -59,8 +59,9 @@ def _gains(summary: Mapping[str, Any], label: str, names: list[str]) -> plt.Figu
     bars = [100 * (one['half_width'] or 0) for one in there]
     gains = [100 * one['mean'] for one in there]
     look = dict(marker=marker, color=colour, ls=line, capsize=3)
-    look['label'] = _counted(name, len(there[0]['values']))
-    axes.errorbar(range(len(names)), gains, yerr=bars, **look)
+    look['label'] = _counted(name, len(there[0]['values']), summary)
+    beside = 0.5 * (i / len(summary['arms']) - 0.5)  # So that bars do not hide each other.
+    axes.errorbar([at + beside for at in range(len(names))], gains, yerr=bars, **look)
   axes.set_xticks(range(len(names)), [textwrap.fill(one, 12) for one in names])
   axes.set_ylabel(f'gain over {summary["baseline"]}, {label}, top-1 [points]')
   axes.set_title('Probes as learnt, on further held-out clips' + _bars(summary))
@@ -71,11 +72,17 @@ def _gains(summary: Mapping[str, Any], label: str, names: list[str]) -> plt.Figu
 
 
 def _bars(summary: Mapping[str, Any]) -> str:
-  several = any(len(arm['seeds']) > 1 for arm in summary['arms'].values())
-  return f'; bars: {summary["level"]:.0%} intervals' if several else ''
+  counts = {len(arm['seeds']) for arm in summary['arms'].values()}
+  if counts == {1}:
+    return ''
+  of_all = f' of {max(counts)} seeds' if len(counts) == 1 else ''
+  return f'; bars: {summary["level"]:.0%} intervals{of_all}'
 
 
-def _counted(name: str, seeds: int) -> str:
+def _counted(name: str, seeds: int, summary: Mapping[str, Any]) -> str:
+  """An arm's name, with its number of seeds where not all have as many."""
+  if all(len(arm['seeds']) == seeds for arm in summary['arms'].values()):
+    return name
   return f'{name} ({seeds} seed{"s" * (seeds != 1)})'
 
 
@@ -86,7 +93,9 @@ def _against(summary: Mapping[str, Any], x: str, y: str) -> plt.Figure:
       continue
     one, other = arm['measures'][x], arm['measures'][y]
     bars = {'xerr': 100 * (one['half_width'] or 0), 'yerr': 100 * (other['half_width'] or 0)}
-    look = dict(fmt=marker, color=colour, capsize=3, label=_counted(name, len(arm['seeds'])))
+    look = dict(
+      fmt=marker, color=colour, capsize=3, label=_counted(name, len(arm['seeds']), summary)
+    )
     axes.errorbar(100 * one['mean'], 100 * other['mean'], **bars, **look)
   axes.set(xlabel=f'{title(x)}, top-1 [%]', ylabel=f'{title(y)}, top-1 [%]')
   axes.set_title(f'Frozen features after {summary["steps"]:,} steps' + _bars(summary))
