@@ -2,13 +2,13 @@
 
   python -m vmae_jax.compare configs/compare.py:demo --workdir=runs/study
 
-A study has `arms` (name -> a run's config), `baseline` (one of them, which the others are compared
-with), `seeds`, `measures` (arguments of `vmae_jax.compare.measures.Measures`), `finetuning` (a name
--> a config of fine-tuning from each run) and, for arms that predict codes, `tokenizer`. Here `demo`
-has one seed, `full` all, `frozen` the same without fine-tuning, which `full` adds to its runs in
-the same workdir, and `gate` the baseline alone beside its untrained twin: it has to win before
-anything else is worth its time. For data of your own, change data.train of the arms and
-LABELS: any lists of the same videos with other labels do.
+A study has `arms` (name -> a run's config), `baseline` (the arm that the others are compared with),
+`seeds`, `measures` (arguments of `vmae_jax.compare.measures.Measures`), `finetuning` (name -> a
+config to fine-tune each run with) and, for arms that predict codes, `tokenizer`. Here `demo` has
+one seed and `full` all. `frozen` is `full` without fine-tuning; `full` in the same workdir adds it
+to these runs. `gate` is the baseline alone and the same model untrained: run it first, as the
+baseline must be better for the other arms to mean anything. For your own data, change data.train of
+the arms and LABELS, which are lists of the same videos with different labels.
 """
 
 import ml_collections

@@ -11,28 +11,32 @@ Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in
   k400_mgmae ssv2_mgmae                       MGMAE's
   k400_mme ssv2_mme ucf101_mme hmdb51_mme     MME's, after pre-training on K400
 
-or a word: `demo` (the synthetic set, minutes on a laptop), `videos` (a few videos of one's own),
-`smoke` (seconds). MotionMAE and MAM2 have published no recipe; MotionMAE tests UCF101 with 10 x 3
-views. VideoMAE has no script for HMDB51. Where a paper has none for a size, its ViT-B's is taken.
+or a word: `demo` (the synthetic set, minutes on a laptop), `videos` (a few videos of your own),
+`smoke` (seconds). With SIZE,DATASET the number of classes is DATASET's: for your own classes add
+--config.data.classes=0, which counts those of data.train.
 
-Numbers in RECIPES are as in the papers' scripts: videos in a step, the learning rate for 256
-of them, passes over the videos; `recipe` makes clips of them. MME's scripts leave batches open
-but for SSv2: VideoMAE's 384 is taken for K400, and 128 for UCF101 and HMDB51.
+MotionMAE and MAM2 have published no recipe; MotionMAE tests UCF101 with 10 x 3 views. VideoMAE has
+no script for HMDB51. If a paper has no recipe for a size, that of its ViT-B is used.
+
+Numbers in RECIPES are as in the papers' scripts: videos in a step, the learning rate for 256 of
+them, epochs over the videos; `recipe` converts them to clips. MME's scripts give the batch only for
+SSv2: here K400 takes VideoMAE's 384, and UCF101 and HMDB51 take 128.
 
 As in the released code: which frames make a clip (data.sampling: 'linspace', or 'segment' for
-SSv2), the views of the test, fresh classifiers' values, and how frames become 224 x 224
-(data.resampling). 'bilinear' takes the four nearest pixels, of the cut box in training (as
+SSv2), the views of the test, initial values of the classifier, and how frames become 224 x 224
+(data.resampling). 'bilinear' takes the four nearest pixels, of the crop in training (as
 F.interpolate) and of the whole frame in validation and test (as cv2.resize, shorter side to 224);
 pixels are equal to within one level of 255. 'antialiased', the default of other configs, averages
-where it shrinks: smoother clips, on average 0.4 (176 x 144) to 3.4 levels (480 x 368) away in a
-test, for which weights fine-tuned with 'bilinear' were not trained.
+when it shrinks frames. This gives smoother clips, in a test on average 0.4 (176 x 144) to 3.4
+levels (480 x 368) away from 'bilinear', to which weights fine-tuned with 'bilinear' are not used.
 
-Our choices where it does otherwise: validation on the middle clip; mixing ratios drawn for each
-clip; SSv2's training segments cover the whole video (there its last 0 to 15 frames, the rest of a
+Our choices that differ from it: validation on the middle clip; mixing ratios drawn for each clip;
+SSv2's training segments cover the whole video (there its last 0 to 15 frames, the rest of a
 division by 16, are left out, and a video shorter than 16 frames is a still); no video of an epoch
 is dropped (there epochs x floor(videos / batch) steps: 0.02 % fewer for K400 with 384 videos, 0.7 %
-for UCF101, 3 % for HMDB51); and a test of the last weights: the best ones would be chosen by the
-very videos that they are tested on.
+for UCF101, 3 % for HMDB51); the last weights are tested, as the best ones would be chosen on the
+test videos.
+
 Expected (the authors' model zoos, ViT-B, top-1): VideoMAE K400 81.5, SSv2 70.8, UCF101 91.3; MGMAE
 K400 81.8, SSv2 72.3; MME, pre-trained on K400: K400 81.8, SSv2 71.5, UCF101 96.5, HMDB51 78.0.
 """

@@ -9,25 +9,25 @@ Transformer Pre-training, arXiv 2210.05234. Its authors have published no code.
     --config.tokenizer.path=tokenizers/gumbel_f8.safetensors
 
 Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 ucf101 few; `demo`,
-`videos`, `smoke` as in videomae.py, from which everything that is not named here comes. The
-tokenizer is one of taming-transformers' VQGANs or one trained from one's own videos:
+`videos`, `smoke` as in videomae.py, which also has all values that are not named here. The
+tokenizer is one of taming-transformers' VQGANs, or one trained on your own videos:
 
   python -m vmae_jax.train_tokenizer --videos=lists/k400_train.txt --out=tokenizers/own.safetensors
 
-The paper's: an encoder, a regressor and two decoders of their own; VQGAN codes as appearance;
+From the paper: an encoder, a regressor and two separate decoders; VQGAN codes as appearance;
 RGB differences as motion, the best of the targets it tried; 400 epochs on K400.
 From Context Autoencoder, on which it builds: the regressor's and decoders' blocks, 4 of each at
 the encoder's width, scales from 0.1, alignment to the encoder's own latents with weight 2.
-Our choice, since the paper's details could not be had: tube masks and VideoMAE's recipe; codes of
+Our choice, as the paper's details were not available: tube masks and VideoMAE's recipe; codes of
 the first frame of each time slot; consecutive differences over a fixed scale; a motion weight
-of 1; 400 epochs on the other sets, too (small ones, such as UCF101, may want more); and that
-only a fifth of the masked tokens, drawn anew each time, is aligned, regressed and decoded
-(decoder_masking), because all of them cost seven VideoMAE steps.
+of 1; 400 epochs on the other sets, too (small ones, such as UCF101, may need more). Only a fifth
+of the masked tokens, drawn anew each time, is aligned, regressed and decoded (decoder_masking),
+because with all of them a step costs as much as seven VideoMAE steps.
 
-Optical flow in place of differences, one of the targets that the paper tried, from the estimator
-that motion.name names: --config.heads.motion.target=optical_flow (of `demo`, `videos` and `smoke`
-with --config.heads.motion.options.scale=2: theirs is for differences). Without alignment, and the
-cost of its latents: --config.regressor.alignment_weight=0. Widths of their own:
+The paper also tried optical flow in place of differences:
+--config.heads.motion.target=optical_flow, with the estimator motion.name (for `demo`, `videos` and
+`smoke` add --config.heads.motion.options.scale=2, as their scale is for differences). Without
+alignment and the cost of its latents: --config.regressor.alignment_weight=0. Other widths:
 --config.regressor.width=512 --config.regressor.heads=8, and c.decoders as in trackmae.py.
 
 Cost of a step, ViT-B, in GFLOP a clip (16 x 224 x 224, 160 visible tokens), and over VideoMAE's:
@@ -39,9 +39,9 @@ Cost of a step, ViT-B, in GFLOP a clip (16 x 224 x 224, 160 visible tokens), and
   0.8 (default)               282       308  (1.5)              572  (2.8)
   0.875                       176       224  (1.1)              488  (2.4)
 
-VQGAN f16 at 224 costs 847 a clip. Counted, by `Method.flops` (VideoMAE: 203). Measured on a CPU
-(tests/benchmark): the default takes 2.39 times a VideoMAE step with Gumbel f8, 1.37
-times without a tokenizer to speak of; ViT-S 3.84 and 1.14, as the tokenizer does not shrink.
+VQGAN f16 at 224 costs 847 a clip. Counted by `Method.flops` (VideoMAE: 203). Measured on a CPU
+(tests/benchmark): the default takes 2.39 times as long as a VideoMAE step with Gumbel f8, and 1.37
+times with a very small tokenizer; for ViT-S 3.84 and 1.14, as the tokenizer does not shrink.
 Expected after fine-tuning (the abstract, ViT-B, top-1): K400 82.3, SSv2 71.3, UCF101 91.5,
 HMDB51 62.5.
 Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of three seeds:

@@ -1,29 +1,30 @@
-"""MGM: one hidden block that moves with the motion that the video's codec has found.
+"""MGM: one hidden block that moves with the motion vectors of the video's codec.
 
 Paper: Fan et al., Motion-Guided Masking for Spatiotemporal Representation Learning, ICCV 2023,
-arXiv 2308.12962. No code of it is public.
+arXiv 2308.12962. Its code is not public.
 
   python -m vmae_jax.pretrain --config=configs/mgm.py:b,k400 --workdir=runs/mgm_b_k400 \
     --config.data.train=lists/k400_train.txt
 
-Arguments as of videomae.py, from which everything that is not named here comes.
+Arguments as in videomae.py, which also has all values that are not named here.
 
-The paper's: the codec's motion vectors guide where each mask lies over time, pixels are predicted;
-its gains are over random masks of 90 %, which it holds to hide too much (abstract, introduction).
-Our choice, as no more of the text was at hand: 75 % hidden, as one rectangle that begins where
-things move and follows them (vmae_jax/masking/moving_block.py); what becomes of vectors of several
-references, of blocks without any, and between the frames of a clip (vmae_jax/motion/codec.py).
+From the paper (abstract, introduction): the codec's motion vectors place the mask over time, and
+pixels are predicted. The paper compares with random masks of 90 %, which it says hide too much.
+Our choice, as the rest of the text was not available: 75 % hidden, as one rectangle that starts
+where things move and follows them (vmae_jax/masking/moving_block.py); how vectors with several
+references, blocks without vectors, and steps between the frames of a clip are handled
+(vmae_jax/motion/codec.py).
 
-Vectors come with decoding: H.264, MPEG-1, 2, 4 and H.263 have them, H.265, VP9 and AV1 do not, nor
-have pictures and TFDS. Clips without any have a block that stays; `codec_clips` in the log is the
-share of those that have some, `codec_cells` that of their grid. `prepare --shards` encodes all
-videos with H.264. The synthetic set is encoded as it is drawn. --config.motion.name=inverse_search
-estimates motion instead.
+Vectors come with decoding: H.264, MPEG-1, 2, 4 and H.263 have them; H.265, VP9, AV1, pictures and
+TFDS have none. In clips without vectors the block does not move. In the log, `codec_clips` is the
+share of clips that have vectors, and `codec_cells` the share of cells of their grids that do.
+`prepare --shards` encodes all videos with H.264. The synthetic set is encoded as it is drawn.
+--config.motion.name=inverse_search estimates motion instead.
 
-Cost of a step, ViT-B, in GFLOP a clip by count: 336, that of tubes of 75 % (of 90 %: 203).
-Expected after fine-tuning, ViT-B: K400 80.8 (800 epochs) and 81.7 (1600), by a later paper's table;
-the abstract says up to 1.3 above the best before on K400 and SSv2. Here: not trained at this size
-yet.
+Cost of a step, ViT-B, in GFLOP a clip (counted): 336, as with tubes of 75 % (tubes of 90 %: 203).
+Expected after fine-tuning, ViT-B: K400 80.8 (800 epochs) and 81.7 (1600), from a later paper's
+table; the abstract says up to 1.3 points above earlier work on K400 and SSv2. Here: not trained at
+this size yet.
 """
 
 from configs import videomae

@@ -8,14 +8,14 @@ arXiv 2308.10794.
 
 Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 ucf101 few (VideoMAE's
 recipe, for a fair comparison) or k400_own ssv2_own (MGMAE's); `demo`, `videos`, `smoke` as in
-videomae.py, from which everything that is not named here comes.
+videomae.py, which also has all values that are not named here.
 
 The paper's gain over VideoMAE comes with another recipe: four clips from each decoded video, a
 batch of 1,536 clips and a peak learning rate of 1.5e-3 after 80 epochs. Its own baseline is tube
 masking under that recipe: mgmae.py:b,ssv2_own with --config.masking.name=tube.
 
-Our choice: flow by the built-in estimator, which needs no weights (`motion.name`); what the
-released code does otherwise than the paper says are options of the masking, off by default
+Our choice: flow by the built-in estimator, which needs no weights (`motion.name`). Where the
+released code differs from the paper, its behaviour is an option of the masking, off by default
 (vmae_jax/masking/motion_guided.py names them).
 Expected after fine-tuning (the authors' model zoo, ViT-B, top-1): SSv2 71.0 (800 epochs) and
 72.3 (2400), K400 81.2 (800) and 81.8 (1600), with MGMAE's recipe and RAFT-small's flow.

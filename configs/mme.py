@@ -1,16 +1,16 @@
-"""Masked Motion Encoding (Sun et al., CVPR 2023): trajectories and the shapes along them.
+"""MME: Masked Motion Encoding (Sun et al., CVPR 2023), trajectories and HOG along them.
 
   python -m vmae_jax.pretrain --config=configs/mme.py:b,k400 --workdir=runs/mme_b_k400 \
     --config.data.train=lists/k400_train.txt
 
-For each hidden token: how 4 points in it move over the next frames of the video, between and
-after the two that the encoder sees, and its histograms of oriented gradients. Tube masking of
-70 %. Everything is made on the device from the clip at hand, by default with a flow estimator
-that needs no weights; the release extracts flow and trajectories beforehand.
+For each hidden token it predicts how 4 points in it move over the next frames of the video (also
+those that the encoder does not see), and histograms of oriented gradients (HOG, `shape` here). Tube
+masking of 70 %. All targets are computed on the device from the clip, by default with a flow
+estimator that needs no weights; the release extracts flow and trajectories beforehand.
 
 SIZE,DATASET, `demo`, `videos` and `smoke` as in videomae.py. k400, ssv2 and ucf101 are our default
-(`clean`); NAME_paper is what the paper describes
-as far as its text and code tell, NAME_released what the released script for K400 does:
+(`clean`). NAME_paper (such as k400_paper) is what the paper describes, as far as its text and code
+say. NAME_released is what the released script for K400 does:
 
                         clean              paper             released
   steps                 6                  6                 4
@@ -20,14 +20,15 @@ as far as its text and code tell, NAME_released what the released script for K40
   decoder               1 block of 192     2 of 2 x 384      1 block of 192
   last activations      sigmoid, none      sigmoid, none     sigmoid, tanh
 
-In `clean` the mean step of a token is predicted, too: deviations alone make a token that moves as
-one look still. Our choice: tanh only where it was released, since a third of its targets is out
-of its reach; in `paper`, which decoder (from the code's own FLOP count) and the normalisation
-(the text says that there is one). The release's random bias and lost gradients in HOG and its
-lossy flow are not copied. It takes the camera's motion out of the flow: --config.tracking.camera.
-What the paper sets beside trajectories (flow, HOF, MBH): heads.motion with the target optical_flow,
-hof or mbh, no options, and the activation none. One head less: --config.heads.shape.target=none.
-Recipe of the release for K400; SSv2's was never released (400 epochs, as the table of results
+`clean` also predicts the mean step of a token, because with deviations alone a token that moves as
+a whole looks still. Our choice: tanh only in `released`, since it cannot reach a third of its
+targets; in `paper`, the decoder (from the code's own FLOP count) and the normalisation (the text
+says only that there is one). We do not copy the release's random bias and lost gradients in HOG, or
+its lossy flow. The release removes the camera's motion from the flow: here
+--config.tracking.camera. The paper compares trajectories with flow, HOF and MBH: heads.motion with
+the target optical_flow, hof or mbh, no options, and the activation none. Without one head:
+--config.heads.shape.target=none.
+The recipe for K400 is the release's; SSv2's was not released (400 epochs, as the table of results
 says). UCF101's is VideoMAE's.
 Expected after fine-tuning (ViT-B, top-1, the release's table): K400 81.8, SSv2 69.2.
 Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of three seeds:

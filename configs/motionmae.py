@@ -7,16 +7,17 @@ Autoencoders, BMVC 2024, arXiv 2210.04154. Its authors have published no code.
     --config.data.train=lists/ssv2_train.txt
 
 Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 ucf101 few; `demo`,
-`videos`, `smoke` as in videomae.py, from which everything that is not named here comes.
+`videos`, `smoke` as in videomae.py, which also has all values that are not named here.
 
-The paper's: two heads at the same masked tokens, losses 1:1, each a mean squared error; masks
-per time slot, 90 %; the difference of adjacent sampled frames. One decoder up to the last
-layer is its variant "Sha"; for "Ind", two decoders (about 1.6 times the FLOPs of a step), add
---config.heads.motion.decoder=motion_decoder. Another loss: --config.heads.motion.loss=smooth_l1.
+From the paper: two heads on the same masked tokens, losses 1:1, each a mean squared error; masks
+per time slot, 90 %; the difference of adjacent sampled frames. The default is its variant "Sha",
+one decoder with two output layers; for "Ind", two decoders (about 1.6 times the FLOPs of a step),
+add --config.heads.motion.decoder=motion_decoder. Another loss:
+--config.heads.motion.loss=smooth_l1.
 Our choice, where the text does not say: signed RGB differences, the first one repeated, each
-patch normalised with a floor; fixed positions, where the paper learns them; VideoMAE's
-recipe. UCF101's masking ratio, too, is VideoMAE's.
-Expected after fine-tuning, as the abstract has it: 1.2 points above the prior art on SSv2 and
+patch normalised with a floor; VideoMAE's recipe, also its masking ratio for UCF101. Unlike the
+paper, which learns positions, positions are fixed.
+Expected after fine-tuning, according to the abstract: 1.2 points above prior work on SSv2 and
 3.2 on UCF101 (ViT-B, pre-trained on the same set).
 Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of three seeds:
 77.6 of 100 on motions and 20.8 on looks; untrained 58.3 and 16.2 (vmae_jax/compare).

@@ -8,20 +8,20 @@ Paper: Wang et al., Masked Video Distillation, CVPR 2023, arXiv 2212.04500, and 
     --config.data.train=lists/k400_train.txt \
     --config.teachers.video.path=videomae_b_k400_1600.pth --config.teachers.image.path=runs/images_b
 
-Arguments as of videomae.py, from which everything that is not named here comes, and ARGUMENT_image
-for an image teacher: a masked autoencoder of single frames. A teacher is any run, or checkpoint of
-another implementation, with the same patches; one that was trained on single frames sees the first
-frame of each time slot.
+Arguments as in videomae.py, which also has all values that are not named here, and ARGUMENT_image
+to train an image teacher: a masked autoencoder of single frames. A teacher is any run, or
+checkpoint of another implementation, with the same patches. A teacher trained on single frames sees
+the first frame of each time slot.
 
-The paper's: tube masks of 90 %; for each teacher a decoder of its own, 2 blocks of the encoder's
-width, that predicts its last tokens, normed by its own last LayerNorm; smooth L1, 1:1; 400 epochs,
-a learning rate that ends at 1e-4 for 1,024 clips.
+From the paper: tube masks of 90 %. Each teacher has its own decoder, 2 blocks of the encoder's
+width, which predicts the teacher's last tokens after its last LayerNorm; smooth L1, 1:1; 400
+epochs, a learning rate that ends at 1e-4 for 1,024 clips.
 Our choice: no drop path (0.1 there), VideoMAE's positions in the student, no bias between encoder
-and decoder. MAE's own image weights, the paper's image teacher, cannot be read (a class token,
-positions in two dimensions): the paper's results are those of another teacher.
+and decoder. The paper's image teacher, MAE's own image weights, cannot be loaded (class token,
+two-dimensional positions), so the paper's results are with another teacher than yours.
 
-Cost of a step, ViT-B from B, in GFLOP a clip by count: 1,095, of which 361 and 280 are the video
-and the image teacher, which see all tokens (VideoMAE: 203).
+Cost of a step, ViT-B from B, in GFLOP a clip (counted): 1,095, of which 361 are the video teacher
+and 280 the image teacher, as both see all tokens (VideoMAE: 203).
 Expected after fine-tuning (the authors' model zoo, top-1): B from B, 400 epochs: SSv2 72.5, K400
 82.7; B from L: 73.7, 83.4; L from L, 800 epochs: 76.7, 86.4. Here: not trained at this size yet.
 """

@@ -1,21 +1,21 @@
 """SALT: the latents of a frozen encoder that was itself trained on pixels, under masks of blocks.
 
-Paper: Rethinking JEPA: Compute-Efficient Video SSL with Frozen Teachers, arXiv 2509.24317. No code
-of it is public, and its details could not be had: what follows is the idea of its abstract.
+Paper: Rethinking JEPA: Compute-Efficient Video SSL with Frozen Teachers, arXiv 2509.24317. Its code
+is not public, and the paper's details were not available: this follows the abstract.
 
   python -m vmae_jax.pretrain --config=configs/salt.py:s,k400_teacher --workdir=runs/salt_teacher \
     --config.data.train=lists/k400_train.txt
   python -m vmae_jax.pretrain --config=configs/salt.py:b,k400 --workdir=runs/salt_b_k400 \
     --config.data.train=lists/k400_train.txt --config.teachers.pixels.path=runs/salt_teacher
 
-Arguments as of videomae.py, from which everything that is not named here comes, and
+Arguments as in videomae.py, which also has all values that are not named here, and
 ARGUMENT_teacher for the first stage, which reconstructs pixels.
 
-The abstract's: two stages, no moving average, V-JEPA's masks in both, small teachers suffice.
+From the abstract: two stages, no moving average, V-JEPA's masks in both, small teachers suffice.
 Our choice: V-JEPA's predictor, loss and normalisation (vjepa.py) for the second stage; VideoMAE's
 decoder and normalised pixels for the first; VideoMAE's recipe in both.
 
-Cost of a step of the second stage, ViT-B from B, in GFLOP a clip by count: 785, of which 361 are
+Cost of a step of the second stage, ViT-B from B, in GFLOP a clip (counted): 785, of which 361 are
 the teacher, which sees all tokens (VideoMAE: 203).
 Expected: above V-JEPA 2 at equal FLOPs (the abstract). Here: not trained at this size yet.
 """

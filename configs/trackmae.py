@@ -1,4 +1,4 @@
-"""TrackMAE: pixels, and the steps of points that are followed through the clip.
+"""TrackMAE: pixels, and the steps of points that are tracked through the clip.
 
 Paper: Vandeghen et al., TrackMAE: Video Representation Learning via Track Mask and Predict, CVPR
 2026, arXiv 2603.27268, and its released code.
@@ -6,22 +6,23 @@ Paper: Vandeghen et al., TrackMAE: Video Representation Learning via Track Mask 
   python -m vmae_jax.pretrain --config=configs/trackmae.py:b,k400 --workdir=runs/trackmae_b_k400 \
     --config.data.train=lists/k400_train.txt
 
-Arguments as of videomae.py, from which everything that is not named here comes, and NAME_released.
+Arguments as in videomae.py, which also has all values that are not named here, and NAME_released.
 
-The paper's: 80 % hidden, visible places drawn half from those that move much and half from the
-others; two decoders, of 4 blocks for pixels and 2 for the steps of a token's 4 points, which start
-in its place of the *first* frame (a token late in the clip tells where what was there has gone);
-1:1; a step for each time slot, the last one repeated; 800 epochs of 512 clips.
-Our choice: points follow the built-in optical flow from slot to slot (there CoTracker3) and are
-28 x 28 from the start (there 14 x 14, interpolated, with `--upsample`). Steps are normalised over a
-token's points with a floor of a fifth of a pixel, and their mean is predicted, too, as in mme.py;
+From the paper: 80 % hidden; half of the visible places are drawn from those with much motion, half
+from the others. Two decoders: 4 blocks for pixels, 2 for the steps of a token's 4 points. These
+points start at the token's place in the *first* frame, so a token late in the clip predicts where
+the content of that place has moved. Losses 1:1; a step for each time slot, the last one repeated;
+800 epochs, 512 clips in a step.
+Our choice: points follow the built-in optical flow from slot to slot (there CoTracker3), on a grid
+of 28 x 28 (there 14 x 14, interpolated with `--upsample`). Steps are normalised over a token's
+points with a floor of a fifth of a pixel, and their mean is predicted, too, as in mme.py;
 NAME_released has neither. Points that have left the frame do not count (there they do).
 
-The paper's best predicts CLIP's features in place of pixels, with a weight of 0.25 for tracks. CLIP
-cannot be read here; a teacher of one's own can: as in mvd.py, with normalise='clip'.
+The paper's best model predicts CLIP's features in place of pixels, with a weight of 0.25 for
+tracks. CLIP cannot be loaded here; your own teacher can: as in mvd.py, with normalise='clip'.
 
-Cost of a step, ViT-B, in GFLOP a clip by count: 350 beside flow and tracks, which are no products
-(VideoMAE: 203 with 90 % hidden, 294 with 80 %).
+Cost of a step, ViT-B, in GFLOP a clip (counted): 350, without flow and tracks, which are not matrix
+products (VideoMAE: 203 with 90 % hidden, 294 with 80 %).
 Expected after fine-tuning (the authors' table, ViT-B, 800 epochs of K400, pixels): SSv2 70.1, K400
 80.8. Here: not trained at this size yet.
 """

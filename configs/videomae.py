@@ -6,8 +6,9 @@ Paper: Tong et al., VideoMAE, NeurIPS 2022, arXiv 2203.12602.
     --config.data.train=lists/k400_train.txt
 
 Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in k400 ssv2 ucf101, or few
-(hundreds to thousands of videos of one's own, from others' weights); `demo` (the synthetic
-set, minutes on a laptop), `videos` (the same for a few videos of one's own), `smoke` (seconds).
+(hundreds to thousands of your own videos, starting from other weights); `demo` (the synthetic
+set, minutes on a laptop), `videos` (the same for a few videos of your own), `smoke` (seconds).
+For `few`, with any method:
 
   python -m vmae_jax.pretrain --config=configs/motionmae.py:b,few --workdir=runs/own \
     --config.init_from=videomae_b_k400.pth --config.data.train=my_videos

@@ -6,25 +6,27 @@ Paper: Bardes et al., Revisiting Feature Prediction for Learning Visual Represen
   python -m vmae_jax.pretrain --config=configs/vjepa.py:l,k400 --workdir=runs/vjepa_l_k400 \
     --config.data.train=lists/k400_train.txt
 
-Arguments as of videomae.py, from which everything that is not named here comes.
+Arguments as in videomae.py, which also has all values that are not named here.
 
-The paper's: masks of blocks, 8 of 15 % or 2 of 70 % of the picture, about 90 % hidden (section
-3.2); a predictor of 12 blocks of 384 (3.3); targets are the average's last tokens of the whole
-clip, each normalised; L1 (3.1). The release's: as many heads in the predictor as in the encoder; a
-decay of 0.998 that rises in a straight line to 0.9996 (the first four fifths of one to 1);
-gradients cut to 10; a peak learning rate of 6.25e-4 and a last one of 1e-6 for 3,072 clips, AdamW's
-b2 0.999, weight decay 0.04.
-Our choice: one kind of block for each clip and visit (vmae_jax/masking/blocks.py); a weight decay
-that stays (0.04 to 0.4 there); a warm-up from 0 (2e-4 there); one mask token (one for each kind of
-block there); VideoMAE's crops, none of them mirrored (half are there), batch, positions, initial
-values, projection without bias and length in epochs (90,000 steps of 3,072 clips there, of a mix of
-2 million videos); gradients of encoder and predictor cut together and from the start.
+From the paper: masks of blocks, 8 of 15 % or 2 of 70 % of the picture, about 90 % hidden (section
+3.2); a predictor of 12 blocks of width 384 (3.3); the targets are the last tokens of the moving
+average for the whole clip, each normalised; L1 (3.1). From the release: as many heads in the
+predictor as in the encoder; an EMA decay that rises linearly from 0.998 to 0.9996 (the first four
+fifths of a line to 1); gradients clipped to a norm of 10; a peak learning rate of 6.25e-4 and a
+final one of 1e-6 for 3,072 clips; AdamW's b2 0.999; weight decay 0.04.
+Our choice: one kind of block for each clip and visit (vmae_jax/masking/blocks.py); a constant
+weight decay (0.04 to 0.4 there); a warm-up from 0 (2e-4 there); one mask token (one for each kind
+of block there); no horizontal flips (half of the clips there); from VideoMAE the crops, batch size,
+positions, initial values, a projection without bias and the length in epochs (there 90,000 steps of
+3,072 clips, from a mix of 2 million videos); gradients of encoder and predictor are clipped
+together and from the start.
 
-`rank_latents` in the log says in how many directions the targets differ: if it falls towards 0,
-they collapse, and the loss with them. Whatever reads the run takes the average (`init_weights`).
+`rank_latents` in the log is the effective rank of the targets: if it falls towards 0, they
+collapse, and the loss with them. Everything that reads the run uses the moving average
+(`init_weights`).
 
-Cost of a step, ViT-B, in GFLOP a clip by count: 785, of which 361 are the average, which sees all
-tokens (VideoMAE: 203).
+Cost of a step, ViT-B, in GFLOP a clip (counted): 785, of which 361 are the moving average, which
+sees all tokens (VideoMAE: 203).
 Expected of the frozen encoder, attentive probe (the paper, ViT-L, its data): K400 80.8, SSv2 69.5.
 Here: not trained at this size yet.
 """
