@@ -32,6 +32,12 @@ MISTAKES = [
   (files(0, 0), files(0), 0, 'train.txt has one class alone'),
   (files(1, 1), files(0), 7, 'train.txt has one class alone'),
   (
+    files(0, 1, names=('cat', 'dog')),
+    files(0),
+    400,
+    'train.txt names 2 classes, data.classes is 400: give --config.data.classes=0',
+  ),
+  (
     files(0, 1, 2, names=('cat', 'cow', 'dog')),
     files(0, 1, names=('cat', 'dog')),
     0,

@@ -31,7 +31,7 @@ def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) ->
 
   Raises:
     UserError: videos have no label or one that is out of range, there is one class alone, or
-      names of classes differ.
+      names of classes differ or are not as many as the config says.
   """
   labels = {spec: _labels(spec, source) for spec, source in sources.items()}
   names = sources[train].class_names
@@ -55,7 +55,12 @@ def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) ->
         f'{here or "missing"}. Folders are numbered by name: give both the same class folders, or '
         'use lists.'
       )
-  return Classes(count, names if len(names) == count else ())
+  if names and len(names) != count:
+    raise UserError(
+      f'{train} names {len(names)} classes, data.classes is {count}: give --config.data.classes=0 '
+      'to take those of the data.'
+    )
+  return Classes(count, names)
 
 
 def describe_classes(source: Source, classes: Classes) -> str:
