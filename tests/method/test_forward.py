@@ -7,8 +7,12 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from vmae_jax.config_file import load_config
+from vmae_jax.masking import Mask
 from vmae_jax.method.build import build_method
+from vmae_jax.method.forward import Forward, Head, Method
+from vmae_jax.method.losses import l1, mse
 from vmae_jax.models.patches import patchify
+from vmae_jax.targets.target import Target
 
 
 def transposed(jaxpr):
@@ -60,3 +64,29 @@ def test_flops_of_targets_are_the_same_everywhere(monkeypatch):
   expected = method.target_flops()
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   assert method.target_flops() == expected > 0
+
+
+def test_the_loss_is_the_mean_over_all_tokens_that_count(monkeypatch):
+  """By hand: of two clips of four tokens two each are predicted, of which one does not count."""
+  values = jnp.array([[10, 20, 30, 40], [50, 60, 70, 80]], jnp.float32)[..., None]
+  seen = jnp.array([[1, 1, 1, 1], [1, 1, 1, 0]], jnp.float32)[..., None]
+  mask = Mask(
+    jnp.array([[1, 3], [0, 2]]), jnp.array([[0, 2], [3, 1]]), jnp.array([[1.0, 0.0], [1.0, 1.0]])
+  )
+  predicted = jnp.array([[11, 130], [82, 63]], jnp.float32)[..., None]  # Away by 1, 100, 2, 3.
+  out = Forward(
+    *(None, None, None, mask),
+    targets={'plain': Target(values), 'weighed': Target(values, seen)},
+    predictions={'plain': predicted, 'weighed': predicted},
+    own_losses={'alignment': jnp.array([[3.0, 100.0], [5.0, 1.0]])},
+  )
+  monkeypatch.setattr(Method, 'forward', lambda *_: out)
+  method = build_method(load_config('configs/videomae.py:smoke'))._replace(
+    heads={'plain': Head(None, mse, 0.5), 'weighed': Head(None, l1, 10.0)},
+    own_losses={'alignment': 2.0},
+  )
+  loss, parts = jax.jit(lambda: method.loss({}, {}, {}))()
+  # A token that its target gives no weight still counts in the mean.
+  expected = {'loss_plain': 14 / 3, 'loss_weighed': 4 / 3, 'loss_alignment': 9 / 3}
+  assert {name: float(x) for name, x in parts.items()} == pytest.approx(expected)
+  assert float(loss) == pytest.approx(0.5 * 14 / 3 + 10 * 4 / 3 + 2 * 9 / 3)
