@@ -84,6 +84,7 @@ def test_running_cell_decodes_half_of_each_slot_and_counts_hidden_tokens_alone()
   assert (cells == 2).all()
   # The pattern moves: over four slots each place of a cell is decoded twice.
   assert (decoded.reshape(4, 2, 4, 196).sum(2) == 2).all()
+  assert len({clip.tobytes() for clip in decoded}) > 1  # It starts anywhere.
   seen = ~hidden_map(before).reshape(4, -1)
   weight = np.asarray(after.weight)
   np.testing.assert_array_equal(weight, ~np.take_along_axis(seen, np.asarray(after.masked), 1))

@@ -51,6 +51,14 @@ def test_a_point_is_followed_from_the_first_frame():
   assert shown[:, :98].sum() == shown.sum()
 
 
+def test_what_goes_to_and_fro_moves():
+  """The upper half drifts away, the lower one takes longer steps and ends where it began."""
+  values = np.zeros((7, 14, 14, 2))
+  values[:, :7, :, 0] = 0.05
+  values[:, 7:, :, 0] = 0.1 * np.array([1, -1, 1, -1, 1, -1, 0])[:, None, None]
+  assert not draw(flow_of(values), moving=1.0)[:, :98].any()
+
+
 def test_other_shares():
   values = np.zeros((14, 14, 2))
   values[:7] = 3.0

@@ -1,6 +1,7 @@
 """Motion-guided masks: what is visible follows the flow; counts, parity, golden numbers."""
 
 import functools
+import math
 import pathlib
 import subprocess
 import sys
@@ -14,7 +15,13 @@ from tests import started
 from tests.stored import assert_close
 from vmae_jax.errors import UserError
 from vmae_jax.masking.base_maps import BASE_MAPS
-from vmae_jax.masking.motion_guided import flow_pairs, motion_guided, token_scores, warped_maps
+from vmae_jax.masking.motion_guided import (
+  _expose,
+  flow_pairs,
+  motion_guided,
+  token_scores,
+  warped_maps,
+)
 from vmae_jax.motion.flow import Flow
 
 pytestmark = pytest.mark.optimised
@@ -172,6 +179,16 @@ def test_holes_are_filled_from_the_base_map_or_the_neighbour(monkeypatch):
   assert np.abs(maps[10] - base)[:, 20:].max() > 0.1
 
 
+@pytest.mark.parametrize('name, combine', [('gaussian_max', max), ('gaussian_sum', sum)])
+def test_peaks_fall_to_a_part_in_e_within_a_token(name, combine):
+  """Two tokens of five pixels, both visible, whose middles are the pixels 2 and 7."""
+  draw = functools.partial(BASE_MAPS[name], grid=(1, 2), cell=(5, 5), visible=2)
+  row = np.array([combine(math.exp(-(((x - m) / 5) ** 2)) for m in (2, 7)) for x in range(10)])
+  column = np.exp(-(((np.arange(5) - 2) / 5) ** 2))
+  expected = column[:, None] * row / row.max()
+  np.testing.assert_allclose(jax.jit(draw)(KEY), expected, rtol=1e-5)
+
+
 # Masks.
 
 
@@ -242,6 +259,15 @@ def test_exposure_changes_one_slot():
     changed |= set(slots.tolist())
   assert len(changed) > 1
   assert (noisy.sum((2, 3)) == 20).all()
+
+
+def test_exposure_has_its_chance_in_each_slot():
+  expose = functools.partial(_expose, scores=jnp.zeros((4, 3, 3)), chance=0.3)
+  noise = np.asarray(jax.jit(jax.vmap(expose))(jax.random.split(KEY, 600)))
+  slots = (noise != 0).all((2, 3))
+  assert (slots.sum(1) <= 1).all() and 0.25 < slots.any(1).mean() < 0.35
+  assert 0.04 < slots.mean(0).min() and slots.mean(0).max() < 0.11
+  assert abs(noise[slots].mean()) < 0.1 and abs(noise[slots].std() - 1) < 0.1
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,17 @@ def test_a_block_is_one_rectangle_but_for_its_last_row():
     assert len(rows) * len(columns) - block.sum() <= max(2 * len(rows), 2 * len(columns))
 
 
+def test_a_blocks_aspect_is_its_height_over_its_width():
+  """Of 49 places twice as high as wide: sqrt(98) = 9.9 rows and sqrt(24.5) = 4.9 columns."""
+  inside = 0
+  for block in draw([0.0, 0.0], aspect=(2.0, 2.0))[:, 0]:
+    rows, columns = block.any(1), block.any(0)
+    if not (rows[[0, -1]].any() or columns[[0, -1]].any()):
+      assert 9 <= rows.sum() <= 11 and 4 <= columns.sum() <= 6
+      inside += 1
+  assert inside > 5
+
+
 def test_it_starts_where_things_move():
   """A corner of 3 x 3 places goes to and fro by 2 pixels a slot, the rest stands still: with 0.1
   added to all, the corner has 9 * 2.1 of 9 * 2.1 + 187 * 0.1 = 50 % of the starts."""

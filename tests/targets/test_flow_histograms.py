@@ -50,6 +50,13 @@ def test_cells_keep_their_places():
   np.testing.assert_allclose(found[1, 1, 8], 0.5, atol=1e-3)
 
 
+def test_a_slot_has_its_own_frames_and_the_last_one_repeats():
+  vectors = np.reshape([(2, 0), (2, 0), (0, 2)], (3, 1, 1, 2))
+  found = ask(hof, vectors)
+  np.testing.assert_allclose(found[0, ..., 0, :, :], 0.5, atol=1e-3)
+  np.testing.assert_allclose(found[1, ..., 2, :, :], 0.5, atol=1e-3)
+
+
 def test_a_pan_has_no_boundaries_and_a_zoom_one_direction():
   assert not ask(mbh, (5, -3)).any()
   x = np.arange(8) * 2.0
