@@ -4,9 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from vmae_jax.evaluation.attentive import AttentiveClassifier, attentive_probe
+from vmae_jax.evaluation.attentive import AttentiveClassifier, _start, _step, attentive_probe
 from vmae_jax.models.blocks import Mlp
 
 N, D, CLASSES = 6, 64, 3
@@ -96,6 +97,38 @@ def test_the_test_set_chooses_nothing():
   wrong = passes(tokens, (labels + 1) % CLASSES)
   found = probe(passes(*made_up(256, 0)), passes(*made_up(200, 1)), held_out=wrong)
   assert found['learning_rate'] == 1e-7 and found['top1'] < 0.6 < found['best_top1']
+
+
+def test_a_pair_takes_the_steps_of_optaxs_adamw():
+  """Twenty steps: two to warm up, then half a cosine to nothing; only kernels decay."""
+  rng = np.random.default_rng(0)
+  tokens, labels = jnp.asarray(rng.normal(size=(4, N, 8))), jnp.array([0, 2, 1, 1])
+  weights = jnp.array([1.0, 1.0, 0.0, 1.0])
+  model = AttentiveClassifier(2, CLASSES)
+  state = _start(model, 8, jax.random.key(0), 2)
+  params = jax.tree.map(lambda x: x[1] + 0, state[0])
+  rates, decays = jnp.array([1e-3, 2e-2]), jnp.array([0.0, 0.5])
+  factors = [0.5, 1.0, *(0.5 + 0.5 * np.cos(np.pi * np.arange(18) / 18))]
+  mask = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
+  schedule = lambda count: 2e-2 * jnp.array(factors)[count]  # noqa: E731
+  adamw = optax.adamw(schedule, 0.9, 0.999, 1e-8, weight_decay=0.5, mask=mask)
+
+  def loss(params):
+    chances = jax.nn.softmax(model.apply({'params': params}, tokens))
+    return -(jnp.log(chances[np.arange(4), labels]) * weights).sum() / 3
+
+  @jax.jit
+  def expected(params, moments):
+    updates, moments = adamw.update(jax.grad(loss)(params), moments, params)
+    return optax.apply_updates(params, updates), moments
+
+  moments = adamw.init(params)
+  for _ in range(20):
+    state = _step(model, state, (tokens, labels, weights), rates, decays, jnp.int32(20))
+    params, moments = expected(params, moments)
+  jax.tree.map(
+    lambda found, x: np.testing.assert_allclose(found[1], x, atol=2e-4), state[0], params
+  )
 
 
 def test_what_does_not_count_is_not_learnt_and_not_tested():

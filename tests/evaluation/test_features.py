@@ -1,5 +1,8 @@
 """Features of a data set, batch by batch, and tokens for several passes."""
 
+import contextlib
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 from vmae_jax.data.frames import ArrayVideo
 from vmae_jax.errors import UserError, VideoError
 from vmae_jax.evaluation import features
-from vmae_jax.evaluation.features import TokenSet, extract
+from vmae_jax.evaluation.features import TokenSet, extract, middle_clips
 
 
 def made_up(count, batch):
@@ -92,6 +95,22 @@ class Source:
 
 class Data:
   frames, size, stride, sampling = 2, 8, 1, 'dense'
+
+
+class Counted(Source):
+  """Eight frames that show their numbers."""
+
+  def open(self, i):
+    return ArrayVideo(np.arange(8, dtype=np.uint8).repeat(8 * 8 * 3).reshape(8, 8, 8, 3))
+
+
+@pytest.mark.parametrize('sampling, frames', [('dense', [1, 4]), ('segment', [1, 5])])
+def test_clips_are_from_the_middle_as_they_were_in_training(sampling, frames):
+  """Of the six frames that a clip of stride 3 takes, or of two halves."""
+  data = types.SimpleNamespace(frames=2, size=8, stride=3, sampling=sampling)
+  with contextlib.closing(middle_clips(Counted(), data, batch_size=7)) as loader:
+    shown = np.asarray(next(loader)['video'])[..., 0, 0, 0]
+  assert shown.tolist() == [frames] * 7
 
 
 @pytest.mark.parametrize('cache_bytes', [0, 10**9], ids=['encoded anew', 'kept'])

@@ -99,6 +99,20 @@ def test_standardised_as_by_hand():
   np.testing.assert_allclose(test, [[3 * one, 1.0]], atol=1e-4)
 
 
+def test_without_batch_norm_the_scale_of_features_counts():
+  """Strong L2 leaves no weight to small features that tell the classes, beside large noise."""
+  rng = np.random.default_rng(2)
+
+  def mixed(count, seed):
+    features, labels = made_up(count, seed=seed, noise=0.5)
+    noise = 30 * rng.normal(size=(count, 12))
+    return np.concatenate([0.03 * features, noise], 1).astype(np.float32), labels
+
+  sets = *mixed(200, 0), *mixed(200, 1)
+  with_norm, plain = (linear_probe(*sets, strengths=(1.0,), batch_norm=b) for b in (True, False))
+  assert plain['top1'] < 0.5 and with_norm['top1'] > 0.8
+
+
 def test_a_dead_feature_that_moves_in_the_test_set_changes_nothing():
   train, train_labels = made_up(5000, seed=0, noise=2)
   test, test_labels = made_up(500, seed=1, noise=2)

@@ -1,10 +1,16 @@
 """The probe as a function; what it measures is tested with its entry point."""
 
+import types
+
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.data.clips_on_disk import write_video
+from tests.evaluation import test_features
 from tests.evaluation.checkpoints import write_checkpoint
 from vmae_jax.errors import UserError
+from vmae_jax.evaluation import probing
 from vmae_jax.evaluation.probing import probe, probe_table, table
 
 
@@ -21,6 +27,22 @@ def test_too_few_to_choose_by(tmp_path, caplog):
   with pytest.raises(UserError, match='has 9 clips: a trained probe needs at least 10'):
     probe(str(tmp_path / 'run'), **sets, probes=['attentive'])
   assert '1 held-out videos are among the training ones, such as' in caplog.text
+
+
+@pytest.mark.parametrize('batch_size', [3, 8])
+def test_each_model_has_its_own_features(batch_size):
+  """Two time slots, and models that multiply by 1 and by 2; the sixth of seven is broken."""
+
+  def apply(params, video):
+    return params * video.mean((2, 3, 4))[:, :2, None]
+
+  config = types.SimpleNamespace(data=test_features.Data)
+  source, models = test_features.Source(), {'one': jnp.float32(1), 'two': jnp.float32(2)}
+  features, labels = probing._features(config, models, apply, source, 'seven', batch_size)
+  kept = np.array([0, 1, 2, 3, 4, 6])
+  np.testing.assert_array_equal(labels, kept % 3)
+  for name, factor in (('one', 1), ('two', 2)):
+    np.testing.assert_allclose(features[name], np.stack([10 * kept] * 2, 1) * factor)
 
 
 def test_table():
