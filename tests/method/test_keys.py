@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vmae_jax.config_file import load_config
 from vmae_jax.masking import DECODER_MASKINGS, MASKINGS
+from vmae_jax.method import forward, supervised
 from vmae_jax.method.augmentation import augment
+from vmae_jax.method.build import build_method
 from vmae_jax.method.keys import PURPOSES, clip_keys
-from vmae_jax.method.mixing import erase, own_share
+from vmae_jax.method.mixing import erase, own_share, pair
 from vmae_jax.motion.flow import Flow
 
 GRID = (4, 4, 4)
@@ -130,3 +133,37 @@ def test_what_is_decoded_says_nothing_of_what_is_visible(masking):
 def test_purposes_differ():
   data = {p: tuple(np.asarray(jax.random.key_data(key_of(p))).tolist()) for p in PURPOSES}
   assert len(set(data.values())) == len(PURPOSES)
+
+
+def asked(monkeypatch, module):
+  """The purposes for which a module asks for keys, from now on."""
+  purposes = []
+
+  def watched(seed, batch, purpose):
+    purposes.append(purpose)
+    return clip_keys(seed, batch, purpose)
+
+  monkeypatch.setattr(module, 'clip_keys', watched)
+  return purposes
+
+
+def test_each_part_of_a_step_has_keys_of_its_own(monkeypatch):
+  config = load_config('configs/videomae.py:smoke')
+  config.data.shuffled, config.decoder_masking.name = True, 'running_cell'
+  config.decoder_masking.ratio = 0.5
+  method = build_method(config)
+  purposes = asked(monkeypatch, forward)
+  params = jax.eval_shape(method.init, jax.random.key(0))
+  jax.eval_shape(method.forward, params, method._example(), {})
+  assert sorted(purposes) == ['decoded share', 'look', 'mask', 'order of frames']
+
+
+def test_each_part_of_a_fine_tuning_step_has_keys_of_its_own(monkeypatch):
+  model = supervised.build_supervised(load_config('configs/finetune.py:smoke'), classes=5)
+  purposes = asked(monkeypatch, supervised)
+  batch = {'video': jnp.zeros((2, *model.clip), jnp.uint8)}
+  batch |= dict.fromkeys(('label', 'epoch', 'sample', 'repeat'), jnp.zeros(2, jnp.int32))
+  jax.eval_shape(model.loss, jax.eval_shape(model.init, jax.random.key(0)), pair(batch), {})
+  # Of a clip and of the one that it is mixed with.
+  once = ['dropped branches', 'mixing']
+  assert sorted(purposes) == sorted([*once, *['erased box', 'look'] * 2])

@@ -83,6 +83,9 @@ def test_cutmix_takes_a_box_from_the_other_clip():
   assert inside.sum() > 50
   aspect = rows[inside] / columns[inside]
   np.testing.assert_allclose(aspect.mean(), H / W, rtol=0.05)
+  # Its middle is anywhere: no side of the picture is covered more often than the one across.
+  for line in (box.mean((0, 1)), box.mean((0, 2))):
+    assert np.abs(line - line[::-1]).max() < 0.05 and line.min() < 0.8 * line.max()
   # Some of a box lies outside, hence more than the half that Beta(1, 1) would leave.
   assert 0.55 < own.mean() < 0.75
 

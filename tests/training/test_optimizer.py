@@ -6,11 +6,14 @@ import numpy as np
 import optax
 import pytest
 
+from tests.started import ROOT
 from vmae_jax.config import default
+from vmae_jax.config_file import load_config
 from vmae_jax.errors import UserError
+from vmae_jax.method.supervised import build_supervised
 from vmae_jax.models.blocks import decays
 from vmae_jax.models.classifier import Classifier
-from vmae_jax.training import loop
+from vmae_jax.training import finetuning, loop
 from vmae_jax.training.optimizer import layer_scales, make_optimizer, scale_by_layer, warmup_cosine
 
 
@@ -118,3 +121,27 @@ def test_the_optimizer_scales_steps_and_weight_decay():
   np.testing.assert_allclose(kernel[1], 0.5 * -0.15, rtol=1e-5)
   bias = updates['encoder']['blocks']['block']['attention']['q_bias']
   np.testing.assert_allclose(bias[:, 0], [0.25 * -0.1, 0.5 * -0.1], rtol=1e-5)
+
+
+def test_fine_tuning_decays_the_rate_by_layer():
+  """Without gradients, kernels of ones show their rate: weight decay is all there is."""
+  config = load_config(f'{ROOT}/configs/finetune.py:smoke')
+  config.optimizer.update(layer_decay=0.5, weight_decay=0.2)
+  supervised = build_supervised(config, classes=5)
+  depth = supervised.model.encoder['depth']
+  rate = optax.constant_schedule(0.1)
+  optimizer, _ = finetuning.make_step(config, supervised, rate, steps=9)
+  shapes = jax.eval_shape(supervised.init, jax.random.key(0))
+
+  @jax.jit
+  def update():
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
+    ones = jax.tree.map(jnp.ones_like, zeros)
+    return optimizer.update(zeros, optimizer.init(ones), ones)[0]
+
+  updates = update()
+  np.testing.assert_allclose(updates['classifier']['kernel'], -0.02, rtol=1e-5)
+  embed = updates['encoder']['embed']['kernel']
+  np.testing.assert_allclose(embed, -0.02 * 0.5 ** (depth + 1), rtol=1e-5)
+  blocks = updates['encoder']['blocks']['block']['mlp']['fc1']['kernel']
+  np.testing.assert_allclose(blocks[:, 0, 0], -0.02 * 0.5 ** np.arange(depth, 0, -1), rtol=1e-5)

@@ -3,6 +3,7 @@
 import contextlib
 import types
 
+import jax
 import pytest
 from PIL import Image
 
@@ -12,8 +13,11 @@ from vmae_jax.config_file import load_config
 from vmae_jax.data.mixture import Mixture
 from vmae_jax.data.sources import open_source
 from vmae_jax.errors import UserError, VideoError
+from vmae_jax.method.supervised import build_supervised
 from vmae_jax.runs.run_dir import prepare_run_dir
+from vmae_jax.sharding import make_mesh
 from vmae_jax.training import finetuning, loop, pretraining
+from vmae_jax.training.classes import Classes
 
 TRAIN = {'videomae': pretraining.train, 'finetune': finetuning.finetune}
 
@@ -100,3 +104,48 @@ def test_a_method_that_follows_the_codec_needs_videos_with_vectors(tmp_path):
     pretraining.check_vectors(pictures, data)
   pretraining.check_vectors(Mixture([pictures, video]), data)
   pretraining.check_vectors(Lengths(4, None), data)  # What cannot be read is told elsewhere.
+
+
+CUT = dict(frames=6, size=40, stride=3, sampling='linspace')
+LEARNT = CUT | dict(released_end=True, crop='centre', flip=True, repeats=2)
+
+
+def parts(sampler, names):
+  return {name: getattr(sampler, name) for name in names}
+
+
+@pytest.mark.parametrize('name', TRAIN)
+def test_clips_are_cut_as_the_config_says(name):
+  """Nothing of it is what samplers have by default."""
+  config = load_config(f'{started.ROOT}/configs/{name}.py:smoke')
+  config.seed = 7
+  config.data.update(LEARNT)
+  told = LEARNT | {'seed': 7}
+  if name == 'finetune':
+    config.data.update(crop_area=(0.2, 0.3), resampling='bilinear')
+    told |= {'area': (0.2, 0.3), 'resampling': 'bilinear'}
+    look = dict(operations=3, magnitude=5.0, deviation=0.25, chance=0.75)
+    config.data.randaugment.update(look)
+  sampler = {'videomae': pretraining, 'finetune': finetuning}[name].clip_sampler(config)
+  assert parts(sampler, told) == told and sampler.train
+  if name == 'finetune':
+    assert parts(sampler.augment, look) == look
+    config.data.randaugment.operations = 0
+    assert finetuning.clip_sampler(config).augment is None
+  else:
+    assert sampler.slot == config.model.patch[0]
+
+
+def test_views_are_cut_as_the_config_says(monkeypatch):
+  config = load_config(f'{started.ROOT}/configs/finetune.py:smoke')
+  config.data.update(CUT, val='synthetic:val', test='', resampling='bilinear')
+  config.test.update(segments=2, crops=3, batch_size=5)
+  found = []
+  monkeypatch.setattr(finetuning, 'classify', lambda *given, **options: found.append(given))
+  supervised = build_supervised(config, classes=5)
+  sources = {spec: open_source(spec) for spec in (config.data.train, 'synthetic:val')}
+  given = supervised, sources, Classes(5, ()), make_mesh(devices=jax.devices()[:1])
+  assert finetuning.Evaluation(config, '', *given, 4)._test({}, 4, 'last', None) is None
+  ((_, source, sampler, _),) = found
+  told = CUT | dict(resampling='bilinear', segments=2, crops=3, repeats=6)
+  assert parts(sampler, told) == told and not sampler.train and source is sources['synthetic:val']
