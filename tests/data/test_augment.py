@@ -66,6 +66,47 @@ def test_geometry_is_the_same_in_all_frames():
     assert (apply(name, 0.0) == video).all()
 
 
+@pytest.mark.parametrize(
+  'name, row, column',
+  [
+    ('rotate', 20 - 15 * np.sin(np.pi / 6), 20 + 15 * np.cos(np.pi / 6)),
+    ('shear_x', 20, 35 - 0.3 * 20),
+    ('shear_y', 20 - 0.3 * 35, 35),
+  ],
+)
+def test_geometry_at_full_strength(name, row, column):
+  """30 degrees about the middle, or 0.3: where a white dot at row 20, column 35 goes."""
+  frame = np.full((41, 41, 3), 128, np.uint8)
+  frame[19:22, 34:37] = 255
+  moved = apply_drawn([(name, 1.0)], frame)[..., 0]
+  place = np.argwhere(moved > 192).mean(0)
+  np.testing.assert_allclose(place, [row, column], atol=0.6)
+
+
+def test_colours_and_sharpness():
+  """A factor of 1.63 or 0.37: on the distance to grey, to the mean, to a blurred picture."""
+  frame = np.random.default_rng(0).integers(100, 140, (40, 40, 3)).astype(np.uint8)
+  grey = np.repeat(frame[..., :1], 3, -1)
+  for strength, factor in ((0.7, 1.63), (-0.7, 0.37)):
+    color, contrast, sharpness = (
+      apply_drawn([(name, strength)], frame).astype(float)
+      for name in ('color', 'contrast', 'sharpness')
+    )
+    spread = [np.ptp(x, axis=-1).mean() for x in (color, frame.astype(float))]
+    assert spread[0] / spread[1] == pytest.approx(factor, abs=0.05)
+    assert np.abs(apply_drawn([('color', strength)], grey).astype(int) - grey).max() <= 1
+    assert contrast.std() / frame.std() == pytest.approx(factor, abs=0.05)
+    assert (sharpness.std() > frame.std()) == (factor > 1)
+    assert sharpness.mean() == pytest.approx(frame.mean(), abs=1)
+    flat = np.full_like(frame, (90, 120, 150))
+    np.testing.assert_array_equal(apply_drawn([('sharpness', strength)], flat), flat)
+  stretched = apply_drawn([('auto_contrast', 0.7)], frame)
+  assert (stretched.min(), stretched.max()) == (0, 255)
+  dark = (255 * np.random.default_rng(0).random((40, 40, 3)) ** 2).astype(np.uint8)
+  even, same = (np.median(apply(name, 0.7, dark[None])) for name in ('equalize', 'auto_contrast'))
+  assert abs(even - 127) < 8 and abs(same - np.median(dark)) < 8
+
+
 def test_a_clip_is_a_function_of_its_generator():
   augment = RandAugment(4, 7.0, 0.5, 0.5)
   one, same, other = (augment.draw(np.random.default_rng(seed)) for seed in (5, 5, 6))

@@ -52,6 +52,14 @@ def test_resized_box():
   assert _boxes(crop.resized_box, 1, height=30, width=400) == [(180, 0, 40, 30)]
 
 
+def test_resized_boxes_are_as_often_wide_as_high():
+  """Uniform in the logarithm, whose mean is 0; uniform from 3 / 4 to 4 / 3 it would be 0.027."""
+  boxes = np.array(_boxes(crop.resized_box, height=300, width=300, area=(0.5, 0.7)))
+  aspect = np.log(boxes[:, 2] / boxes[:, 3])
+  assert abs(aspect.mean()) < 0.012 and abs(aspect.std() - np.log(16 / 9) / 12**0.5) < 0.01
+  assert (boxes[:, 2] * boxes[:, 3]).mean() / 300**2 == pytest.approx(0.6, abs=0.005)
+
+
 def test_centre_box():
   assert crop.centre_box(240, 320) == (40, 0, 240, 240)
 

@@ -7,10 +7,11 @@ import pytest
 
 from vmae_jax.models.autoencoder import RegressedAutoencoder
 from vmae_jax.models.blocks import REMAT
-from vmae_jax.models.decoder import Output
+from vmae_jax.models.decoder import LatentDecoder, Output
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.flops import regressed_autoencoder_flops
 from vmae_jax.models.patches import patchify
+from vmae_jax.models.positions import sincos_positions
 from vmae_jax.models.regressor import Regressor
 
 PATCH = (2, 8, 8)
@@ -66,6 +67,23 @@ def test_predictions_see_visible_tokens_and_targets_the_masked_ones(inputs):
   expected[rows, masked] = True
   both = touched(lambda v: alignment(model, params, v, visible, masked), video)
   np.testing.assert_array_equal(both, expected)
+
+
+def test_regressor_and_decoders_get_the_positions_of_their_tokens(inputs):
+  model, (video, visible, masked) = build(), inputs
+  params, table = start(model, inputs), jnp.asarray(sincos_positions(32, 32))
+
+  @jax.jit
+  def by_hand(params):
+    latents = Encoder(**ENCODER, **COMMON).apply({'params': params['encoder']}, video, visible)
+    regressor = Regressor(**model.regressor, **COMMON)
+    given = latents, table[visible], table[masked]
+    regressed = regressor.apply({'params': params['regressor']}, *given)
+    decoder = LatentDecoder(**model.decoder, **COMMON, outputs={'appearance': HEADS['appearance']})
+    return decoder.apply({'params': params['one']}, regressed, table[masked])
+
+  found = jax.jit(model.apply)({'params': params}, *inputs)['appearance']
+  np.testing.assert_allclose(found, by_hand(params)['appearance'], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('width', [32, 16])
