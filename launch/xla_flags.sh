@@ -15,6 +15,7 @@
 #     (Where no /dev/nvidia* is there JAX passes over cuda in silence; --distributed checks that.)
 #   --xla_gpu_enable_latency_hiding_scheduler=true  Starts sums over GPUs early and computes
 #     meanwhile. In NVIDIA's JAX images: https://docs.nvidia.com/jax-toolbox/environment-variables
+#     (Compiled for 8 H200 by jax 0.10.2 a step is the same program without it.)
 #   XLA_PYTHON_CLIENT_MEM_FRACTION=0.9  JAX takes 90 % of a GPU's memory (its default is 75 %).
 #     https://docs.nvidia.com/jax-toolbox/performance-profiling/gpu-performance
 # tpu:
