@@ -86,7 +86,7 @@ def test_frames_that_do_not_divide_are_named():
 
 
 def test_untrained_codes_tell_colours():
-  model, params, _, _ = untrained_tokenizer()
+  model, params, _ = untrained_tokenizer()
   images = jnp.asarray(np.random.default_rng(0).random((6, 1, 1, 3), np.float32))
   images = jnp.tile(images, (1, 8, 8, 1))
   codes = model.apply({'params': params}, images, method='encode')
