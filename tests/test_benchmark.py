@@ -85,6 +85,8 @@ def measured(tmp_path_factory):
 def test_other_methods(tmp_path):
   results, _ = measure(OTHERS, tmp_path)
   assert all(len(result['rows']) == 4 for result in results.values())
+  mme = results['mme']  # Flow and histograms.
+  assert 0 < mme['target_flops'] < mme['clip_flops']
 
 
 @pytest.mark.parametrize('name', CONFIGS)

@@ -74,7 +74,7 @@ def _gains(summary: Mapping[str, Any], label: str, names: list[str]) -> plt.Figu
 def _bars(summary: Mapping[str, Any]) -> str:
   counts = {len(arm['seeds']) for arm in summary['arms'].values()}
   if counts == {1}:
-    return ''
+    return '; one seed'
   of_all = f' of {max(counts)} seeds' if len(counts) == 1 else ''
   return f'; bars: {summary["level"]:.0%} intervals{of_all}'
 

@@ -87,7 +87,7 @@ def read_model(path: str, *, weights: str = '') -> tuple[dict[str, Any], dict[st
 
 
 def weights_hash(params: Mapping[str, Any]) -> str:
-  """Sixteen digits that differ for a model that was trained anew to the same step and place."""
+  """The first sixteen digits of a checksum of names and values."""
   from vmae_jax.interchange.pretrained import digest
 
   flat = flatten_dict(params, sep='/')

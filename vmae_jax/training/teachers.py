@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
-from flax.traverse_util import flatten_dict
 
 from vmae_jax.errors import UserError
-from vmae_jax.evaluation.encoder import build_encoder, load_encoder, resolve
+from vmae_jax.evaluation.encoder import build_encoder, load_encoder, resolve, weights_hash
 from vmae_jax.frozen.teacher import AVERAGE, UNTRAINED, Teacher, of_compute_type
 from vmae_jax.hub import local_path
-from vmae_jax.interchange.pretrained import digest
 from vmae_jax.method import build
 from vmae_jax.method.forward import Method
 from vmae_jax.method.wiring import encoder_arguments
@@ -43,13 +40,12 @@ def load_teachers(config) -> dict[str, Teacher]:
     encoder, _ = build_encoder(found, pool='tokens')
     data = found.data
     pixels = {'mean': tuple(data.mean), 'std': tuple(data.std)}
-    values = {k: np.asarray(x) for k, x in flatten_dict(params, sep='/').items()}
     teachers[name] = Teacher(
       encoder.clone(**alike, **pixels, remat='none'),
       of_compute_type(params, common['dtype']),
       (data.frames, data.size, data.size),
       f'{resolve(path)} ({WEIGHTS.get(found.weights, found.weights)} weights)',
-      digest(values)[:16],
+      weights_hash(params),
     )
   return teachers
 
@@ -81,8 +77,7 @@ def same_networks(frozen: Mapping[str, Any], before: Mapping[str, str]) -> dict[
   found = {}
   for name, params in frozen.items():
     if not name.startswith('teacher '):
-      values = {k: np.asarray(x) for k, x in flatten_dict(params, sep='/').items()}
-      found[name] = digest(values)[:16]
+      found[name] = weights_hash(params)
       if before.get(name, found[name]) != found[name]:
         raise UserError(
           f'the file of the {name} holds other weights than when this run began (their digest is '
