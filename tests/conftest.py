@@ -2,7 +2,8 @@
 
 To compile is most of what tests do, and XLA takes half of that time for optimising programs that
 then run for milliseconds. Modules marked `optimised`, whose numbers are those of other
-implementations, are compiled as for training, and so is everything by `tests/run.sh --slow`.
+implementations, are compiled with all optimizations, and as for training by `tests/run.sh --avx2`.
+So is everything by `tests/run.sh --slow`.
 
 What one test has compiled is there for all others, those in other processes too, and for the next
 call of pytest where JAX_COMPILATION_CACHE_DIR names a folder: that takes a third of the time.
@@ -16,8 +17,11 @@ import tempfile
 import jaxtyping
 import pytest
 
+from tests.hurry import HURRIED, XLA_FLAGS
+
 # Set before JAX is imported.
-HURRIED = os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') != '0'
+if XLA_FLAGS not in os.environ.get('XLA_FLAGS', ''):  # In a worker it is there.
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {XLA_FLAGS}'
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # In a worker it is: its parent has set it.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='vmae_jax_compiled_')

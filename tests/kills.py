@@ -29,8 +29,6 @@ import time
 
 import fsspec
 
-os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-
 from tests import started
 from vmae_jax import storage
 

@@ -21,6 +21,7 @@ case "${1:-}" in
   --slow) requirements='requirements-full.txt' choice='' && export JAX_DISABLE_MOST_OPTIMIZATIONS=0 && shift ;;
   --avx2)
     choice='stored and not slow' && shift
+    export JAX_DISABLE_MOST_OPTIMIZATIONS=0
     export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_max_isa=AVX2"
     ;;
   --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" && exit ;;

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tests.hurry import XLA_FLAGS
 from vmae_jax.errors import EXIT_UNAVAILABLE
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -23,7 +24,7 @@ def environment(devices=1, *, cache=None, **more):
   env |= {
     'PYTHONPATH': str(ROOT),
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'XLA_FLAGS': f'{XLA_FLAGS} --xla_force_host_platform_device_count={devices}',
     'JAX_COMPILATION_CACHE_DIR': str(cache or os.environ['JAX_COMPILATION_CACHE_DIR']),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'],

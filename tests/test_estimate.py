@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests import started
+from tests.hurry import XLA_FLAGS
 from vmae_jax import sharding
 from vmae_jax.config_file import load_config
 from vmae_jax.data.loader import Loader
@@ -31,7 +32,7 @@ def environment(*, devices):
     'PYTHONPATH': os.pathsep.join([str(started.ROOT), os.environ.get('PYTHONPATH', '')]),
     'JAX_PLATFORMS': 'cpu',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': 'True',
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'XLA_FLAGS': f'{XLA_FLAGS} --xla_force_host_platform_device_count={devices}',
   }
 
 

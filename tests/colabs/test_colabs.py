@@ -11,6 +11,7 @@ import pytest
 
 from tests.colabs import store
 from tests.colabs.store import COLABS, read
+from tests.hurry import XLA_FLAGS
 from tests.interchange import peer
 
 # The order in which they are listed.
@@ -30,6 +31,7 @@ def execute(notebook, folder, monkeypatch, *, smoke='1', without=()):
     'VMAE_SMOKE': smoke,
     'PYTHONPATH': path,
     'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': XLA_FLAGS,
     'JAX_DISABLE_MOST_OPTIMIZATIONS': 'True',  # Compiling is nearly all of the time.
     'JAX_COMPILATION_CACHE_DIR': cache,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
