@@ -34,8 +34,9 @@ def test_hidden_places_are_grey_and_the_caption_tells_tokenizer_and_accuracy():
     ('predicted\n+ visible', 'nearest visible\ncodes alone'), decoded, strict=True
   ):
     np.testing.assert_array_equal(caught[row], to_uint8(images))
-  assert 'own.safetensors' in caught['caption']
-  assert '25% are right, of copies of the nearest visible one 12%' in caught['caption']
+  caption = caught['caption']
+  assert 'own.safetensors' in caption and '25% are right.' in caption
+  assert 'copied from the nearest visible patch, 12% are.' in caption
 
 
 def test_the_nearest_visible_token_by_hand():

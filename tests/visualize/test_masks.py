@@ -34,9 +34,9 @@ def test_objects_and_their_shapes():
   [
     ('', 'no object'),
     (' ; ', 'no object'),
-    ('circle 1,2 3,4', "'circle 1,2 3,4' is no shape"),
-    ('box 1 2 3 4', "'box 1 2 3 4' is no shape"),
-    ('box 1,1 5,5 +', 'is no shape'),
+    ('circle 1,2 3,4', "'circle 1,2 3,4' is not a shape"),
+    ('box 1 2 3 4', "'box 1 2 3 4' is not a shape"),
+    ('box 1,1 5,5 +', 'is not a shape'),
     ('box 1,1', 'a box has two corners'),
     ('box 1,1 1,5', 'at least a pixel apart'),
     ('polygon 1,1 5,5', 'at least three points'),

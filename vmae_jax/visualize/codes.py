@@ -1,4 +1,4 @@
-"""Predicted codes of a tokenizer, decoded to frames."""
+"""Codes of a tokenizer as a model predicts them, decoded to images."""
 
 import pathlib
 
@@ -10,13 +10,13 @@ from vmae_jax.visualize.images import HIDDEN, Shown, to_uint8, token_pixels
 
 
 def codes_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
-  """Draws the frames, and the decoded images of their true and of their predicted codes.
+  """Draws the frames, and images decoded from their true and from their predicted codes.
 
   Args:
     shown: `values` are the frames 't T_p H W 3' of each time slot; images 't H W 3' of the true
-      codes, the best result that a model can reach; images of predicted codes, and of copies of the
-      nearest visible token's, both of hidden tokens among the true codes of visible ones; and the
-      shares of hidden codes that these have right.
+      codes, the best that a model can reach; a pair of images in which hidden tokens have the
+      predicted codes, or copies of the nearest visible token's, and visible tokens the true codes;
+      and the shares of hidden codes that are right in these two.
   """
   frames, true, (predicted, copied), right = shown.values
   length = shown.patch[0]
@@ -33,8 +33,7 @@ def codes_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   return shown.page(
     {label: list(to_uint8(row[slots])) for label, row in rows.items()},
     slots * length + place,
-    f'Codes of {pathlib.Path(shown.config.tokenizer.path).name}. Predicted is the likeliest code '
-    'of each hidden patch: {:.0%} are right, of copies of the nearest visible one {:.0%}.'.format(
-      *map(float, right)
-    ),
+    f'Codes of {pathlib.Path(shown.config.tokenizer.path).name}. The prediction is the likeliest '
+    f'code of each hidden patch: {right[0]:.0%} are right. Of codes copied from the nearest '
+    f'visible patch, {right[1]:.0%} are.',
   )

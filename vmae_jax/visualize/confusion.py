@@ -21,11 +21,11 @@ def confusion_matrix(
   *,
   title: str = '',
 ) -> None:
-  """Draws each row as shares of its class, with a colour map that any colour vision can read.
+  """Draws each row as shares of its class, in colours for any colour vision.
 
   Args:
-    counts: Row: the true class; column: the one that was predicted.
-    names: The names of the classes; if there are none, numbers are shown.
+    counts: How many clips of each class (row) were predicted as each class (column).
+    names: Names of the classes; if empty, their numbers are shown.
     path: The PNG to write, or a file that gets it.
   """
   from matplotlib.figure import Figure  # No pyplot: it would keep global state.

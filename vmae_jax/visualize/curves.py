@@ -1,4 +1,4 @@
-"""Training curves of a run, and of several in panels beside each other."""
+"""Training curves of one run, and of several runs in panels."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ import numpy as np
 from vmae_jax.errors import UserError
 from vmae_jax.types import Float, UInt8
 
-# Okabe and Ito's colours, for any colour vision; line styles repeat the difference.
+# Okabe and Ito's colours, for any colour vision; lines differ in style, too.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 STYLES = ('-', '--', '-.', ':')
 STYLE = {
@@ -28,8 +28,8 @@ STYLE = {
   'legend.frameon': False,
   'legend.fontsize': 9,
 }
-ROUND = dict(nbins=5, steps=[1, 2, 5, 10], integer=True)  # Ticks.
-PANELS = 3  # The most panels in a row.
+ROUND = dict(nbins=5, steps=[1, 2, 5, 10], integer=True)  # Ticks at round numbers.
+PANELS = 3  # Most panels in a row.
 SMOOTHING = 0.05  # The window of the thick line, as a share of the run's length.
 
 
@@ -50,12 +50,12 @@ def loss_curve(
   keys: Sequence[str] = ('loss',),
   title: str = '',
 ) -> None:
-  """Draws a run's losses over steps, raw thin and smoothed thick, above the learning rate.
+  """Draws a run's losses over steps (thin: raw, thick: smoothed) above the learning rate.
 
   Args:
     metrics: The run's records, from `read_metrics`.
     path: The PNG to write, or a file that gets it.
-    keys: Scalars to draw: the loss, and those of several heads.
+    keys: Scalars to draw: the loss, and the losses of heads.
   """
   # No pyplot: it would keep global state and could look for a display.
   from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ def loss_curve(
     _draw_series(losses, metrics, key, line, head if len(keys) > 1 else '')
   losses.set_ylabel('loss')
   losses.set_title(title)
-  _leave_out_the_start(losses)
+  _scale_to_later_losses(losses)
   if len(keys) > 1:
     losses.legend()
   steps, rates = series(metrics, 'learning_rate')
@@ -87,9 +87,10 @@ def loss_curve(
 
 @styled()
 def loss_panels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> UInt8[np.ndarray, 'H W 3']:
-  """A panel for each run with the losses of its heads, whose units differ between runs.
+  """One panel for each run with the losses of its heads, as their units differ between runs.
 
-  Each run's records are those of `read_metrics`.
+  Args:
+    runs: Name of each run -> its records, from `read_metrics`.
 
   Raises:
     UserError: there is no run, or one has no loss.
@@ -113,7 +114,7 @@ def loss_panels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> UInt8[np.nda
     ax.set_title(name)
     ax.set_xlabel('step')
     ax.xaxis.set_major_locator(MaxNLocator(**ROUND | dict(nbins=4)))
-    _leave_out_the_start(ax)
+    _scale_to_later_losses(ax)
     ax.set_ylim(bottom=0)
     ax.legend()
     ax.grid()
@@ -125,7 +126,7 @@ def loss_panels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> UInt8[np.nda
 
 
 def _draw_series(ax, metrics: Sequence[Mapping[str, Any]], key: str, line: int, label: str) -> None:
-  """A scalar over steps, in the colour and style of the line's number."""
+  """Draws a scalar over steps, in the colour and style that belong to the line's number."""
   steps, values = series(metrics, key)
   style = _style(line, steps)
   smooth = smoothed(values, window=1 + int(SMOOTHING * len(values)))
@@ -139,12 +140,11 @@ def _style(line: int, steps: Float[np.ndarray, ' s']) -> dict[str, Any]:
   return {'color': colour, 'linestyle': style, 'marker': 'o' if len(steps) == 1 else None}
 
 
-def _leave_out_the_start(ax) -> None:
-  """Lets the first, high losses leave the panel at the top, where they would flatten the rest."""
-  lines = [line.get_ydata() for line in ax.lines]
-  later = [y[len(y) // 10 :] for y in lines]
+def _scale_to_later_losses(ax) -> None:
+  """Fits the y axis to all but the first tenth, whose high losses would flatten the rest."""
+  later = [y[len(y) // 10 :] for y in (line.get_ydata() for line in ax.lines)]
   later = [y[np.isfinite(y)] for y in later]
-  if lines and all(len(y) > 1 for y in later):
+  if later and all(len(y) > 1 for y in later):
     low, high = min(y.min() for y in later), max(y.max() for y in later)
     ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low) + 1e-9)
 
@@ -159,9 +159,9 @@ def series(
 
 
 def smoothed(values: Float[np.ndarray, ' s'], *, window: int) -> Float[np.ndarray, ' s']:
-  """The mean over `window` values around each, fewer at the ends; NaN is left out.
+  """The mean over `window` values centred at each, fewer at the ends, without NaN.
 
-  Windows are centred, so that the line does not lag; a step whose window is all NaN stays NaN.
+  A step whose window is all NaN stays NaN.
   """
   kernel = np.ones(window)
   known = np.isfinite(values)

@@ -9,17 +9,12 @@ from vmae_jax.types import Float, UInt8
 from vmae_jax.visualize.images import Shown, to_uint8
 from vmae_jax.visualize.reconstruction import denormalise
 
-# Less and more, of Okabe and Ito's colours, for any colour vision.
+# Blue and vermilion of Okabe and Ito's colours, for any colour vision.
 LESS, MORE = np.array([0, 114, 178]) / 255, np.array([213, 94, 0]) / 255
-_BORROWED = {
-  True: 'The model predicts normalised patches; the mean and std of each hidden patch are '
-  'interpolated from the visible patches near it, not taken from the hidden ones.',
-  False: 'Nothing is borrowed from the hidden patches.',
-}
 
 
 def signed_colours(values: Float[np.ndarray, '*b']) -> UInt8[np.ndarray, '*b 3']:
-  """-1 is blue, 0 white, 1 orange-red; values outside are clipped."""
+  """Colours of values: -1 is blue, 0 white, 1 orange-red; values outside are clipped."""
   values = np.clip(values, -1, 1)[..., None]
   colour = np.where(values < 0, LESS, MORE)
   return to_uint8(1 - np.abs(values) * (1 - colour))
@@ -37,22 +32,25 @@ def correlation(one: Float[np.ndarray, '*b'], other: Float[np.ndarray, '*b']) ->
 
 
 def difference_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
-  """Draws the clip, its true differences, the predicted ones, and these among visible ones.
+  """Draws the clip, its true differences, the predicted ones, and predicted with visible ones.
 
-  `shown.values` are the predictions alone. Their row has a gain of its own, and the caption their
-  correlation with the truth.
+  `shown.values` are the predictions alone. Their row is multiplied by a gain, which the caption
+  says, as well as their correlation with the truth.
   """
   (pt, ph, pw), grid, options = shown.patch, shown.grid, dict(shown.options)
   normalise, predicted = options.get('normalise', 'patch'), shown.values
-  raw = options | {'normalise': 'none'}
-  true = np.array(
-    frame_difference(jnp.asarray(shown.clip)[None], None, patch=shown.patch, **raw)[0]
-  )
+  clip, raw = jnp.asarray(shown.clip)[None], options | {'normalise': 'none'}
+  true = np.asarray(frame_difference(clip, None, patch=shown.patch, **raw)[0])
   if options.get('grey', False):
     true, predicted = (np.repeat(x, 3, axis=-1) for x in (true, predicted))
+  borrowed = 'Nothing is borrowed from the hidden patches.'
   if normalise == 'patch':
     how = dict(grid=grid, statistics='visible', eps=options.get('eps', 0.03))
     predicted = denormalise(predicted, true, shown.hidden, **how)
+    borrowed = (
+      'The model predicts normalised patches; the mean and std of each hidden patch are '
+      'interpolated from the visible patches near it, not taken from the hidden ones.'
+    )
   elif normalise == 'global':
     predicted = predicted * options.get('scale', TYPICAL)
 
@@ -64,7 +62,7 @@ def difference_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   slots = shown.slots()
   if shown.most is None:  # A film of all frames.
     chosen = np.arange(grid[0] * per_slot)
-  else:  # The last difference of a slot is within it.
+  else:  # The last one of each slot: both its frames lie in the slot.
     chosen = slots * per_slot + per_slot - 1
   frames = chosen // per_slot * pt + pt - per_slot + chosen % per_slot
 
@@ -81,7 +79,7 @@ def difference_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
     frames,
     f'Correlation with the true differences of hidden patches: {right:.2f} (0: none). '
     + (f'The row of predictions is {gain:.1f} times as strong as they are. ' if gain > 1 else '')
-    + _BORROWED[normalise == 'patch'],
+    + borrowed,
     legend={
       f'darker to lighter than the frame before, up to {full:.2f} of the range': scale.repeat(9, 0)
     },

@@ -1,7 +1,8 @@
 """What methods see, hide and predict, as films: one picture for every frame of a clip.
 
-Every function takes a clip 'T H W 3' in [0, 1] and returns a film UInt8 'T H2 W2 3', enlarged where
-strokes and paths need space. What a target has once a time slot is shown in all frames of the slot.
+Each NAME_film takes a clip 'T H W 3' in [0, 1] and returns a film UInt8 'T H2 W2 3', enlarged where
+strokes and paths need space. What a target has once per time slot is shown in all frames of the
+slot.
 """
 
 import functools
@@ -63,27 +64,25 @@ def difference_film(video: Video) -> Film:
   return signed_colours(change / peak(change))
 
 
-def flow_film(video: Video, flow: Flow, *, longest: float | None = None) -> Film:
+def flow_film(video: Video, flow: Flow) -> Film:
   """Where each pixel goes until the next frame: hue is direction, saturation is speed.
 
   The last frame shows the flow before it.
 
   Args:
     flow: Flow between neighbouring frames of this clip (`clip_pairs`), with a batch axis of 1.
-    longest: Speed, in pixels of the flow's grid, that gets the full colour; None for the one that
-      2 % of the clip exceed, so that a few wild values do not make all others pale.
   """
   values = flow_of_frames(np.asarray(flow.values[0]), flow.pairs, len(video))
   values[-1] = values[-2]
-  longest = longest_of(values) if longest is None else longest
   factor = video.shape[1] // values.shape[1], video.shape[2] // values.shape[2]
-  return flow_colours(values, longest=longest).repeat(factor[0], 1).repeat(factor[1], 2)
+  colours = flow_colours(values, longest=longest_of(values))
+  return colours.repeat(factor[0], 1).repeat(factor[1], 2)
 
 
 def trajectory_film(video: Video, flow: Flow, *, patch: Patch, steps: int = 6) -> Film:
-  """MME's motion target: where 4 points of each patch go in the next frames, a dot at the end.
+  """MME's motion target: paths of 4 points of each patch over the next frames, a dot at the end.
 
-  Paths that would lead out of the clip are not drawn. The flow is that of `flow_film`.
+  Paths that leave the clip are not drawn. `flow` is as in `flow_film`.
   """
   options = dict(pitch=patch[1] // 2, smooth=False, camera=False, integer=False)
   follow = jax.jit(functools.partial(follow_clip, slot=patch[0], steps=steps, **options))
@@ -132,20 +131,18 @@ def hidden_map(mask: Mask, *, grid: tuple[int, int, int]) -> Bool[np.ndarray, 't
   return hidden.reshape(grid)
 
 
-def masked_film(video: Video, hidden: Bool[np.ndarray, 't h w'], *, shade: float = SHADE) -> Film:
-  """What the encoder sees: hidden patches are dark, but not black, to show where they are.
-
-  `shade` is the share of a hidden patch's brightness that is kept.
-  """
-  return to_uint8(np.where(token_pixels(hidden, video.shape), shade * video, video))
+def masked_film(video: Video, hidden: Bool[np.ndarray, 't h w']) -> Film:
+  """What the encoder sees: hidden patches are dark, but not black, to show where they are."""
+  return to_uint8(np.where(token_pixels(hidden, video.shape), SHADE * video, video))
 
 
 def side_by_side(
   films: Mapping[str, Film], *, side: int = 192, columns: int = 4, **texts: Any
 ) -> Film:
-  """Several films of the same number of frames in one, each with its name above.
+  """Several films of equally many frames in one, each with its name above.
 
-  `texts` are `title`, `caption` and `legend` of `labelled_rows`.
+  Films get a width of `side` pixels. `texts` are `title`, `caption` and `legend` of
+  `labelled_rows`.
 
   Raises:
     UserError: there is no film, or they have different numbers of frames.
@@ -158,7 +155,7 @@ def side_by_side(
   height, width = next(iter(sized.values())).shape[1:3]
   length = next(iter(lengths.values()))
   columns = min(columns, len(films))
-  # The last row is filled with white films.
+  # White films fill the last row.
   sized |= {'': np.full((length, height, width, 3), 255, np.uint8)}
   names = [*films, *[''] * (-len(films) % columns)]
   parts = [names[i : i + columns] for i in range(0, len(names), columns)]
@@ -187,15 +184,15 @@ def side_by_side(
 
 
 def film_of_rows(rows: Rows, *, columns: Sequence[str], **texts: Any) -> Film:
-  """Rows of frames as films side by side: as `labelled_rows`, whose columns follow in time."""
-  del columns  # Titles of frames would flicker.
+  """A `Layout` that shows each row as a film, side by side, its columns one after another."""
+  del columns  # Titles that change with each frame would flicker.
   films = {label.replace('\n', ' '): np.stack(row) for label, row in rows.items()}
   side = max(224, min(320, *(film.shape[2] for film in films.values())))
   return side_by_side(films, side=side, columns=len(films), **texts)
 
 
 def _resized(film: Film, width: int) -> Film:
-  """A film at another width; enlarged pixels stay sharp squares."""
+  """A film at another width; enlarged pixels become sharp squares."""
   size = width, max(1, round(film.shape[1] * width / film.shape[2]))
   how = Image.Resampling.NEAREST if film.shape[2] <= width else Image.Resampling.LANCZOS
   return np.stack([np.asarray(Image.fromarray(frame).resize(size, how)) for frame in film])

@@ -9,14 +9,14 @@ import numpy as np
 from vmae_jax.types import Float, UInt8
 from vmae_jax.visualize.images import Hidden, Shown, evenly, swatch, to_uint8, token_pixels
 
-# Steps from red over yellow, green, cyan, blue and magenta to red again: more where the eye
-# distinguishes more hues (Baker et al., A Database and Evaluation Methodology for Optical Flow,
-# 2011, the wheel of nearly all pictures of flow).
+# Numbers of hues from red over yellow, green, cyan, blue and magenta to red again: more where the
+# eye distinguishes more (Baker et al., A Database and Evaluation Methodology for Optical Flow,
+# 2011, whose wheel nearly all pictures of flow use).
 _STEPS = (15, 6, 4, 11, 13, 6)
 _CORNERS = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1), (1, 0, 0))
-SHADE = 0.15  # What is left of the brightness of a hidden token.
-MAP = (213, 94, 0)
-NONE = 225  # Where there is no flow.
+SHADE = 0.15  # Share of its brightness that a hidden token keeps.
+MAP = (213, 94, 0)  # The colour of a map's largest value.
+NONE = 225  # The grey of places without flow.
 
 
 def colour_wheel() -> Float[np.ndarray, '55 3']:
@@ -29,12 +29,11 @@ def colour_wheel() -> Float[np.ndarray, '55 3']:
 def flow_colours(
   flow: Float[np.ndarray, '*b H W 2'], *, longest: float | None = None
 ) -> UInt8[np.ndarray, '*b H W 3']:
-  """Direction as hue, length as saturation: no motion is white, red is motion to the right.
+  """Direction as hue, length as saturation: white is no motion, red is motion to the right.
 
   Args:
     flow: (x, y), y downwards; grey where it is NaN.
-    longest: The length that gets the full colour; longer ones are darkened. None for the longest
-      of the flow.
+    longest: The length that gets the full colour (longer ones are darker); by default the longest.
   """
   flow = np.asarray(flow, np.float64)
   none = np.isnan(flow).any(-1, keepdims=True)
@@ -52,7 +51,7 @@ def flow_colours(
 
 
 def wheel(side: int = 160) -> UInt8[np.ndarray, 'H W 3']:
-  """The legend of flow: the colours around a point that does not move."""
+  """The legend of flow: each direction and speed as a place on a disk, no motion in its centre."""
   at = (np.arange(side) + 0.5) / side * 2 - 1
   flow = np.stack(np.meshgrid(at, at), -1)
   inside = np.hypot(flow[..., 0], flow[..., 1]) <= 1
@@ -60,7 +59,7 @@ def wheel(side: int = 160) -> UInt8[np.ndarray, 'H W 3']:
 
 
 def longest_of(flow: Float[np.ndarray, '*b 2']) -> float:
-  """The speed that gets the full colour: 2 % exceed it, so that few wild values pale no others."""
+  """The speed that gets the full colour: the 0.98 quantile, as outliers would pale all others."""
   return max(float(np.nanquantile(np.hypot(flow[..., 0], flow[..., 1]), 0.98)), 1e-6)
 
 
@@ -73,9 +72,9 @@ def motion_grid(
   """Draws a clip, its flow, the maps that follow the flow, and what masks leave visible.
 
   Args:
-    flow: The flow of each frame, on a grid that divides the frames, see `flow_of_frames`.
-    maps: What `warped_maps` gives, on the same grid; None for masks without such maps.
-    masks: Label -> True where a token is hidden; such as motion-guided and tube.
+    flow: The result of `flow_of_frames`, on a grid that divides the frames.
+    maps: The result of `warped_maps`, on the same grid; None for masks without such maps.
+    masks: Label -> True where a token is hidden, such as of motion-guided and of tube masking.
   """
   video = shown.clip
   chosen = evenly(len(video), most=shown.most)
@@ -88,7 +87,9 @@ def motion_grid(
   codec = shown.config is not None and shown.config.motion.name == 'codec'
   name = "motion vectors\n(the codec's)" if codec else 'flow\n(estimated)'
   rows = {'clip': to_uint8(video), name: enlarge(flow_colours(flow, longest=longest))}
-  legend, words = {_scale(longest * factor[1]): wheel()}, ''
+  rim = longest * factor[1]
+  legend = {f'direction and speed, {rim:.1f} pixels at the rim; white: no motion': wheel()}
+  words = ''
   if maps is not None:  # Grey where the map is low, red where it is high.
     heat = enlarge(maps / maps.max())[..., None]
     grey = video.mean(-1, keepdims=True)
@@ -102,12 +103,8 @@ def motion_grid(
   return shown.page(rows, chosen, words, legend=legend)
 
 
-def _scale(longest: float) -> str:
-  return f'direction and speed, {longest:.1f} pixels at the rim; white: no motion'
-
-
 def flow_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
-  """Draws a clip, its flow, the predicted flow, and this among the visible one."""
+  """Draws a clip, its flow, the predicted flow, and the predicted with the visible flow."""
   true, _ = shown.values
   (t, h, w), (pt, ph, pw) = shown.grid, shown.patch
   cells = math.isqrt(true.shape[-1] // (2 * pt))
@@ -123,8 +120,8 @@ def flow_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   return shown.page(
     shown.rows(draw, chosen, name='flow\n(estimated)'),
     chosen,
-    f'{"Deviations from the mean of each token. " if deviations else ""}The second row is what the '
-    'estimator says, which is not always the true motion.',
+    f'{"Deviations from the mean of each token. " if deviations else ""}The second row is an '
+    'estimate, which is not always the true motion.',
     legend={'hue is direction, colour is speed; white: no motion': wheel()},
   )
 
@@ -134,8 +131,9 @@ def flow_of_frames(
 ) -> Float[np.ndarray, 'T H W 2']:
   """The flow of each frame forward in time, for pictures.
 
-  A frame with no pair that goes forward gets the reverse of one that goes backward; a frame with
-  no pair gets that of the frame before, where pairs are further apart, or NaN.
+  A frame without a pair that goes forward gets the reverse of its backward flow. A frame that
+  begins no pair gets the flow of the frame before that does, where pairs span several frames, else
+  NaN.
   """
   out = np.full((frames, *flow.shape[1:]), np.nan, flow.dtype)
   for (i, j), values in sorted(zip(pairs, flow, strict=True), key=lambda entry: entry[0][1]):

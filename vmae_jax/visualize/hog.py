@@ -1,4 +1,4 @@
-"""Predicted and true histograms of oriented gradients, as glyphs."""
+"""Predicted and true histograms of oriented gradients (HOG), as glyphs."""
 
 import math
 
@@ -15,7 +15,7 @@ MIN_CELL = 16  # Cells are enlarged to at least this many pixels.
 def cells(
   values: Float[np.ndarray, 'n f'], grid: tuple[int, int, int]
 ) -> Float[np.ndarray, 't Hc Wc 9']:
-  """The histogram of each cell: the mean over channels, of the first step along a trajectory."""
+  """The histogram of each cell: the mean over channels, at the first step of a trajectory."""
   (t, h, w), steps = grid, values.shape[1] // (12 * BINS)
   first = values.reshape(t, h, w, -1, BINS, steps, 2, 2)[:, :, :, :, :, 0]
   return einops.rearrange(first.mean(3), 't h w k a b -> t (h a) (w b) k')
@@ -24,21 +24,19 @@ def cells(
 def glyphs(
   cells: Float[np.ndarray, '*b Hc Wc 9'], *, variant: str = 'mme', side: int = MIN_CELL
 ) -> Float[np.ndarray, '*b H W']:
-  """A stroke for each bin of a cell, along the edge (across the gradient), as bright as the bin.
+  """Draws a stroke for each bin of a cell, along the edge (across the gradient).
 
   Args:
     cells: Histograms.
-    variant: The target's variant, which gives the directions of bins.
+    variant: The target's variant, on which the directions of bins depend.
     side: Height and width of a glyph in pixels.
 
   Returns:
-    The brightest of the strokes at each pixel, in units of the histograms.
+    At each pixel the value of the largest bin whose stroke covers it.
   """
   at = np.arange(side) - (side - 1) / 2
   angles = bin_angles(variant)[:, None, None]
-  distance = np.abs(
-    np.cos(angles) * at + np.sin(angles) * at[:, None]
-  )  # Pixels to the edge's line.
+  distance = np.abs(np.cos(angles) * at + np.sin(angles) * at[:, None])  # From the edge's line.
   inside = np.hypot(at, at[:, None]) < side / 2
   strokes = np.clip(1.2 - distance, 0, 1) * inside
   *b, h, w, _ = cells.shape
@@ -49,14 +47,14 @@ def glyphs(
 
 
 def hog_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
-  """Draws frames, their true histograms, the predicted ones, and these among visible ones.
+  """Draws frames, their true histograms, the predicted ones, and predicted with visible ones.
 
-  Glyphs show the mean over the channels, and the first step of histograms along trajectories.
+  See `cells` for the part of a histogram that is drawn.
   """
   (true, _), grid, (pt, _, side) = shown.values, shown.grid, shown.patch
   side = side // 2 * math.ceil(2 * MIN_CELL / side)
   peak = max(float(np.quantile(cells(true, grid).max(-1), 0.99)), 1e-6)
-  slots = shown.slots(3 if math.prod(grid[1:]) <= 64 else 2)  # A few that can be seen.
+  slots = shown.slots(3 if math.prod(grid[1:]) <= 64 else 2)  # So few that strokes can be seen.
   frames = slots * pt
   if true.shape[1] == 12 * BINS:
     frames += FRAMES[shown.options.get('frame', 'middle')](pt)
@@ -69,6 +67,6 @@ def hog_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   return shown.page(
     shown.rows(draw, frames),
     frames,
-    'Strokes run along edges; the stronger the gradients of that direction in a cell, the '
-    'brighter. Nothing is borrowed from the hidden tokens.',
+    'Strokes run along edges; they are brighter where the gradients of a cell in that direction '
+    'are stronger. Nothing is borrowed from the hidden tokens.',
   )

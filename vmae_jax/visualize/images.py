@@ -1,4 +1,4 @@
-"""Rows of labelled frames as one picture, drawn with Pillow alone, and what such rows are of."""
+"""Labelled rows of frames as one picture, drawn with Pillow, and the type of what they show."""
 
 import functools
 import importlib.util
@@ -16,7 +16,7 @@ MIN_SIDE = 120  # Smaller frames are enlarged to at least this many pixels.
 HIDDEN = 0.6  # The grey of patches that are not shown.
 _GAP, _MARGIN = 4, 12
 _INK, _FAINT, _PAPER = (25, 25, 25), (90, 90, 90), (255, 255, 255)
-_OF_PAGE = 0.03  # Height of the text over the width of all columns: legible at half a page.
+_OF_PAGE = 0.03  # Height of text / width of all columns: legible on half a page.
 
 Patch = tuple[int, int, int]  # Frames, height and width.
 Video = Float[np.ndarray, 'T H W 3']  # A clip in [0, 1].
@@ -33,17 +33,14 @@ def to_uint8(frames: Float[np.ndarray, '*shape']) -> UInt8[np.ndarray, '*shape']
 
 
 def evenly(count: int, *, most: int | None) -> Int[np.ndarray, ' q']:
-  """Numbers from 0 to count - 1, at most so many (None: all), evenly spaced, with both ends."""
+  """At most `most` numbers (None: all) from 0 to count - 1, evenly spaced, with both ends."""
   return np.linspace(0, count - 1, min(most or count, count)).round().astype(int)
 
 
 def token_pixels(
   tokens: Bool[np.ndarray, 't h w'], shape: Sequence[int]
 ) -> Bool[np.ndarray, 'T H W 1']:
-  """A value of each token, repeated over the frames and pixels of its patch.
-
-  `shape` is that of the clip, which begins with T, H and W.
-  """
+  """Values of tokens, repeated over the frames and pixels of each patch of a clip 'T H W ...'."""
   for axis in range(3):
     tokens = tokens.repeat(shape[axis] // tokens.shape[axis], axis)
   return tokens[..., None]
@@ -58,7 +55,7 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def text_size(columns: Sequence[str], width: int) -> int:
-  """Height of the text of a page of columns that are `width` pixels wide, whose titles fit."""
+  """Height of a page's text, at which titles of columns fit columns of `width` pixels."""
   size = max(13, round(_OF_PAGE * len(columns) * width))
   return max(9, min(size, int(size * width / max(1, *(_width(c, font(size)) for c in columns)))))
 
@@ -125,7 +122,7 @@ def labelled_rows(
 def _placed(
   legend: Mapping[str, UInt8[np.ndarray, '_ _ 3']], small: ImageFont.FreeTypeFont, total: int
 ) -> list[tuple[int, int, str, Image.Image]]:
-  """Row, x, text and picture of each entry; a row ends where the page does."""
+  """Row, x, text and picture of each entry; a row breaks at the edge of the page."""
   placed, row, x, height = [], 0, _MARGIN, round(1.9 * small.size)
   for text, swatch in legend.items():
     size = round(height * swatch.shape[1] / swatch.shape[0]), height
@@ -158,11 +155,11 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 class Shown(NamedTuple):
-  """What a head predicts of one clip, and how it is drawn: what all pictures of clips take."""
+  """What a head predicts of one clip, and how to draw it: the argument of all that draw clips."""
 
   clip: Video  # The clip in [0, 1].
   hidden: Hidden  # True where a token was hidden.
-  # What the picture is of: for most targets its values of all tokens and the predictions of hidden
+  # What is drawn: for most targets the true values of all tokens and the predictions of hidden
   # ones, in the order of tokens.
   values: Any
   patch: Patch  # Frames, height and width of a patch.
@@ -183,7 +180,7 @@ class Shown(NamedTuple):
     return f'{self.hidden.mean():.0%} hidden'
 
   def slots(self, most: int | None = None) -> Int[np.ndarray, ' q']:
-    """The time slots of the columns, of pictures at most so many."""
+    """The time slots of the columns: all for a film, at most `most` for a picture."""
     return evenly(self.grid[0], most=self.most and min(self.most, most or self.most))
 
   def page(
@@ -201,22 +198,21 @@ class Shown(NamedTuple):
     name: str = 'true',
     gain: float = 1.0,
   ) -> dict[str, list[UInt8[np.ndarray, 'H W 3']]]:
-    """Rows of the clip, of true values, of visible ones, of predicted ones, and of the last two.
+    """Rows of the clip, true values, the visible ones, predictions, and both of these together.
 
     Args:
-      draw: (values of all tokens) -> a picture for each column; what is not shown is made grey.
+      draw: (values of all tokens) -> a picture for each column, of which a row may grey parts out.
       frames: The frames of the columns.
       name: Label of the row of true values.
-      gain: What predictions are multiplied with in their own row.
+      gain: Factor of predictions in their own row.
     """
     true, predicted = self.values
     hidden = self.hidden.reshape(self.grid)[np.asarray(frames) // self.patch[0]]
 
-    def row(values, grey):
+    def row(values, greyed_out):
       pictures = draw(values)
-      return list(
-        np.where(token_pixels(grey, pictures.shape), np.uint8(round(255 * HIDDEN)), pictures)
-      )
+      grey = np.uint8(round(255 * HIDDEN))
+      return list(np.where(token_pixels(greyed_out, pictures.shape), grey, pictures))
 
     both = true.copy()
     both[self.hidden] = predicted

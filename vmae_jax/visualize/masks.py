@@ -1,11 +1,11 @@
 """Masks of objects: painted from a description, and drawn over their frames.
 
-`paint` makes the first mask of a video that is to be segmented:
+`paint` makes the first mask of a video to segment from a description such as:
 
     box 40,30 120,160; polygon 10,10 60,12 35,80 + box 50,70 60,90
 
 Points are x,y in pixels from the frame's upper left corner. A semicolon starts the next object,
-a plus adds a shape to the same one; where shapes overlap, the later object is on top.
+a plus adds a shape to the same object. Where objects overlap, the later one is on top.
 """
 
 import re
@@ -25,9 +25,9 @@ _HOW = (
   "write 'box X,Y X,Y' (two opposite corners) or 'polygon X,Y X,Y X,Y ...', with ; before the "
   'next object.'
 )
-_RULER, _TICKS = 34, 8  # Width of a ruler in pixels, and about how many numbers it has.
+_RULER, _TICKS = 34, 8  # Width of a ruler in pixels, and the most steps along it.
 COLUMNS = 6  # Frames in the picture of a clip.
-WIDTH = 240  # Pixels of each of them.
+WIDTH = 240  # Width of each of them in pixels.
 _SAFE = (COLOURS[4], COLOURS[5], *COLOURS[1:4], COLOURS[0], '#F0E442')  # Light ones first.
 
 
@@ -42,7 +42,9 @@ def palette() -> UInt8[np.ndarray, '256 3']:
 
 
 def paint(text: str, *, height: int, width: int) -> UInt8[np.ndarray, 'H W']:
-  """The object of each pixel, numbered from 1; 0 is background. `text` is as the module says.
+  """The object of each pixel, numbered from 1; 0 is background.
+
+  `text` has the form that the top of this file describes.
 
   Raises:
     UserError: the text cannot be read, a shape lies outside the frame, or an object is covered.
@@ -51,9 +53,7 @@ def paint(text: str, *, height: int, width: int) -> UInt8[np.ndarray, 'H W']:
   if not objects:
     raise UserError(f'the mask has no object: {_HOW}')
   if len(objects) > MAX_OBJECTS:
-    raise UserError(
-      f'the mask has {len(objects)} objects: at most {MAX_OBJECTS} can be told apart.'
-    )
+    raise UserError(f'the mask has {len(objects)} objects: at most {MAX_OBJECTS} are possible.')
   image = Image.new('L', (width, height))
   draw = ImageDraw.Draw(image)
   for number, part in enumerate(objects, 1):
@@ -63,7 +63,7 @@ def paint(text: str, *, height: int, width: int) -> UInt8[np.ndarray, 'H W']:
         if not (0 <= x <= width and 0 <= y <= height):
           raise UserError(
             f'the point {x:g},{y:g} of {shape.strip()!r} lies outside the frame, which is '
-            f'{width} x {height} pixels (x is counted to the right, y downwards).'
+            f'{width} x {height} pixels (x counts to the right, y downwards).'
           )
       if kind == 'box':
         (left, top), (right, bottom) = np.min(points, 0), np.max(points, 0)
@@ -84,7 +84,7 @@ def _parse(shape: str) -> tuple[str, list[tuple[float, float]]]:
   kind, *words = shape.split() or ['']
   numbers = [re.fullmatch(r'(-?\d+(?:\.\d+)?),(-?\d+(?:\.\d+)?)', word) for word in words]
   if kind not in SHAPES or not all(numbers):
-    raise UserError(f'{shape.strip()!r} is no shape: {_HOW}')
+    raise UserError(f'{shape.strip()!r} is not a shape: {_HOW}')
   points = [(float(match[1]), float(match[2])) for match in numbers]
   if kind == 'box':
     (x, y), (x2, y2) = points if len(points) == 2 else ((0, 0), (0, 0))
@@ -96,7 +96,7 @@ def _parse(shape: str) -> tuple[str, list[tuple[float, float]]]:
 
 
 def ruled(frame: UInt8[np.ndarray, 'H W 3'], *, width: int = 640) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """A frame, `width` pixels wide, with rulers in its own pixels, from which points are read."""
+  """A frame at another width, with rulers in its own pixels from which to read points."""
   factor = width / frame.shape[1]
   size = width, round(frame.shape[0] * factor)
   page = Image.new('RGB', (size[0] + 2 * _RULER, size[1] + 2 * _RULER), (255, 255, 255))
@@ -117,7 +117,7 @@ def ruled(frame: UInt8[np.ndarray, 'H W 3'], *, width: int = 640) -> UInt8[np.nd
 
 
 def safe_colours() -> UInt8[np.ndarray, '256 3']:
-  """Seven colours of objects in turn that are distinct for any colour vision; 0 is black."""
+  """A palette of black and seven colours, in turn, that are distinct for any colour vision."""
   seven = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _SAFE], np.uint8)
   return np.concatenate([np.zeros((1, 3), np.uint8), seven[np.arange(255) % len(seven)]])
 
@@ -128,9 +128,9 @@ def overlay(
   *,
   colours: UInt8[np.ndarray, '256 3'] | None = None,
 ) -> UInt8[np.ndarray, 'H W 3']:
-  """The frame, its objects half covered by their colours and outlined in them.
+  """The frame with each object tinted and outlined in its colour; 0 is no object.
 
-  Colours are DAVIS's palette by default, as in files; 0 is no object.
+  The default colours are those of mask files, DAVIS's palette.
   """
   around = np.pad(mask, 1, mode='edge')
   neighbours = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
@@ -149,7 +149,7 @@ def strip(
   title: str,
   caption: str,
 ) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """A row of frames of a clip, with their names above, for each set of masks: label -> masks."""
+  """A row of frames under masks for each entry (label -> masks) of `rows`; `names` stand above."""
   height, width, _ = frames[0].shape
   size = WIDTH, max(1, round(height * WIDTH / width))
   small = [np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in frames]

@@ -1,4 +1,4 @@
-"""Pictures of what a model in training predicts, of the same few clips each time."""
+"""Pictures of what a model in training predicts, always of the same few clips."""
 
 import functools
 import operator
@@ -35,11 +35,10 @@ from vmae_jax.visualize.trajectories import trajectory_grid
 
 
 class Pictures:
-  """Draws what each head predicts, for a few clips from all over the data set.
+  """Draws what each head predicts, for a few clips spread over a data set.
 
-  Lists often go from class to class. All hidden tokens are predicted, even if training decodes only
-  some of them, of the videos of `log.held_out` if it names some. The main process writes pictures
-  to WORKDIR/pictures.
+  They are spread because lists are often sorted by class. All hidden tokens are predicted, even if
+  training decodes only some of them. The main process writes the pictures to WORKDIR/pictures.
   """
 
   def __init__(
@@ -49,8 +48,9 @@ class Pictures:
     self._folder = f'{workdir}/pictures'
     self._count = min(config.log.pictures, len(source))
     self._source, self._sampler = source, sampler
-    outputs = functools.partial(shown_outputs, method, config)
-    self._outputs = jax.jit(outputs, out_shardings=NamedSharding(mesh, P()))
+    self._outputs = jax.jit(
+      functools.partial(shown_outputs, method, config), out_shardings=NamedSharding(mesh, P())
+    )
 
   @functools.cached_property
   def _batch(self) -> dict[str, np.ndarray]:
@@ -59,18 +59,15 @@ class Pictures:
     index = np.arange(-(-self._count // shares) * shares, dtype=np.int32) % self._count
     samples = evenly(len(self._source), most=self._count).astype(np.int32)
     clips = [self._sampler(self._source, 0, int(sample)) for sample in samples]
-    clips = [
-      {name: x[0] for name, x in clip.items() if name in self._method.inputs} for clip in clips
-    ]
     return {
-      **{name: np.stack([clips[i][name] for i in index]) for name in self._method.inputs},
+      **{name: np.stack([clips[i][name][0] for i in index]) for name in self._method.inputs},
       'epoch': np.zeros_like(index),
       'sample': samples[index],
       'repeat': np.zeros_like(index),
     }
 
   def draw(self, step: int, params, frozen) -> dict[str, UInt8[np.ndarray, 'H2 W2 3']]:
-    """Name -> picture; each is also written to WORKDIR/pictures as a PNG, named after the step.
+    """Name -> picture, each also written as a PNG named after the step and the picture.
 
     `frozen` are the method's frozen parameters, on the devices.
     """
@@ -95,7 +92,7 @@ Drawn = dict[str, UInt8[np.ndarray, '...']]
 
 
 def draw_clip(method: Method, config, outputs: dict[str, Any], i: int, **how: Any) -> Drawn:
-  """Pictures of what each head predicts of one clip, and of a mask that follows motion.
+  """Pictures of what each head predicts of one clip, and of the mask if it follows motion.
 
   Args:
     outputs: The result of `shown_outputs`, on the host.
@@ -103,7 +100,7 @@ def draw_clip(method: Method, config, outputs: dict[str, Any], i: int, **how: An
     how: `title`, `most` and `layout` of `Shown`.
 
   Returns:
-    `HEAD_KIND` -> picture (film, if `layout` makes one).
+    `HEAD_KIND` and `mask_motion` -> picture, or film if `layout` makes films.
   """
   of_clip = functools.partial(jax.tree.map, operator.itemgetter(i))
   clip = of_clip((outputs['clip'], outputs['hidden']))
@@ -122,7 +119,7 @@ def draw_clip(method: Method, config, outputs: dict[str, Any], i: int, **how: An
 
 
 def predicted_pixels(method: Method, config, outputs: dict[str, Any], i: int) -> Video | None:
-  """A clip with predicted pixels in place of hidden ones; None where no head predicts pixels.
+  """A clip with predicted pixels in place of hidden ones; None if no head predicts pixels.
 
   Arguments are those of `draw_clip`. Nothing is borrowed from hidden patches.
   """
@@ -134,7 +131,7 @@ def predicted_pixels(method: Method, config, outputs: dict[str, Any], i: int) ->
 
 
 def _pixel_values(predicted, options) -> tuple[Any, dict[str, Any]]:
-  """What `predicted_video` takes of a head of pixels and its target's options."""
+  """Arguments of `predicted_video` for a head of pixels: predictions, and how to undo its scale."""
   normalise, eps = options.get('normalise', 'patch'), options.get('eps', 1e-6)
   if normalise == 'global':
     predicted = predicted * options.get('scale', 0.225)
@@ -157,13 +154,13 @@ def _pixels(shown: Shown) -> Drawn:
 
 def _trajectory(shown: Shown) -> Drawn:
   if shown.config.tracking.rate == 'slot':
-    where = ': steps of the points that lay at these places in frame 1'
+    where = ': steps of the points that are at these places in frame 1'
     shown = shown._replace(title=shown.title + where)
   return {'trajectory': trajectory_grid(shown)}
 
 
-# Target -> what draws a head of it: kind of picture -> picture. Heads of other targets are trained
-# without pictures.
+# Target -> a function that draws a head with this target and returns kind of picture -> picture.
+# There are no pictures of heads with other targets.
 PICTURES: dict[str, Callable[[Shown], Drawn]] = {
   'pixels': _pixels,
   'frame_difference': lambda shown: {'difference': difference_grid(shown)},
@@ -177,7 +174,7 @@ PICTURES: dict[str, Callable[[Shown], Drawn]] = {
 
 
 def shown_outputs(method: Method, config, params, batch, frozen) -> dict[str, Any]:
-  """What pictures need: clips, hidden tokens, and for each head what its picture shows.
+  """What pictures need: clips, hidden tokens, and for each head the values that its picture shows.
 
   Arguments are those of `Method.forward`, and the run's config.
   """
@@ -198,7 +195,7 @@ def shown_outputs(method: Method, config, params, batch, frozen) -> dict[str, An
     outputs |= {'flow': out.flow, 'tube': hidden_map(other)}
     if masking.name == 'motion_guided':
       warped = functools.partial(warped_maps, **where, **masking.options)
-      # The mask's own map has the same key.
+      # The same key as the masking's, so the same map.
       maps = jax.vmap(lambda key, *given: warped(jax.random.split(key)[0], *given))
       outputs['maps'] = maps(keys, out.clip, out.flow)
   for name, prediction in out.predictions.items():
@@ -213,7 +210,7 @@ def shown_outputs(method: Method, config, params, batch, frozen) -> dict[str, An
         steps = 1 if plain.get('total') else out.followed.tracks.displacements.shape[1]
         values = true.values.reshape(b, n, 2, steps, -1)
         outputs[name] = values, true.weights, outputs[name]
-      case target if target not in ('pixels', 'frame_difference'):  # Which are seen in the clip.
+      case target if target not in ('pixels', 'frame_difference'):  # The clip shows theirs.
         outputs[name] = out.targets[name].values, outputs[name]
   return outputs
 
@@ -229,7 +226,7 @@ def _decoded(method: Method, name: str, out: Forward, frozen):
   t, h, w = method.grid
   model, (_, _, H, W, C) = method.tokenizer.model, out.clip.shape
 
-  def decode(codes):  # If each frame of a slot has codes, those of the first are shown.
+  def decode(codes):  # Where several frames of a slot have codes, those of the first are shown.
     codes = einops.rearrange(codes[..., 0], 'b (t h w) -> (b t) h w', t=t, h=h, w=w)
     images = model.apply({'params': frozen['tokenizer']}, codes, method='decode')
     images = jax.image.resize(images, (len(images), H, W, C), 'linear')
@@ -241,7 +238,7 @@ def _decoded(method: Method, name: str, out: Forward, frozen):
 
 
 def nearest_visible(mask: Mask, grid: tuple[int, int, int]) -> Int[Array, 'b m']:
-  """The visible token that is nearest to each hidden one, in space and time."""
+  """The visible token nearest to each hidden one, in space and time."""
   places = jnp.stack(jnp.unravel_index(jnp.arange(np.prod(grid)), grid), -1)
   places = places * np.array([TIME_STEP, 1, 1])
   apart = places[mask.masked][:, :, None] - places[mask.visible][:, None]

@@ -1,10 +1,9 @@
-"""What a model predicts, as pictures that say what was borrowed from the clip.
+"""Predicted pixels as pictures, which say what they borrow from the clip.
 
 A model that predicts patch-normalised pixels does not predict a patch's mean and contrast.
-Pictures that take both from the ground truth look good for any model, since the means alone show
-the scene: the usual demonstration overstates every such model. Here mean and contrast of a
-hidden patch come from the visible patches around it. The usual way exists for comparison, and
-its picture says so.
+Pictures usually take both from the ground truth, and so look good for any model, since the means
+alone show the scene. Here, mean and contrast of a hidden patch come from the visible patches around
+it. The usual way exists for comparison, and its caption says so.
 """
 
 import math
@@ -17,7 +16,7 @@ from vmae_jax.models.patches import patchify, token_grid, unpatchify
 from vmae_jax.types import Float, UInt8
 from vmae_jax.visualize.images import HIDDEN, Hidden, Patch, Shown, Video, to_uint8, token_pixels
 
-# Where a hidden patch's mean and std came from -> what the caption says of it.
+# Where the mean and std of hidden patches come from -> what the caption says about it.
 CAPTIONS = {
   'none': 'The model predicts the pixels themselves: nothing is borrowed from the hidden patches.',
   'visible': 'Honest: the model predicts normalised patches; the mean and std of each hidden patch '
@@ -26,15 +25,13 @@ CAPTIONS = {
   'hidden patch are borrowed from the ground truth, which alone shows most of the scene.',
 }
 NEIGHBOURS = 16  # Visible patches whose statistics are averaged.
-TIME_STEP = 0.5  # Distance of a patch to itself one time slot later, in widths of a patch.
+TIME_STEP = 0.5  # Distance between two time slots, in widths of a patch.
 
 
 def reconstruction_grid(shown: Shown, *, statistics: str) -> UInt8[np.ndarray, '...']:
   """Draws the input, the masked input, interpolation alone, and the prediction.
 
-  `shown.values` are the result of `predicted_video`, or the pixels that a model predicts; only
-  their hidden patches are shown. `statistics` is a key of CAPTIONS: how they got their mean and
-  contrast.
+  `shown.values` are the result of `predicted_video`; `statistics` is what it was called with.
   """
   caption = lookup(CAPTIONS, statistics, 'statistics of the reconstruction')
   video, predicted, patch = shown.clip, shown.values, shown.patch
@@ -47,17 +44,16 @@ def reconstruction_grid(shown: Shown, *, statistics: str) -> UInt8[np.ndarray, '
     'interpolation\nalone': flat,
     'predicted\n+ visible': np.where(hidden, predicted, video),
   }
-  errors = (hidden_error(video, shown.hidden, x, patch=patch) for x in (predicted, flat))
+  error, plain = (hidden_error(video, shown.hidden, x, patch=patch) for x in (predicted, flat))
   return shown.page(
     {label: list(to_uint8(row[frames])) for label, row in rows.items()},
     frames,
-    caption
-    + ' Off by {:.1f} of 255 in hidden patches, interpolation alone by {:.1f}.'.format(*errors),
+    f'{caption} Off by {error:.1f} of 255 in hidden patches, interpolation alone by {plain:.1f}.',
   )
 
 
 def hidden_error(video: Video, masked_tokens: Hidden, predicted: Video, *, patch: Patch) -> float:
-  """The mean absolute difference of hidden pixels, of 255."""
+  """The mean absolute difference of hidden pixels, in levels of 255."""
   hidden = token_pixels(masked_tokens.reshape(token_grid(video.shape[:3], patch)), video.shape)
   return float(255 * np.abs(predicted - video)[hidden[..., 0]].mean())
 
@@ -75,7 +71,7 @@ def predicted_video(
 
   Args:
     predicted: Patches, in the order of the hidden tokens' indices.
-    statistics: A key of CAPTIONS; with 'none' the model predicts pixels as they are.
+    statistics: A key of CAPTIONS; 'none' for a model that predicts pixels without normalisation.
     eps: See `denormalise`.
   """
   grid = token_grid(video.shape[:3], patch)
@@ -89,7 +85,7 @@ def predicted_video(
 
 
 def interpolated_video(video: Video, masked_tokens: Hidden, *, patch: Patch) -> Video:
-  """The clip with flat hidden patches, of colours interpolated from the visible patches alone."""
+  """The clip with hidden patches in one colour each, interpolated from the visible patches."""
   flat = np.zeros((int(masked_tokens.sum()), math.prod(patch) * 3), np.float32)
   return predicted_video(flat, video, masked_tokens, patch=patch, statistics='visible')
 
@@ -127,7 +123,7 @@ def denormalise(
 def interpolate_visible(
   values: Float[np.ndarray, 'n c'], masked_tokens: Hidden, *, grid: tuple[int, ...]
 ) -> Float[np.ndarray, 'm c']:
-  """Values at hidden tokens from those at visible ones; hidden values are not used.
+  """Values at hidden tokens, interpolated from those at visible tokens alone.
 
   A hidden token gets the mean over its NEIGHBOURS nearest visible tokens in space and time,
   weighted by one over the squared distance.

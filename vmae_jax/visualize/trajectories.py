@@ -11,24 +11,24 @@ from vmae_jax.types import Float, UInt8
 from vmae_jax.visualize.images import Hidden, Patch, Shown, evenly, swatch, to_uint8
 from vmae_jax.visualize.reconstruction import interpolate_visible
 
-MIN_SIDE = 320  # Frames are enlarged to this, so that paths of a few pixels can be seen.
+MIN_SIDE = 320  # Frames are enlarged to at least this side, to show paths of a few pixels.
 TRUE, PREDICTED = (230, 159, 0), (86, 180, 233)  # Orange and blue, for any colour vision.
-SHADE = 0.45  # What is left of the brightness of the frames under the paths.
-_SMOOTH = 2  # Paths are drawn this many times larger, then made smaller: smooth edges.
-_THIN = 160  # Widths of a path in a frame.
+SHADE = 0.45  # Share of their brightness that frames under paths keep.
+_SMOOTH = 2  # Paths are drawn this many times larger, then reduced, for smooth edges.
+_THIN = 160  # Side of a frame over the width of a path.
 
 _BORROWED = {
   'none': 'Nothing is borrowed from the hidden tokens.',
-  'total_length': 'The model predicts paths of length 1: the length of each hidden one is '
-  'interpolated from the visible tokens near it.',
-  'patch_std': 'The model predicts deviations within a token, of size 1: how large they are is '
-  'interpolated from the visible tokens near each hidden one, {mean}.',
+  'total_length': 'The model predicts paths of length 1: the true length of each is interpolated '
+  'from the visible tokens near it.',
+  'patch_std': 'The model predicts deviations within a token, with a std of 1: the true std is '
+  'interpolated from the visible tokens near each hidden one{mean}.',
 }
-_MEANS = {True: 'its mean motion is predicted', False: 'and so is its mean motion'}
+_MEANS = {True: '; its mean motion is predicted', False: ', and so is its mean motion'}
 
 
 def trajectory_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
-  """Draws what is visible, paths along the flow, the predicted ones of hidden tokens, and both.
+  """Draws visible patches, paths along the flow, predicted paths of hidden tokens, and both.
 
   Args:
     shown: `values` are those of `trajectory` with `normalise='none'`, the same `scale` and no mean,
@@ -50,7 +50,7 @@ def trajectory_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   hidden = masked_tokens.reshape(grid)[slots].repeat(patch[1], 1).repeat(patch[2], 2)
   seen = to_uint8(np.where(hidden[..., None], 0.15 * frames, frames))
   grey = to_uint8(frames.mean(-1, keepdims=True).repeat(3, -1) * SHADE)
-  few = math.prod(grid[1:]) <= 64  # Of more tokens, the mean path of each is drawn.
+  few = math.prod(grid[1:]) <= 64  # If there are more tokens, one mean path of each is drawn.
 
   def drawn(*layers):
     layers = [(_points(values, grid, patch, each=few), colour) for values, colour in layers]
@@ -73,18 +73,18 @@ def trajectory_grid(shown: Shown) -> UInt8[np.ndarray, '...']:
   return shown.page(
     rows,
     slots * patch[0],
-    f'Where points{"" if few else ", averaged over each token,"} go in the next frames, a dot '
-    'at the end.'
+    f'Where points{"" if few else ", averaged over each token,"} go in the next frames, with a dot '
+    'at the end. '
     + (
-      f' Predicted ends are off by {np.nanmean(ends):.1f} pixels, points that stay where they are '
-      f'by {np.nanmean(still):.1f}. '
+      f'Predicted ends are off by {np.nanmean(ends):.1f} pixels; points that do not move would be '
+      f'off by {np.nanmean(still):.1f}. '
       if np.isfinite(ends).any()
-      else ' '
+      else ''
     )
     + _BORROWED[normalise].format(mean=_MEANS[mean]),
     legend={
       'along the estimated flow': swatch(TRUE),
-      'predicted, for hidden tokens alone': swatch(PREDICTED),
+      'predicted, hidden tokens only': swatch(PREDICTED),
     },
   )
 
@@ -97,9 +97,9 @@ def predicted_steps(
   grid: tuple[int, ...],
   options: Mapping[str, Any],
 ) -> Float[np.ndarray, 'm 2 L q']:
-  """Undoes the target's normalisation by statistics of visible tokens alone.
+  """Predicted steps without the target's normalisation, by statistics of visible tokens alone.
 
-  `true` and the result are steps over `scale`; `options` those of the target `trajectory`.
+  `true` and the result are in units of the target's `scale`; `options` are the target's.
   """
   m, eps = len(predicted), options.get('eps', 0.01)
   each = true[0].size
@@ -124,7 +124,7 @@ def predicted_steps(
 def _points(
   values: Float[np.ndarray, 'n 2 L q'], grid: tuple[int, ...], patch: Patch, *, each: bool = True
 ) -> tuple[Float[np.ndarray, 'p 2'], Float[np.ndarray, 't p L 2']]:
-  """Where points start in a frame, and their steps, in pixels; not each: the means of tokens."""
+  """Starts of points in a frame and their steps, in pixels; not `each`: of the means of tokens."""
   t, h, w = grid
   if not each:
     values = values.mean(-1, keepdims=True)
@@ -137,7 +137,7 @@ def _points(
 
 
 def _enlarged(frame: UInt8[np.ndarray, 'H W 3'], times: int = 1) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """A frame of at least MIN_SIDE pixels, or so many times that."""
+  """A frame enlarged by a whole factor to at least `times` MIN_SIDE pixels a side."""
   factor = math.ceil(MIN_SIDE / min(frame.shape[:2])) * times
   return frame.repeat(factor, 0).repeat(factor, 1)
 
@@ -148,11 +148,11 @@ def draw_paths(
     tuple[Float[np.ndarray, 'q 2'], Float[np.ndarray, 'q L 2'], tuple[int, int, int]]
   ],
 ) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """A line along each path and a dot at its end, over the frame enlarged.
+  """The frame, enlarged, with a line along each path and a dot at its end.
 
   Args:
     layers: Where points start, their steps (x, y) in pixels of the frame, and the colour. Paths
-      with values that are not finite are left out.
+      that are not finite are left out.
   """
   big = Image.fromarray(_enlarged(frame, _SMOOTH))
   factor = big.width // frame.shape[1]
