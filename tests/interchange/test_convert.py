@@ -103,7 +103,7 @@ def test_ours_there_and_back_is_equal_to_the_last_bit(run, tmp_path, to, name):
   assert 'read back: every value is equal' in report and 'motionmae (pretraining)' in report
   assert 'the result was not run elsewhere: PyTorch is not installed' in report
   beside = out / 'rest.safetensors' if to == 'huggingface' else out.with_suffix('.rest.safetensors')
-  assert f'19 parameters that {to} cannot hold lie in {beside}: motion_decoder/' in report
+  assert f'19 parameters that {to} cannot hold are in {beside}: motion_decoder/' in report
   assert names(out.parent) == (
     ['hf'] if to == 'huggingface' else ['x.md', 'x.rest.safetensors', 'x.safetensors']
   )

@@ -174,7 +174,7 @@ def test_a_whole_bias_of_queries_keys_and_values():
     np.testing.assert_array_equal(split[name], value)
   for bias in whole.values():
     bias[32:64] = 3
-  assert 'softmax does not see' in split_biases(tensors | whole)[1][0]
+  assert 'softmax ignores it' in split_biases(tensors | whole)[1][0]
 
 
 def test_options_of_the_script_are_used():

@@ -259,7 +259,7 @@ def test_what_is_refused_of_torch(tmp_path):
 
   state, path = {'a': torch.ones(3)}, tmp_path / 'a.pth'
   torch.save(state | {'epoch': 1}, path)
-  with pytest.raises(UserError, match='what is no tensor: epoch'):
+  with pytest.raises(UserError, match='other things than tensors: epoch'):
     read_checkpoint(path)
   torch.save({'encoder': state, 'predictor': state, 'target_encoder': state, 'epoch': 3}, path)
   with pytest.raises(UserError, match='holds a V-JEPA'):
@@ -284,7 +284,7 @@ def test_what_is_refused_of_torch(tmp_path):
         read_checkpoint(path)
   with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as packed:
     packed.writestr('archive/data.pkl', b'0' * 10**6)
-  with pytest.raises(UserError, match='a packed archive'):
+  with pytest.raises(UserError, match='a compressed archive'):
     read_checkpoint(path)
 
 

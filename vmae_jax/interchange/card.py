@@ -37,7 +37,7 @@ _CARD = """---
 Every LayerNorm has eps {eps:g}. Positions are sines and cosines that follow from the clip's size;
 none are stored. Input: RGB in [0, 1], minus {mean}, divided by {std}.
 
-Licence: not known to the program that wrote this card. Say it here and in `license` above before
+Licence: not known to the program that wrote this card. State it here and in `license` above before
 you publish; weights that started from those of MCG-NJU (VideoMAE) are under CC-BY-NC 4.0.
 
 ## Loading
@@ -46,8 +46,8 @@ you publish; weights that started from those of MCG-NJU (VideoMAE) are under CC-
 Made by vmae_jax.
 """
 
-_TRANSFORMERS = """With transformers (4.40 and 5.23 are right; early releases 5 silently lose the
-biases of queries and values):
+_TRANSFORMERS = """With transformers (tested with 4.40 and 5.23; early 5.x releases silently lose
+the biases of queries and values):
 
 ```python
 import torch
@@ -62,7 +62,7 @@ with torch.no_grad():
 {more}
 """
 _PIPELINE = """
-Of the beginning of a file, with `from transformers import pipeline`:
+To classify the beginning of a file, with `from transformers import pipeline`:
 `pipeline('video-classification', folder)('cat.mp4', frame_sampling_rate={})`.
 """
 _CALLS = {
@@ -89,9 +89,9 @@ For transformers: `python -m vmae_jax.convert {file} --to=huggingface --out=FOLD
 
 
 def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
-  """Markdown: method, data, steps, metrics, and how to load the weights in `file`, beside it.
+  """Markdown with method, data, steps, metrics, and how to load the weights in `file` beside it.
 
-  `info` is as of `load_pretrained` or `load_run`, `rest` are parameters in a side file.
+  `info` is as from `load_pretrained` or `load_run`; `rest` are the parameters in the side file.
   """
   huggingface = file == 'model.safetensors'
   kind, method, config = info['kind'], info['method'], info['config'] or {}
@@ -118,7 +118,7 @@ def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
     parts = ', '.join(sorted({path.split('/')[0] for path in rest}))
     rows['in the side file'] = f'{len(rest)} parameters of {parts}, for vmae_jax alone'
   what = 'A video transformer pre-trained by masked autoencoding'
-  # What the Hub reads of a card: YAML, of which JSON is a part.
+  # The Hub reads this as YAML, which includes JSON.
   header = dict(
     library_name='transformers' if huggingface else 'pytorch',
     pipeline_tag='video-classification' if kind == 'classification' else 'feature-extraction',
@@ -141,12 +141,12 @@ def model_card(info: Mapping[str, Any], *, file: str, rest: list[str]) -> str:
 
 
 def last_part(path: str) -> str:
-  """The part of a path, or of each of several with + between, that may be published: its last."""
+  """The last part of a path, or of each of several joined by ' + ': the rest of it is private."""
   return ' + '.join(re.split(r'[/\\]', one.rstrip('/\\'))[-1] for one in path.split(' + '))
 
 
 def _metrics(results: Mapping[str, Any]) -> dict[str, Any]:
-  """Rows with results, from the files that a run leaves."""
+  """Rows of the table, from the files with results that a run leaves."""
   summary, rows = results.get('summary.json', {}), {}
   if summary.get('loss') is not None:
     rows['loss at the end'] = f'{summary["loss"]:.4f}'
@@ -166,12 +166,12 @@ def _loading(info: Mapping[str, Any], file: str) -> str:
       code = f"import torch\n\nstate = torch.load('{file}', weights_only=True)['model']"
     return _OFFICIAL.format(code=code, file=file)
   kind, eps = info['kind'], ''
-  if kind == 'pretraining' or info['pool'] == 'mean':  # transformers gives this one its own eps.
+  if kind == 'pretraining' or info['pool'] == 'mean':  # See `huggingface.LAST_NORM_EPS`.
     norm = {'pretraining': 'decoder.norm', 'classification': 'fc_norm'}[kind]
     eps = f'model.{norm}.eps = {info["eps"]:g}  # config.json cannot say this one.\n'
   shape = {key: info[key] for key in ('frames', 'channels', 'size')}
   data = (info['config'] or {}).get('data', {})
-  # Its pipeline reads neither segments nor more than the beginning.
-  told = kind == 'classification' and data.get('sampling') != 'segment'
-  more = _PIPELINE.format(data.get('stride', 4)) if told else ''
+  # The pipeline of transformers reads the beginning of a file at a fixed stride, never segments.
+  dense = kind == 'classification' and data.get('sampling') != 'segment'
+  more = _PIPELINE.format(data.get('stride', 4)) if dense else ''
   return _TRANSFORMERS.format(model=MODELS[kind], eps=eps, call=_CALLS[kind], more=more, **shape)

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from vmae_jax import storage
-from vmae_jax.errors import UserError, check_name
+from vmae_jax.errors import UserError, check_name, first_few
 from vmae_jax.frozen.files import load_params, save_params
 from vmae_jax.interchange import export, pretrained, selfcheck
-from vmae_jax.interchange.layout import name_first, to_tensors
+from vmae_jax.interchange.layout import to_tensors
 from vmae_jax.interchange.official import official_names
 from vmae_jax.interchange.pretrained import FORMATS, Format
 from vmae_jax.interchange.raft import raft_from_torch, raft_kind
@@ -22,8 +22,8 @@ from vmae_jax.interchange.runs import is_run, load_run, run_config
 from vmae_jax.interchange.tensors import Checkpoint, read_checkpoint
 from vmae_jax.interchange.vqgan import vqgan_from_taming, vqgan_kind
 
-# Frozen networks, which become files of this package; `read` takes tensors and returns the
-# model's config and its parameters.
+# Frozen networks, which become files of this package. Here `read` is a function (tensors) ->
+# the model's config and its parameters.
 FROZEN = {
   'raft': Format(raft_kind, raft_from_torch),
   'vqgan': Format(vqgan_kind, vqgan_from_taming),
@@ -54,18 +54,18 @@ def convert(
     out: The folder or file to write; it appears when it is complete and checked.
     to: A name in WRITERS; '' for a frozen network, which becomes a file of this package.
     kind: What the source holds, a name in FROZEN or FORMATS; '' to recognise it by its tensors.
-    part: `encoder` leaves the rest of the model out.
+    part: 'all', or 'encoder' to leave the rest of the model out.
     weights: `params` or `ema`; '' for the moving average of a run that has one, and for the last
       weights of a file of another implementation.
     heads: Heads of the encoder where the source does not say or is wrong.
     decoder_heads: The same for the decoder.
 
   Returns:
-    A report: what was converted, what is beside it, how far both sides differ.
+    A report: what was converted, what lies beside it, how far the outputs differ.
 
   Raises:
-    UserError: the source cannot be read or is of no known kind, the format cannot hold it, both
-      sides differ by more than `selfcheck.TOLERANCE`, or `out` cannot be written.
+    UserError: the source cannot be read or is of no known kind, the format cannot hold it, outputs
+      differ by more than `selfcheck.TOLERANCE`, or `out` cannot be written.
   """
   out = Path(out)
   check_name(part, PARTS, '--part')
@@ -89,7 +89,7 @@ def convert(
   if not to:
     raise UserError(f'{source} is a video model: give --to={"|".join(WRITERS)}.')
   export.check_target(to, out)
-  if to == 'orbax':  # There may be no config for it: before anything takes time.
+  if to == 'orbax':  # Fails now, before the slow steps, if no config can describe the model.
     run_config(_as_encoder(info) | {'config': None} if part == 'encoder' else info)
   elif 'position_grid' in info:
     grid = 'x'.join(map(str, info['position_grid']))
@@ -103,11 +103,11 @@ def convert(
     params, info = _encoder_alone(params, info)
     outputs = selfcheck.our_outputs(params, info)
   elif to != 'orbax' and info['kind'] == 'pretraining' and not info['pixels']:
-    # The format has none of its decoders: they go into the file beside, the config says what
-    # they are.
+    # The format cannot hold its decoders: they go into the side file, and the config describes
+    # them.
     info = _as_encoder(info | {'config': run_config(info)})
     outputs = {'features': outputs['features']}
-  # Written and checked in a folder of its own beside `out`, then renamed.
+  # All is written and checked in a folder beside `out`, then moved.
   folder = out.parent / f'.{out.name}.partial-{os.getpid()}'
   partial = folder / out.name
   try:
@@ -115,7 +115,7 @@ def convert(
     rest = WRITERS[to](partial, params, info, selfcheck.fingerprint(outputs))
     lines += _check_target(params, info, outputs, partial, to)
     size = _describe_size(params, folder)
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == out.name):  # `out` last.
+    for path in sorted(folder.iterdir(), key=lambda path: path == partial):  # `out` comes last.
       os.replace(path, out.parent / path.name)
   except OSError as e:
     raise UserError(f'cannot write {out}: {e.strerror or e}') from e
@@ -124,8 +124,8 @@ def convert(
   first = f'{out}: {to}, {info["method"]} ({info["kind"]}), {size}, from {source}'
   if rest:
     lines.append(
-      f'{len(rest)} parameters that {to} cannot hold lie in {pretrained.rest_path(out)}: '
-      f'{name_first(rest, 3)}; they come back when this is converted again'
+      f'{len(rest)} parameters that {to} cannot hold are in {pretrained.rest_path(out)}: '
+      f'{first_few(rest, most=3)}; they come back when this is converted again'
     )
   lines.append('positions: computed from the size of the clip, as always here; none are stored')
   return '\n'.join([first, *lines, *(f'note: {note}' for note in info['notes'])])
@@ -203,7 +203,7 @@ def _against_transformers(ours: selfcheck.Outputs, folder: Path, info: Mapping[s
 
 
 def _within_tolerance(what: str, difference: float) -> str:
-  """The line of the report on a difference; raises a UserError if it is too large."""
+  """A line for the report; raises a UserError if the difference is too large."""
   if not difference <= selfcheck.TOLERANCE:
     raise UserError(
       f'{what}: outputs on the fixed clip differ by {difference:.1e}, more than '

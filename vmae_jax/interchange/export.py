@@ -1,6 +1,5 @@
 """Writes video models as files of other implementations, and as checkpoints of ours."""
 
-import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from vmae_jax.interchange.layout import to_tensors
 from vmae_jax.interchange.official import official_names
 from vmae_jax.interchange.pretrained import digest, rest_path
 from vmae_jax.interchange.runs import run_config, save_run
+from vmae_jax.interchange.selfcheck import has_torch
 
 # Entries of the info that are stored beside the tensors.
 _STORED = (
@@ -28,9 +28,9 @@ _STORED = (
 def write_huggingface(
   out: Path, params: Mapping[str, Any], info: Mapping[str, Any], fingerprint: Mapping[str, Any]
 ) -> list[str]:
-  """Writes a folder for `from_pretrained`; returns the parameters that lie in rest.safetensors.
+  """Writes a folder for `from_pretrained`; returns the names of parameters in rest.safetensors.
 
-  `info` is as of `load_pretrained`; the fingerprint is that of the model's outputs.
+  `info` is as from `load_pretrained`; `fingerprint` is that of the model's outputs.
 
   Raises:
     UserError: transformers has no such model.
@@ -44,7 +44,7 @@ def write_huggingface(
   files = {
     'config': config,
     'preprocessor_config': {'image_processor_type': 'VideoMAEImageProcessor'} | processor,
-    # Of transformers 5; it wants torchvision, which the other one does without.
+    # For transformers 5, whose video processor needs torchvision; the one above does not.
     'video_preprocessor_config': {'video_processor_type': 'VideoMAEVideoProcessor'} | processor,
   }
   for name, value in files.items():
@@ -57,7 +57,7 @@ def write_videomae(
 ) -> list[str]:
   """Writes FILE.pth, which needs PyTorch, or FILE.safetensors with the official names.
 
-  Arguments and result are as in `write_huggingface`; FILE.md gets the card.
+  Arguments and result are as in `write_huggingface`. The card is FILE.md.
   """
   out.parent.mkdir(parents=True, exist_ok=True)
   tensors, rest = to_tensors(params, info, official_names(info))
@@ -83,7 +83,7 @@ def write_orbax(
 
 
 def public(value: Any) -> Any:
-  """A config with only the last part of every path: where data lie is private."""
+  """A config with only the last part of every path, as the rest is private."""
   if isinstance(value, Mapping):
     return {key: public(x) for key, x in value.items()}
   if isinstance(value, (list, tuple)):
@@ -111,7 +111,7 @@ def check_target(to: str, out: Path) -> None:
   if to == 'videomae':
     if out.suffix not in ('.pth', '.safetensors'):
       raise UserError(f'--out={out}: --to=videomae writes a file, FILE.pth or FILE.safetensors.')
-    if out.suffix == '.pth' and importlib.util.find_spec('torch') is None:
+    if out.suffix == '.pth' and not has_torch():
       raise UserError(f'--out={out} needs PyTorch: pip install torch, or give FILE.safetensors.')
 
 
@@ -150,7 +150,7 @@ def _config(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _processor(info: Mapping[str, Any]) -> dict[str, Any]:
-  """What both processors say: the shorter side to the size, the centre, normalised."""
+  """Preprocessing: the shorter side resized to the input's size, the centre cut out, normalised."""
   return dict(
     do_resize=True,
     size={'shortest_edge': info['size']},
@@ -180,7 +180,7 @@ def _about(
 def _write_rest_and_card(
   out: Path, file: str, card: Path, info: Mapping[str, Any], rest: Mapping[str, np.ndarray]
 ) -> list[str]:
-  """Writes the file of what the format cannot hold, and the card; returns what is in the former."""
+  """Writes the card, and what the format cannot hold into a side file; returns the names in it."""
   if rest:
     count = sum(value.size for value in rest.values())
     tree = unflatten_dict(dict(rest), sep='/')

@@ -1,4 +1,4 @@
-"""VideoMAE as transformers names and describes it."""
+"""VideoMAE checkpoints of transformers."""
 
 import json
 import re
@@ -14,10 +14,10 @@ from vmae_jax.interchange.official import canonical_path, check_heads, find_size
 from vmae_jax.interchange.tensors import Checkpoint, Read
 from vmae_jax.models.sizes import SIZES
 
-# transformers' LayerNorms before the last layers have this eps for any config.json.
+# The eps of transformers' `fc_norm` and `decoder.norm`, whatever config.json says.
 LAST_NORM_EPS = 1e-5
 SCALE = 1 / 255
-# What transformers' VideoMAEConfig has where config.json says nothing.
+# Defaults of transformers' VideoMAEConfig.
 DEFAULTS = dict(
   image_size=224,
   patch_size=16,
@@ -35,7 +35,7 @@ DEFAULTS = dict(
   decoder_intermediate_size=1536,
   norm_pix_loss=True,
 )
-# Our name of a size -> config.json's; those of the decoder begin with `decoder_`.
+# Our name of a size -> config.json's, which has the prefix `decoder_` for the decoder.
 SIDES = {
   'width': 'hidden_size',
   'depth': 'num_hidden_layers',
@@ -64,10 +64,10 @@ _RENAMED = (
 
 
 def huggingface_names(info: Mapping[str, Any]) -> layout.Names:
-  """The format, for `layout.from_tensors` and `to_tensors`: the names of files on the Hub.
+  """The names of tensors in files on the Hub, for `layout.from_tensors` and `to_tensors`.
 
-  These are those of transformers 4, where q and v have a `q_bias` and a `v_bias`. Release 5
-  reads them, too; early versions of it lose the two, which the self-check finds.
+  They are those of transformers 4, which has `q_bias` and `v_bias`. Release 5 reads them, too; its
+  early versions lose both biases, which the self-check finds.
   """
 
   def names(path, layer):
@@ -92,9 +92,9 @@ def _has_biases(config: Mapping[str, Any]) -> bool:
 
 
 def hub_names(tensors: layout.Tensors, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The same tensors under the names of files on the Hub, whichever release saved them.
+  """The same tensors under the names in files on the Hub, whichever release saved them.
 
-  A model that has no q and v biases by its config.json gets zeros for them.
+  If config.json says that there are no q and v biases, they are zeros here.
   """
   renamed = {
     re.sub(r'attention\.(query|value)\.bias$', lambda m: f'attention.{m[1][0]}_bias', name): value
@@ -109,7 +109,7 @@ def hub_names(tensors: layout.Tensors, config: Mapping[str, Any]) -> dict[str, n
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-  """config.json of a folder, with image_mean and image_std of its processor if it has one."""
+  """A folder's config.json, with image_mean and image_std of its processor if it has one."""
   config = _read_json(Path(folder) / 'config.json')
   if config.get('model_type') != 'videomae':
     raise UserError(
@@ -141,7 +141,7 @@ def _normalisation(folder: Path, channels: int) -> dict[str, list[float | int]]:
     )
   if not processor.get('do_normalize', True):
     return dict(image_mean=[0.0] * channels, image_std=[1.0] * channels)
-  # What a file leaves out, or has as null, is transformers' default, not ImageNet's.
+  # A value that is missing or null is transformers' default 0.5, not ImageNet's.
   found = {}
   for key in ('image_mean', 'image_std'):
     value = processor.get(key)
@@ -160,14 +160,14 @@ def read_huggingface(checkpoint: Checkpoint, heads: int | None, decoder_heads: i
   config = read_config(path if path.is_dir() else path.parent)
   tensors = hub_names(checkpoint.tensors, config)
   if checkpoint.exported('encoder').get('heads') == config.get('num_attention_heads'):
-    heads = heads or config.get('num_attention_heads')  # It was right when this was written.
+    heads = heads or config.get('num_attention_heads')  # Our exports say the right number.
   info, notes = huggingface_info(
     tensors, config, heads=heads, decoder_heads=decoder_heads, where=str(path)
   )
-  # Users edit the JSON files, so these count more than what was true when they were written.
+  # Users edit the JSON files, so these override what the export stored with the tensors.
   edited = ('frames', 'size', 'eps', 'mean', 'std', 'id2label')
   info |= {key: value for key, value in checkpoint.exported_info().items() if key not in edited}
-  if info['kind'] == 'encoder':  # It has the prefix if it was taken out of a larger model.
+  if info['kind'] == 'encoder':  # Names have the prefix if it comes from a larger model.
     tensors = {name.removeprefix('videomae.'): value for name, value in tensors.items()}
   params, left = layout.from_tensors(tensors, info, huggingface_names(info), where=str(path))
   return params, info, left, notes
@@ -181,10 +181,10 @@ def huggingface_info(
   decoder_heads: int | None = None,
   where: str = 'it',
 ) -> tuple[dict[str, Any], list[str]]:
-  """What config.json and names show of the model, as `load_pretrained` returns it, and notes.
+  """The info of `load_pretrained`, from config.json and the tensors, and notes.
 
   Raises:
-    UserError: config.json contradicts the tensors, or has what is not known here.
+    UserError: config.json contradicts the tensors, or has values that are not supported.
   """
   config = DEFAULTS | dict(config)
   encoder = {ours: config[theirs] for ours, theirs in SIDES.items()}
@@ -216,7 +216,7 @@ def huggingface_info(
   eps = float(config['layer_norm_eps'])
   if eps != 1e-6:
     notes.append(
-      f'LayerNorm: its eps is {eps:g}, as config.json says; that of the official code and of new '
+      f'LayerNorm: the eps is {eps:g}, as config.json says; that of the official code and of new '
       'runs here is 1e-06'
     )
   if (kind == 'pretraining' or pool == 'mean') and eps != LAST_NORM_EPS:
@@ -253,7 +253,7 @@ def huggingface_info(
 
 
 def _mean_pooling(tensors: layout.Tensors, config: Mapping[str, Any], where: str) -> bool:
-  """Whether tokens are averaged; only without that, the encoder has a last LayerNorm."""
+  """Whether the model averages tokens; if not, its encoder has a last LayerNorm."""
   norm = next((name for name in tensors if re.search(r'(^|\.)layernorm\.weight$', name)), '')
   said = config.get('use_mean_pooling', not norm)
   if said == bool(norm):
@@ -266,7 +266,7 @@ def _mean_pooling(tensors: layout.Tensors, config: Mapping[str, Any], where: str
 
 
 def _check_sizes(tensors: layout.Tensors, config: Mapping[str, Any], where: str) -> None:
-  """Compares config.json with the tensors before anything is made in the size that it says."""
+  """Checks config.json against the tensors, before anything is allocated by its sizes."""
   prefix = 'videomae.' if f'videomae.{_EMBEDDING}' in tensors else ''
   kernel = tensors[f'{prefix}{_EMBEDDING}'].shape
   found = {

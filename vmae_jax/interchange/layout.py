@@ -1,6 +1,6 @@
 """Maps our parameters to the tensors of another implementation and back, value for value.
 
-Ours has layers stacked along a first axis and matrices that multiply from the right; the others
+Ours are stacked over layers along a first axis, and matrices multiply from the right. The others
 have a tensor for each layer, and their matrices are the transposes of ours. A format is a
 function from our path (and layer) to the names of its tensors.
 """
@@ -25,22 +25,21 @@ from vmae_jax.types import Num
 
 Tensors = Mapping[str, Num[np.ndarray, '...']]
 
-# (our path, layer or None) -> names; several are parts of one matrix, one below the other.
+# (our path, layer or None) -> names; several are stacked rows of one matrix.
 Names = Callable[[str, int | None], tuple[str, ...]]
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of all published models.
-_MOST_NAMED = 5
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in all published models.
 
 
 def model_info(**known: Any) -> dict[str, Any]:
-  """What `load_pretrained` returns about a model; what is not given is as in official VideoMAE."""
+  """The info of `load_pretrained`; what is not given is as in the official VideoMAE."""
   usual = dict(method='videomae', eps=1e-6, mean=MEAN, std=STD, normalised_targets=True)
   unknown = dict.fromkeys(('decoder', 'pixels', 'classes', 'pool', 'id2label'))
   return usual | unknown | known
 
 
 def build_model(info: Mapping[str, Any]) -> nn.Module:
-  """The model that `info`, as of `load_pretrained`, describes."""
+  """The model that `info`, as from `load_pretrained`, describes."""
   encoder = dict(info['encoder'], patch=tuple(info['patch']))
   common = {'eps': info['eps'], 'scan': True}
   if info['kind'] == 'classification':
@@ -85,7 +84,7 @@ def _parts(
 def from_tensors(
   tensors: Tensors, info: Mapping[str, Any], names: Names, *, where: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Our parameters, by the names of a format, and the tensors that were not used.
+  """Our parameters from the tensors of a format, and the tensors that were not used.
 
   Raises:
     UserError: tensors are missing or do not have the shape that follows from the others.
@@ -123,7 +122,7 @@ def tensor_shapes(info: Mapping[str, Any], names: Names) -> dict[str, tuple[int,
 def to_tensors(
   params: Mapping[str, Any], info: Mapping[str, Any], names: Names
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-  """Tensors of another format, and by path those parameters that `info` does not describe."""
+  """Tensors in another format, and by path the parameters that `info` does not describe."""
   flat = {path: np.asarray(value) for path, value in flatten_dict(params, sep='/').items()}
   leaves, tensors = flatten_dict(param_shapes(info), sep='/'), {}
   for path, layer, parts, shape in _parts(leaves, info, names):
@@ -134,7 +133,7 @@ def to_tensors(
 
 
 def count_layers(names: Collection[str], pattern: str) -> int:
-  """One more than the largest number that the pattern's group matches; 0 if it matches none."""
+  """One more than the largest number in the pattern's group over all names; 0 without a match."""
   found = (re.match(pattern, name) for name in names)
   return 1 + max((int(match[1]) for match in found if match), default=-1)
 
@@ -147,17 +146,12 @@ def rename(name: str, table: Sequence[tuple[str, str]]) -> str:
 
 
 def refuse(names: list[str], what: str, where: str) -> None:
-  """Raises a UserError that names the first of some tensors, if there are any."""
+  """Raises a UserError that names the first few tensors, if there are any."""
   if names:
-    shown = first_few(names, most=_MOST_NAMED, separator='; ')
     raise UserError(
-      f'{where}: {len(names)} tensors {what}: {shown}. Is it whole, and of this kind of model?'
+      f'{where}: {len(names)} tensors {what}: {first_few(names, separator="; ")}. Is the '
+      'checkpoint whole, and of this kind of model?'
     )
-
-
-def name_first(names: Sequence[str], most: int = _MOST_NAMED) -> str:
-  """The first few names, for a message."""
-  return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
 
 
 def _their_shape(path: str, shape: tuple[int, ...], info: Mapping[str, Any]) -> tuple[int, ...]:

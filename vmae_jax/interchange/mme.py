@@ -1,8 +1,8 @@
 """Checkpoints of the official MME (M3Video) code, pre-training.
 
-Its decoders and projections are lists, even of one; a head has two layers. With `decoder_num` 1
-both heads share a decoder. With 2 each has its own and they share the mask token, of which we
-keep a copy in each. What each part becomes here, as in configs/mme.py:
+Its decoders and projections are lists, even if there is only one; a head has two layers. With
+`decoder_num` 1 both heads share a decoder. With 2 each has its own, and they share the mask token,
+which we copy into both. What each part becomes here, as in configs/mme.py:
 
   encoder_to_decoder.J, decoder.J   `decoder`, or `shape_decoder` and `motion_decoder`
   head.I.0, head.I.2                `hidden_NAME`, `head_NAME`; NAME is shape (HOG) or motion
@@ -30,8 +30,7 @@ def mme_kind(names: Collection[str]) -> bool:
 def read_mme(checkpoint: Checkpoint, heads: int | None, decoder_heads: int | None) -> Read:
   """See `pretrained.Format`.
 
-  The info has two more entries: outputs (head -> fields of `decoder.Output`) and
-  trajectory_length (L).
+  The info also has `outputs` (head -> fields of `decoder.Output`) and `trajectory_length` (L).
   """
   tensors, where = checkpoint.tensors, str(checkpoint.path)
   encoder, size, kernel = encoder_info(tensors, 'encoder.', heads=heads, where=where)
@@ -62,7 +61,7 @@ def read_mme(checkpoint: Checkpoint, heads: int | None, decoder_heads: int | Non
 
 
 def _outputs(tensors: Tensors, count: int, where: str) -> dict[str, tuple[str, int, int, str]]:
-  """Head -> fields of `Output`, by the shapes of its layers."""
+  """Head -> fields of `Output`, from the shapes of its layers."""
   # Two decoders have one head each; one decoder has both, or HOG's alone.
   both = count == 2 or 'decoder.0.head.1.0.weight' in tensors
   found = {}
@@ -89,7 +88,7 @@ def _names(info: Mapping[str, Any], owners: tuple[str, ...]) -> Names:
       i = 0 if len(owners) == 2 else list(HEADS).index(head[2])
       step = {'hidden': 0, 'head': 2}[head[1]]
       return (f'decoder.{j}.head.{i}.{step}.{head[3].replace("kernel", "weight")}',)
-    # All else is VideoMAE's, with a number.
+    # All other names are VideoMAE's with a number.
     (name,) = official_names(info | {'pixels': (owners[j], 'pixels')})(path, layer)
     return (re.sub(r'^(decoder|encoder_to_decoder)\.', rf'\1.{j}.', name),)
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the official VideoMAE, VideoMAE V2 and MGMAE code: their names and sizes."""
+"""Checkpoints of the official VideoMAE, VideoMAE V2 and MGMAE code."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -27,7 +27,7 @@ _RENAMED = (
 
 
 def official_names(info: Mapping[str, Any]) -> layout.Names:
-  """The format, for `layout.from_tensors` and `to_tensors`."""
+  """The official names of tensors, for `layout.from_tensors` and `to_tensors`."""
 
   def names(path, layer):
     name = layout.rename(canonical_path(path, info), _RENAMED).format(layer)
@@ -37,7 +37,7 @@ def official_names(info: Mapping[str, Any]) -> layout.Names:
 
 
 def canonical_path(path: str, info: Mapping[str, Any]) -> str:
-  """Our path, as if the decoder and the head of pixels were called `decoder` and `pixels`."""
+  """Our path with the pixels' decoder and head renamed to `decoder` and `pixels`."""
   if info['kind'] != 'pretraining':
     return path
   decoder, head = info['pixels']
@@ -85,10 +85,10 @@ def official_info(
   decoder_heads: int | None = None,
   where: str = 'the checkpoint',
 ) -> dict[str, Any]:
-  """What names and shapes, and options of the training script, show, as of `load_pretrained`.
+  """The info of `load_pretrained`, from the tensors and the training script's arguments.
 
-  Heads of the encoder's and the decoder's attention count where the table of sizes has no such
-  model; `where` is the file, for messages.
+  `heads` and `decoder_heads` override those of the table of sizes; `where` is the file, for
+  messages.
   """
   pretrained = 'encoder.patch_embed.proj.weight' in tensors
   prefix = 'encoder.' if pretrained else ''
@@ -114,16 +114,15 @@ def official_info(
 
 
 def clip_sizes(arguments: Mapping[str, Any]) -> dict[str, Any]:
-  """How the training script was told to cut clips.
+  """How the training script cut clips.
 
   Returns:
-    `frames` and `size` (the side), or the script's defaults if they are not stored; `stride` and
-    `sampling` (see `vmae_jax.data.sampling`), or None.
+    `frames` and `size` (the side), by default those of the script; `stride` and `sampling` (see
+    `vmae_jax.data.sampling`), or None.
   """
-
   given = {name: value for name, value in arguments.items() if isinstance(value, int)}
   stride = given.get('sampling_rate', 0)
-  # Fine-tuning on Something-Something V2, and V2's --sparse_sample, take segments.
+  # VideoMAE's fine-tuning on Something-Something V2 and VideoMAE V2's --sparse_sample use segments.
   sparse = arguments.get('data_set') == 'SSV2' or arguments.get('sparse_sample')
   return {
     'frames': given.get('num_frames', 16),
@@ -136,7 +135,7 @@ def clip_sizes(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def split_biases(tensors: layout.Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
   """The tensors with q_bias and v_bias in place of a whole qkv.bias, and notes.
 
-  A bias of the keys adds the same number to all scores of a query, which softmax does not see.
+  The keys' part is dropped: it adds one number to all scores of a query, which softmax ignores.
   """
   split, dropped = {}, False
   for name, value in tensors.items():
@@ -146,12 +145,12 @@ def split_biases(tensors: layout.Tensors) -> tuple[dict[str, np.ndarray], list[s
       dropped |= bool(keys.any())
     else:
       split[name] = value
-  note = 'qkv.bias: its part for the keys is left out, which softmax does not see'
+  note = 'qkv.bias: its part for the keys is left out, as softmax ignores it'
   return split, [note] * dropped
 
 
 def with_prefix(tensors: layout.Tensors) -> dict[str, np.ndarray]:
-  """An encoder's tensors under the names that they have in pre-training."""
+  """An encoder's tensors under their names in pre-training."""
   own = ('patch_embed.', 'blocks.', 'norm.')
   return {f'encoder.{k}' if k.startswith(own) else k: value for k, value in tensors.items()}
 
@@ -159,7 +158,7 @@ def with_prefix(tensors: layout.Tensors) -> dict[str, np.ndarray]:
 def encoder_info(
   tensors: layout.Tensors, prefix: str, *, heads: int | None, where: str
 ) -> tuple[dict[str, Any], str | None, tuple[int, ...]]:
-  """Arguments of the encoder, its name in the table of sizes, and the shape of its embedding."""
+  """Arguments of the encoder, its name in SIZES, and the shape of the embedding's kernel."""
   kernel = tensors[f'{prefix}patch_embed.proj.weight'].shape
   if len(kernel) != 5:
     raise UserError(
@@ -194,7 +193,7 @@ def decoder_info(
 
 
 def _sizes(tensors: layout.Tensors, prefix: str, where: str, consequence: str) -> dict[str, Any]:
-  """Width, depth and mlp of some blocks; the consequence is part of the error without them."""
+  """Width, depth and mlp of blocks; `consequence` ends the message if there are none."""
   first = f'{prefix}blocks.0.mlp.fc1.weight'
   if first not in tensors:
     raise UserError(f'{where}: {first} is missing, {consequence}.')
@@ -204,11 +203,9 @@ def _sizes(tensors: layout.Tensors, prefix: str, where: str, consequence: str) -
 
 
 def find_size(encoder: Mapping[str, Any]) -> str | None:
-  """The size in the table that has this width, depth and mlp."""
-  for name, size in SIZES.items():
-    if all(size[key] == encoder[key] for key in ('width', 'depth', 'mlp')):
-      return name
-  return None
+  """The name in SIZES of this width, depth and mlp, or None."""
+  same = ('width', 'depth', 'mlp')
+  return next((n for n, s in SIZES.items() if all(s[key] == encoder[key] for key in same)), None)
 
 
 def check_heads(part: Mapping[str, Any], where: str) -> None:
@@ -217,10 +214,10 @@ def check_heads(part: Mapping[str, Any], where: str) -> None:
 
 
 def drop_positions(left: dict[str, np.ndarray], names: Collection[str], *, where: str) -> list[str]:
-  """Takes stored position tables out of `left` if they are those that are computed here.
+  """Removes stored tables of positions from `left` and returns a note for each.
 
   Raises:
-    UserError: a table is another one; our models have no learnt positions.
+    UserError: a table is not the one that is computed here; our models have no learnt positions.
   """
   notes = []
   for name in [name for name in names if name in left]:

@@ -1,12 +1,12 @@
-"""VideoMAE's forward pass in plain PyTorch, which the self-check compares ours with.
+"""VideoMAE's forward pass in plain PyTorch, with which the self-check compares ours.
 
-It was written from the published description, apart from our models, with the official names of
-tensors. Its functions import PyTorch themselves, as this package does not need it.
+It was written from the published description, independently of our models, and uses the official
+names of tensors. Its functions import PyTorch themselves, as this package does not need it.
 """
 
 
 def sincos(n, d):
-  """Positions [n, d]: sines at even columns, cosines at odd ones, over the token's index."""
+  """Positions [n, d] by the token's index: sines in even columns, cosines in odd ones."""
   import torch
 
   j = torch.arange(d)
@@ -39,7 +39,7 @@ def blocks(w, prefix, x, heads, eps):
 def encode(w, video, heads, eps=1e-6, visible=None):
   """Features [b, tokens, d] of a normalised video [b, channels, frames, rows, columns].
 
-  `visible` holds indices of tokens, by default all. Names may begin with `encoder.` or not.
+  `visible` are indices of tokens, by default all. Names may begin with `encoder.` or not.
   """
   from torch.nn import functional as F
 

@@ -30,13 +30,9 @@ FORMATS = {
 }
 _LARGEST_CLIP = 2**28  # Pixels.
 _POSITION_TABLES = (
-  'pos_embed',
-  'encoder.pos_embed',
-  'decoder.pos_embed',
-  'embeddings.position_embeddings',
-  'videomae.embeddings.position_embeddings',
-  'position_embeddings',
-)
+  'pos_embed encoder.pos_embed decoder.pos_embed position_embeddings '
+  'embeddings.position_embeddings videomae.embeddings.position_embeddings'
+).split()
 
 
 def load_pretrained(
@@ -52,24 +48,24 @@ def load_pretrained(
   Returns:
     Parameters as NumPy arrays in float32, {'encoder': ..., 'decoder': ...} as in
     `MaskedAutoencoder`, {'encoder': ..., 'fc_norm': ..., 'classifier': ...} as in `Classifier`,
-    or {'encoder': ...} alone; and a dict with
+    or {'encoder': ...} alone; and the info, a dict with
       kind: pretraining, classification or encoder.
-      format: The one of FORMATS that it was read as.
+      format: The key of FORMATS by which it was read.
       method: videomae, mme, or that of the run that it was exported from.
       encoder, decoder: width, depth, heads and mlp (decoder: None if there is none); of an
         encoder without a last LayerNorm also final_norm=False.
-      pixels: Names of the decoder and the head of pixels, or None.
+      pixels: Names of the decoder and of the head that predict pixels, or None.
       patch, channels, frames, size, mean, std: Of the input.
-      eps: The eps of the LayerNorms that reproduces the source.
+      eps: The eps of LayerNorms that reproduces the source.
       normalised_targets: Whether the pixels to predict were normalised in each patch.
       classes, pool, id2label: Of a classifier: its number of classes, `mean` or `first` for the
-        tokens that it looks at, and the names of the classes; or None.
+        tokens that it uses, and the names of the classes; or None.
       config: The config of the run that it was exported from, or None.
       notes: Lines to show: what is unusual, left out, or differs between implementations.
 
   Raises:
-    UserError: it cannot be read, is of no known kind, or has tensors that are missing, left over
-      or misshapen, which are named.
+    UserError: it cannot be read, is of no known kind, or tensors (which are named) are missing,
+      left over or misshapen.
   """
   return from_checkpoint(read_checkpoint(path, weights=weights))
 
@@ -81,10 +77,10 @@ def from_checkpoint(
   heads: int | None = None,
   decoder_heads: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The same from a checkpoint that has been read.
+  """As `load_pretrained`, from a checkpoint that has been read.
 
-  `kind` is one of FORMATS, '' to recognise it; heads are those of the encoder's and the decoder's
-  attention where the file does not say or is wrong.
+  `kind` is a key of FORMATS, or '' to recognise it. `heads` and `decoder_heads` are for files that
+  do not say them or are wrong.
   """
   kind, where = kind or recognise(checkpoint, FORMATS), str(checkpoint.path)
   read = lookup(FORMATS, kind, '--kind').read
@@ -101,10 +97,10 @@ def from_checkpoint(
 
 
 def recognise(checkpoint: Checkpoint, formats: Mapping[str, Format]) -> str:
-  """The one format whose names of tensors these are.
+  """The name of the one format that has such names of tensors.
 
   Raises:
-    UserError: it is not exactly one.
+    UserError: there is not exactly one.
   """
   found = [name for name, entry in formats.items() if entry.recognise(checkpoint.tensors)]
   if len(found) == 1:
@@ -117,7 +113,7 @@ def recognise(checkpoint: Checkpoint, formats: Mapping[str, Format]) -> str:
 
 
 def _check_clip(info: Mapping[str, Any], where: str) -> None:
-  """Raises a UserError for sizes of clips that no model can have, before such clips are made."""
+  """Raises a UserError for clip sizes that no model can have, before such clips are allocated."""
   clip = info['frames'], info['size'], info['size']
   if min(clip) < 1 or clip[0] * clip[1] ** 2 > _LARGEST_CLIP:
     raise UserError(
@@ -130,7 +126,7 @@ def _check_clip(info: Mapping[str, Any], where: str) -> None:
 
 
 def rest_path(path: str | Path) -> Path:
-  """The file of what the format of `path` cannot hold: beside it, or in it if it is a folder."""
+  """The side file for what the format of `path` cannot hold; inside it if it is a folder."""
   path = Path(path)
   return path / 'rest.safetensors' if path.is_dir() else path.with_suffix('.rest.safetensors')
 
@@ -145,7 +141,7 @@ def digest(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def _with_rest(params: dict, held: dict[str, Any], path: Path, notes: list[str]) -> dict:
-  """Parameters together with those of the file beside `path`, if it exists."""
+  """Parameters together with those of the side file of `path`, if it exists."""
   file = rest_path(path)
   if not file.is_file():
     notes.append(f'{file.name} is not beside it: {len(held["names"])} parameters are left out')

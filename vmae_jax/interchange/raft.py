@@ -7,9 +7,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vmae_jax.errors import UserError
 from vmae_jax.frozen.raft import RAFT
-from vmae_jax.interchange.layout import Tensors, name_first, rename
+from vmae_jax.interchange.layout import Tensors, refuse, rename
 
 # Princeton's names -> torchvision's, in this order.
 _PRINCETON = (
@@ -53,16 +52,13 @@ def raft_kind(names: Collection[str]) -> bool:
 
 
 def raft_from_torch(tensors: Tensors) -> tuple[dict[str, str], dict[str, Any]]:
-  """The config, its `size` 'small' or 'large', and parameters of `RAFT` from a state dict.
+  """The config (`size`: 'small' or 'large') and parameters of `RAFT` from a whole state dict.
 
-  A frozen BatchNorm becomes a scale and a bias, its weight and bias combined with its running
+  A frozen BatchNorm becomes a scale and a bias, which combine its weight and bias with its running
   statistics. Batch counters and princeton's second names of some norms are left out.
 
-  Args:
-    tensors: The whole state dict.
-
   Raises:
-    UserError: tensors are missing, left over or of other shapes; the first five are named.
+    UserError: tensors are missing, left over or of other shapes; the first few are named.
   """
   left, twice = {}, []
   for name, value in tensors.items():
@@ -81,9 +77,10 @@ def raft_from_torch(tensors: Tensors) -> tuple[dict[str, str], dict[str, Any]]:
   shapes = flatten_dict(param_shapes(size), sep='/')
   sources = {path: _their_names(path) for path in shapes}
   needed = dict.fromkeys(name for names in sources.values() for name in names)
-  _refuse(size, twice, 'are there twice')
-  _refuse(size, [name for name in needed if name not in left], 'are missing')
-  _refuse(size, [name for name in left if name not in needed], 'have no place in it')
+  where = f"not a RAFT {size} of torchvision or princeton-vl (these are torchvision's names)"
+  refuse(twice, 'are there twice', where)
+  refuse([name for name in needed if name not in left], 'are missing', where)
+  refuse([name for name in left if name not in needed], 'have no place in it', where)
   flat, misshapen = {}, []
   for path, names in sources.items():
     values = [left[name].astype(np.float32) for name in names]
@@ -99,7 +96,7 @@ def raft_from_torch(tensors: Tensors) -> tuple[dict[str, str], dict[str, Any]]:
       if shift:
         bias, mean = shift
         flat[path] = bias - mean * scale
-  _refuse(size, list(dict.fromkeys(misshapen)), 'have other shapes')
+  refuse(list(dict.fromkeys(misshapen)), 'have other shapes', where)
   return {'size': size}, unflatten_dict(flat, sep='/')
 
 
@@ -116,12 +113,3 @@ def _their_names(path: str) -> list[str]:
     parts = ('weight', 'running_var', 'bias', 'running_mean')
     return [f'{layer}.{part}' for part in parts[: 2 if leaf == 'scale' else 4]]
   return [f'{layer}.{"weight" if leaf == "kernel" else "bias"}']
-
-
-def _refuse(size: str, names: list[str], what: str) -> None:
-  if names:
-    raise UserError(
-      f"these are not the weights of RAFT {size}: {len(names)} tensors (torchvision's names) "
-      f'{what}: {name_first(names)}; give a checkpoint of '
-      "torchvision's raft_small or raft_large, or of princeton-vl's RAFT."
-    )

@@ -1,4 +1,4 @@
-"""Our own checkpoints: read for export, written from the weights of others."""
+"""Our own checkpoints: read for export, and written from weights of other implementations."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from vmae_jax.models.sizes import SIZES
 from vmae_jax.runs import checkpoint
 from vmae_jax.runs.run_dir import CLASSES_FILE
 
-# What a run writes beside its checkpoints that belongs into a model card.
+# Files of a run whose numbers go into a model card.
 _RESULTS = ('summary.json', 'probe.json')
 
 
@@ -33,8 +33,9 @@ def is_run(path: str | Path) -> bool:
 def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], dict[str, Any]]:
   """Parameters and info of a run's newest checkpoint, or of the one that `path` names.
 
-  The info is that of `load_pretrained` with more entries: step, weights (those that are taken),
-  results (what the run wrote of them), and position_grid where positions are interpolated from one.
+  The info is that of `load_pretrained` with more entries: step, weights (the kind that was read),
+  results (name of a result file -> its contents), and position_grid if positions are interpolated
+  from a grid.
 
   Args:
     path: A run's workdir or a checkpoint's folder.
@@ -55,13 +56,13 @@ def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], di
   taken = f'its {checkpoint.WEIGHTS[weights]} weights are taken, not the other ones'
   notes = [taken] if tree.get('ema') else []
   info = _info(ml_collections.ConfigDict(saved), params)
-  # A run has other files beside its checkpoints; an exported checkpoint has them in its own folder.
+  # A run's other files are in its workdir, those of an exported checkpoint in its own folder.
   workdir = folder.parent.parent if folder.parent.name == 'checkpoints' else folder
   info |= dict(format='vmae_jax', config=saved, weights=weights, notes=notes, results={})
   for name in _RESULTS:
     with contextlib.suppress(OSError, ValueError):  # A run that is not finished has none.
       info['results'][name] = json.loads(storage.read_text(f'{workdir}/{name}'))
-  with contextlib.suppress(OSError):  # Without it, classes have numbers alone.
+  with contextlib.suppress(OSError):  # Without this file, classes have only numbers.
     names = storage.read_text(f'{workdir}/{CLASSES_FILE}').splitlines()
     info['id2label'] = dict(enumerate(names))
   if folder.name.isdigit():
@@ -84,14 +85,14 @@ def save_run(
   )
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
     writer.save(out.absolute(), args=items)
-  for mark in out.rglob('commit_success.txt'):  # Orbax writes a private path into it.
-    mark.write_text('')  # That the file exists is all it asks for.
+  for mark in out.rglob('commit_success.txt'):
+    mark.write_text('')  # Orbax only needs the file to exist; what it writes has a private path.
   if names:
     (out / CLASSES_FILE).write_text(''.join(f'{name}\n' for name in names), encoding='utf-8')
 
 
 def run_config(info: Mapping[str, Any]) -> dict[str, Any]:
-  """The config of the run that the weights come from, or else one that describes them.
+  """The config of the run that the weights come from, or one made to describe them.
 
   Raises:
     UserError: no config can describe them.
@@ -110,7 +111,7 @@ def run_config(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(info: Mapping[str, Any], size: str) -> dict[str, Any]:
-  """A config of what `info` says; `size` stands for the encoder."""
+  """A config that describes `info`; `size` is the encoder's name in SIZES."""
   decoder, classes = info['decoder'], info['classes']
   c = config_finetuning.default() if classes else config_lib.default()
   c.model.size, c.model.patch, c.model.eps = size, tuple(info['patch']), info['eps']
@@ -143,7 +144,7 @@ MME_HEADS = {
 
 
 def _info(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> dict[str, Any]:
-  """What a run's config and the shapes of its parameters show, as `load_pretrained` returns it."""
+  """The info of `load_pretrained`, from a run's config and the shapes of its parameters."""
   model, data, size = config.model, config.data, SIZES[config.model.size]
   info = model_info(
     kind='encoder',

@@ -1,4 +1,4 @@
-"""Whether a converted model computes the same as its source, on a fixed clip, in float32."""
+"""Checks that a converted model computes the same as its source, on a fixed clip, in float32."""
 
 import importlib.util
 import math
@@ -27,7 +27,7 @@ Outputs = dict[str, Float[np.ndarray, '...']]
 
 
 def fixed_clip(info: Mapping[str, Any]) -> Float[np.ndarray, '1 T H W C']:
-  """A normalised clip of the model's size, always the same one: a smooth moving texture."""
+  """A normalised clip of the model's size: a smooth moving texture, the same at every call."""
   t, y, x, c = np.ogrid[: info['frames'], : info['size'], : info['size'], : info['channels']]
   wave = np.sin((x + 3 * t) / 7 + c) + np.sin((y - 2 * t) / 11 + 2 * c) + np.sin((x + y) / 3)
   clip = (wave.astype(np.float32) + 3) / 6
@@ -35,14 +35,14 @@ def fixed_clip(info: Mapping[str, Any]) -> Float[np.ndarray, '1 T H W C']:
 
 
 def fixed_mask(info: Mapping[str, Any]) -> Bool[np.ndarray, ' n']:
-  """True at nine tenths of the tokens, always the same ones."""
+  """True at nine tenths of the tokens, the same at every call."""
   pt, ph, pw = info['patch']
   n = (info['frames'] // pt) * (info['size'] // ph) * (info['size'] // pw)
   return np.random.RandomState(0).permutation(n) >= max(1, n // 10)
 
 
 def our_outputs(params: Mapping[str, Any], info: Mapping[str, Any]) -> Outputs:
-  """Features of visible tokens, and predicted pixels or logits, whichever the model has."""
+  """Features of visible tokens and predicted patches, or logits, as far as the model has them."""
   hidden = fixed_mask(info)
   visible, masked = (jnp.asarray(np.flatnonzero(x)[None]) for x in (~hidden, hidden))
   model = build_model(info)
@@ -78,7 +78,7 @@ def against_fingerprint(outputs: Outputs, stored: Mapping[str, list[float]]) -> 
 
 
 def largest_difference(one: Outputs, other: Outputs) -> float:
-  """Over all outputs, each relative to its largest value."""
+  """The largest difference over all outputs, each relative to the output's largest value."""
   common, largest = one.keys() & other.keys(), 0.0
   if not common:
     raise ValueError(f'no output in common: {", ".join(one)}; {", ".join(other)}')
@@ -100,7 +100,7 @@ def has_transformers() -> bool:
 
 
 def plain_torch_outputs(tensors: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> Outputs:
-  """The same outputs from tensors under official names, by PyTorch alone."""
+  """The outputs of `our_outputs`, computed by PyTorch from tensors under official names."""
   import torch
 
   from vmae_jax.interchange import plain_torch
@@ -123,8 +123,8 @@ def plain_torch_outputs(tensors: Mapping[str, np.ndarray], info: Mapping[str, An
       if not out.hidden:
         outputs[name] = plain_torch.decode(weights, *arguments).numpy()
         continue
-      # MME numbers decoders and their heads. The first layer of a head is run as VideoMAE's only
-      # one, the second one here.
+      # MME numbers decoders and their heads. The first layer of a head runs as VideoMAE's head; the
+      # second one follows here.
       j, i = (number, 0) if separate else (0, number)
       numbered = rf'^(decoder|encoder_to_decoder)\.{j}\.'
       w = {re.sub(numbered, r'\1.', name): x for name, x in weights.items()}
@@ -137,11 +137,11 @@ def plain_torch_outputs(tensors: Mapping[str, np.ndarray], info: Mapping[str, An
 
 
 def transformers_outputs(folder: str | Path, info: Mapping[str, Any]) -> tuple[Outputs, Outputs]:
-  """The same outputs by transformers, from a folder for `from_pretrained`.
+  """The outputs of `our_outputs`, computed by transformers from a folder for `from_pretrained`.
 
   Returns:
-    Outputs of the model as it is loaded, and with `eps` also in those LayerNorms in which
-    config.json cannot set it.
+    Outputs of the model as it is loaded, and with the info's eps also in the LayerNorms whose eps
+    config.json cannot set.
 
   Raises:
     UserError: transformers finds tensors missing or unexpected, or drops q and v biases.
@@ -189,7 +189,7 @@ def transformers_outputs(folder: str | Path, info: Mapping[str, Any]) -> tuple[O
 def check_biases(model: Any, folder: str | Path, version: str) -> None:
   """Raises a UserError if a loaded model has other q and v biases than its files.
 
-  Early releases 5 of transformers silently set them to zero.
+  Early 5.x releases of transformers silently set them to zero.
   """
   parameters = {name: p.detach().numpy() for name, p in model.named_parameters()}
   for name, value in read_checkpoint(folder).tensors.items():
@@ -200,13 +200,13 @@ def check_biases(model: Any, folder: str | Path, version: str) -> None:
     loaded = next((parameters[x] for x in names if x in parameters), None)
     if loaded is None or not np.array_equal(loaded, value):
       raise UserError(
-        f'{version} loses the biases of queries and values ({name}) of {folder}, as early '
-        'releases 5 do: the folder is right, but take another release to load it.'
+        f'{version} loses the biases of queries and values ({name}) of {folder}, as early 5.x '
+        'releases do: the folder is right, but load it with another release.'
       )
 
 
 def _picked(x: Float[np.ndarray, '...']) -> Float[np.ndarray, ' p']:
-  """Root mean square and values spread over an output."""
+  """The root mean square of an output, and a few of its values at even distances."""
   flat = np.asarray(x, np.float32).reshape(-1)
   picks = flat[np.linspace(0, flat.size - 1, _PICKS).astype(int)]
   rms = np.sqrt(np.square(flat, dtype=np.float64).mean())

@@ -1,4 +1,4 @@
-"""Tensors of PyTorch checkpoints, read without running anything that is in them."""
+"""Tensors of PyTorch checkpoints, read without running any code in them."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from vmae_jax.interchange.torch_file import Inert, read_torch_file
 # Keys under which checkpoints store their tensors, and averages of them.
 _WRAPPERS = ('state_dict', 'model', 'module', 'params', 'model_state')
 _AVERAGED = ('model_ema', 'state_dict_ema', 'ema_state_dict', 'ema')
-# What wrappers of a model put before each name.
+# Prefixes that wrappers of a model add to each name.
 _PREFIXES = ('module.', '_orig_mod.', 'model.', 'net.', 'network.', 'student.', 'backbone.')
 _HEADS = ('head.', 'fc_norm.', 'cls_head.')
 # mmaction2's names of VideoMAE's layers -> the official ones.
@@ -28,7 +28,7 @@ _MMACTION2 = (
   (r'\.mlp\.layers\.1\.', '.mlp.fc2.'),
   (r'cls_head\.fc_cls\.', 'head.'),
 )
-# Names that only models of other architectures have.
+# Patterns of names that only other architectures have -> what they are.
 _OTHERS = (
   (r'^(target_encoder|predictor)$', 'a V-JEPA of Meta (facebookresearch/jepa or vjepa2)'),
   (r'attn\.(pool_q|norm_q|rel_pos_h)', 'an MViT'),
@@ -51,36 +51,36 @@ class Checkpoint(NamedTuple):
 
   path: Path
   tensors: dict[str, np.ndarray]  # Floats of any precision become float32.
-  about: dict[str, Any]  # What this package stored with them; {} in files of others.
-  arguments: dict[str, Any]  # Options of the training script that are stored; {} if none are.
+  about: dict[str, Any]  # What this package stored with them; {} in other files.
+  arguments: dict[str, Any]  # The stored options of the training script; {} if there are none.
   notes: list[str]  # Lines for the report.
 
   def exported(self, part: str) -> dict[str, Any]:
-    """What an export of ours stores of its encoder or decoder."""
+    """What our export stored about its encoder or decoder; {} in other files."""
     return self.about.get('info', {}).get(part) or {}
 
   def exported_info(self) -> dict[str, Any]:
-    """What an export of ours stores beside the tensors because shapes do not show it."""
+    """What our export stored because shapes of tensors do not show it; {} in other files."""
     info = self.about.get('info', {})
     same = ('method', 'frames', 'size', 'eps', 'normalised_targets')
     found = {key: info[key] for key in same if key in info}
     found |= {key: tuple(info[key]) for key in ('mean', 'std', 'pixels') if info.get(key)}
-    if info.get('id2label'):  # JSON has no whole numbers for keys.
+    if info.get('id2label'):  # Keys of JSON are strings.
       found['id2label'] = {int(k): v for k, v in info['id2label'].items()}
     return found
 
 
-# What the reader of a format returns: parameters, info, tensors that were not used, and notes.
+# The result of a format's reader: parameters, info, tensors that were not used, and notes.
 Read = tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray], list[str]]
 
 
 def read_checkpoint(path: str | Path, *, weights: str = '') -> Checkpoint:
-  """Reads a checkpoint of PyTorch, which need not be installed.
+  """Reads a checkpoint of PyTorch; PyTorch need not be installed.
 
   Args:
-    path: A .safetensors file, a file of `torch.save`, a folder of transformers (in one file or in
+    path: A .safetensors file, a file of `torch.save`, or a folder of transformers (one file or
       shards) or of DeepSpeed.
-    weights: `ema` takes averaged weights that are stored beside the last ones.
+    weights: 'ema' takes the averaged weights that are stored beside the last ones.
 
   Raises:
     UserError: it is missing, damaged, of another architecture, or holds no tensors by name.
@@ -107,27 +107,27 @@ def read_checkpoint(path: str | Path, *, weights: str = '') -> Checkpoint:
   for pattern, model in _OTHERS:
     if found := next((name for name in map(str, state) if re.search(pattern, name)), None):
       raise UserError(
-        f'{path} holds {model}, as its {found} shows: another architecture than VideoMAE, with '
-        'parameters that have no place here.'
+        f'{path} holds {model}, as its {found} shows: a different architecture than VideoMAE, '
+        'whose parameters have no place here.'
       )
   if others := [k for k, v in state.items() if not (isinstance(k, str) and hasattr(v, 'shape'))]:
     raise UserError(
-      f'{path} holds what is no tensor: {", ".join(map(str, others[:5]))}; give a file that '
-      f'holds a state_dict, alone or as {", ".join(_WRAPPERS)}.'
+      f'{path} holds other things than tensors: {", ".join(map(str, others[:5]))}; give a file '
+      f'that holds a state_dict, alone or as {", ".join(_WRAPPERS)}.'
     )
   tensors = {rename(name, _MMACTION2): x for name, x in _strip_prefixes(state, notes).items()}
   stored = sorted({str(x.dtype) for x in tensors.values()})
   if stored != ['float32']:
     notes.append(f'stored as {", ".join(stored)}')
   for name, x in tensors.items():
-    if jnp.issubdtype(x.dtype, jnp.floating):  # NumPy does not count bfloat16 as such.
+    if jnp.issubdtype(x.dtype, jnp.floating):  # For NumPy, bfloat16 is not floating.
       tensors[name] = x.astype(np.float32, copy=False)
   arguments = dict(arguments) if isinstance(arguments, Mapping) else {}
   return Checkpoint(path, tensors, about, arguments, notes)
 
 
 def _files(path: Path) -> list[Path]:
-  """The files of tensors in a folder."""
+  """The files in a folder that hold tensors."""
   if not path.is_dir():
     raise UserError(f'there is no file {path}.')
   for name in _HF_WHOLE:
@@ -135,7 +135,7 @@ def _files(path: Path) -> list[Path]:
       return [path / name]
     if (path / f'{name}.index.json').is_file():
       return _shards(path / f'{name}.index.json')
-  if (path / 'latest').is_file() and not (path / _DEEPSPEED).is_file():  # DeepSpeed's.
+  if (path / 'latest').is_file() and not (path / _DEEPSPEED).is_file():  # A folder of DeepSpeed.
     path = path / Path((path / 'latest').read_text(errors='replace').strip()).name
   found = sorted(path.glob('*mp_rank_*_model_states.pt'))
   if found == [path / _DEEPSPEED]:
@@ -154,7 +154,7 @@ def _files(path: Path) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
   try:
     names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
-    files = [index.parent / Path(name).name for name in names]  # Nothing outside the folder.
+    files = [index.parent / Path(name).name for name in names]  # Never outside the folder.
   except (ValueError, KeyError, TypeError, AttributeError) as e:
     raise UserError(f'{index} is no index of shards or a damaged one: get it again.') from e
   if missing := [file.name for file in files if not file.is_file()]:
@@ -171,7 +171,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _unwrap(state: Any, path: Path, weights: str, notes: list[str]) -> dict[str, Any]:
-  """The tensors by name that a file of PyTorch holds, out of at most two sets."""
+  """The tensors by name in a file of PyTorch: the last weights or the averaged ones."""
   known = state if isinstance(state, Mapping) else {}
   averaged = [key for key in _AVERAGED if isinstance(known.get(key), Mapping)]
   if weights == 'ema' and not averaged:
@@ -199,13 +199,13 @@ def _unwrap(state: Any, path: Path, weights: str, notes: list[str]) -> dict[str,
 
 
 def _strip_prefixes(state: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-  """Takes off what wrappers put before the names, where most names have it."""
+  """Removes prefixes of wrappers that most names have."""
 
   def common(prefix):
     return sum(name.startswith(prefix) for name in state) > len(state) / 2
 
   while prefix := next(filter(common, _PREFIXES), None):
-    if prefix == 'backbone.':  # Beside it, frameworks keep the heads of other tasks.
+    if prefix == 'backbone.':  # Frameworks store heads of other tasks beside it.
       heads = [name for name in state if not name.startswith((prefix, *_HEADS))]
       if heads:
         notes.append(f'beside the backbone, left out: {", ".join(heads[:3])} ({len(heads)})')
@@ -218,7 +218,7 @@ def _strip_prefixes(state: dict[str, Any], notes: list[str]) -> dict[str, Any]:
 
 
 def _parse(text: Any, path: Path) -> dict[str, Any]:
-  """What this package stored as JSON; {} if there is nothing."""
+  """What this package stored as JSON; {} if it stored nothing."""
   try:
     about = json.loads(text) if isinstance(text, str) else {}
   except ValueError as e:

@@ -1,7 +1,7 @@
-"""Files of `torch.save`, read without PyTorch and without running anything that is in them.
+"""Files of `torch.save`, read without PyTorch and without running any code in them.
 
 A pickle names functions and classes that its reader calls. Here every name, except for those that
-tensors are made of, becomes an inert object that keeps its contents and does nothing.
+make tensors, becomes an inert object that keeps its contents and does nothing.
 """
 
 import io
@@ -30,12 +30,12 @@ _DTYPES = {
   'ByteStorage': np.uint8,
   'BoolStorage': np.bool_,
 }
-_OLD_MAGIC = 0x1950A86A20F9469CFC6C  # Files before release 1.6 are no zip archives.
+_OLD_MAGIC = 0x1950A86A20F9469CFC6C  # Of files before release 1.6, which are not zip archives.
 _ZIP_HEADER = 30
 
 
 class Inert(dict):
-  """An object of a class that is not loaded; `state` is what was stored of it."""
+  """An object whose class is not loaded; `state` is its stored state."""
 
   name = ''
   state: Any = None
@@ -50,7 +50,7 @@ class Inert(dict):
     return Inert()
 
   def _nothing(self, *_):
-    """How lists and sets are filled."""
+    """Stands for the methods by which a pickle fills lists and sets."""
 
   append = extend = add = _nothing
   __hash__ = object.__hash__
@@ -62,7 +62,7 @@ def read_torch_file(path: Path) -> tuple[Any, list[str]]:
   Tensors are arrays whose values are read when they are used.
 
   Raises:
-    UserError: it is damaged, packed, or no such file.
+    UserError: it is damaged, compressed, or no such file.
   """
   try:
     with open(path, 'rb') as file:
@@ -72,7 +72,7 @@ def read_torch_file(path: Path) -> tuple[Any, list[str]]:
       with zipfile.ZipFile(file) as archive:
         records = {info.filename.partition('/')[2]: info for info in archive.infolist()}
         if any(info.compress_type for info in records.values()):
-          raise UserError('a packed archive, which PyTorch never writes')
+          raise UserError('it is a compressed archive, which PyTorch never writes')
       return _read_zip(file, path, records)
   except UserError as e:
     raise UserError(f'{path}: {e}: get the file again.') from e
@@ -83,7 +83,7 @@ def read_torch_file(path: Path) -> tuple[Any, list[str]]:
 
 
 class _Reader(pickle.Unpickler):
-  """Makes arrays of tensors, and inert objects of everything else."""
+  """Turns tensors into arrays, and everything else into inert objects."""
 
   def __init__(self, file: io.BufferedIOBase, storage):
     super().__init__(file)
@@ -101,7 +101,7 @@ class _Reader(pickle.Unpickler):
     full = f'{module}.{name}'
     if full in self._known:
       return self._known[full]
-    if full not in self._inert:  # A new class for each file, which may set its attributes.
+    if full not in self._inert:  # New classes for each file, as a pickle may set their attributes.
       self._inert[full] = type(name.rpartition('.')[2], (Inert,), {'name': full})
     return self._inert[full]
 
@@ -112,7 +112,7 @@ class _Reader(pickle.Unpickler):
 
   @property
   def classes(self) -> list[str]:
-    """Names of the inert classes without those that PyTorch writes into every file."""
+    """Names of the inert classes, without the modules that are in every file of PyTorch."""
     usual = ('torch', 'numpy', 'collections', 'argparse', '_codecs')
     return sorted(name for name in self._inert if name.partition('.')[0] not in usual)
 
@@ -134,12 +134,12 @@ def _tensor(storage: Any, offset: int, shape: tuple, strides: tuple) -> Any:
 
 
 def _read_zip(file: io.BufferedIOBase, path: Path, records: dict) -> tuple[Any, list[str]]:
-  # Mapped, so that no tensor is in memory before its shape has been looked at.
+  # Mapped, so that no tensor is loaded before its shape has been checked.
   whole = np.memmap(path, np.uint8, 'c')
 
   def record(name):
     start = records[name].header_offset
-    header = bytes(whole[start : start + _ZIP_HEADER])  # It ends with the lengths of two names.
+    header = bytes(whole[start : start + _ZIP_HEADER])  # Its end: lengths of name and extra field.
     start += _ZIP_HEADER + sum(struct.unpack('<HH', header[26:]))
     return whole[start : start + records[name].file_size]
 
@@ -153,7 +153,7 @@ def _read_zip(file: io.BufferedIOBase, path: Path, records: dict) -> tuple[Any, 
 
 
 def _read_old(file: io.BufferedIOBase, path: Path) -> tuple[Any, list[str]]:
-  """Four pickles (magic, version, machine, object), names of storages, and their values."""
+  """Reads four pickles (magic, version, machine, object), names of storages, and their values."""
   storages = {}
 
   def storage(key, dtype, count, view=None):
@@ -170,7 +170,7 @@ def _read_old(file: io.BufferedIOBase, path: Path) -> tuple[Any, list[str]]:
   reader = _Reader(file, storage)
   found = reader.load()
   for key in _Reader(file, storage).load():
-    file.read(8)  # The number of values, which is known from the object.
+    file.read(8)  # The number of values, which the object has said.
     if file.readinto(storages[key]) != len(storages[key]):
       raise EOFError
   return found, reader.classes
