@@ -71,7 +71,7 @@ def test_outages(error, outage):
 
 
 def test_what_is_written_to_a_disk_alone_is_not_taken_for_a_bucket():
-  with pytest.raises(UserError, match='--out=gs://bucket/a: this verb writes to a disk alone'):
+  with pytest.raises(UserError, match='--out=gs://bucket/a: this verb only writes to a disk'):
     cli.here('gs://bucket/a')
   assert str(cli.here('a/b')) == 'a/b'
   verbs = {path.name: path.read_text() for path in (started.ROOT / 'vmae_jax').glob('*.py')}

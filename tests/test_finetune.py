@@ -102,9 +102,9 @@ def test_the_papers_numbers(arg):
 
 
 def test_each_kind_of_config_is_told_from_the_other():
-  with pytest.raises(UserError, match="'videomae'.* is none for fine-tuning"):
+  with pytest.raises(UserError, match="'videomae'.* is not for fine-tuning"):
     config_finetuning.check(videomae.get_config('smoke'), devices=1)
-  with pytest.raises(UserError, match="'finetuning'.* is none for pre-training"):
+  with pytest.raises(UserError, match="'finetuning'.* is not for pre-training"):
     config_lib.check(configs.get_config('smoke'), devices=1)
 
 

@@ -13,9 +13,9 @@ class Chip(NamedTuple):
   # Peak of dense bfloat16 arithmetic in FLOP/s, summed in float32; float16 for V100 and T4.
   flops: float
   source: str  # Source of the figures.
-  memory: int | None = None  # Bytes, where a device that is not at hand can be asked for.
+  memory: int | None = None  # Bytes; known of devices that `estimate` can compile for.
   # Bytes a second that it can send to other chips of its slice or host, over all links: half of
-  # what is published where both directions are counted; None: no figure could be read.
+  # the published figure if that counts both directions. None: no figure was found.
   network: float | None = None
   clock: float | None = None  # Cycles a second of a TPU, as libtpu counts cycles.
 
@@ -28,7 +28,8 @@ GIB = 2**30
 # Clocks are peaks over the FLOPs of a cycle: 2 x 128 x 128 for each of 8 matrix units (v4 and v5p,
 # whose two cores are one device) or 4 (v5e). libtpu counts up to 456,000 for a product of
 # 4,096 x 4,096 on v6e: 4 units of 256 x 256, though the page says 2.
-# All-reduce bandwidth by chip is what v5e's and v6e's pages give as one direction of its links.
+# On the pages of v5e and v6e the all-reduce bandwidth of a chip equals one direction of its links,
+# so it stands for that direction on v4.
 _V4_SOURCE = f'{_TPU}v4 (all-reduce bandwidth of a pod of 4,096 chips: 1.1 PB/s)'
 _V4 = Chip(275e12, _V4_SOURCE, 32 * GIB, network=1.1e15 / 4096, clock=275e12 / 2**18)
 _V5E, _V5P, _V6E = (

@@ -42,7 +42,7 @@ from vmae_jax.errors import (
 )
 from vmae_jax.runs import stop
 
-flags.disclaim_key_flags()  # Those that are defined here belong to the verb that asks for them.
+flags.disclaim_key_flags()  # Flags that functions here define belong to the verb that calls them.
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -63,15 +63,15 @@ def _parse(argv: list[str]) -> list[str]:
     raise UserError(text) from e
 
 
-def _at_home(arg: str) -> str:
-  """--NAME=~/PATH as a shell gives a ~/PATH that stands alone; other arguments as they are."""
+def _expand_home(arg: str) -> str:
+  """--NAME=~/PATH with the home folder, which shells leave out; other arguments as they are."""
   name, _, value = arg.partition('=')
-  at_home = name.startswith('-') and value.startswith('~/')
-  return f'{name}={os.path.expanduser(value)}' if at_home else arg
+  expand = name.startswith('-') and value.startswith('~/')
+  return f'{name}={os.path.expanduser(value)}' if expand else arg
 
 
 def _with_file(arg: str) -> str:
-  """--config=SPEC with the path of the config's file; other arguments as they are."""
+  """--config=SPEC with the path of the config file; other arguments as they are."""
   given = re.fullmatch(r'(--?config=)(.+)', arg)
   return given[1] + find_config(given[2]) if given and 'config' in flags.FLAGS else arg
 
@@ -101,7 +101,7 @@ def refuse_arguments(argv: list[str]) -> None:
 
 
 def one_checkpoint(argv: list[str]) -> str:
-  """The only argument that is no flag: a checkpoint."""
+  """The path of the checkpoint that must be the only argument beside flags."""
   if len(argv) != 2:
     raise UserError(
       'give one checkpoint: a run, one of its checkpoints/STEP, or a model of transformers or .pth.'
@@ -112,7 +112,7 @@ def one_checkpoint(argv: list[str]) -> str:
 
 
 def values(*given: flags.FlagHolder) -> dict[str, Any]:
-  """The values of flags by their names."""
+  """Name -> value of flags."""
   return {flag.name: flag.value for flag in given}
 
 
@@ -124,9 +124,9 @@ def need(*needed: flags.FlagHolder) -> None:
 
 
 def here(path: str, flag: str = 'out') -> Path:
-  """A flag's path; a UserError for one in a bucket, of which Path would make a folder here."""
+  """A flag's path; a UserError if it is in a bucket, which Path would take for a local folder."""
   if storage.is_remote(path):
-    raise UserError(f'--{flag}={path}: this verb writes to a disk alone, from where you can copy.')
+    raise UserError(f'--{flag}={path}: this verb only writes to a disk: copy the files from there.')
   return Path(path)
 
 
@@ -157,7 +157,7 @@ def define_clip() -> tuple[flags.FlagHolder, ...]:
 
 
 def define_config(file: str = 'configs/videomae.py') -> Callable[[], ml_collections.ConfigDict]:
-  """Defines --config; returns what gives its value or raises a UserError. `file` is an example."""
+  """Defines --config, with `file` as example; returns a function that returns the config."""
   config = config_flags.DEFINE_config_file(
     'config',
     None,
@@ -179,8 +179,8 @@ def define_run(file: str) -> Callable[[list[str]], tuple[ml_collections.ConfigDi
   """Defines --config, of which `file` is an example, --workdir and --distributed.
 
   Returns:
-    A function that gives config and workdir. It also joins the processes of the run, so it must
-    be called before anything touches a device.
+    A function that returns config and workdir. It also joins the processes of the run, so it
+    must be called before anything touches a device.
   """
   config = define_config(file)
   workdir = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, results.')
@@ -209,16 +209,16 @@ def run(
   """Runs `main(argv)` and exits with the code above.
 
   Args:
-    main: Gets the program's name and the arguments that are no flags.
-    absl_flags: False: `main` gets all flags.
-    trains: Whether the verb can go on where it was stopped: SIGTERM then stops it so.
+    main: Takes the program's name and the arguments that are not flags.
+    absl_flags: False: `main` takes all arguments.
+    trains: Whether the verb can resume: SIGTERM then lets it save its state.
   """
   if trains:
     stop.heed()
   try:
     if absl_flags:
       app.define_help_flags()
-    argv = [_at_home(arg) for arg in sys.argv]
+    argv = [_expand_home(arg) for arg in sys.argv]
     main(_parse(argv) if absl_flags else argv)
   except Preempted as e:  # All processes of a run, after the same step.
     print(f'stopped: {e}', file=sys.stderr)

@@ -20,10 +20,7 @@ from vmae_jax.models.sizes import SIZES
 
 
 class Number(NamedTuple):
-  """A default with the least and the greatest value that a config may have instead.
-
-  A value of None leaves the number open.
-  """
+  """A default with the least and the greatest value that a config may set; None sets no number."""
 
   value: int | float | None
   least: float
@@ -65,15 +62,15 @@ DEFAULTS = dict(
     scan=False,  # Loop over layers instead of writing them out.
     remat='none',  # none, dots, full: what the backward pass computes again.
   ),
-  decoders=dict(),  # DECODER=dict(width, depth, heads, mlp): what one has otherwise than the rest.
+  decoders=dict(),  # DECODER=dict(width, depth, heads, mlp): what differs in one decoder.
   regressor=dict(
     name='none',  # none, or latent: MAM2's.
     depth=Number(4, 1),
     width=Number(None, 1),  # None: as the decoder's.
     heads=Number(None, 1),
     mlp=Number(None, 1),  # With another width: four times that.
-    layer_scale=0.1,  # Where the scales of its branches and the decoders' start; 0: none.
-    alignment_weight=Number(2.0, 0),  # 0: none is computed.
+    layer_scale=0.1,  # Initial LayerScale of its branches and of the decoders'; 0: none.
+    alignment_weight=Number(2.0, 0),  # 0: no alignment loss is computed.
   ),
   tokenizer=dict(path=''),  # For the target codes: a file made by train_tokenizer or convert.
   teachers=dict(),  # NAME=TEACHER: encoders whose tokens a head predicts (features, teacher=NAME).
@@ -86,13 +83,13 @@ DEFAULTS = dict(
   ),
   tracking=dict(  # Points followed along the flow, where targets need them.
     steps=Number(6, 1),  # Length of a trajectory; with the rate slot 1.
-    # Steps between frames of the video, which the loader adds, or of the clip; slot: one a time
-    # slot, of points that start in the clip's first frame.
+    # video: a step from frame to frame of the video, which the loader adds; clip: of the clip;
+    # slot: one step for each time slot, from points of the clip's first frame.
     rate='video',
     points=Number(2, 1),  # In each row and column of a token.
     median=False,  # Median filter of 3 x 3 on the flow.
     camera=False,  # Records motion without the camera's.
-    integer=False,  # As MME's release: truncates flow to whole pixels.
+    integer=False,  # Truncates flow to whole pixels, as MME's release.
   ),
   heads=dict(
     pixels=dict(
@@ -110,7 +107,7 @@ DEFAULTS = dict(
     size=Number(224, 1),
     stride=4,  # Between sampled frames.
     sampling=Name('dense', SAMPLINGS),  # linspace: as VideoMAE's fine-tuning.
-    released_end=False,  # Never take a video's last frame, as VideoMAE's code (dense).
+    released_end=False,  # With dense: never takes a video's last frame, as VideoMAE's code.
     order=Name('hashed', ORDERS),  # Order of videos; added: seeds 0 and 1 share epochs.
     crop=Name('multi_scale', CROPS),
     flip=False,
@@ -122,11 +119,11 @@ DEFAULTS = dict(
     # Decoding processes beside the training one; -1: one for each 12 cores, where there are more.
     workers=Number(-1, -1),
     max_bad_share=0.05,  # More broken videos than this stop the run.
-    changed=False,  # A run may go on with other videos than those that it began with.
-    seconds=Number(60.0, 0.1),  # A video that does not answer for so long counts as broken.
+    changed=False,  # Allows a run to go on with other videos than it began with.
+    seconds=Number(60.0, 0.1),  # A video that gives no answer for this long counts as broken.
   ),
   augment=dict(  # The look of clips, the same for all frames; drawn on the devices.
-    jitter=share(0.0),  # Chance that colours change, each at most by so much:
+    jitter=share(0.0),  # Chance that colours change, each by at most:
     brightness=share(0.4),
     contrast=share(0.4),
     saturation=share(0.2),
@@ -146,26 +143,26 @@ DEFAULTS = dict(
     weight_decay=0.05,
     clip_norm=0.0,  # 0: no clipping.
     ema=share(0.0),  # Decay of a moving average of the parameters; 0: none.
-    ema_end=share(0.0),  # Where a straight line leads the decay to, at the last step; 0: it stays.
+    ema_end=share(0.0),  # The decay at the last step, reached linearly; 0: it is constant.
     accumulate=Number(1, 1),  # Parts of a batch computed one after another.
-    max_skipped=Number(20, 1),  # Steps in a row without a finite loss that stop the run.
+    max_skipped=Number(20, 1),  # This many steps in a row without a finite loss stop the run.
   ),
   mesh=dict(data=-1, fsdp=1, tensor=1),  # -1: all devices that are left.
   checkpoint=dict(
     every_steps=Number(1000, 1),
     keep=Number(2, 1),  # Newest ones.
-    keep_every_steps=Number(0, 0),  # Those at multiples of it are kept for good; 0: none.
+    keep_every_steps=Number(0, 0),  # Those at multiples of this are never deleted; 0: none.
   ),
   log=dict(
-    every_steps=Number(0, 0),  # 0: 50, of short runs a twentieth of all.
+    every_steps=Number(0, 0),  # 0: 50, in short runs a twentieth of the steps.
     profile=Number(0, 0),  # First of three steps traced for TensorBoard or Perfetto; 0: none.
     pictures_every_steps=Number(1000, 1),
     pictures=Number(4, 1),  # How many clips are drawn.
-    held_out='',  # What they are of, as data.train, if not of the videos of training.
-    ground_truth_statistics=False,  # Also draw the flattering variant, and say so.
+    held_out='',  # Videos that are drawn, as data.train; '': those of training.
+    ground_truth_statistics=False,  # Also draws patches with their true statistics, labelled so.
   ),
-  probe=dict(  # k-NN and linear accuracy of the frozen encoder on the way, for the log.
-    every_epochs=Number(0.0, 0),  # 0: never; else after the last step, too.
+  probe=dict(  # k-NN and linear accuracy of the frozen encoder during training, for the log.
+    every_epochs=Number(0.0, 0),  # 0: never; otherwise also after the last step.
     train='',  # Labelled videos to learn from, as data.train.
     val='',  # Held-out ones.
     pool='slots',  # See --pool of vmae_jax.probe.
@@ -182,9 +179,9 @@ def default() -> ml_collections.ConfigDict:
   return config
 
 
-# A run, a checkpoint, or a file or folder of another implementation; `untrained`, for tests; or
-# `average`, the moving average of the model itself (optimizer.ema). Weights as init_weights. A run
-# sets the digest of what it found.
+# `path` is a run, a checkpoint, or a file or folder of another implementation; `untrained`, for
+# tests; or `average`, the moving average of the model itself (optimizer.ema). `weights` is as
+# init_weights. A run sets `digest`, of the weights that it found.
 TEACHER = dict(path='', weights='', digest='')
 
 
@@ -201,10 +198,10 @@ def make_config(defaults: dict[str, Any]) -> ml_collections.ConfigDict:
 
 
 def implied() -> ml_collections.ConfigDict:
-  """The values of keys that a stored config lacks because it is older than they are.
+  """The values of keys that a stored config lacks because it is older than the keys.
 
-  These are the defaults: that of a new key must change nothing for earlier runs, or the key must
-  stand in EARLIER. Heads are not among them, as every config names its own.
+  They are the defaults: the default of a new key must be how earlier runs behaved, or EARLIER must
+  say how. Heads are left out, as every config names its own.
   """
   config = default().unlock()
   config.heads = ml_collections.ConfigDict()
@@ -212,10 +209,10 @@ def implied() -> ml_collections.ConfigDict:
   return config
 
 
-# How runs behaved before these keys existed, where that is not the default.
+# How runs behaved before these keys existed, where that differs from the default.
 EARLIER = {'data.released_end': True, 'data.order': 'added'}
 
-# Keys that say how a run is carried out and watched, not what it computes: a run may go on with
+# Keys that say how a run is carried out and logged, not what it computes: a run may go on with
 # other values of them.
 RUN_KEYS = (
   'mesh',
@@ -228,7 +225,7 @@ RUN_KEYS = (
   'data.root',
   'data.changed',
   'data.max_bad_share',
-  'data.val',  # This and `test` are keys of fine-tuning: a finished run can be tested anew.
+  'data.val',  # This and `test` are keys of fine-tuning: a finished run may be tested again.
   'data.test',
   'test',
   'optimizer.accumulate',
@@ -265,15 +262,15 @@ def parse_arg(
 def set_size(config: ml_collections.ConfigDict, size: str) -> None:
   """Sets the model's size, and its patches and way of compiling, which go with the size."""
   config.model.size = size
-  # Large models compile in a fraction of the time as a loop, which needs remat to pay.
+  # As a loop, large models compile in a fraction of the time, but without remat need more memory.
   config.model.scan = size in ('l', 'h', 'giant')
   config.model.remat = 'dots' if config.model.scan else 'none'
   config.model.patch = (2, 14, 14) if size == 'giant' else (2, 16, 16)
 
 
 _HEAD_KEYS = ('target', 'options', 'loss', 'weight', 'decoder')
-# Width of a layer before the last one; after the last; a control: targets of another clip, of the
-# same loss, scale and cost, that tell nothing of this one.
+# Width of a layer before the last; activation after the last; a control whose targets are those of
+# another clip: the same loss, scale and cost, without information on this clip.
 _HEAD_EXTRAS = ('hidden', 'activation', 'other_clip')
 
 
@@ -281,7 +278,7 @@ def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
   """Raises a UserError for values that cannot work, alone or together, in pre-training."""
   if 'heads' not in config:
     raise UserError(
-      f'this config (method {config.get("method", "unknown")!r}) is none for pre-training: take '
+      f'this config (method {config.get("method", "unknown")!r}) is not for pre-training: take '
       'one such as --config=configs/videomae.py:SIZE,DATASET.'
     )
   check_shared(config, DEFAULTS, devices=devices)

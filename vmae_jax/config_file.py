@@ -16,15 +16,15 @@ import ml_collections
 
 from vmae_jax.errors import UserError, suggest
 
-# Those of the repository, which an installed package has inside.
+# The folder of configs: beside the package in the repository, inside an installed package.
 _BESIDE, _INSIDE = (Path(__file__).parents[i] / 'configs' for i in (1, 0))
 CONFIGS = _INSIDE if _INSIDE.is_dir() else _BESIDE
 
 
 def find_config(spec: str) -> str:
-  """`FILE` or `FILE:ARGUMENT` with the path of the file; a UserError where there is none.
+  """`FILE` or `FILE:ARGUMENT` with the path of the file; a UserError if there is none.
 
-  A file that is not there is looked for among those of the package, by its name: videomae,
+  A file that does not exist is looked for among those of the package, by its name: videomae,
   videomae.py or configs/videomae.py.
   """
   file, colon, argument = spec.partition(':')
@@ -62,9 +62,9 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
 
 
 def _import_beside(file: str) -> None:
-  """Lets `from configs import NAME` find the files beside a config file, and those of the package.
+  """Makes `from configs import NAME` find files beside a config file, and those of the package.
 
-  ml_collections, which loads the file again, finds them so, too.
+  It holds for ml_collections, too, which loads the file again.
   """
   if 'configs' not in sys.modules:
     spec = ModuleSpec('configs', None, is_package=True)
@@ -74,7 +74,7 @@ def _import_beside(file: str) -> None:
 
 
 def _reason(e: Exception) -> str:
-  """The message in one line, without the whole config, which ml_collections shows."""
+  """An error's message in one line, without the whole config that ml_collections adds."""
   while e.args and isinstance(e.args[0], Exception):
     e = e.args[0]
   text = str(e.args[0] if e.args else e)
@@ -83,10 +83,10 @@ def _reason(e: Exception) -> str:
 
 
 def look_up(config: ml_collections.ConfigDict, key: str) -> Any:
-  """The value at a key such as `model.patch`; a UserError where there is no such key.
+  """The value of a key such as `model.patch`; a UserError if there is no such key.
 
-  Blocks called `options` take any key, of which None is the value here: their keys are checked
-  where the function that they belong to is known.
+  Blocks called `options` take any key, and None is returned for a new one: their keys are checked
+  where the function that takes them is known.
   """
   node, path = config, []
   for name in key.split('.'):
@@ -103,7 +103,7 @@ def look_up(config: ml_collections.ConfigDict, key: str) -> Any:
 
 
 def drop_heads(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The config without heads whose target is `none`, which is how the command line drops them."""
+  """The config without heads whose target is `none`, by which the command line drops them."""
   heads, decoders = config.get('heads', {}), config.get('decoders', {})
   before = {head.get('decoder') for head in heads.values()}
   for name in [name for name, head in heads.items() if head.get('target') == 'none']:

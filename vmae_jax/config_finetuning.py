@@ -38,11 +38,10 @@ DEFAULTS = dict(
     drop_path=Number(0.1, 0, 0.99),  # In the last block; rises from 0 in the first.
     dropout=Number(0.0, 0, 0.99),  # Before the last layer.
     head_scale=0.001,  # On its initial range.
-    pool=Name(
-      'mean', POOLS
-    ),  # Mean of all tokens, or the first (use_mean_pooling=False elsewhere).
-    positions=Name('rebuild', POSITIONS),  # For the clips' tokens, or those of pre-training:
-    position_grid=(8, 14, 14),  # Tokens (t, h, w) of a clip there.
+    pool=Name('mean', POOLS),  # Of all tokens; first: the first alone (use_mean_pooling=False).
+    # rebuild: positions for the clips' tokens; interpolate: those of pre-training, resized.
+    positions=Name('rebuild', POSITIONS),
+    position_grid=(8, 14, 14),  # Tokens (t, h, w) of a clip in pre-training.
   ),
   data=_take(
     'data',
@@ -50,12 +49,12 @@ DEFAULTS = dict(
     'changed max_bad_share',
   )
   | dict(
-    val='',  # Validation on the way, as data.train.
-    test='',  # The last test; '': data.val.
+    val='',  # Videos of the validation during training, as data.train.
+    test='',  # Videos of the test at the end; '': data.val.
     classes=Number(0, 0),  # 0: as many as data.train has.
     crop=Name('resized', CROPS),
-    crop_area=(0.08, 1.0),  # Bounds of the share of the picture that it takes.
-    # In training and in the test; bilinear: the papers'.
+    crop_area=(0.08, 1.0),  # Bounds of the share of the frame that it takes.
+    # In training and in the test; the papers use bilinear.
     resampling=Name('antialiased', RESAMPLINGS),
     flip=True,  # Wrong where direction is the label.
     repeats=Number(2, 1),
@@ -71,8 +70,8 @@ DEFAULTS = dict(
     smoothing=Number(0.1, 0, 0.99),  # Label smoothing.
   ),
   test=dict(
-    every_epochs=Number(10.0, 0),  # One view of each video of data.val; 0: not on the way.
-    segments=Number(5, 1),  # Clips over the time of a video, in the last test.
+    every_epochs=Number(10.0, 0),  # Validation by one view of each video of data.val; 0: none.
+    segments=Number(5, 1),  # Clips over the time of a video, in the test at the end.
     crops=Number(3, 1),  # Crops of each of these clips.
     batch_size=Number(60, 1),  # Clips; raised to whole videos over the devices.
   ),
@@ -107,8 +106,8 @@ def recipe(c, *, videos: int, repeats: int, lr: float, min_lr: float = 1e-6, epo
   """Sets batch, learning rate and length as the papers' scripts write them.
 
   Args:
-    videos: In a step, over all devices; the learning rate is for 256 of them.
-    repeats: Clips cut from each video (`num_sample`), which these numbers do not count.
+    videos: Videos in a step, over all devices.
+    repeats: Clips cut from each video (`num_sample`), which the other numbers do not count.
     lr: Peak learning rate for 256 videos.
     epochs: Passes over the videos, of which 5 warm up.
   """
@@ -121,7 +120,7 @@ def check(config: ml_collections.ConfigDict, *, devices: int) -> None:
   """Raises a UserError for values that cannot work, alone or together."""
   if 'mixing' not in config:
     raise UserError(
-      f'this config (method {config.get("method", "unknown")!r}) is none for fine-tuning: take '
+      f'this config (method {config.get("method", "unknown")!r}) is not for fine-tuning: take '
       '--config=configs/finetune.py:SIZE,DATASET.'
     )
   config_lib.check_shared(config, DEFAULTS, devices=devices)

@@ -10,10 +10,10 @@ _LOCAL_PROCESSES = ('SLURM_STEP_TASKS_PER_NODE', 'OMPI_COMM_WORLD_LOCAL_SIZE')
 
 
 def usable_cores() -> int:
-  """Cores that this process may use: the least of
+  """How many cores this process may use: the least of
 
-  - those that it is bound to (taskset, Slurm, a container's cpuset),
-  - the time that its control groups leave it (a container's limit of cores; Linux, version 2),
+  - the cores that it is bound to (taskset, Slurm, a container's cpuset),
+  - the CPU time that its control groups allow (a container's limit of cores; Linux, version 2),
   - its share of the machine, where several processes of one job run there.
   """
   machine = os.cpu_count() or 1
@@ -26,7 +26,7 @@ def usable_cores() -> int:
 
 
 def _quotas(root: Path = Path('/sys/fs/cgroup'), own: Path = Path('/proc/self/cgroup')):
-  """Limits of cores of this process's control group and those above it."""
+  """The limits, in cores, of this process's control group and of those above it."""
   try:
     group = re.search(r'^0::/?(.*)$', own.read_text(), re.MULTILINE)
   except OSError:  # Not on Linux.

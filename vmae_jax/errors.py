@@ -1,4 +1,4 @@
-"""Mistakes a user can make and outages, told in one line."""
+"""Errors that are reported in one line: mistakes of the user, and outages."""
 
 import difflib
 import errno
@@ -16,7 +16,7 @@ EXIT_INTERRUPTED = 130
 
 
 class UserError(Exception):
-  """A mistake of the user's: wrong config, path, shape, checkpoint or video.
+  """A mistake of the user: wrong config, path, shape, checkpoint or video.
 
   The message is one line that says what is wrong, where, and what to do. Entry points
   (`vmae_jax.cli`) print it without a stack trace and exit with code 2.
@@ -26,22 +26,23 @@ class UserError(Exception):
 class Unavailable(Exception):
   """Something outside the run that may come back: a store, a mount, a worker, room on a disk.
 
-  The message is one line, as of `UserError`; entry points exit with code 74, after which the
+  The message is one line, as in `UserError`; entry points exit with code 74, after which the
   same command may be started again.
   """
 
 
-UNAVAILABLE = 'unavailable: '  # Begins the reason of what is not known to be damaged.
+UNAVAILABLE = 'unavailable: '  # Prefix of a VideoError's reason if the video may be intact.
 _OUTAGES = 'ENOSPC EDQUOT EIO ESTALE ETIMEDOUT EREMOTEIO ENOTCONN EHOSTDOWN ENETDOWN'.split()
 OUTAGES = {getattr(errno, name) for name in _OUTAGES if hasattr(errno, name)}
-_NETWORK = ('aiohttp', 'botocore', 'requests', 'urllib3')  # Without a code: no answer came.
+# Libraries whose errors, if they have no HTTP status, say that no answer came.
+_NETWORK = ('aiohttp', 'botocore', 'requests', 'urllib3')
 _CODES = r'(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED): '  # Of tensorstore.
 
 
 def is_outage(e: BaseException) -> bool:
-  """Whether a failure is of a kind that may pass: a full disk, a mount or a store that is away.
+  """Whether a failure may be temporary: a full disk, or a mount or store that is unavailable.
 
-  A store is where it gave no answer, or one of 408, 429 and 5xx.
+  A store is unavailable if it gives no answer or the HTTP status 408, 429 or 5xx.
   """
   if 'redential' in type(e).__name__:
     return False
@@ -53,13 +54,13 @@ def is_outage(e: BaseException) -> bool:
     return int(code) in (408, 429) or int(code) >= 500
   if isinstance(e, (ConnectionError, TimeoutError)) or _library(e) in _NETWORK:
     return True
-  number = re.search(r"os_error_code='(\d+)'", str(e))  # As tensorstore says it.
+  number = re.search(r"os_error_code='(\d+)'", str(e))  # In tensorstore's messages.
   number = int(number[1]) if number else getattr(e, 'errno', None)
   return number in OUTAGES or bool(re.match(_CODES, str(e)))
 
 
 def of_a_store(e: BaseException) -> bool:
-  """Whether a library that speaks to stores has raised it."""
+  """Whether a library that accesses stores over the network has raised this error."""
   return _library(e) in (*_NETWORK, 'gcsfs', 'google')
 
 
@@ -68,10 +69,10 @@ def _library(e: BaseException) -> str:
 
 
 def may_pass(e: BaseException | None) -> bool:
-  """Whether a failed read, or what caused it, is an outage; a second try may mend it."""
+  """Whether a failed read, or its cause, is an outage, so that a second attempt may succeed."""
   if e is None:
     return False
-  # libav also says EIO of damaged files.
+  # libav also raises EIO for damaged files.
   damaged = type(e).__module__.startswith('av.') and getattr(e, 'errno', None) == errno.EIO
   return (is_outage(e) and not damaged) or may_pass(e.__cause__)
 
@@ -85,7 +86,7 @@ class VideoError(Exception):
 
 
 def suggest(name: str, names: Collection[str]) -> str:
-  """What to say after an unknown name: the nearest one and all that exist."""
+  """The end of a message about an unknown name: the nearest name and all that exist."""
   if not names:
     return ' There is none at all.'
   close = difflib.get_close_matches(name, list(names), n=1)
@@ -116,16 +117,16 @@ def lookup(table: dict[str, Any], name: str, what: str) -> Any:
   return table[name]
 
 
-# Type of an option's default -> types of values that it takes.
+# Type of an option's default -> types of values that the option takes.
 _LIKE = {bool: (bool, int), int: (int, float), float: (int, float), str: str, tuple: (tuple, list)}
 
 
 def check_options(
   function: Callable, options: Mapping[str, Any], what: str, given: Collection[str]
 ) -> None:
-  """Raises a UserError for an option that is no keyword argument of `function`, or of another type.
+  """Raises a UserError for an option that is not an argument of `function`, or of a wrong type.
 
-  `what` is the config block, `given` are arguments that the caller supplies, hence no options.
+  `what` is the config block; `given` are the arguments that the caller supplies itself.
   """
   parameters = inspect.signature(function).parameters
   known = set(parameters) - set(given)

@@ -20,14 +20,14 @@ _LOGIN = 'log in (hf auth login, or HF_TOKEN)'
 
 
 def local_path(path: str) -> str:
-  """A path as it is; for a model of the Hub, the folder or file that it was downloaded to.
+  """Downloads a model of the Hub and returns its folder or file; other paths as they are.
 
-  It is hf:OWNER/NAME or hf:OWNER/NAME/FILE.pth, each with or without @REVISION.
+  On the Hub it is hf:OWNER/NAME or hf:OWNER/NAME/FILE.pth, with or without @REVISION.
 
   Raises:
     UserError: there is no such model, file or revision, it is private, or huggingface_hub is not
       installed.
-    Unavailable: the Hub gives no answer, and no copy is here.
+    Unavailable: the Hub gives no answer, and there is no local copy.
   """
   if not path.startswith(PREFIX):
     return path
@@ -57,7 +57,7 @@ def _holds_weights(folder: str) -> bool:
 
 
 def check_push(repository: str) -> None:
-  """Raises, before hours of work, what `push` would raise for a wrong name or without a login."""
+  """Raises, before hours of work, the errors of `push` for a wrong name or a missing login."""
   if not re.fullmatch(r'[\w.-]+/[\w.-]+', repository):
     raise UserError(f'--push={repository}: a model of the Hub is written OWNER/NAME.')
   hub = _library()
@@ -68,12 +68,12 @@ def check_push(repository: str) -> None:
 def push(folder: Path, repository: str, *, private: bool) -> str:
   """Uploads a folder; returns what was done, in one line.
 
-  A card that is there is kept, as its licence and text may have been edited.
+  An existing model card is kept, as its licence and text may have been edited.
 
   Args:
-    folder: What `write_huggingface` has written.
-    repository: OWNER/NAME; made if it is not there.
-    private: Whether a new one is.
+    folder: Written by `write_huggingface`.
+    repository: OWNER/NAME; it is made if it does not exist.
+    private: Whether a new repository is private.
 
   Raises:
     UserError: the login may not write there.
@@ -103,7 +103,7 @@ def _library() -> Any:
 
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
-  """Makes of the library's errors one line that says what to do."""
+  """Turns errors of the library into one line that says what to do."""
   from huggingface_hub import errors
 
   told = {  # The first that an error is one of.

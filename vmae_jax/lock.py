@@ -1,8 +1,8 @@
-"""A lock on a folder: one process writes there at a time, from whichever host.
+"""A lock on a folder: one process at a time writes there, whichever host it runs on.
 
-The file `.lock` names its holder. Making it exclusively is what NFS, Lustre and buckets do right
-where `flock` knows one host only, or is missing. While it is held, its time stamp is renewed; so
-a holder of another host that has died is known by its silence, and one of this host at once.
+The file `.lock` names its holder. It is created exclusively, which works on NFS, Lustre and in
+buckets, where `flock` covers one host only or is missing. The holder renews its time stamp: a dead
+holder on another host is recognised by an old stamp, one on this host by its process number.
 """
 
 import errno
@@ -23,8 +23,10 @@ from vmae_jax.errors import EXIT_UNAVAILABLE, UserError
 
 NAME = '.lock'
 BEAT = 15.0  # Seconds between two renewals.
-SILENCE = 120.0  # Without one the holder is dead; network disks show old stamps for up to 60 s.
-PAUSE = 1.0  # After taking a dead lock: two may take it at once, and the later one has it.
+# Seconds without a renewal after which a holder counts as dead; network disks show old stamps for
+# up to 60 s.
+SILENCE = 120.0
+PAUSE = 1.0  # Seconds after taking over a lock: two may do so at once, and the later one has it.
 UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 _held: dict[str, str] = {}
@@ -32,15 +34,15 @@ _held: dict[str, str] = {}
 
 @contextmanager
 def held(folder: str | os.PathLike) -> Iterator[None]:
-  """Holds the lock of a folder of this machine, of a network disk or of a bucket.
+  """Holds the lock of a folder on this machine, a network disk or in a bucket.
 
-  Only the process that entered the block holds it: processes that it forks free nothing. Where
-  the disk knows no exclusive files, a line says so and there is no lock. A process whose lock was
-  taken after all, since it could not renew it, ends with code 74 lest two write.
+  Only the process that entered the block holds it: forked processes do not free it. If the disk
+  cannot create files exclusively, a line says so and there is no lock. A process that loses its
+  lock, because it could not renew it in time, ends with code 74, so that no two write.
 
   Raises:
     UserError: a live process holds it; says which, and since when.
-    OSError: the folder is not there or cannot be written.
+    OSError: the folder does not exist or cannot be written to.
   """
   path, pid = storage.join(os.fspath(folder), NAME), os.getpid()
   mine = {'host': socket.gethostname(), 'pid': pid, 'birth': _birth(pid), 'pids': _pids()}
@@ -60,7 +62,7 @@ def held(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def free_all() -> None:
-  """Frees what this process holds, which is about to end."""
+  """Frees all locks of this process, which is about to end."""
   for path in list(_held):
     _free(path)
 
@@ -73,13 +75,13 @@ def _free(path: str) -> None:
 
 
 def _take(path: str, text: str) -> bool:
-  """Makes the file; returns whether this disk can."""
-  taken = False
+  """Creates the lock; returns False if this disk cannot create files exclusively."""
+  taken = False  # Whether the lock of a dead process was removed.
   while True:
     try:
       storage.create(path, text.encode())
     except FileExistsError:
-      # After an answer of a bucket that got lost, it is this process's own.
+      # If a bucket's answer to `create` was lost, the file is this process's own.
       if (there := _read(path)) is None or there[0] != text:
         taken = _free_dead(path) or taken
         continue
@@ -87,8 +89,8 @@ def _take(path: str, text: str) -> bool:
       if e.errno not in UNSUPPORTED:
         raise
       print(
-        f'{os.path.dirname(path)}: this disk knows no exclusive files ({e.strerror}), so a second '
-        'process is not kept from writing there.',
+        f'{os.path.dirname(path)}: this disk cannot create files exclusively ({e.strerror}), so '
+        'a second process is not kept from writing there.',
         file=sys.stderr,
       )
       return False
@@ -100,10 +102,10 @@ def _take(path: str, text: str) -> bool:
 
 
 def _free_dead(path: str) -> bool:
-  """Removes the lock of a dead process; returns False if it was free by then.
+  """Removes the lock of a dead process; returns False if it was gone already.
 
   Raises:
-    UserError: its holder lives.
+    UserError: its holder is alive.
   """
   there = _read(path)
   if there is None:
@@ -113,8 +115,8 @@ def _free_dead(path: str) -> bool:
     holder = json.loads(text)
     who = f'process {holder["pid"]} on {holder["host"]}'
     who_since = f'{who} since {holder["since"]}'
-  except (ValueError, KeyError, TypeError):  # It died between making and writing it.
-    holder, who = {}, 'a process unknown'
+  except (ValueError, KeyError, TypeError):  # Its holder died between creating and writing it.
+    holder, who = {}, 'an unknown process'
     who_since = who
   if holder.get('pids') == _pids():
     alive = _alive(holder['pid'], holder['birth'])
@@ -144,8 +146,8 @@ def _free_dead(path: str) -> bool:
 
 
 def _read(path: str) -> tuple[str, str] | None:
-  """Text and stamp of the lock as the disk has them now, None if there is none."""
-  try:  # Opening it asks an NFS server anew.
+  """Text and stamp of the lock, or None if there is none."""
+  try:  # Opening the file makes an NFS client ask the server instead of its cache.
     return storage.read(path).decode(errors='replace'), storage.stamp(path)
   except FileNotFoundError:
     return None
@@ -154,7 +156,7 @@ def _read(path: str) -> tuple[str, str] | None:
 def _renew(path: str, text: str, ended: threading.Event) -> None:
   """Renews the time stamp; ends the process if another one has taken the lock."""
   while not ended.wait(BEAT):
-    with suppress(OSError):  # The disk is away for a while, or somebody has removed the lock.
+    with suppress(OSError):  # The disk may be unavailable for a while, or the lock removed.
       there = storage.read_text(path)
       if there == text:
         storage.touch(path, text.encode())
@@ -166,16 +168,16 @@ def _renew(path: str, text: str, ended: threading.Event) -> None:
 
 
 def _pids() -> str:
-  """Names the space that process numbers are of: a container, in one run of a system."""
+  """Identifies where process numbers are valid: a container, until the machine restarts."""
   try:
     boot = Path('/proc/sys/kernel/random/boot_id').read_text(encoding='ascii').strip()
     return f'{boot} {os.readlink("/proc/self/ns/pid")}'
-  except OSError:  # No Linux.
+  except OSError:  # Not Linux.
     return socket.gethostname()
 
 
 def _birth(pid: int) -> str:
-  """When a process was started, as numbers come again; '' where the system does not say."""
+  """Start time of a process, as numbers are reused; 'dead' of a zombie, '' if it is unknown."""
   try:
     fields = Path(f'/proc/{pid}/stat').read_text(encoding='utf-8', errors='replace')
   except OSError:

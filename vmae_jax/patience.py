@@ -1,7 +1,8 @@
-"""Calls that may never come back, such as a read from a dead network mount, with a time limit.
+"""Time limits for calls that may never return, such as a read from a dead network mount.
 
-A thread that is stuck in the system cannot be ended. It is left alone, others take its place, and
-it joins them again should it come back after all. What is stuck is asked for no second time.
+A thread that hangs in a system call cannot be ended. It is left alone, and other threads take its
+place; if its call returns after all, it is used again. While a call for a sample hangs, no second
+call is made for that sample.
 """
 
 import copy
@@ -19,13 +20,14 @@ from absl import logging
 
 from vmae_jax.errors import Unavailable, UserError, VideoError, may_pass
 
-TICK = 0.5  # Seconds. A process that is stopped for minutes (SIGSTOP) has waited for one tick.
-# A call that takes longer than all but a thousandth of the last ones is made once more, beside it.
+TICK = 0.5  # Seconds. If the process is stopped for minutes (SIGSTOP), they count as one tick.
+# A call is late if it takes longer than this share of the last calls: it is then made a second
+# time, in parallel.
 LATE, OF_LAST = 0.999, 4096
-MOST_STUCK = 16  # More calls that are stuck at a time, in one process, stop the run.
+MOST_STUCK = 16  # If more calls than this hang at a time, in one process, the run stops.
 
-TRY_FOR = 4.0  # Times the limit of one answer.
-FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0  # Seconds from one try to the next.
+TRY_FOR = 4.0  # For how long a read is retried, in multiples of the time limit of one call.
+FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0  # Seconds from one attempt to the next.
 
 
 class NoAnswer(VideoError):
@@ -35,15 +37,15 @@ class NoAnswer(VideoError):
 
 
 class Closed(Exception):
-  """The call was given up since nobody waits for it any more."""
+  """The call was abandoned by `close`."""
 
 
-# What is no fault of the sample that was being read.
+# Errors that do not mean that the sample is broken.
 NOT_ITS_FAULT = (UserError, Unavailable, Closed)
 
 
 class _Call:
-  """A call on its way: its result or exception, once `ended` is set by a thread or by `close`."""
+  """A call in progress; its result or error is valid once a thread or `close` has set `ended`."""
 
   def __init__(self, function: Callable[[], Any]):
     self.function = function
@@ -53,9 +55,9 @@ class _Call:
 
 
 class Patience:
-  """Calls functions in threads of its own and gives up those that take more than so many seconds.
+  """Calls functions in its own threads and gives up those that take longer than `seconds`.
 
-  Another process gets one of its own: nothing but the limit is sent there.
+  Pickling keeps the limit alone: another process starts its own threads.
   """
 
   def __init__(self, seconds: float):
@@ -72,17 +74,17 @@ class Patience:
     return Patience, (self.seconds,)
 
   def __call__(self, i: int, name: str, function: Callable[[], Any], *, hedge: bool = False) -> Any:
-    """The function's result.
+    """Returns the result of `function`, or raises its exception.
 
     Args:
-      i: What it reads, a sample's number.
-      name: The same for people.
+      i: The number of the sample that it reads.
+      name: The name of that sample, for messages.
       function: Has no arguments.
       hedge: Whether a second thread may call it, too, if it is late; the first answer counts.
 
     Raises:
-      NoAnswer: there was none in time, or an earlier call for `i` is still stuck.
-      Unavailable: too many calls are stuck.
+      NoAnswer: no answer came in time, or an earlier call for `i` still hangs.
+      Unavailable: too many calls hang.
       Closed: `close` was called meanwhile.
     """
     call, began = _Call(function), time.monotonic()
@@ -135,7 +137,7 @@ class Patience:
     return calls
 
   def _serve(self, calls: SimpleQueue) -> None:
-    """The life of a thread: one call after the other, until None comes."""
+    """Runs in each thread: makes one call after another, until None comes."""
     while (call := calls.get()) is not None:
       result = error = None
       try:
@@ -150,10 +152,10 @@ class Patience:
         if self._closed:
           return
         self._idle.append(calls)
-      del call, result, error  # Else its frames would stay until the next one.
+      del call, result, error  # Else they would stay in memory until the next call.
 
   def close(self) -> None:
-    """Gives up all calls and ends the threads that are not stuck."""
+    """Gives up all calls and ends the threads that do not hang."""
     with self._lock:
       self._closed = True
       for call in self._waiting:
@@ -165,13 +167,13 @@ class Patience:
 
 
 def ask_all(function: Callable[[Any], Any], names: Iterable[Any], *, seconds: float) -> list[Any]:
-  """What `function`, such as a look-up of a file, says of each name, asked in 32 threads.
+  """Calls `function`, such as a look-up of a file, with each name, in 32 threads.
 
   Returns:
-    The answers, in this order; in place of one that did not come in so many seconds the NoAnswer.
+    The answers in the order of `names`; a NoAnswer in place of one that took over `seconds`.
 
   Raises:
-    Unavailable: more than MOST_STUCK did not come.
+    Unavailable: more than MOST_STUCK calls hang.
   """
   patience = Patience(seconds)
 
@@ -182,28 +184,28 @@ def ask_all(function: Callable[[Any], Any], names: Iterable[Any], *, seconds: fl
     except NoAnswer as e:
       return e
 
-  with ThreadPoolExecutor(32) as pool:  # A look-up over a network is all waiting.
+  with ThreadPoolExecutor(32) as pool:  # Far above the cores: threads mostly wait for a network.
     try:
       return list(pool.map(ask, enumerate(names)))
     finally:
-      patience.close()  # Else the pool would wait for what others have asked.
+      patience.close()  # After an error: else the pool would wait for the other calls.
 
 
 class PatientSource:
-  """A source whose videos are given up, as broken ones are, if they give no answer in time."""
+  """A source whose videos count as broken if they give no answer in time."""
 
   def __init__(self, source: Any, patience: Patience):
     self.class_names = source.class_names
     self.largest = getattr(source, 'largest', None)
-    self._given_up: set[int] = set()  # What was asked for in vain.
+    self._given_up: set[int] = set()  # Videos for which every attempt failed.
     self._source, self._patience = source, patience
     self._tell: Callable[[int], None] | None = None
 
   def telling(self, tell: Callable[[int], None]) -> 'PatientSource':
-    """The same source, which calls `tell` with the number of a video before it is read."""
-    told = copy.copy(self)
-    told._tell = tell
-    return told
+    """A copy that calls `tell` with the number of each video before it is read."""
+    source = copy.copy(self)
+    source._tell = tell
+    return source
 
   def __len__(self) -> int:
     return len(self._source)
@@ -218,9 +220,10 @@ class PatientSource:
     return self._source.open(i, **options)
 
   def ask(self, i: int, read: Callable[[], Any]) -> Any:
-    """What `read`, of video i, returns; called again for a while if that may mend what failed.
+    """Returns the result of `read`, which reads video `i`.
 
-    Another thread calls it as well where it is late.
+    An error that may be temporary is followed by further attempts; a late call is made a second
+    time in parallel.
     """
     if self._tell:
       self._tell(i)
@@ -238,7 +241,7 @@ class PatientSource:
           self._given_up.add(i)
           raise
         logging.warning('%s: %s; trying again.', self.name(i), reason(e))
-      time.sleep(pause * random.uniform(0.5, 1.5))  # Lest all ask at once.
+      time.sleep(pause * random.uniform(0.5, 1.5))  # So that processes do not all ask at once.
       pause = min(2 * pause, LAST_PAUSE)
 
 

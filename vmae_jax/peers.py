@@ -1,4 +1,4 @@
-"""The processes of one run: joined at the start; when one ends or is gone, so do the others."""
+"""Joins the processes of one run at its start; when one ends or is lost, the others end, too."""
 
 import atexit
 import ctypes
@@ -18,37 +18,38 @@ from absl import flags
 from vmae_jax import lock
 from vmae_jax.errors import EXIT_BUG, EXIT_UNAVAILABLE, Unavailable, UserError
 
-WAIT = 300  # Seconds until all processes have come.
+WAIT = 300  # Seconds to wait until all processes have joined.
 HEARTBEAT = 60  # Seconds without a sign of life after which a process counts as gone.
-ASK = 2.0  # Seconds from one question to the next whether another process has ended.
-_ENDED = 'vmae_jax/ended'  # Where the first process that ends says why.
+ASK = 2.0  # Seconds between checks whether another process has ended.
+_ENDED = 'vmae_jax/ended'  # Key under which the first process that ends says why.
 _GONE = 'a process of this run is gone; start the same command again on all of them'
-# What Gloo, NCCL and JAX's coordination service say of a lost connection.
+# In messages of Gloo, NCCL and JAX's coordination service about a lost connection.
 _LOST = re.compile(
   r'Gloo [\w -]+ failed|NCCL|coordination service|heartbeat|Socket closed|by peer', re.I
 )
 
-_came = threading.Event()  # Set once all processes have.
+_all_joined = threading.Event()
 _leaving = threading.Lock()  # Taken for good by the first thread that ends the process.
-_handlers: list[Any] = []  # ctypes frees what nobody holds.
+_handlers: list[Any] = []  # Keeps callbacks that ctypes would free.
 
 
 def join() -> None:
   """Joins the processes of one run; call it before anything touches a device.
 
-  JAX finds the others on TPU pods, under Slurm and under Open MPI. Elsewhere each process is
-  told by JAX_COORDINATOR_ADDRESS (host:port of the first one), JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID. From then on a process ends when another one has: with its code where that one
-  could say it (`leave`), else with that of what is unavailable. With absl's --only_check_args the
-  verb ends here with 0, which says that its flags and config can be read.
+  JAX finds the others on TPU pods, under Slurm and under Open MPI. Elsewhere each process needs
+  JAX_COORDINATOR_ADDRESS (host:port of the first one), JAX_NUM_PROCESSES and JAX_PROCESS_ID. From
+  then on a process ends when another one has ended: with the code of that one if it could tell it
+  (`leave`), else with 74. With absl's --only_check_args the program ends here with 0, which says
+  that its flags and config can be read.
 
   Raises:
-    Unavailable: the first device of JAX_PLATFORMS is not there. JAX itself takes the CPU where
-      cuda is asked for and no /dev/nvidia* is seen.
+    UserError: the variables are wrong.
+    Unavailable: the first platform of JAX_PLATFORMS is missing. JAX itself would use the CPU if
+      cuda is asked for and there is no /dev/nvidia*.
   """
   if flags.FLAGS.is_parsed() and flags.FLAGS.only_check_args:
     sys.exit()
-  import jax  # Not above: entry points' worker processes need none.
+  import jax  # Not above: worker processes do not need it.
 
   _leave_instead_of_aborting()
   count, index = os.environ.get('JAX_NUM_PROCESSES'), os.environ.get('JAX_PROCESS_ID')
@@ -61,10 +62,10 @@ def join() -> None:
     )
   except ValueError as e:
     raise UserError(f'--distributed: {str(e).splitlines()[0]}') from e
-  _came.set()
+  _all_joined.set()
   if joined():
     over = threading.Event()
-    atexit.register(over.set)  # Runs before JAX leaves the others.
+    atexit.register(over.set)  # Runs before JAX disconnects.
     threading.Thread(target=_watch, args=(over,), name='peers', daemon=True).start()
   asked = (jax.config.jax_platforms or 'cpu').split(',')[0]
   reason = 'JAX sees none and would compute on the CPU'
@@ -82,14 +83,14 @@ def joined() -> bool:
 
 
 def is_first() -> bool:
-  """Whether this process does what one of a run is to do."""
+  """Whether this process is the only one of its run, or the first."""
   return not joined() or _state().process_id == 0
 
 
 def leave(code: int, line: str) -> NoReturn:
-  """Says why and ends this process at once, whatever its threads do, and the others with it."""
+  """Prints `line` and ends this process with `code` at once, and the others of its run, too."""
   _leaving.acquire()
-  # A thread of its own: the disk, the console or the first process may be what is away.
+  # In a thread, as the disk, the console or the first process may not respond.
   said = threading.Thread(target=_say, args=(code, line), daemon=True)
   said.start()
   said.join(10)
@@ -103,7 +104,7 @@ def check(error: Exception) -> None:
 
 
 def fail(error: Exception) -> NoReturn:
-  """Ends this process and the others after an error that is none of the user's."""
+  """Ends this process and the others after an error that is not a mistake of the user."""
   check(error)
   traceback.print_exception(error)
   leave(EXIT_BUG, f'ended by {type(error).__name__}: {error}'.splitlines()[0])
@@ -116,7 +117,7 @@ def _say(code: int, line: str) -> None:
     about = f'{line} (process {_state().process_id} on {socket.gethostname()})'
     try:
       _client().key_value_set(_ENDED, json.dumps([code, about]))
-      if _state().process_id == 0:  # With it goes what the others ask.
+      if _state().process_id == 0:  # The others can only ask while it runs.
         time.sleep(2 * ASK)
     except Exception:  # Another one was first, or process 0 is gone.
       pass
@@ -139,10 +140,10 @@ def _watch(over: threading.Event) -> None:
 
 
 def _leave_instead_of_aborting() -> None:
-  """Lets JAX's client, which aborts the process when another one is gone, end it in one line.
+  """Ends the process with one line where JAX's client aborts it because another one is lost.
 
-  JAX offers a callback in place of the abort, but none that Python can write: its argument has
-  no form in Python (jaxlib 0.10).
+  JAX offers a callback in place of the abort, but not to Python: its argument has no Python type
+  (jaxlib 0.10).
   """
 
   @ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -151,8 +152,8 @@ def _leave_instead_of_aborting() -> None:
     threading.Thread(target=_ask, args=(answers,), daemon=True).start()
     if not answers.wait(5):
       missing = f'not all processes of this run have come within {WAIT} s'
-      leave(EXIT_UNAVAILABLE, f'unavailable: {_GONE if _came.is_set() else missing}')
-    # The abort has another reason. Once this returns, it goes its way.
+      leave(EXIT_UNAVAILABLE, f'unavailable: {_GONE if _all_joined.is_set() else missing}')
+    # Otherwise the abort has another cause, and continues once this returns.
 
   _handlers.append(on_abort)
   libc = ctypes.CDLL(None)
@@ -161,7 +162,7 @@ def _leave_instead_of_aborting() -> None:
 
 
 def _ask(answers: threading.Event) -> None:
-  """Sets `answers` if JAX's client is at work: once it has met an error, it fails or hangs."""
+  """Sets `answers` if JAX's client works; after an error its calls fail or hang."""
   try:
     _client().key_value_try_get(_ENDED)
   except Exception as e:

@@ -35,12 +35,12 @@ RULES = (
 
 
 def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-  """A mesh over `devices` (all of them by default); one size may be -1, the rest.
+  """A mesh over `devices`, by default all; one size may be -1, which takes the rest of them.
 
   Axes are Auto: flax.linen modules do not support Explicit ones.
 
   Raises:
-    UserError: the sizes do not make up the number of devices, or not so many slices.
+    UserError: the product of sizes is not the number of devices, or does not split over slices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [data, fsdp, tensor]
@@ -64,7 +64,7 @@ def count_slices(devices) -> int:
 
 
 def _over_slices(sizes: list[int], slices: int, devices) -> np.ndarray:
-  """Devices in the shape `sizes`: over slices goes `data`, then `fsdp`; the rest within them."""
+  """Devices in the shape `sizes`: `data`, then `fsdp`, are split over slices, the rest within."""
   data, fsdp, tensor = sizes
   outer = math.gcd(data, slices)
   if fsdp % (slices // outer):
@@ -74,7 +74,7 @@ def _over_slices(sizes: list[int], slices: int, devices) -> np.ndarray:
     )
   across = (outer, slices // outer, 1)
   within = tuple(size // parts for size, parts in zip(sizes, across, strict=True))
-  # As `jax.make_mesh` does for one slice of these: their links allow any shape.
+  # As `jax.make_mesh` does for one slice of v5e, whose links allow any shape.
   flat = devices[0].device_kind in ('TPU v5 lite', 'TPU v5e')
   return mesh_utils.create_hybrid_device_mesh(
     within, across, devices, allow_split_physical_axes=flat
@@ -82,7 +82,7 @@ def _over_slices(sizes: list[int], slices: int, devices) -> np.ndarray:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The leading axis split over all devices that hold data; the rest is whole."""
+  """The leading axis split over all devices that hold data; other axes whole."""
   return NamedSharding(mesh, P(BATCH_AXES))
 
 
@@ -117,7 +117,7 @@ def tensor_ways() -> int:
 
 
 def as_on_cpu() -> AbstractMesh:
-  """The current mesh, or one device, as if it were of CPUs: to trace what no device changes."""
+  """The current mesh, or one device, with CPUs as devices: to trace what is alike on all kinds."""
   mesh, device = jax.sharding.get_abstract_mesh(), AbstractDevice('cpu', 1, 'cpu')
   shape = mesh.axis_sizes or (1,) * len(AXES)  # Within a mesh only one of its shape may be set.
   types = (AxisType.Auto,) * len(shape)
@@ -125,7 +125,7 @@ def as_on_cpu() -> AbstractMesh:
 
 
 def platform() -> str:
-  """cpu, gpu or tpu: of the current mesh, whose devices need not be here, else of this process."""
+  """cpu, gpu or tpu: of the current mesh, which may have no real devices, or of this process."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   name = device.platform if device else jax.default_backend()
   return 'gpu' if name in ('cuda', 'rocm') else name
@@ -134,7 +134,7 @@ def platform() -> str:
 def spec(*names: str | tuple[str, ...] | None, shape: tuple[int, ...], mesh) -> P:
   """How an array's axes are split over those of a mesh.
 
-  An axis that does not divide, as in small models, stays whole, which is correct everywhere.
+  An axis whose size does not divide, as in small models, stays whole, which is always correct.
   """
 
   def divides(name, size):

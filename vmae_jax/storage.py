@@ -1,7 +1,7 @@
-"""Files here and elsewhere: on this machine, or in `gs://` and `s3://` buckets through fsspec.
+"""Files on this machine and in `gs://` and `s3://` buckets, which fsspec reads.
 
-What lies elsewhere is read whole or by ranges of bytes, each time with a few attempts; nothing is
-kept on the disk. Every function takes paths of both kinds and raises an OSError of one line.
+Remote files are read whole or by ranges of bytes, with a few attempts; no copies are kept on the
+disk. Every function takes paths of both kinds and raises an OSError with a message of one line.
 """
 
 import codecs
@@ -20,8 +20,8 @@ from vmae_jax.errors import UserError, is_outage
 from vmae_jax.patience import NoAnswer, ask_all
 
 ATTEMPTS = 4
-PAUSE = 0.5  # Seconds before the second attempt; twice as long before each further one.
-# Errors that another attempt does not mend.
+PAUSE = 0.5  # Seconds before the second attempt; doubled before each further one.
+# Errors that remain at another attempt.
 FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 LOG_IN = (
   'log in (gcloud auth application-default login; for s3:// aws configure) or open the bucket'
@@ -34,14 +34,14 @@ def is_remote(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-  """An absolute path of the same; a folder's / at the end stays."""
+  """The absolute form of a path; a / at its end stays."""
   if is_remote(path):
     return path
   return os.path.join(os.path.abspath(path), '') if path.endswith('/') else os.path.abspath(path)
 
 
 def join(folder: str, path: str) -> str:
-  """A path that is absolute, or starts from a folder, either of them here or elsewhere."""
+  """The path itself if it is absolute, else within the folder; both may be local or remote."""
   if is_remote(path):
     return path
   path = os.path.join(folder, path)
@@ -58,7 +58,7 @@ def _filesystem(path: str) -> Any:
   except ImportError as e:
     what = LIBRARIES.get(protocol, 'fsspec')
     raise UserError(f'{path} cannot be opened: pip install {what} ({e}).') from e
-  if protocol in ('gs', 'gcs'):  # Orbax asks for the same; what others write must be seen.
+  if protocol in ('gs', 'gcs'):  # As Orbax does: what other hosts write must be seen at once.
     fsspec.config.conf.setdefault('gs', {}).setdefault('use_listings_cache', False)
   try:
     return fsspec.filesystem(protocol)
@@ -84,7 +84,7 @@ def _attempt(path: str, function: Callable[[Any], Any]) -> Any:
         busy = is_outage(e) or getattr(e, 'errno', None) == errno.EBUSY  # s3fs: slow down.
         number = errno.ETIMEDOUT if busy else None
         raise OSError(number, f'{_line(e)}, asked {ATTEMPTS} times', path) from e
-    time.sleep(pause * random.uniform(0.5, 1.5))  # Lest a thousand hosts ask at once.
+    time.sleep(pause * random.uniform(0.5, 1.5))  # So that hosts do not all ask at once.
     pause *= 2
 
 
@@ -94,8 +94,8 @@ def _line(e: Exception) -> str:
 
 
 def _kind(path: str) -> str:
-  """What fsspec calls it: 'file', 'directory', or '' where nothing is."""
-  try:  # Its own isfile and isdir say no to every error.
+  """fsspec's type: 'file', 'directory', or '' if there is nothing."""
+  try:  # fsspec's isfile and isdir return False after any error.
     return _attempt(path, lambda fs: fs.info(path)['type'])
   except FileNotFoundError:
     return ''
@@ -115,24 +115,24 @@ def read(path: str, start: int | None = None, end: int | None = None) -> bytes:
 
 
 def read_text(path: str) -> str:
-  """The text of a file, its line ends as they are; an OSError where it is no UTF-8."""
+  """The text of a file with its line ends as they are; an OSError if it is not in UTF-8."""
   data = read(path)
   with suppress(UnicodeDecodeError):
     if b'\0' not in data:
-      return data.decode('utf-8-sig')  # Without the mark that Windows puts at the beginning.
+      return data.decode('utf-8-sig')  # Without the byte-order mark of Windows.
   utf16 = ', but in UTF-16' * data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
   raise OSError(None, f'it is not in UTF-8{utf16}: save it as UTF-8', path)
 
 
 def read_lines(path: str) -> list[str]:
-  """The lines of a text file: names may hold what else `str.splitlines` takes for an end."""
+  """The lines of a text file, split at newlines alone, as names may contain other separators."""
   return read_text(path).replace('\r\n', '\n').replace('\r', '\n').split('\n')
 
 
 def read_failure(path: str) -> OSError | None:
-  """What a file of this machine cannot be read for, all of it; None where it can, or elsewhere.
+  """The error of reading a whole local file; None if it can be read, or is remote.
 
-  Libraries that read files themselves say the same of a damaged file and of a disk that fails.
+  It tells a failing disk from a damaged file, for which other libraries raise the same error.
   """
   if is_remote(path) or not os.path.isfile(path):
     return None
@@ -145,12 +145,12 @@ def read_failure(path: str) -> OSError | None:
 
 
 def write(path: str, data: bytes) -> None:
-  """Writes a file, which is there either completely or not at all."""
-  if is_remote(path):  # An object is there when all of it is.
+  """Writes a file so that others see either all of it or nothing."""
+  if is_remote(path):  # An object appears once it is complete.
     _attempt(path, lambda fs: fs.pipe_file(path, data))
     return
   folder, name = os.path.split(path)
-  part = os.path.join(folder, f'.{name}.partial')  # Hidden, hence no foreign file to anybody.
+  part = os.path.join(folder, f'.{name}.partial')  # Hidden, so that listings leave it out.
   with open(part, 'wb') as f:
     f.write(data)
     f.flush()
@@ -159,12 +159,12 @@ def write(path: str, data: bytes) -> None:
 
 
 def write_text(path: str, text: str) -> None:
-  """The same in UTF-8."""
+  """Writes text in UTF-8, see `write`."""
   write(path, text.encode())
 
 
 def create(path: str, data: bytes) -> None:
-  """Writes a new file; a FileExistsError for all but one of several that do so at once."""
+  """Writes a new file; of several processes that do so at once all but one get FileExistsError."""
   if is_remote(path):
     _attempt(path, lambda fs: fs.pipe_file(path, data, mode='create'))
     return
@@ -172,7 +172,7 @@ def create(path: str, data: bytes) -> None:
     try:
       f.write(data)
       f.flush()
-    except OSError:  # A full disk: an empty file would be there.
+    except OSError:  # A full disk would leave an empty file.
       os.remove(path)
       raise
 
@@ -186,19 +186,19 @@ def touch(path: str, data: bytes) -> None:
 
 
 def stamp(path: str) -> str:
-  """Another text after each change of a file."""
+  """A text that is another one after each change of a file."""
   if is_remote(path):
     return _attempt(path, lambda fs: fs.ukey(path))
   return str(os.stat(path).st_mtime_ns)
 
 
 def video_file(path: str) -> str | io.BytesIO:
-  """What `Video` opens: the path of a file of this machine, the bytes of another one."""
+  """What `Video` opens: the path of a local file, the bytes of a remote one."""
   return io.BytesIO(read(path)) if is_remote(path) else path
 
 
 def stream(path: str) -> Any:
-  """What PyAV opens to read a file piece by piece: its path here, an open file elsewhere."""
+  """What PyAV opens to read in pieces: the path of a local file, or a remote file, opened."""
   return _attempt(path, lambda fs: fs.open(path, 'rb')) if is_remote(path) else path
 
 
@@ -212,7 +212,7 @@ def is_folder(path: str) -> bool:
 
 
 def size(path: str) -> int:
-  """Bytes of a file, or of all files directly inside a folder, where the path ends in /."""
+  """Bytes of a file or, if the path ends in /, of all files directly inside a folder."""
   if path.endswith('/'):
     return sum(sizes(path).values())
   return _attempt(path, lambda fs: fs.size(path)) if is_remote(path) else os.path.getsize(path)
@@ -233,7 +233,7 @@ def names(folder: str) -> list[str]:
     return sorted(os.listdir(folder))
 
   def find(fs: Any) -> set[str]:
-    # With what consoles of buckets write for a folder, an empty object of its own name, comes that.
+    # Consoles write an empty object for a folder, which is listed with the folder's own name.
     own = fs._strip_protocol(folder).rstrip('/')
     return {name.rstrip('/') for name in fs.ls(folder, detail=False)} - {own}
 
@@ -241,23 +241,23 @@ def names(folder: str) -> list[str]:
 
 
 def missing(paths: Sequence[str], *, seconds: float) -> tuple[list[str], list[str]]:
-  """Looks for files, or folders where a path ends in /.
+  """Looks for files and, where a path ends in /, for folders.
 
   Returns:
-    The paths where nothing is, and those of which nothing was heard in so many seconds.
+    The paths that do not exist, and those for which no answer came within `seconds`.
 
   Raises:
-    Unavailable: of too many nothing was heard.
+    Unavailable: too many gave no answer.
   """
 
   def there(path: str) -> bool:
     try:
       return is_folder(path) if path.endswith('/') else is_file(path)
-    except PermissionError:  # A bucket may say so of what is not there.
+    except PermissionError:  # Some buckets answer so for files that do not exist.
       return False
 
   answers: list[tuple[str, Any]] = []
-  for first in range(0, len(paths), 100_000):  # Each that is asked takes 2 KB.
+  for first in range(0, len(paths), 100_000):  # Each pending look-up takes 2 KB.
     some = paths[first : first + 100_000]
     answers += zip(some, ask_all(there, some, seconds=seconds), strict=True)
   silent = [path for path, answer in answers if isinstance(answer, NoAnswer)]
@@ -267,7 +267,7 @@ def missing(paths: Sequence[str], *, seconds: float) -> tuple[list[str], list[st
 def walk(folder: str) -> Iterator[str]:
   """Paths of all files below a folder, relative to it, in any order.
 
-  What begins with a . is left out, and a link to a folder that it lies in.
+  Names that begin with a . are left out, and so are links to a folder that contains the link.
   """
   if not is_remote(folder):
     yield from _walk(folder, '', ())
@@ -298,7 +298,7 @@ def _walk(folder: str, below: str, around: tuple[tuple[int, int], ...]) -> Itera
 
 
 def put(file: str | os.PathLike, path: str) -> None:
-  """Moves a file of this machine, complete, to its place; on its own disk at once."""
+  """Moves a local file to a path, where others see all of it or nothing."""
   if is_remote(path):
     _attempt(path, lambda fs: fs.put_file(os.fspath(file), path))
     os.remove(file)
@@ -307,7 +307,7 @@ def put(file: str | os.PathLike, path: str) -> None:
 
 
 def fetch(path: str, file: str) -> None:
-  """Copies a file to a place of this machine."""
+  """Copies a file to a local path."""
   if is_remote(path):
     _attempt(path, lambda fs: fs.get_file(path, file))
   else:
@@ -315,7 +315,7 @@ def fetch(path: str, file: str) -> None:
 
 
 def move(path: str, new: str) -> None:
-  """Moves a file or folder to another place of the same disk or bucket."""
+  """Moves a file or folder within its disk or bucket."""
   if is_remote(path):
     _attempt(path, lambda fs: fs.mv(path, new, recursive=True))
   else:
@@ -323,7 +323,7 @@ def move(path: str, new: str) -> None:
 
 
 def remove(path: str) -> None:
-  """Removes a file, or a folder with all that is in it, if it is there."""
+  """Removes a file, or a folder and all that it contains, if it exists."""
   if not is_remote(path):
     with suppress(FileNotFoundError):
       shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
@@ -332,6 +332,6 @@ def remove(path: str) -> None:
 
 
 def make_folder(path: str) -> None:
-  """Makes a folder, if it is not there; a bucket has none."""
+  """Makes a folder if it does not exist; not in a bucket, which has none."""
   if not is_remote(path):
     os.makedirs(path, exist_ok=True)
