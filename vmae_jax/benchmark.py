@@ -7,7 +7,7 @@
 The config is for pre-training or fine-tuning. What is measured:
 
   step       the training step alone, on a batch that stays on the devices
-  hand-over  the loader with clips that are not decoded or cropped: an upper bound by copying alone
+  hand-over  the loader without decoding and cropping: an upper bound, set by copying alone
   loader     the loader with the videos of data.train, if that names any
   training   both at once, as `pretrain` and `finetune` run them
 
@@ -17,8 +17,8 @@ for data, and peak memory. On several hosts start the same command on each with 
   python -m vmae_jax.benchmark loader --config=configs/videomae.py:b,k400 --feed=shards \
     --config.data.train=shards/train
 
-measures the host alone, until batches are on the devices, before they are resized: copying of as
-many bytes by one core, the hand-over without decoding, and with --feed=shards or raw the loader.
+measures the host alone, until batches are on the devices (not their resizing): copying the same
+bytes by one core, the hand-over without decoding and, with --feed=shards or raw, the loader.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ from vmae_jax.training import finetuning, loop, pretraining
 from vmae_jax.training.step import jit_step
 from vmae_jax.training.teachers import build_method
 
-WARM_UP = 3  # Steps and batches that do not count: compiling, and what was read ahead.
+WARM_UP = 3  # Steps and batches that are not timed: they compile, or were read ahead.
 CLASSES = 400  # Number of classes in fine-tuning where data.classes is 0.
 
 _CONFIG = cli.define_config()
@@ -93,7 +93,7 @@ def benchmark(config, *, steps: int) -> dict[str, Any]:
     return contextlib.closing(loop.make_loader(config, source, sampler, mesh, num_steps=count))
 
   def measure(name: str, batches: Iterable, run: Callable[[Any], Any]) -> Any:
-    """Adds a row; returns the last result. Each is waited for once the next has been started."""
+    """Adds a row and returns the last result; waits for each once the next has been started."""
     marks, before = [], None
     shown = None if jax.process_index() == 0 else True  # None: on a terminal.
     items = itertools.islice(batches, count)
@@ -158,7 +158,7 @@ def benchmark(config, *, steps: int) -> dict[str, Any]:
 
 
 def _row(marks: list[tuple[float, float]], batch: int, clip_flops: int) -> dict[str, float]:
-  """From (time, seconds waited for data until then) at the end of each step or batch."""
+  """A row from (time, seconds waited for data so far) at the end of each step or batch."""
   seconds = [b[0] - a[0] for a, b in itertools.pairwise(marks)]
   whole, waited = (b - a for a, b in zip(marks[0], marks[-1], strict=True))
   rate = batch * len(seconds) / whole
@@ -180,7 +180,7 @@ def _peak_memory() -> int:
 
 
 def table(result: dict[str, Any]) -> str:
-  """The numbers of `benchmark` for a person."""
+  """The numbers of `benchmark` as a table."""
   device, axes = jax.devices()[0], ' x '.join(f'{k} {n}' for k, n in result['mesh'].items())
   whole, apart = result['clip_flops'] / 1e9, result['target_flops'] / 1e9
   means = f'means of {result["steps"]}'

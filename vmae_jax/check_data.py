@@ -12,14 +12,13 @@ once, in parallel; checksums of shards are verified. Writes
   DIR/datasheet.txt      what is also printed: lengths, rates, sizes, classes, duplicates
   DIR/contact_sheet.png  frames of twelve videos
 With --look, and without --out, it only checks that all files exist.
-DIR may be in a bucket. Results are saved there as they come: after it was killed, the same command
+DIR may be in a bucket. Results are saved at once: if the command is killed, the same command
 continues, and each video is examined once. If more than 5 % of the videos (and more than three)
 give no answer, for example because a store is unavailable, it ends with 74; run it again to try
 these.
-Status is `broken` (some frame does not decode), `short` (has fewer frames than a clip spans,
-so its last frame would be repeated), `odd` (unusual rate or size, one frame, fields, HDR, pixels
-that are not square, errors that libav reports though it gives all frames: read, but look at it)
-or `ok`.
+Status is `broken` (some frame does not decode), `short` (fewer frames than a clip spans, so that
+its last frame would be repeated), `odd` (readable, but look at it: unusual rate or size, one frame,
+interlaced, HDR, pixels that are not square, or libav reports errors) or `ok`.
 """
 
 import csv
@@ -66,7 +65,7 @@ COLUMNS = 'path status reason frames rate width height seconds codec hash'.split
 
 
 def judge(entry: Entry, found: Finding, *, span: int) -> tuple[str, str]:
-  """The status of one line of the list, by the state of its file, and the reason.
+  """The status of one line of the list, from what is known of its file, and the reason.
 
   `span` is how many video frames a clip covers, `frames * stride`.
   """
@@ -89,10 +88,10 @@ def judge(entry: Entry, found: Finding, *, span: int) -> tuple[str, str]:
 
 
 class _Journal:
-  """Findings as they come, in files of OUT that the next start reads if this one is killed.
+  """Findings, saved at once in files of OUT that the next start reads if this one is killed.
 
-  In a bucket, where a file cannot grow, each minute gets a file. `about` is what is examined: a
-  UserError if the folder holds the journal of something else, an OSError if it cannot be written.
+  In a bucket, where files cannot grow, each minute gets its own file. `about` is what is examined:
+  a UserError if the folder holds the journal of something else, an OSError if it is not writable.
   """
 
   def __init__(self, out: str, about: list[str]):
@@ -105,7 +104,7 @@ class _Journal:
           known = json.loads(line)
           if isinstance(known, dict):
             self.known[known['path']] = Finding(**known)
-        except (ValueError, TypeError):  # Killed while it was written, or of another version.
+        except (ValueError, TypeError):  # Cut off by a kill, or of another version.
           continue
         if isinstance(known, list) and known != about:
           raise UserError(
@@ -148,8 +147,8 @@ def _write(
 ) -> tuple[list[str], list[str], list[str]]:
   """Writes report, clean list and classes.
 
-  Returns the status of every line or record, lines on those that are odd or short, and the names of
-  the files.
+  Returns the status of every line or record, a text line for each that is odd or short, and the
+  names of the files.
   """
   entries = (
     source.entries
@@ -182,7 +181,7 @@ def _write(
 
 
 def check_hashes(source: ShardSource) -> None:
-  """Raises a UserError that names the shards which are not those that were written."""
+  """Raises a UserError that names the shards whose content has changed since they were written."""
   wrong = []
   for shard in tqdm(source.manifest['shards'], unit='shard', desc='hashing'):
     path = storage.stream(f'{source.folder}/{shard["name"]}')
@@ -211,9 +210,8 @@ def check(
   `span` is how many video frames a clip covers.
 
   Raises:
-    UserError: the data cannot be opened, a shard is another file than was written, or the folder
-      cannot be written.
-    Unavailable: of too many videos nothing was heard; the next start tries them again.
+    UserError: the data cannot be opened, a shard has changed, or the folder cannot be written.
+    Unavailable: too many videos give no answer; the next start tries them again.
   """
   check_name(out)
   source = open_source(data, root=root)

@@ -9,7 +9,7 @@ SOURCE is one of
   hf:OWNER/NAME or hf:OWNER/NAME/FILE.pth: any of these on the Hugging Face Hub
   RAFT of torchvision or princeton-vl (optical flow), or a VQGAN of taming-transformers (target
     codes): these become FILE.safetensors of vmae_jax, without --to
-The kind is recognised by the names of the tensors. .pth files are read without PyTorch and
+The kind is recognised from the names of the tensors. .pth files are read without PyTorch and
 without running code from them.
 
 FORMAT is one of

@@ -60,7 +60,7 @@ def main(argv):
   _check_flags()
   topology = _TOPOLOGY.value
   if topology != 'local':
-    # Nothing runs on a device, and a TPU of this machine may be in use.
+    # Only compiles: a TPU of this machine may be in use.
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
@@ -95,7 +95,7 @@ def _write(result: dict) -> None:
 
 
 def _check_flags() -> None:
-  """Before minutes of compiling: what would fail after them."""
+  """Raises errors that would otherwise come after minutes of compiling."""
   _CONFIG()
   if not _TOPOLOGY.value:
     raise UserError(

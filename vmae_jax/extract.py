@@ -72,7 +72,7 @@ def main(argv):
   encoder_options = cli.values(_LAYER, _POOL, _POSITIONS)
   config, params, encode = load_encoder(checkpoint, **encoder_options, weights=_WEIGHTS.value)
   data = config.data
-  if _HOP.value:  # A window that slides has a stride.
+  if _HOP.value:  # A sliding window has a stride.
     data.sampling = 'dense'
   recut(config, cli.values(*_CLIP))
   windows = Windows(

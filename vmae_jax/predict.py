@@ -2,8 +2,8 @@
 
   python -m vmae_jax.predict CHECKPOINT VIDEOS --out=DIR
 
-CHECKPOINT is a run of finetune or one of its checkpoints, a fine-tuned folder of transformers, such
-a file of the official code, or hf:OWNER/NAME. VIDEOS is a video, a list or a folder, shards, or
+CHECKPOINT is a run of finetune or one of its checkpoints, a fine-tuned model of transformers or of
+the official code, or hf:OWNER/NAME. VIDEOS is a video, a list or a folder, shards, or
 tfds:... .
 
 Writes
@@ -57,7 +57,7 @@ def main(argv):
   source = open_source(videos, root=_ROOT.value)
   model = load(checkpoint, weights=_WEIGHTS.value)
   recut(model.config, cli.values(*_CLIP))
-  logits = model.logits  # An error if it is no classifier.
+  logits = model.logits  # Raises an error if it is not a classifier.
   sampler = model.views((int(views[1]), int(views[2])) if views else None)
   about = {
     'checkpoint': resolve(model.path),

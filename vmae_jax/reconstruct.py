@@ -6,12 +6,12 @@ CHECKPOINT is a run of pretrain or one of its checkpoints, a folder of transform
 .safetensors file of the official code, or hf:OWNER/NAME. VIDEO is a file, a list, or a folder of
 videos.
 
-Writes for each video, and each thing that the model predicts (pixels, differences of frames, codes,
-trajectories, gradients, flow),
-  OUT/VIDEO_KIND.png    rows of frames: input, masked, predicted, predicted among what is visible
+Writes for each video, and each kind of target that the model predicts (pixels, differences of
+frames, codes, trajectories, gradients, flow),
+  OUT/VIDEO_KIND.png    rows of frames: input, masked, predicted, predicted and visible patches
   OUT/VIDEO_KIND.mp4    the same side by side, at the video's own speed
-Captions say what was taken from the clip: nothing of hidden patches. For pixels one row shows an
-interpolation of the visible patches without any model, and a printed line gives the errors of both.
+Captions say what was taken from the clip, which is never a hidden patch. For pixels one row shows
+the visible patches interpolated without a model, and a printed line gives the errors of both.
 """
 
 import sys

@@ -80,8 +80,10 @@ def main(argv):
   protocol = dataclasses.replace(lookup(PRESETS, _PRESET.value, '--preset'), **changes)
   if _DAVIS.value:
     clips = open_davis(_DAVIS.value, _SPLIT.value)
+    source = {'davis': os.path.abspath(_DAVIS.value), 'split': _SPLIT.value}
   else:
     clips = [open_frames(_FRAMES.value, _MASK.value)]
+    source = {'frames': os.path.abspath(_FRAMES.value)}
   options = cli.values(_LAYER, _POSITIONS)
   config, params, encode = load_encoder(
     checkpoint, pool='tokens', **options, weights=_WEIGHTS.value
@@ -96,13 +98,11 @@ def main(argv):
     **dataclasses.asdict(protocol),
     **cli.values(_LAYER, _CLIP, _POSITIONS),
   }
-  of = {'davis': _DAVIS.value, 'split': _SPLIT.value} if _DAVIS.value else {'frames': _FRAMES.value}
-  given = hashlib.sha256()
+  masks = hashlib.sha256()
   for clip in clips:
-    given.update(first_mask(clip.mask))
-  of = {k: v if k == 'split' else os.path.abspath(v) for k, v in of.items()}
-  hashes = {'masks': given.hexdigest()[:16], 'weights': weights_hash(params)}
-  claim(out, settings | of | {f'hash_of_{name}': value for name, value in hashes.items()})
+    masks.update(first_mask(clip.mask))
+  hashes = {'hash_of_masks': masks.hexdigest()[:16], 'hash_of_weights': weights_hash(params)}
+  claim(out, settings | source | hashes)
   shown = {k: v for k, v in settings.items() if k != 'checkpoint'}
   segmentation.segment_all(
     clips,

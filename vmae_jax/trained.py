@@ -11,8 +11,7 @@
 
 A video is a file's path or an array 'T H W 3', several are a list of paths or an array
 'b T H W 3': uint8, or floats in [0, 1]. Of a file, features and reconstructions take the middle
-clip, cut as the model's training cut clips. What is called again with clips of the same size is
-compiled once.
+clip, cut as in the model's training. Each function compiles once for each size of clips.
 """
 
 import functools
@@ -56,7 +55,7 @@ from vmae_jax.visualize.predictions import Drawn, draw_clip, predicted_pixels, s
 from vmae_jax.visualize.reconstruction import hidden_error, interpolated_video
 
 Path = str | os.PathLike
-# A source is of one file; it says which frames count, as the line of a list.
+# A FileSource holds one file, and says which of its frames count, as the line of a list does.
 Videos = Path | Sequence[Path] | FileSource | Num[Array, '...'] | Num[np.ndarray, '...']
 
 
@@ -81,9 +80,8 @@ class TrainedModel:
   Attributes:
     path: Where it was read from.
     params: Its parameters.
-    info: What is known of it, see `load_pretrained`: `kind` is pretraining, encoder or
-      classification.
-    config: How clips are cut (`data`), and what the encoder is (`model`), see `load_encoder`.
+    info: Facts about it, see `load_pretrained`: `kind` is pretraining, encoder or classification.
+    config: How clips are cut (`data`), and the encoder's options (`model`), see `load_encoder`.
   """
 
   def __init__(self, path: str, weights: str = ''):
@@ -91,7 +89,7 @@ class TrainedModel:
     params, self.info = read_model(path, weights=weights)
     self.config = model_config(params, self.info, path)
     self.params = jax.tree.map(jnp.asarray, params)
-    # Bound here, so that they live and die with the model.
+    # Cached here, not on the class, which would keep every model in memory.
     self.encoder = functools.cache(self._encoder)
     self._forward = functools.cache(self._build_forward)
 
@@ -105,7 +103,7 @@ class TrainedModel:
     """Features of one video, or of several along a first axis.
 
     Args:
-      video: See the module; arrays may have any multiples of the patch as their sides.
+      video: See the module; the sides of arrays may be any multiples of the patch.
       pool: `mean` gives 'd', `slots` a mean for each time slot, 't d', `tokens` 't h w d'.
       layer: The block whose output is taken, 1 for the first, -1 for the last.
       positions: For clips of another size than in training: `rebuild` or `interpolate`.
@@ -119,7 +117,7 @@ class TrainedModel:
 
   @property
   def classes(self) -> tuple[str, ...]:
-    """The names of a classifier's classes; LABEL_0, ... where it has none."""
+    """The names of a classifier's classes; LABEL_0, ... if it has none."""
     return tuple(class_names(self.info)) if self.info['classes'] else ()
 
   @functools.cached_property
@@ -132,11 +130,11 @@ class TrainedModel:
     return build_classifier(self.config, self.info, self.path)
 
   def views(self, views: tuple[int, int] | None = None) -> ViewSampler:
-    """Cuts the clips of a video that a test looks at.
+    """A sampler that cuts the clips of a video for a test.
 
     Args:
-      views: Clips over the time of a video, and crops of each; None for those of the run's test,
-        and for models of others those of VideoMAE: 5 x 3, or 2 x 3 for clips over whole videos.
+      views: Clips over the time of a video, and crops of each. None: those of the run's test; for
+        models without a run those of VideoMAE, 5 x 3, or 2 x 3 for clips over whole videos.
     """
     data, test = self.config.data, self.config.get('test')
     if views is None:
@@ -157,10 +155,10 @@ class TrainedModel:
 
     Args:
       videos: See the module.
-      views: Of files, see `views`: the mean over their probabilities is taken.
+      views: For files, see `views`: the result is the mean over their probabilities.
 
     Raises:
-      UserError: it is no classifier, or a video cannot be read.
+      UserError: the model is not a classifier, or a video cannot be read.
     """
     source = _files(videos)
     if source is None:
@@ -181,10 +179,10 @@ class TrainedModel:
     """What a pre-trained model predicts of the hidden tokens of one clip.
 
     Args:
-      video: One video; of an array T is any multiple of the patch, and H is W.
-      ratio: Share of hidden tokens; None for that of training.
-      masking: A key of `vmae_jax.masking.MASKINGS`; '' for that of training.
-      seed: Of the mask.
+      video: One video; in an array T may be any multiple of the patch, and H = W.
+      ratio: Share of hidden tokens; None: as in training.
+      masking: A key of `vmae_jax.masking.MASKINGS`; '': as in training.
+      seed: Seed of the mask.
 
     Raises:
       UserError: the model has no decoder, the video cannot be read, or does not fit.
@@ -216,26 +214,26 @@ class TrainedModel:
   def _build_forward(
     self, clip: tuple[int, int], ratio: float | None, masking: str, *, of_file: bool
   ) -> tuple[Method, ml_collections.ConfigDict, Callable[..., dict[str, Any]]]:
-    """The method with another mask, its config, and the jitted `shown_outputs`."""
+    """The method for these clips and this mask, its config, and the jitted `shown_outputs`."""
     info, ours = self.info, self.info['config']
     config = config_lib.implied()
     if not info['classes']:
       config.update(ml_collections.ConfigDict(ours or describe(info, 'b')))
-    # Of an exported run, parts may be missing.
+    # Exports of a run may lack parts.
     whole = config.regressor.name == 'none' or 'regressor' in self.params
     config.heads = {
       name: head
       for name, head in config.heads.items()
-      # Teachers and what they say are not at hand.
+      # Teachers, and so their features, are not loaded.
       if whole and head.target != 'features' and f'head_{name}' in self.params.get(head.decoder, {})
     }
     if not config.heads:
       raise UserError(
-        f'{self.path} holds no decoder of what is drawn ({info["kind"]}): only models that were '
+        f'{self.path} ({info["kind"]}) holds no decoder that can be drawn: only models that were '
         'pre-trained on pixels, differences, codes, trajectories, HOG or flow reconstruct.'
       )
     (config.data.frames, config.data.size), config.decoder_masking.name = clip, 'none'
-    config.augment = config_lib.default().augment  # Clips as they are.
+    config.augment = config_lib.default().augment  # No augmentation.
     if masking and masking != config.masking.name:
       config.masking.name, config.masking.options = masking, {}
     config.masking.ratio = config.masking.ratio if ratio is None else ratio
@@ -247,14 +245,14 @@ class TrainedModel:
         'from frame to frame. Give the file for motion as in training.'
       )
     method = build_method(config)
-    if not ours:  # Its encoder may have sizes of its own; given the clip itself, it normalises.
+    if not ours:  # Its encoder may have other sizes; given the clip itself, it normalises.
       model = build_model(info)
       scale = {name: tuple(info[name]) for name in ('mean', 'std')}
       method = method._replace(model=model.clone(encoder={**model.encoder, **scale}))
     return method, config, jax.jit(functools.partial(shown_outputs, method, config))
 
   def _clips(self, video: Videos) -> tuple[Any, bool]:
-    """Clips 'b T H W 3', and whether they are one that was given alone."""
+    """Clips 'b T H W 3', and whether a single video was given."""
     source = _files(video)
     if source is None:
       check_video(video)
@@ -270,7 +268,7 @@ class TrainedModel:
     return np.stack(clips), _single(video)
 
   def _with_more(self, source: FileSource, method: Method) -> dict[str, Any]:
-    """The middle clip of a file, and frames after its own and vectors that are asked for."""
+    """The method's inputs from a file: its middle clip, further frames and motion vectors."""
     data = self.config.data
     sampler = ClipSampler(
       **{name: data[name] for name in ('frames', 'size', 'stride', 'sampling')},
@@ -293,9 +291,9 @@ class Reconstruction:
     clip: In [0, 1].
     hidden: True where a token was hidden.
     predicted: The clip with predicted pixels in place of hidden ones, or None if the model predicts
-      none. Where it predicts patches without their mean and contrast, these are interpolated from
+      no pixels. If it predicts normalised patches, their mean and contrast are interpolated from
       the visible patches.
-    draw: What `pictures` and `films` call.
+    draw: Called by `pictures` and `films`.
   """
 
   clip: Float[np.ndarray, 'T H W 3']
@@ -316,20 +314,20 @@ class Reconstruction:
     return share + what.format(*errors)
 
   def pictures(self, most: int = 4) -> dict[str, UInt8[np.ndarray, 'H W 3']]:
-    """A picture for each head, such as `pixels_visible`, of at most so many columns.
+    """A picture for each head, such as `pixels_visible`, of at most `most` columns.
 
-    Their captions say what was borrowed from the clip.
+    The captions say what was taken from the clip.
     """
     return self.draw(most=most, layout=labelled_rows)
 
   def films(self) -> dict[str, UInt8[np.ndarray, 'T H W 3']]:
     """The same as films: the rows of the pictures side by side, all frames."""
     drawn = self.draw(most=None, layout=film_of_rows)
-    return {kind: film for kind, film in drawn.items() if film.ndim == 4}  # Own ones are pictures.
+    return {kind: film for kind, film in drawn.items() if film.ndim == 4}  # A user's own are pictures.
 
 
 def _files(video: Videos) -> FileSource | None:
-  """The files that are named, or None for an array."""
+  """A source of the files that are given, or None for an array."""
   if isinstance(video, FileSource):
     return video
   if hasattr(video, 'ndim'):
