@@ -229,7 +229,7 @@ class TrainedModel:
     }
     if not config.heads:
       raise UserError(
-        f'{self.path} ({info["kind"]}) holds no decoder that can be drawn: only models that were '
+        f'{self.path} holds no decoder that can be drawn ({info["kind"]}): only models that were '
         'pre-trained on pixels, differences, codes, trajectories, HOG or flow reconstruct.'
       )
     (config.data.frames, config.data.size), config.decoder_masking.name = clip, 'none'
@@ -321,9 +321,9 @@ class Reconstruction:
     return self.draw(most=most, layout=labelled_rows)
 
   def films(self) -> dict[str, UInt8[np.ndarray, 'T H W 3']]:
-    """The same as films: the rows of the pictures side by side, all frames."""
+    """The same as films of all frames, rows side by side; a user's own pictures have no film."""
     drawn = self.draw(most=None, layout=film_of_rows)
-    return {kind: film for kind, film in drawn.items() if film.ndim == 4}  # A user's own are pictures.
+    return {kind: film for kind, film in drawn.items() if film.ndim == 4}
 
 
 def _files(video: Videos) -> FileSource | None:

@@ -1,7 +1,7 @@
-"""Whether all processes of a run have the same code, config and data, asked before the first step.
+"""Checks before the first step that all processes of a run have the same code, config and data.
 
-Processes that differ would hang or, worse, train on without a word: each computes its own part of
-what it takes for the same step.
+Processes that differ would hang or, worse, train without an error: each computes its part of
+another step.
 """
 
 import collections
@@ -22,49 +22,49 @@ from vmae_jax.data.sources import DataSet
 from vmae_jax.errors import Unavailable, UserError, first_few
 from vmae_jax.runs.run_dir import leaves, versions
 
-# What each host may have to itself: where its files lie and how many threads decode them.
-_OWN = ('data.root', 'data.threads', 'data.workers')
+# Keys that may differ between hosts: where files lie, and how many threads decode them.
+_OF_HOST = ('data.root', 'data.threads', 'data.workers')
 
 
 def check_agreement(config: ml_collections.ConfigDict, source: DataSet) -> None:
   """Compares the processes of a run, if there are several, and the videos that they train on.
 
   Raises:
-    UserError: they differ; names the processes and in what. Every process raises it.
+    UserError: they differ; says which processes and in what. Every process raises it.
   """
   if jax.process_count() > 1:
     check_same(gather(describe(config, source)))
 
 
 def describe(config: ml_collections.ConfigDict, source: DataSet) -> dict[str, str]:
-  """What must be the same in all processes, each a short text; and this one's `host`."""
+  """What must be the same in all processes, as short texts; and `host`, which need not be."""
   about = {'host': socket.gethostname(), 'code of vmae_jax': _code()}
   about |= versions()
   for key, value in leaves(json.loads(config.to_json())):
-    if key not in _OWN:
+    if key not in _OF_HOST:
       about[f'config {key}'] = json.dumps(value)
   return about | describe_data(source)
 
 
 def describe_data(source: DataSet) -> dict[str, str]:
-  """What the order of samples depends on, beside the config."""
+  """What the order of samples depends on, apart from the config."""
   return {
     'number of videos': str(len(source)),
     'list of videos': source.about(),
-    'grain': versions()['grain'],  # Its shuffling is no promise.
+    'grain': versions()['grain'],  # Another version may shuffle differently.
   }
 
 
 def check_same_data(before: Mapping[str, str], now: Mapping[str, str], *, changed: bool) -> bool:
-  """Whether the data of a run that goes on, by `describe_data`, are others than it has seen.
+  """Whether the data have changed since the checkpoint that a run goes on from.
 
   Args:
-    before: When the checkpoint was saved; empty in older ones.
-    now: As they are now.
-    changed: Whether they may differ: then that is only told.
+    before: `describe_data` when the checkpoint was saved; older checkpoints may lack keys.
+    now: `describe_data` now.
+    changed: Whether they may differ: then there is only a warning.
 
   Raises:
-    UserError: they differ, and may not.
+    UserError: they differ and may not.
   """
   other = [key for key in now if before.get(key, now[key]) != now[key]]
   if not other:
@@ -81,7 +81,7 @@ def check_same_data(before: Mapping[str, str], now: Mapping[str, str], *, change
 
 
 def check_same(processes: list[dict[str, str]]) -> None:
-  """Raises a UserError where processes differ, each of which says what `describe` says."""
+  """Raises a UserError if processes differ; takes the result of `describe` from each."""
   differences = []
   for key in dict.fromkeys(key for about in processes for key in about if key != 'host'):
     values = [about.get(key, 'absent') for about in processes]
@@ -102,7 +102,7 @@ def check_same(processes: list[dict[str, str]]) -> None:
 
 
 def main_does(work: Callable[[], None]) -> None:
-  """Lets the main process do something; a UserError or Unavailable of it is raised in all."""
+  """Calls `work` in the main process; if it raises UserError or Unavailable, all processes do."""
   failure = None
   if jax.process_index() == 0:
     try:
@@ -114,7 +114,7 @@ def main_does(work: Callable[[], None]) -> None:
 
 
 def gather(about: Any) -> list[Any]:
-  """What all processes say, in their order; of types that JSON has. All must call it."""
+  """Returns the `about`, of JSON types, of every process, in their order; all must call it."""
   if jax.process_count() == 1:
     return [about]
   text = np.frombuffer(json.dumps(about).encode(), np.uint8)
@@ -124,7 +124,7 @@ def gather(about: Any) -> list[Any]:
 
 
 def _code() -> str:
-  """A hash of the package's source files, which differs also where nothing is committed."""
+  """A hash of the package's source files, which also shows changes that are not committed."""
   package = pathlib.Path(__file__).parents[1]
   digest = hashlib.sha256()
   for path in sorted(package.rglob('*.py')):

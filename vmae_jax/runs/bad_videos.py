@@ -10,22 +10,22 @@ from vmae_jax import storage
 from vmae_jax.errors import UNAVAILABLE
 from vmae_jax.runs.appended import Appended
 
-CHANCE = 1e-9  # Of stopping a run in vain; it is asked after each step.
+CHANCE = 1e-9  # Of stopping a run without cause; so small because it is tested at every step.
 COLUMNS = ('path', 'reason', 'first seen step')
 
 
 def too_many(bad: int | float, visits: int | float, *, videos: int, share: float) -> bool:
   """Whether more than a share of the videos is broken, beyond what chance explains.
 
-  Each epoch visits every video once, so that whole epochs leave nothing to chance. Of the rest
-  the number of broken ones is at most binomial (hypergeometric, which spreads less), for which
-  the Chernoff bound holds: P(bad >= q n) <= exp(-n KL(q || share)).
+  Each epoch visits every video once, so whole epochs leave nothing to chance. In the rest the
+  number of broken ones is hypergeometric, which spreads less than a binomial, for which the
+  Chernoff bound holds: P(bad >= q n) <= exp(-n KL(q || share)).
 
   Args:
-    bad: Visits that met a broken video, of `visits`.
-    visits: All of them.
-    videos: In the data set.
-    share: That may be broken.
+    bad: Visits that met a broken video.
+    visits: All visits.
+    videos: Videos in the data set.
+    share: Share of the videos that may be broken.
   """
   epochs, n = divmod(visits, videos)
   bad -= epochs * math.floor(share * videos)
@@ -41,7 +41,7 @@ def too_many(bad: int | float, visits: int | float, *, videos: int, share: float
 
 
 def count_unavailable(workdir: str) -> int:
-  """How many videos in the tables of all processes gave no answer, rather than being damaged."""
+  """How many videos in the tables of all processes gave no answer instead of being damaged."""
   tables = [x for x in storage.names(workdir) if re.fullmatch(r'bad_videos(-\d+)?\.csv', x)]
   rows = [row for table in tables for row in _rows(f'{workdir}/{table}')]
   return sum(len(row) > 1 and row[1].startswith(UNAVAILABLE) for row in rows)
@@ -53,20 +53,20 @@ def _rows(path: str) -> list[list[str]]:
 
 
 class BadVideos:
-  """A table of videos that could not be read; each is named once, over restarts.
+  """A table of videos that could not be read; each is named once, also over restarts.
 
-  The file, usually WORKDIR/bad_videos.csv, is made if there is something to write.
+  The file, usually WORKDIR/bad_videos.csv, is made once there is something to write.
   """
 
   def __init__(self, path: str):
-    self._path, self._seen = path, 0  # How many of the failures.
+    self._path, self._seen = path, 0  # Number of failures that `record` has seen.
     self._file: Appended | None = None
     self._known = {row[0] for row in _rows(path)} if storage.is_file(path) else set()
 
   def record(self, failures: dict[str, str], step: int) -> int:
     """Appends the videos that the file does not name yet; returns how many were new.
 
-    `failures` is that of `Loader`, which only grows; `step` the one that training has reached.
+    `failures` is that of `Loader`, which only grows; `step` is where training is.
     """
     rows = [(*failure, step) for failure in islice(failures.items(), self._seen, None)]
     new = [row for row in rows if row[0] not in self._known]

@@ -1,8 +1,8 @@
-"""What lies in a checkpoint: reads all of it or a part, and whether it is what was saved.
+"""Reads checkpoints, whole or in part, and checks that they hold what was saved.
 
 A checkpoint is a folder WORKDIR/checkpoints/STEP with the items `state` (the train state), `data`
-(the loader's position, which is one integer, a digest of every array of the state, what else the
-run needs to go on, and a checksum) and `config`.
+(the loader's position, which is one integer, a digest of every array of the state, other facts
+that a resumed run needs, and a checksum) and `config`.
 """
 
 import json
@@ -22,14 +22,14 @@ from vmae_jax.errors import Unavailable, UserError, check_name, first_few, is_ou
 from vmae_jax.runs.run_dir import is_whole
 from vmae_jax.types import Array, UInt32
 
-# Else TensorFlow, where it is installed, would read buckets for Orbax.
+# Otherwise Orbax would read buckets through TensorFlow, if that is installed.
 os.environ.setdefault('EPATH_USE_TF', 'false')
 
-WEIGHTS = {'params': 'last', 'ema': 'averaged'}  # Those that a run may hold, and what they are.
+WEIGHTS = {'params': 'last', 'ema': 'averaged'}  # Weights in a run's state, and what they are.
 
 
 def one_line(e: Exception) -> str:
-  """An exception's type and what it says: of pages, the beginning and the end."""
+  """An exception's type and message; of a long one the beginning and the end."""
   text = ' '.join(f'{type(e).__name__}: {e}'.split())
   return text if len(text) <= 200 else f'{text[:97]} ... {text[-97:]}'
 
@@ -41,40 +41,40 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def digests(tree: Any) -> dict[str, int]:
-  """Path -> a number, for every array of a tree, to compare what is loaded with what was saved.
+  """Path -> a hash, for every array of a tree, to compare what is loaded with what was saved.
 
-  It is computed on the devices: there the state is, whatever the mesh, and arrays that are split
-  over many processes come together by a sum. The sum is of 32-bit whole numbers, hence the same in
-  any order and on any mesh. Every changed bit changes the term of its own element for sure;
-  several changes cancel with a chance of 2^-32.
+  It is computed on the devices, where the state is, as a sum over the elements, which also joins
+  arrays that are split over many processes. The sum is of 32-bit integers, so it is the same in any
+  order and on any mesh. One changed element always changes it; several changes cancel with a chance
+  of 2^-32.
   """
-  # One after another: on a CPU's emulated devices, several programs whose sums wait for each other
-  # can take up all threads, and then none goes on.
+  # One after another: with emulated devices on a CPU, several programs whose sums wait for each
+  # other can take up all threads, so that none goes on.
   return {path: int(_digest(leaf)) for path, leaf in named(tree).items()}
 
 
-@jax.jit  # For each array: one program for a whole state holds a copy of it on CPUs.
+@jax.jit  # One program for each array: on CPUs one for the whole state holds a copy of it.
 def _digest(x: Array) -> UInt32[Array, '']:
-  """Sum over all elements of a hash of bits and place: MurmurHash3's last mixing step."""
+  """Sum over all elements of a hash of their bits and index: MurmurHash3's last mixing step."""
   bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{8 * x.dtype.itemsize}'))
-  place = jnp.zeros(x.shape, jnp.uint32)
+  index = jnp.zeros(x.shape, jnp.uint32)
   for axis, size in enumerate(x.shape):
-    place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-  h = bits.astype(jnp.uint32) ^ (place * jnp.uint32(0x9E3779B1))
+    index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+  h = bits.astype(jnp.uint32) ^ (index * jnp.uint32(0x9E3779B1))
   h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
   h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
   return (h ^ (h >> 16)).sum(dtype=jnp.uint32)
 
 
 def checksum(data: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-  """Of a checkpoint's two items that are JSON."""
+  """Checksum of the two items of a checkpoint that are JSON."""
   return zlib.crc32(json.dumps([data, config], sort_keys=True).encode())
 
 
 def without_checksum(data: Any, config: Any) -> dict[str, Any]:
-  """The item `data` as it was before its checksum was added.
+  """The item `data` without its checksum.
 
-  A ValueError where it is another one; other exceptions where `data` has another form.
+  Raises a ValueError if the checksum is wrong; other exceptions if `data` has another form.
   """
   data = dict(data)
   if data.keys() == {'next_step'}:
@@ -85,9 +85,9 @@ def without_checksum(data: Any, config: Any) -> dict[str, Any]:
 
 
 def damage(saved: Mapping[str, int] | None, tree: Any) -> str | None:
-  """Which arrays of a tree are not those that were saved; None if all are, or nobody knows.
+  """Says which arrays of a tree differ from those that were saved; None if none does.
 
-  `saved` are the digests beside the state; the tree is the state, or a part of it under its paths.
+  `saved` are the stored digests, None in old checkpoints; the tree is the state or a part of it.
   """
   if saved is None:
     return None
@@ -128,7 +128,7 @@ def find_checkpoint(path: str) -> epath.Path:
 
   Raises:
     UserError: there is none.
-    Unavailable: nobody can say for now.
+    Unavailable: the folder cannot be read now.
   """
   folder = storage.absolute(path).rstrip('/')
   try:
@@ -147,13 +147,13 @@ def find_checkpoint(path: str) -> epath.Path:
 
 
 def whole_steps(folder: str) -> list[int]:
-  """Of the whole checkpoints in a folder."""
+  """The steps of the complete checkpoints in a folder, sorted."""
   names = storage.names(folder) if storage.is_folder(folder) else []
   return sorted(int(x) for x in names if x.isdigit() and is_whole(f'{folder}/{x}'))
 
 
 def unreadable(folder: epath.Path, e: Exception) -> Exception:
-  """What is said of a checkpoint's folder that could not be read."""
+  """The exception to raise for a checkpoint that could not be read."""
   if is_outage(e):
     return Unavailable(f'{folder} cannot be read now: {one_line(e)}.')
   return UserError(f'{folder} is damaged: {one_line(e)}. Take an earlier checkpoint.')
@@ -179,12 +179,12 @@ def check_params(path: str, like: Any) -> epath.Path:
 
 
 def choose_weights(path: str, weights: str = '') -> str:
-  """Which weights are meant, `params` or `ema`: one rule for all that reads runs.
+  """Which weights to read, `params` or `ema`: one rule for everything that reads runs.
 
   Args:
     path: A run's workdir or a checkpoint's folder.
-    weights: A key of WEIGHTS; '' for the moving average, which runs that keep one are tested
-      with, and the last weights of the others.
+    weights: A key of WEIGHTS; '' for the moving average, with which runs that keep one are
+      tested, or the last weights if there is none.
 
   Raises:
     UserError: there is no checkpoint, or it holds no moving average.
@@ -248,7 +248,7 @@ def load_config(path: str) -> dict:
 
 
 def _facts(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The items `data` (none in converted checkpoints) and `config`."""
+  """The items `data` (empty for converted checkpoints) and `config`."""
   try:
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
       config = reader.restore(folder / 'config')

@@ -1,7 +1,7 @@
 """Saves a run's checkpoints in the background, and finds the one to go on from.
 
-Orbax writes to a temporary name and renames at the end, or in a bucket, which renames nothing,
-marks what is whole, so that a kill at any moment leaves the earlier checkpoints as they were.
+Orbax writes to a temporary name and renames it at the end; in a bucket, where nothing can be
+renamed, it marks complete checkpoints. So a kill at any moment leaves the earlier ones intact.
 """
 
 import contextlib
@@ -33,9 +33,9 @@ from vmae_jax.runs.checkpoint import (
 )
 from vmae_jax.runs.run_dir import MARK, is_whole, remove_unfinished
 
-# The third failure in a row ends the run: an outage that passes spoils the save under way and
-# perhaps the next; one that lasts three times `checkpoint.every_steps` does not pass by itself,
-# and each further save is so much more work that is lost with the process.
+# The third failure in a row ends the run: a short outage fails the save in progress and perhaps
+# the next. One that lasts three times `checkpoint.every_steps` will hardly end by itself, while the
+# work since the last checkpoint, which can be lost with the process, grows.
 MOST_FAILED = 3
 _excepthook = sys.excepthook
 
@@ -51,11 +51,11 @@ class Restored(NamedTuple):
 class Checkpointer:
   """Saves and restores train states (or any tree with a `step`) in WORKDIR/checkpoints.
 
-  All processes of a run call each method, save for `close`, and see the same outcome.
+  All processes of a run must call each method but `close`, and get the same outcome.
 
   Raises:
-    UserError: no file can be written there, or no folder renamed.
-    Unavailable: neither for now, such as on a full disk.
+    UserError: files cannot be written there, or folders not renamed.
+    Unavailable: the same for now, such as on a full disk.
   """
 
   def __init__(self, workdir: str, *, keep: int, keep_every_steps: int, config: dict):
@@ -65,7 +65,7 @@ class Checkpointer:
     self._config, self._workdir = config, storage.absolute(workdir)
     self._folder = epath.Path(self._workdir, 'checkpoints')
     main_does(lambda: _try_out(f'{self._folder}'))
-    # What fails there comes as an exception, too, and is told here in one line.
+    # Failures also come as exceptions, which are logged here in one line.
     for name in ('absl', 'asyncio'):
       standard_logging.getLogger(name).addFilter(_no_error_of_orbax)
     sys.excepthook = _no_closed_loop
@@ -77,17 +77,16 @@ class Checkpointer:
         enable_async_checkpointing=True,
       ),
     )
-    self._saving = self._saved = None  # The step under way, and the last one that is on disk.
-    self._failure: Exception | None = None  # Of the step under way.
-    self._failed = 0  # Saves in a row.
-    self._reason = ''  # Of the last of them.
+    self._saving = self._saved = None  # The step that is being saved, and the last one on disk.
+    self._failure: Exception | None = None  # Of the step that is being saved.
+    self._failed = 0  # Number of saves in a row that have failed.
+    self._reason = ''  # Why the last of them has failed.
 
   def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
     """Starts to save; returns once the state, after `step` steps, has been copied from the devices.
 
-    A full disk or another failure of the store is told, and the run goes on: the checkpoints
-    that exist stay, and the next save tries again. `extra`, of types that JSON has, is what else
-    `restore` is to return.
+    A full disk or another failure of the store is logged, and the run goes on: existing
+    checkpoints stay, and the next save tries again. `restore` returns `extra`, of JSON types.
 
     Raises:
       Unavailable: it is the third save in a row that has failed, even at a second attempt.
@@ -99,7 +98,7 @@ class Checkpointer:
       self._start(step, state, extra)
 
   def save_last(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
-    """Returns once the checkpoint is on disk; a save that has failed is tried once more.
+    """Returns once the checkpoint is on disk; a failed save is tried once more.
 
     Raises:
       Unavailable: the second attempt has failed, too.
@@ -122,7 +121,7 @@ class Checkpointer:
       return
     data = {**extra, 'next_step': step, 'digests': digests(state)}
     if jax.default_backend() == 'cpu':
-      # Orbax writes from the very buffers there, which the next step overwrites.
+      # On CPUs Orbax writes from the buffers themselves, which the next step overwrites.
       state = jax.tree.map(jnp.copy, state)
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state),
@@ -136,7 +135,7 @@ class Checkpointer:
       self._failure = _of_the_store(e)
 
   def wait(self) -> bool:
-    """Waits for the save under way; tells if it has failed, and returns False then."""
+    """Waits for the save in progress; if it has failed, logs why and returns False."""
     if self._saving is None:
       return True
     step = self._saving
@@ -157,20 +156,20 @@ class Checkpointer:
     return False
 
   def _tidy(self, change) -> None:
-    """Lets the main process change the folder, and all look at it anew."""
+    """Calls `change` in the main process; then all processes list the folder again."""
     main_does(change)
     self._manager.reload()
 
   def restore(self, like: Any) -> Restored | None:
-    """The newest whole checkpoint, or None if there is none.
+    """The newest intact checkpoint, or None if there are no checkpoints.
 
-    A newer one that is damaged or holds other values than were saved is told, and its folder
+    Newer ones that are damaged, or hold other values than were saved, are logged, and their folders
     renamed to STEP.damaged. `like` gives shapes, types and shardings of the state
     (`jax.ShapeDtypeStruct`s).
 
     Raises:
       UserError: the checkpoint is of another model, or none can be read.
-      Unavailable: one cannot be read for now; older ones would lose what it holds.
+      Unavailable: one cannot be read now; going on from an older one would lose work.
     """
     failures: dict[int, Exception] = {}
     for step in gather(sorted(self._manager.all_steps(), reverse=True))[0]:
@@ -191,7 +190,7 @@ class Checkpointer:
         told = damage(restored.extra.pop('digests', None), restored.state)
       if told is None:
         break
-      failures[step] = failure or ValueError(told)  # Of another process only this much is known.
+      failures[step] = failure or ValueError(told)  # Other processes send only the message.
       logging.warning('the checkpoint of step %s cannot be used: %s.', step, told)
     else:
       if failures:
@@ -225,7 +224,7 @@ class Checkpointer:
     )
 
   def close(self) -> None:
-    """Waits for the save under way; one that has failed is told. No process waits for another."""
+    """Waits for the save in progress, and logs a failure. No process waits for another."""
     try:
       self._manager.close()
     except Exception as e:
@@ -238,16 +237,16 @@ def _no_error_of_orbax(record: standard_logging.LogRecord) -> bool:
 
 
 def _no_closed_loop(kind, value, trace) -> None:
-  # tensorstore has this printed for each array that was under way when a save failed.
+  # tensorstore prints this for each array that was being written when a save failed.
   if str(value) != 'Event loop is closed':
     _excepthook(kind, value, trace)
 
 
 def _of_the_store(e: Exception) -> Exception:
-  """The same where it is a failure to write; raises it where it is a bug."""
+  """Returns an exception that is a failure to write; raises any other, which is a bug."""
   if isinstance(e, OSError) or is_outage(e) or of_a_store(e):
     return e
-  # Of tensorstore: NOT_FOUND, DATA_LOSS and the like; these are mistakes in what it was asked.
+  # tensorstore's codes, such as NOT_FOUND or DATA_LOSS; these three mean a wrong call.
   code = re.match(r'([A-Z]+(_[A-Z]+)*): ', str(e))
   if code and code[1] not in ('INVALID_ARGUMENT', 'UNIMPLEMENTED', 'OUT_OF_RANGE'):
     return e
@@ -255,14 +254,14 @@ def _of_the_store(e: Exception) -> Exception:
 
 
 def _try_out(folder: str) -> None:
-  """Does on a small scale what a save does; raises a UserError or Unavailable if that fails."""
+  """Writes and renames as a save does; raises a UserError or Unavailable if that fails."""
   part = f'{folder}/.trial'
   try:
-    if storage.is_remote(folder):  # By the way that arrays go.
+    if storage.is_remote(folder):  # Through tensorstore, which writes the arrays.
       store = tensorstore.KvStore.open(f'{folder}/').result()
       store.write('.trial', bytes(4096)).result()
     else:
-      storage.remove(part)  # Of a process that was killed here.
+      storage.remove(part)  # Left by a process that was killed here.
       storage.make_folder(f'{part}/before')
       storage.write(f'{part}/before/file', bytes(4096))
       storage.move(f'{part}/before', f'{part}/after')
@@ -278,6 +277,6 @@ def _try_out(folder: str) -> None:
 
 def _set_aside(step: str) -> None:
   storage.remove(f'{step}.damaged')
-  if storage.is_remote(step):  # Objects move one by one: from here on it is no checkpoint.
+  if storage.is_remote(step):  # Objects move one by one: without the mark it is no checkpoint.
     storage.remove(f'{step}/{MARK}')
   storage.move(step, f'{step}.damaged')

@@ -14,19 +14,19 @@ from vmae_jax.errors import UserError
 from vmae_jax.runs.agreement import gather, main_does
 from vmae_jax.runs.run_dir import make_run_dir
 
-PATIENCE = 10.0  # Seconds that a network disk may take to show a new file.
+PATIENCE = 10.0  # Seconds after which a network disk should show a new file.
 
 
 @contextlib.contextmanager
 def claimed(workdir: str | os.PathLike) -> Iterator[None]:
   """Makes the folder of a run and keeps other runs out of it.
 
-  All processes of the run call it; one that finds something wrong ends all.
+  All processes of the run must call it; an error in one is raised in all.
 
   Raises:
     UserError: another run is at work there (says which, and since when), it cannot be written
       to, or not all processes see the same folder.
-    Unavailable: it cannot be written to for now, such as on a full disk.
+    Unavailable: it cannot be written to now, such as on a full disk.
   """
   with contextlib.ExitStack() as stack:
 
@@ -42,7 +42,7 @@ def claimed(workdir: str | os.PathLike) -> Iterator[None]:
 
 def _check_same_folder(workdir: str) -> None:
   """Raises a UserError if not all processes see what the first one writes there."""
-  # A new name: of one that was looked for before, a network disk may remember that it is missing.
+  # A new name: a network disk may cache that a name which was looked up before is missing.
   (key, *_) = gather(uuid.uuid4().hex)
   file = f'{workdir}/.seen-{key}'
   if jax.process_index() == 0:

@@ -26,15 +26,15 @@ from vmae_jax.types import UInt8
 from vmae_jax.visualize.files import png
 
 METRICS_FILE = 'metrics.jsonl'
-PART = 1 << 22  # Bytes of events in a bucket's object, then the next one begins.
+PART = 1 << 22  # Bytes of events in one object of a bucket, after which a new one begins.
 
 
 class MetricWriter:
-  """Writes scalars and images of one run; each call at once on a disk, see `Appended`.
+  """Writes scalars and images of one run; on a disk each call writes at once, see `Appended`.
 
-  metrics.jsonl has one JSON object a line: `step`, `time` (seconds since 1970) and the
-  scalars; NaN and infinity are null there, since JSON has neither. Images go to
-  TensorBoard only. On all processes but the main one it is not enabled, and no call does anything.
+  metrics.jsonl has one JSON object a line: `step`, `time` (seconds since 1970) and the scalars; NaN
+  and infinity are null, since JSON has neither. Images go to TensorBoard only. It is enabled in
+  the main process only; in others no method does anything.
   """
 
   def __init__(self, workdir: str | os.PathLike, *, enabled: bool = True):
@@ -45,16 +45,12 @@ class MetricWriter:
     storage.make_folder(self._workdir)
     self._path = f'{self._workdir}/{METRICS_FILE}'
     self._lines = Appended(self._path)
-    if self._lines.size:  # Of a torn last line nothing is kept, else the next would be glued to it.
+    if self._lines.size:  # Drops an incomplete last line, to which the next would be appended.
       self._lines.truncate(storage.read(self._path).rfind(b'\n') + 1)
     self._begin_events()
 
   def resume(self, step: int) -> None:
-    """Forgets what was written after `step`, the one that training goes on from.
-
-    The steps between the last checkpoint and the end of the earlier process are done
-    again.
-    """
+    """Drops what was written after `step`, from which training goes on: it will come again."""
     if not self._enabled:
       return
     records = _records(self._path) if self._lines.size else ()  # In a bucket nothing is there.
@@ -79,13 +75,13 @@ class MetricWriter:
       self._add_summary(step, [_image_value(name, image) for name, image in images.items()])
 
   def flush(self) -> None:
-    """Writes what waits: a checkpoint's lines must be there before it is."""
+    """Writes what waits; call it before a checkpoint is saved, so that no line can be missing."""
     if self._enabled:
       self._lines.flush()
       self._events.flush()
 
   def close(self) -> None:
-    """Closes the files; the writer can't be used after this."""
+    """Closes the files; the writer cannot be used after this."""
     if self._enabled:
       self._lines.close()
       self._events.close()
@@ -111,11 +107,11 @@ class MetricWriter:
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   """Reads metrics.jsonl: one dict a step, in the order of steps.
 
-  Lines of one step are merged, later ones win; a torn last line is left out; null is read
-  as NaN.
+  Lines of one step are merged, and later values replace earlier ones; an incomplete last line is
+  left out; null is read as NaN.
 
   Raises:
-    UserError: there is no metrics.jsonl, or a line in it is no JSON.
+    UserError: there is no metrics.jsonl, or a line in it is not JSON.
   """
   path = f'{os.fspath(workdir)}/{METRICS_FILE}'
   if not storage.is_file(path):
@@ -128,14 +124,13 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _records(path: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
-  """Yields each whole line of the file with what it says."""
-  # What follows the last newline was torn by the end of a process.
+  """Yields each line of the file and its record, without a last line that has no newline."""
   for number, line in enumerate(storage.read(path).split(b'\n')[:-1], 1):
     try:
       yield line, json.loads(line)
     except ValueError as e:
       raise UserError(
-        f'{path}, line {number}: {line.decode(errors="replace")[:40]!r} is no JSON; repair or '
+        f'{path}, line {number}: {line.decode(errors="replace")[:40]!r} is not JSON; repair or '
         'delete the line.'
       ) from e
 

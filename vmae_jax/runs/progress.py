@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-# Scalar's name -> how it is shown, in this order; other scalars are for the metrics only.
+# Name of a scalar -> how it is shown, in this order; other scalars are not shown.
 FIELDS = {
   'loss': 'loss {:.4f}',
   'learning_rate': 'lr {:.2e}',
@@ -16,7 +16,7 @@ FIELDS = {
   'data_wait': 'data wait {:.0%}',
   'bad_clips': 'bad clips {:.0f}',
 }
-SILENCE = 1200.0  # Seconds after which a line comes before its turn.
+SILENCE = 1200.0  # Seconds after which a line is printed before it is due.
 _ONLY_IF_ABOVE_ZERO = ('bad_clips',)
 
 
@@ -26,9 +26,9 @@ class Progress:
   Args:
     total_steps: Steps of the whole run.
     start_step: Steps done before this start, if the run was resumed.
-    log_every: Steps between two lines where the output is no terminal.
-    enabled: False on all processes but the main one: then nothing is shown.
-    stream: Where to; standard error by default.
+    log_every: Steps between two lines if the output is not a terminal.
+    enabled: False in all processes but the main one: then nothing is shown.
+    stream: The output; by default standard error.
   """
 
   def __init__(
@@ -44,7 +44,7 @@ class Progress:
     self._stream = stream or sys.stderr
     self._enabled = enabled
     self._text = ''
-    self._first: tuple[int, float] | None = None  # Step and time; compilation is before it.
+    self._first: tuple[int, float] | None = None  # First step, and its time: after compiling.
     self._bar = None
     self._told: float | None = None  # When the last line was printed.
     if enabled and self._stream.isatty():
@@ -57,9 +57,9 @@ class Progress:
       )
 
   def update(self, step: int, scalars: Mapping[str, float | int]) -> None:
-    """Tells that so many steps of the whole run are done.
+    """Shows that `step` steps of the whole run are done.
 
-    Of `scalars` those of FIELDS are shown; without any, the last ones stay.
+    Of `scalars` those in FIELDS are shown; if there are none, the last ones stay.
     """
     if not self._enabled:
       return
@@ -86,7 +86,7 @@ class Progress:
       self._stream.flush()
 
   def close(self) -> None:
-    """Leaves the bar as it is and ends its line."""
+    """Ends the line of the bar."""
     if self._bar is not None:
       self._bar.close()
 
