@@ -138,7 +138,7 @@ MISTAKES = [
   ('--config.data.val=', 'give --config.data.val=LIST'),
   ('--config.init_from=nowhere', "there is no 'nowhere'"),
   ('--config.steps=0', 'is a test alone: give --config.init_from'),
-  ('--config.data.train=train.txt', 'train.txt has one class alone'),
+  ('--config.data.train=train.txt', 'train.txt has only one class'),
   ('--config.data.val=val.txt', 'val.txt: the label 40 of'),
 ]
 

@@ -107,6 +107,6 @@ def test_pictures_stand_still(tmp_path):
     check_paths(Mixture([source, listed]), 0.0)
   mixed = Mixture([source, SyntheticSource('train')])
   assert mixed.class_names == () and mixed.label(0) == -1 and mixed.largest is None
-  with pytest.raises(UserError, match='sets are of different classes'):
+  with pytest.raises(UserError, match='sets have different classes'):
     count_classes({'x': Mixture([source, listed])}, train='x', classes=0)
   assert count_classes({'x': Mixture([source, source])}, train='x', classes=0).count == 2

@@ -188,7 +188,7 @@ def test_a_run_in_a_bucket(memory, monkeypatch):
 
 def test_broken_config_is_told(tmp_path):
   (tmp_path / 'config.json').write_text('{"a": ')
-  with pytest.raises(UserError, match='is no JSON'):
+  with pytest.raises(UserError, match='is not JSON'):
     prepare_run_dir(tmp_path, config())
 
 

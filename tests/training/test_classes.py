@@ -29,8 +29,8 @@ MISTAKES = [
   (files(0, 1), files(0, 2), 0, 'val.txt: the label 2 of 1.mp4 .* 2 classes of train.txt'),
   (files(0, -1, -1), files(0), 0, 'train.txt: 2 of 3 videos have no label, such as 1.mp4'),
   (files(0, 1), files(0, -1), 0, 'val.txt: 1 of 2 videos have no label'),
-  (files(0, 0), files(0), 0, 'train.txt has one class alone'),
-  (files(1, 1), files(0), 7, 'train.txt has one class alone'),
+  (files(0, 0), files(0), 0, 'train.txt has only one class'),
+  (files(1, 1), files(0), 7, 'train.txt has only one class'),
   (
     files(0, 1, names=('cat', 'dog')),
     files(0),

@@ -77,7 +77,7 @@ def test_another_size_is_refused_by_shape():
 
 def test_another_number_of_classes():
   there = pretrained(**{'classifier/kernel': (4, 400)})
-  with pytest.raises(UserError, match='tells 400 classes, the data have 3: .*init_head=False'):
+  with pytest.raises(UserError, match='has 400 classes, the data have 3: .*init_head=False'):
     initialise.plan(there, tree(SHAPES), head=True)
   found = initialise.plan(there, tree(SHAPES), head=False)
   assert found.new == found.unused == ['classifier/kernel']

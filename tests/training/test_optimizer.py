@@ -34,7 +34,7 @@ def test_no_warmup_starts_at_the_peak():
 def test_an_average_that_starts_nowhere_is_refused():
   config = default()
   config.optimizer.ema_end = 0.9999
-  with pytest.raises(UserError, match='ema_end is 0.9999, and optimizer.ema,'):
+  with pytest.raises(UserError, match='ema_end is 0.9999, but optimizer.ema,'):
     loop.make_step(config, lambda *_: None, optax.identity(), steps=10)
 
 

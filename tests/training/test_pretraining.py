@@ -90,7 +90,7 @@ def test_one_video_and_videos_shorter_than_clips_are_warned_of(caplog):
   pretraining.warn_of_few_frames(Lengths(10, 10), data)
   assert not caplog.messages
   pretraining.warn_of_few_frames(Lengths(100), data)
-  assert 'one video alone' in caplog.text
+  assert 'only one video' in caplog.text
 
 
 def test_a_method_that_follows_the_codec_needs_videos_with_vectors(tmp_path):
@@ -100,7 +100,7 @@ def test_a_method_that_follows_the_codec_needs_videos_with_vectors(tmp_path):
   Image.new('RGB', (32, 32)).save(folder / '1.png')
   write_video(tmp_path / '1.mp4', frames=12)
   pictures, video = open_source(f'pictures:{folder}'), open_source(str(tmp_path / '1.mp4'))
-  with pytest.raises(UserError, match='of 1 videos that were looked at none has motion vectors'):
+  with pytest.raises(UserError, match='none of 1 videos that were looked at has motion vectors'):
     pretraining.check_vectors(pictures, data)
   pretraining.check_vectors(Mixture([pictures, video]), data)
   pretraining.check_vectors(Lengths(4, None), data)  # What cannot be read is told elsewhere.

@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked for, where it ran, and what came of it."""
+"""The folder of a run: its config, its environment and its results."""
 
 import contextlib
 import datetime
@@ -22,14 +22,14 @@ from vmae_jax.errors import Unavailable, UserError, first_few, is_outage
 CONFIG_FILE = 'config.json'
 ENVIRONMENT_FILE = 'environment.json'
 SUMMARY_FILE = 'summary.json'
-MARK = 'commit_success.txt'  # Orbax's, of a checkpoint in a bucket that is whole.
+MARK = 'commit_success.txt'  # Orbax's mark of a complete checkpoint in a bucket.
 CLASSES_FILE = 'classes.txt'  # Names of the classes, one a line.
 
 PACKAGES = (
   *('jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'numpy'),
   *('av', 'grain', 'array-record'),
 )
-BUCKETS = ('gs://',)  # That runs can lie in.
+BUCKETS = ('gs://',)  # In which runs can be stored.
 _ABSENT = object()
 
 
@@ -42,21 +42,21 @@ def prepare_run_dir(
 ) -> None:
   """Makes the folder of a new run, or checks that the run in it is the same one.
 
-  A new folder gets config.json (all values resolved, keys sorted), which is never written
-  again. Each start adds what `environment()` says to the list in environment.json. All
-  processes of a run check; only the main one writes.
+  A new folder gets config.json (all values resolved, keys sorted), which is never written again.
+  Each start adds `environment()` to the list in environment.json. All processes of a run check;
+  only the main one writes.
 
   Args:
-    workdir: The folder, of this machine, a mounted disk or a bucket.
+    workdir: The folder, on this machine, a mounted disk or in a bucket.
     config: The whole config.
     ignore: Keys that may change between starts of one run; a key stands for all below it.
-    implied: What keys stand for that a config.json lacks because it is older than they are:
-      such a run goes on with these values.
+    implied: Values of keys that a config.json may lack because it is older than the keys; such a
+      run goes on with these values.
 
   Raises:
-    UserError: the folder belongs to a run with another config, holds other files, or can't
-      be written to.
-    Unavailable: it can't for now, such as on a full disk.
+    UserError: the folder belongs to a run with another config, holds other files, or cannot be
+      written to.
+    Unavailable: it cannot be written to now, such as on a full disk.
   """
   past = {} if implied is None else dict(leaves(json.loads(implied.to_json())))
   here, main = json.loads(config.to_json()), jax.process_index() == 0
@@ -64,19 +64,19 @@ def prepare_run_dir(
   path = f'{workdir}/{CONFIG_FILE}'
   with make_run_dir(workdir):
     # Listed before config.json is looked for, since the main process may write it in between.
-    there = storage.names(workdir) if storage.is_folder(workdir) else []
-    found = [name for name in there if not name.startswith('.')]
+    names = storage.names(workdir) if storage.is_folder(workdir) else []
+    found = [name for name in names if not name.startswith('.')]
     if storage.is_file(path):
       _check_same(path, _read_json(path), here, ignore, past)
     elif found:
       raise UserError(
         f'--workdir={workdir}: holds {found[0]!r} but no {CONFIG_FILE}, so it is no run of '
-        "vmae_jax's; choose a new or an empty folder."
+        'vmae_jax; choose a new or an empty folder.'
       )
     elif main:
       _write_json(path, here)
     if main:
-      remove_unfinished(workdir)  # Before anything is written: they may fill the disk.
+      remove_unfinished(workdir)  # First, as what they left may fill the disk.
       path = f'{workdir}/{ENVIRONMENT_FILE}'
       earlier = _read_json(path) if storage.is_file(path) else []
       _write_json(path, [*earlier, environment()])
@@ -84,15 +84,15 @@ def prepare_run_dir(
 
 @contextlib.contextmanager
 def make_run_dir(workdir: str | os.PathLike) -> Iterator[None]:
-  """Makes a run's folder, and tells in one line what fails in writing to it."""
+  """Makes a run's folder; errors of writing to it in this block become one line."""
   workdir = os.fspath(workdir)
-  with _told(workdir):
+  with _one_line_errors(workdir):
     storage.make_folder(workdir)
     yield
 
 
 @contextlib.contextmanager
-def _told(workdir: str) -> Iterator[None]:
+def _one_line_errors(workdir: str) -> Iterator[None]:
   if storage.is_remote(workdir) and not workdir.startswith(BUCKETS):
     raise UserError(
       f'--workdir={workdir}: a run needs a folder or a gs:// bucket, where Orbax can save '
@@ -111,12 +111,12 @@ def _told(workdir: str) -> Iterator[None]:
 def go_on_as_before(
   workdir: str | os.PathLike, config: ml_collections.ConfigDict, earlier: Mapping[str, Any]
 ) -> None:
-  """Sets those keys of `config` that the run in the folder lacks, being older than they are.
+  """Sets the keys of `config` that the run in the folder lacks because it is older than they are.
 
-  `earlier` says what runs did before each key was there. There need not be a run yet.
+  `earlier` has the value that describes runs from before each key. There may be no run yet.
   """
   workdir = os.fspath(workdir)
-  with _told(workdir):
+  with _one_line_errors(workdir):
     if storage.is_file(path := f'{workdir}/{CONFIG_FILE}'):
       there = dict(leaves(_read_json(path)))
       missing = {key: value for key, value in earlier.items() if key not in there}
@@ -124,7 +124,7 @@ def go_on_as_before(
 
 
 def environment() -> dict[str, Any]:
-  """What a run depends on beside its config: versions, devices, commit, command, time."""
+  """What a run depends on apart from its config: versions, devices, commit, command, time."""
   devices = jax.devices()
   return {
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
@@ -141,7 +141,7 @@ def environment() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-  """The versions of the packages that a run depends on, some of which need not be there."""
+  """The versions of the packages that a run depends on, 'absent' for those not installed."""
   found = {}
   for name in PACKAGES:
     try:
@@ -152,19 +152,19 @@ def versions() -> dict[str, str]:
 
 
 def write_summary(workdir: str | os.PathLike, summary: Mapping[str, Any]) -> None:
-  """Writes what came of the run to summary.json, in place of an earlier one; NaN as null."""
+  """Writes the results of a run to summary.json, replacing an earlier one; NaN as null."""
   valid = json.loads(json.dumps(summary), parse_constant=lambda _: None)  # JSON has no NaN.
   _write_json(f'{os.fspath(workdir)}/{SUMMARY_FILE}', valid)
 
 
 def remove_unfinished(workdir: str | os.PathLike) -> None:
-  """Removes what saves of checkpoints left that failed, or were under way when a process died."""
+  """Removes what is left of saves that failed or were interrupted by the end of a process."""
   folder = f'{os.fspath(workdir)}/checkpoints'
   for name in storage.names(folder) if storage.is_folder(folder) else ():
     path = f'{folder}/{name}'
-    # In a bucket, which renames no folders, a step is whole once Orbax has marked it.
+    # In a bucket, where folders cannot be renamed, a step is complete once Orbax has marked it.
     unmarked = storage.is_remote(folder) and name.isdigit() and not is_whole(path)
-    if unmarked and _committed(path):  # Copied from a disk.
+    if unmarked and _committed(path):  # It was copied from a disk.
       for item in ('', '/config', '/data', '/state'):
         storage.write(f'{path}{item}/{MARK}', b'')
     elif unmarked or '.orbax-checkpoint-tmp' in name:
@@ -173,7 +173,7 @@ def remove_unfinished(workdir: str | os.PathLike) -> None:
 
 
 def _committed(step: str) -> bool:
-  """What Orbax itself says of a checkpoint, before it renames or marks it."""
+  """Whether Orbax has completed a checkpoint, which it notes before it renames or marks it."""
   try:
     return bool(json.loads(storage.read(f'{step}/_CHECKPOINT_METADATA'))['commit_timestamp_nsecs'])
   except (OSError, ValueError, KeyError, TypeError):
@@ -181,9 +181,9 @@ def _committed(step: str) -> bool:
 
 
 def is_whole(step: str) -> bool:
-  """Whether a checkpoint's folder has been finished."""
-  there = storage.is_folder(f'{step}/state')
-  return there and (not storage.is_remote(step) or storage.is_file(f'{step}/{MARK}'))
+  """Whether the checkpoint in a folder is complete."""
+  saved = storage.is_folder(f'{step}/state')
+  return saved and (not storage.is_remote(step) or storage.is_file(f'{step}/{MARK}'))
 
 
 def _write_json(path: str, value: Any) -> None:
@@ -194,7 +194,7 @@ def _read_json(path: str) -> Any:
   try:
     return json.loads(storage.read_text(path))
   except ValueError as e:
-    raise UserError(f'{path}: is no JSON ({e}); repair it or choose another --workdir.') from e
+    raise UserError(f'{path} is not JSON ({e}): repair it or choose another --workdir.') from e
 
 
 def _check_same(path: str, there: dict, here: dict, ignore: Sequence[str], past: dict) -> None:
@@ -203,7 +203,7 @@ def _check_same(path: str, there: dict, here: dict, ignore: Sequence[str], past:
     list_only = all(difference.startswith('data.train ') for difference in differences)
     hint = ', or set data.changed=True' if list_only else ''
     if all(difference.startswith(('steps ', 'epochs ')) for difference in differences):
-      hint = '; a longer run begins from the weights of this one with --config.init_from, elsewhere'
+      hint = '; for a longer run start another one from its weights (--config.init_from)'
     raise UserError(
       f'{path}: the run there has another config: {first_few(differences, separator="; ")}. Choose '
       f'another --workdir, or start with the old values to go on with that run{hint}.'
@@ -211,9 +211,9 @@ def _check_same(path: str, there: dict, here: dict, ignore: Sequence[str], past:
 
 
 def differing(there: dict, here: dict, ignore: Sequence[str], past: dict) -> list[str]:
-  """Lines on the keys in which two configs differ, but for those that `ignore` names.
+  """A line for each key in which two configs differ, except those that `ignore` names.
 
-  `past` has the values of keys, such as 'log.every_steps', that the older config may lack.
+  `past` has the values of keys, such as 'log.every_steps', that the older config `there` may lack.
   """
   there, here = dict(leaves(there)), dict(leaves(here))
   found = []
@@ -226,7 +226,7 @@ def differing(there: dict, here: dict, ignore: Sequence[str], past: dict) -> lis
 
 
 def leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
-  """Yields ('a.b', value) of nested dicts; an empty dict is a value."""
+  """Yields ('a.b', value) for all values of nested dicts; an empty dict is a value."""
   if isinstance(config, dict) and (config or not prefix):
     for key, value in config.items():
       yield from leaves(value, f'{prefix}.{key}' if prefix else key)
@@ -239,9 +239,9 @@ def _show(value: Any) -> str:
 
 
 def _git_state() -> dict[str, Any] | None:
-  """Commit of the checkout that holds this file, and whether its tracked files differ.
+  """Commit of the checkout that holds this file, and whether tracked files were changed.
 
-  None for an installed package, even one inside another project's checkout, and without git.
+  None without git and for an installed package, even one inside another project's checkout.
   """
 
   def git(*args: str) -> str:

@@ -1,4 +1,4 @@
-"""What is told about a run: its size, metrics one step late, speed, and its end."""
+"""Everything that a run logs: its size, its metrics one step late, its speed and its results."""
 
 import collections
 import contextlib
@@ -23,8 +23,8 @@ from vmae_jax.runs.progress import Progress
 from vmae_jax.runs.run_dir import write_summary
 from vmae_jax.visualize.curves import loss_curve
 
-LINES = 20  # About so many of a run on the console.
-# Metrics that count since the start of the run; the others are averaged between log lines.
+LINES = 20  # About how many lines a run prints.
+# Metrics that count from the start of the run; the others are averaged between log lines.
 COUNTERS = ('skipped', 'skipped_in_a_row', 'bad_clips')
 
 
@@ -48,9 +48,10 @@ class RunLog:
     kept: Mapping[str, Any],
     weighted: bool = False,
   ):
-    """Goes on with what `keep` said when the checkpoint was saved, if there was one.
+    """Opens the log of a run; it goes on where an earlier start stopped.
 
-    `weighted`: the videos are of several sets, each with epochs of its own.
+    `kept` is the result of `keep` from the checkpoint, if there is one; `weighted` says that the
+    videos are of several sets, each with its own epochs.
     """
     main = jax.process_index() == 0
     self.config, self.workdir, self.main = config, workdir, main
@@ -64,16 +65,17 @@ class RunLog:
     self.progress = Progress(steps, start, log_every=shown, enabled=main)
     self.clip_flops = clip_flops
     self._pending = None  # (step, metrics on the device)
-    # Over the good steps since the last log line, and how many they are: `good`.
+    # Sums over the good steps since the last log line, and their number, `good`.
     self._sums = collections.Counter(kept.get('sums', {}))
     self._counted_from, self._weighted = kept.get('counted_from', (0, 0)), weighted
-    self._told = set()
-    self._wait = 0.0  # Seconds that the loop has waited for data, in all.
-    self._first = self._last = None  # (step, time, waited) of the first and the last log line.
+    self._told = set()  # Files whose write error has been logged.
+    self._wait = 0.0  # Seconds that the loop has waited for data so far.
+    # (step, time, waited) of the first step of this start and of the last log line.
+    self._first = self._last = None
     self._began = time.perf_counter()
 
   def describe(self, state: TrainState, mesh: Mesh) -> None:
-    """Prints and stores what is about to be trained."""
+    """Prints and stores facts about the model, the data and the devices."""
     config = self.config
     overview = parameter_overview.get_parameter_overview(state.params, include_stats='sharding')
     if self.main:
@@ -106,7 +108,7 @@ class RunLog:
     self._wait = loader.wait_seconds
 
   def fetch(self) -> None:
-    """Reads the metrics of the last step started, which waits for it to end."""
+    """Reads the metrics of the step that was started last; waits until it ends."""
     if self._pending is None:
       return
     step, metrics = self._pending
@@ -116,7 +118,7 @@ class RunLog:
     if not metrics['skipped_in_a_row']:
       self._sums.update({k: v for k, v in metrics.items() if k not in COUNTERS} | {'good': 1})
     mark = step, time.perf_counter(), self._wait
-    if self._first is None:  # The first step compiles: speed is measured from its end.
+    if self._first is None:  # Speed is measured from the end of the first step, which compiles.
       self._first = self._last = mark
       loss, seconds = metrics['loss'], mark[1] - self._began
       self.progress.print(f'step {step} ended after {seconds:.0f} s, loss {loss:.4f}')
@@ -135,7 +137,8 @@ class RunLog:
     (first, before), data = self._counted_from, self.config.data
     visits = (step - first) * self.config.batch_size / data.repeats
     bad, limit = (metrics['bad_clips'] - before) / data.repeats, data.max_bad_share
-    # From amid an epoch on, or with weights, so many visits as there are videos meet some twice.
+    # Counted from within an epoch, or with weights, some videos are visited twice before others:
+    # then no whole epoch counts.
     epoch = int(visits) + 1 if first or self._weighted else self.videos
     if too_many(bad, visits, videos=epoch, share=limit):
       raise UserError(
@@ -150,7 +153,7 @@ class RunLog:
     good = self._sums.pop('good', 0)
     shown = {k: self._sums[k] / good if good else math.nan for k in metrics if k not in COUNTERS}
     shown |= {name: metrics[name] for name in COUNTERS}
-    # The optimizer's own count, which stands still in a step that is skipped.
+    # The optimizer's own count, which skipped steps do not increase.
     count = step - 1 - metrics['skipped'] + bool(metrics['skipped_in_a_row'])
     shown['learning_rate'] = float(self.schedule(count))
     shown['epoch'] = step * self.config.batch_size / self.videos
@@ -172,7 +175,7 @@ class RunLog:
     return speed | ({'mfu': rate / (peak * jax.device_count())} if peak else {})
 
   def keep(self) -> dict[str, Any]:
-    """What a checkpoint must hold so that the lines after it are those of an unbroken run."""
+    """What a checkpoint must hold so that a resumed run logs the same as an unbroken one."""
     self.fetch()
     self.writer.flush()
     self._bad_videos.flush()
@@ -180,7 +183,7 @@ class RunLog:
 
   @contextlib.contextmanager
   def going_on(self, what: str) -> Iterator[None]:
-    """Tells once that `what` cannot be written, as on a full disk, and goes on."""
+    """Logs once that the file `what` cannot be written, as on a full disk, and goes on."""
     try:
       yield
     except OSError as e:
@@ -189,13 +192,13 @@ class RunLog:
       self._told.add(what)
 
   def leave_out(self, seconds: float) -> None:
-    """Leaves time that was spent on something else out of the speed of training."""
+    """Excludes time that was spent on something else from the speed of training."""
     self._first, self._last = (
       mark and (mark[0], mark[1] + seconds, mark[2]) for mark in (self._first, self._last)
     )
 
   def finish(self, state: TrainState, results: dict[str, Any]) -> None:
-    """Writes the loss curve and summary.json, with `results`; all steps have been fetched."""
+    """Writes the loss curve and summary.json with `results`; call it after the last `fetch`."""
     if not self.main:
       return
     records, config = read_metrics(self.workdir), self.config
@@ -210,7 +213,7 @@ class RunLog:
       'checkpoint': f'checkpoints/{self.steps}',
     } | results
     if self._first is not None:
-      # Of this start alone: an earlier one may have run on another machine.
+      # The speed of this start alone: earlier ones may have run on another machine.
       summary |= {'from_step': self.start, **self._speed(self._first, self._last)}
     write_summary(self.workdir, summary)
     with self.going_on('loss.png'):

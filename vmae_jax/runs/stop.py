@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM from a job manager, Ctrl-C from a person."""
+"""Stops a run on SIGTERM, which job managers send, and on Ctrl-C."""
 
 import os
 import signal
@@ -10,18 +10,18 @@ from vmae_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
 
 SIGNALS = signal.SIGINT, signal.SIGTERM
 
-_stop: 'Stop | None' = None  # Of the loop, once it has begun.
+_stop: 'Stop | None' = None  # That of the training loop, while it runs.
 _heeding = False
 
 
 def heed() -> None:
-  """Ends the process when it is asked to: with 75 by SIGTERM, with 130 by Ctrl-C.
+  """Makes SIGTERM end the process with 75 and Ctrl-C with 130, at once.
 
-  From the first question of a `Stop` on, that one says when it ends; then a further SIGTERM is
-  ignored, and a second Ctrl-C ends the process at once.
+  Once a `Stop` has been asked for the first time, the training loop decides when the process ends;
+  then a further SIGTERM is ignored, and a second Ctrl-C ends the process at once.
 
-  A thread does so. Python's own handlers wait for the main thread, which may compile for minutes,
-  and the exception that they raise there is lost in a callback of XLA's.
+  A thread handles signals. Python's own handlers wait for the main thread, which may compile for
+  minutes, and an exception that they raise in a callback of XLA is lost.
   """
   global _heeding
   reading, writing = os.pipe()
@@ -30,7 +30,7 @@ def heed() -> None:
   for number in SIGNALS:
     signal.signal(number, lambda *_: None)
   signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-  # A child process is signalled for itself; none may be between the fork and its own handlers.
+  # Child processes handle their own signals; none may arrive between the fork and `_default`.
   os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_default)
   threading.Thread(target=_act, args=(reading,), name='signals', daemon=True).start()
 
@@ -51,7 +51,7 @@ def _default() -> None:
 
 
 def _act(reading: int) -> None:
-  """Acts on signals; their numbers come as bytes."""
+  """Handles signals, whose numbers come as bytes; runs in a thread."""
   interrupts = 0
   while True:
     for number in os.read(reading, 64):
@@ -75,10 +75,11 @@ def _asking() -> bool:
 
 
 class Stop:
-  """Turns SIGTERM and Ctrl-C into a question the loop asks once a step; `began` once it has.
+  """Notes SIGTERM and Ctrl-C for the loop, which calls `asked` after each step.
 
-  With several processes JAX passes SIGTERM on, so that all stop after the same step; Ctrl-C
-  counts as one. Without `heed`, as in a notebook, a second Ctrl-C raises KeyboardInterrupt.
+  With several processes JAX passes SIGTERM on, so that all stop after the same step; Ctrl-C counts
+  as SIGTERM. Without `heed`, as in a notebook, a second Ctrl-C raises KeyboardInterrupt. `began`
+  says whether the loop has called `asked` or `noted`.
   """
 
   def __enter__(self):
@@ -95,7 +96,7 @@ class Stop:
 
   def __exit__(self, *_):
     global _stop
-    _stop = None  # What follows has nothing to save: another run of a study, or the end.
+    _stop = None  # Nothing is left to save.
     for number, handler in self._before.items():
       signal.signal(number, handler)
 
@@ -104,12 +105,13 @@ class Stop:
     self.note()
 
   def note(self) -> None:
-    """Takes down that the process was signalled."""
+    """Notes that the process was signalled."""
     if peers.joined() and not self._signalled:
-      os.kill(os.getpid(), signal.SIGTERM)  # JAX has its own handler of it.
+      os.kill(os.getpid(), signal.SIGTERM)  # For JAX's own handler.
     self._signalled = True
 
   def asked(self, step: int) -> bool:
+    """Whether the run shall stop after this step; the same in all processes."""
     self.began = True
     if peers.joined():
       from jax.experimental import multihost_utils
@@ -118,6 +120,6 @@ class Stop:
     return self._signalled
 
   def noted(self) -> bool:
-    """Whether this process alone was signalled; between steps, several cannot agree on it."""
+    """Whether this process was signalled; False if there are several, which agree in `asked`."""
     self.began = True
     return self._signalled and not peers.joined()

@@ -1,4 +1,4 @@
-"""The classes of labelled data, and checks that they can be learnt and tested."""
+"""The classes of labelled data, and checks that a classifier can learn them."""
 
 import itertools
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ MOST_TOLD = 20  # Names in a line.
 
 
 class Classes(NamedTuple):
-  """Their number, and their names (none, or one for each)."""
+  """The number of classes, and their names (none, or one for each)."""
 
   count: int
   names: tuple[str, ...]
@@ -27,10 +27,10 @@ def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) ->
   Args:
     sources: Name in the config -> the source.
     train: The name of the training data.
-    classes: Their number in the config; 0: as many as the training data have.
+    classes: Number of classes in the config; 0: as many as the training data have.
 
   Raises:
-    UserError: videos have no label or one that is out of range, there is one class alone, or
+    UserError: videos have no label or one that is out of range, there is only one class, or the
       names of classes differ or are not as many as the config says.
   """
   labels = {spec: _labels(spec, source) for spec, source in sources.items()}
@@ -39,7 +39,7 @@ def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) ->
   where = 'data.classes' if classes else train
   alone = _knows_labels(sources[train]) and len(np.unique(labels[train])) < 2
   if count < 2 or alone:
-    raise UserError(f'{train} has one class alone: a classifier needs videos of at least two.')
+    raise UserError(f'{train} has only one class: a classifier needs videos of at least two.')
   for spec, source in sources.items():
     if labels[spec].max() >= count:
       i = int(labels[spec].argmax())
@@ -64,7 +64,7 @@ def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) ->
 
 
 def describe_classes(source: Source, classes: Classes) -> str:
-  """The classes with their numbers of videos, and those that have none, in one line."""
+  """One line with the classes, their numbers of videos, and the classes without a video."""
   told = f'{classes.count} classes'
   if not _knows_labels(source):
     return told
@@ -84,11 +84,11 @@ def _knows_labels(source: Source) -> bool:
 
 
 def _labels(spec: str, source: Source) -> np.ndarray:
-  """All labels of files and shards; the first one alone of what has its labels inside."""
+  """All labels of files and shards; of other sources, which must be read for them, the first."""
   number = len(source) if _knows_labels(source) else 1
   labels = np.array([source.label(i) for i in range(number)])
   if isinstance(source, Mixture) and not source.labelled:
-    raise UserError(f'{spec}: its sets are of different classes, so their labels say nothing.')
+    raise UserError(f'{spec}: its sets have different classes, so their labels cannot be used.')
   if missing := int((labels < 0).sum()):
     name = source.name(int(labels.argmin()))
     raise UserError(

@@ -1,4 +1,4 @@
-"""Fine-tuning as a task of the loop, with its validation and its test."""
+"""Fine-tuning as a task of the training loop, with its validation and its test."""
 
 import functools
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
 
   Raises:
     UserError: the config, the data, the folder or the model to start from is wrong, too many
-      videos are broken, or the loss is no number too many times in a row.
+      videos are broken, or the loss is not finite too many times in a row.
     Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
   """
   mesh = sharding.make_mesh(**config.mesh)
@@ -41,7 +41,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
   data = config.data
   if not data.val:
     raise UserError('no held-out videos are named: give --config.data.val=LIST.')
-  specs = dict.fromkeys((data.train, data.val, data.test or data.val))  # Each is opened once.
+  specs = dict.fromkeys((data.train, data.val, data.test or data.val))  # Opens each once.
   sources = {spec: loop.open_videos(config, spec) for spec in specs}
   classes = count_classes(sources, train=data.train, classes=data.classes)
   if jax.process_index() == 0:
@@ -93,10 +93,10 @@ def clip_sampler(config) -> ClipSampler:
 def _find_start(
   config, workdir: str, supervised: Supervised, mesh: Mesh
 ) -> Callable[[Any], Any] | None:
-  """Compares what `init_from` names with the model.
+  """Compares the model that `init_from` names with the classifier.
 
   Returns:
-    (shapes with shardings) -> parameters; None where a run goes on or starts from scratch.
+    (shapes with shardings) -> parameters; None if a run goes on or starts from scratch.
   """
   how = {name: supervised.model.encoder[name] for name in ('heads', 'position_grid')}
   how['head'] = config.init_head
@@ -113,10 +113,10 @@ def _find_start(
 
 
 class Evaluation:
-  """Validation during training and the test at its end; a restart does nothing twice.
+  """Validation during training and the test at its end; a restart repeats neither.
 
-  The weights tested are the moving average, if there is one, else the last ones: choosing
-  the best checkpoint by the videos that it is then tested on would flatter it.
+  The weights tested are the moving average, if there is one, else the last ones: to choose the
+  best checkpoint by the videos that it is then tested on would bias the result.
   """
 
   def __init__(
@@ -138,14 +138,14 @@ class Evaluation:
     self._every = epochs and max(1, round(epochs * videos / config.batch_size))
 
   def write_class_names(self, *_: Any) -> None:
-    """Writes the names of the classes after the first step of a start, see `Task.watch`."""
+    """Writes the names of the classes once in each start, see `Task.watch`."""
     if self._names_to_write and jax.process_index() == 0:
       text = ''.join(f'{name}\n' for name in self._names_to_write)
       storage.write_text(f'{self._workdir}/{CLASSES_FILE}', text)
     self._names_to_write = ()
 
   def __call__(self, step: int, state, log: RunLog, stopping) -> dict[str, Any] | None:
-    """The numbers of what is due after a step; None if it was asked to stop before the end."""
+    """Validates or tests if that is due after a step; None if it was stopped before the end."""
     average = state.ema is not None
     params = state.ema if average else state.params
     weights = f'step {step:,}{" (moving average)" if average else ""}'
@@ -170,7 +170,7 @@ class Evaluation:
     return scalars | tested
 
   def test_only(self, start: Callable[[Any], Any] | None) -> None:
-    """Tests what `init_from` names, without training."""
+    """Tests the model that `init_from` names, without training."""
     if start is None:
       raise UserError('epochs=0 and steps=0 is a test alone: give --config.init_from, too.')
     config = self._config
@@ -186,7 +186,7 @@ class Evaluation:
         print(_line('test', result))
 
   def _test(self, params, step: int, weights: str, stopping) -> dict[str, int | float] | None:
-    """The last test, and its files."""
+    """The test at the end: writes its files and returns its scores; None if it was stopped."""
     config = self._config
     data, test = config.data, config.test
     spec = data.test or data.val
@@ -209,7 +209,7 @@ class Evaluation:
     return result
 
   def _classify(self, params, step: int, spec: str, segments: int, crops: int, stopping):
-    """Records and scores of one test; None if it was asked to stop before the end."""
+    """Records and scores of one validation or test; None if it was stopped before the end."""
     data, views = self._config.data, dict(segments=segments, crops=crops, repeats=segments * crops)
     how = {name: data[name] for name in 'frames size stride sampling resampling'.split()}
     records = classify(

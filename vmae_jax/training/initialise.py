@@ -1,4 +1,4 @@
-"""Where a run starts: which parameters another model has, and a report about it."""
+"""Starts a run from the parameters of another model, with a report about them."""
 
 import functools
 import math
@@ -24,21 +24,20 @@ class Pretrained(NamedTuple):
 
   where: str  # The file or folder.
   shapes: dict[str, Any]  # Name of each parameter -> something with a shape.
-  # What shapes do not show: heads, eps, patch, mean, std, frames and size of clips; None where it
-  # is not known.
+  # Not shown by shapes: heads, eps, patch, mean, std, frames and size of clips; None if unknown.
   facts: dict[str, Any]
   # (tree of ShapeDtypeStructs with shardings) -> the parameters; called once.
   load: Callable[[Any], Any]
-  notes: list[str]  # Lines to show.
+  notes: list[str]  # Lines for the report.
 
 
 def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
-  """Finds a run or checkpoint of ours, hf:OWNER/NAME, or what other implementations have written.
+  """Finds a run or checkpoint of ours, hf:OWNER/NAME, or a model of another implementation.
 
-  `weights` are those of `choose_weights`, and for other implementations of `read_checkpoint`.
+  `weights` is as in `choose_weights`, for other implementations as in `read_checkpoint`.
 
   Raises:
-    UserError: it is neither, cannot be read, or has no such weights.
+    UserError: there is no such model, it cannot be read, or has no such weights.
   """
   path = local_path(path)
   try:
@@ -61,7 +60,7 @@ def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
 
 
 def _foreign(path: str, weights: str) -> Pretrained:
-  # Not above: a run from scratch needs none of it.
+  # Not above: a run from scratch does not need it.
   from vmae_jax.interchange.pretrained import load_pretrained
 
   params, info = load_pretrained(path, weights=weights)
@@ -86,7 +85,7 @@ def start_from(
   position_grid: tuple[int, int, int] | None = None,
   head: bool = False,
 ) -> tuple['Plan', Callable[[Any], Any]] | None:
-  """Compares what `init_from` names with a model: what fits is taken, the rest is made anew.
+  """Compares the model of `init_from` with this one: what fits is taken, the rest initialised.
 
   Args:
     init: (key) -> fresh parameters.
@@ -94,11 +93,12 @@ def start_from(
     head: See `plan`.
 
   Returns:
-    The plan, and (shapes with shardings) -> parameters, which also tells and writes the report to
-    WORKDIR/init_from.txt; None where a run goes on or starts from scratch.
+    The plan, and (shapes with shardings) -> parameters, which also prints the report and writes it
+    to WORKDIR/init_from.txt; None if a run goes on or starts from scratch.
 
   Raises:
-    UserError: there is no such model, too little of it fits (`init_share`), or it has other heads.
+    UserError: there is no such model, too little of it fits (`init_share`), or it has another
+      number of attention heads.
   """
   if not config.init_from or checkpoint.whole_steps(f'{workdir}/checkpoints'):
     return None
@@ -129,7 +129,7 @@ def start_from(
 
 
 class Plan(NamedTuple):
-  """What comes from where: names of parameters, and the share of the encoder's values."""
+  """Names of parameters by where they come from, and the share of the encoder that is loaded."""
 
   loaded: list[str]
   new: list[str]
@@ -139,16 +139,16 @@ class Plan(NamedTuple):
 
 
 def plan(pretrained: Pretrained, like: Any, *, head: bool) -> Plan:
-  """Compares parameters by name and shape with those of the tree `like`, or its shapes.
+  """Compares parameters by name and shape with the tree `like` of arrays or shapes.
 
-  `head` takes the classifier along, if there is one; a UserError where it has other classes.
+  With `head` a classifier is taken, too; a UserError if it has another number of classes.
   """
   wanted = flatten_dict(like, sep='/')
   found = {name: x for name, x in pretrained.shapes.items() if head or 'classifier/' not in name}
   kernel = 'classifier/kernel'
   if kernel in found and found[kernel].shape[-1] != wanted[kernel].shape[-1]:
     raise UserError(
-      f'init_from: the classifier in {pretrained.where} tells {found[kernel].shape[-1]} classes, '
+      f'init_from: the classifier in {pretrained.where} has {found[kernel].shape[-1]} classes, '
       f'the data have {wanted[kernel].shape[-1]}: for a fresh one set --config.init_head=False.'
     )
   same = [n for n, x in wanted.items() if n in found and tuple(found[n].shape) == tuple(x.shape)]
@@ -167,7 +167,7 @@ def plan(pretrained: Pretrained, like: Any, *, head: bool) -> Plan:
 
 
 def check_plan(plan: Plan, pretrained: Pretrained, *, least: float) -> None:
-  """Raises a UserError that names what is missing where too little of the encoder is there."""
+  """Raises a UserError that says what is missing if too little of the encoder was found."""
   if plan.share >= least:
     return
   missing = [f'{name} is missing' for name in plan.new if name.startswith('encoder/')]
@@ -179,9 +179,10 @@ def check_plan(plan: Plan, pretrained: Pretrained, *, least: float) -> None:
 
 
 def check_facts(pretrained: Pretrained, facts: Mapping[str, Any]) -> list[str]:
-  """Lines about what differs without showing in shapes.
+  """Lines for the report about facts that differ and that shapes do not show.
 
-  A UserError where it is the number of heads: the same numbers would be another function.
+  Raises a UserError if the number of heads differs, as the same weights would compute another
+  function.
   """
   there, here = pretrained.facts['heads'], facts['heads']
   if there is not None and there != here:
@@ -206,12 +207,12 @@ def describe_positions(
   *,
   choice: bool = True,
 ) -> str:
-  """Says how positions, which are no parameters, are made, and how else they could be.
+  """Says how positions, which are not parameters, are computed, and which choice there is.
 
   Args:
     grid: Tokens (t, h, w) of the clips.
-    interpolated: The grid whose positions are interpolated to theirs, or None.
-    choice: Whether the config has them interpolated if it is asked to.
+    interpolated: The grid whose positions are interpolated to `grid`, or None.
+    choice: Whether the config can have them interpolated.
   """
 
   def text(grid, sign='x'):
@@ -235,7 +236,7 @@ def describe_positions(
 
 
 def report(plan: Plan, pretrained: Pretrained, *, positions: str, notes: list[str]) -> str:
-  """The plan in words, with `describe_positions` and further notes."""
+  """The plan in text, with the result of `describe_positions` and notes."""
   values = sum(math.prod(pretrained.shapes[name].shape) for name in plan.loaded)
   lines = [
     f'start from {pretrained.where}: {plan.share:.1%} of the encoder',
@@ -250,7 +251,7 @@ def report(plan: Plan, pretrained: Pretrained, *, positions: str, notes: list[st
 
 
 def _parts(names: list[str]) -> str:
-  """The blocks that names belong to, and how many belong to each."""
+  """The top-level modules of parameters, and how many arrays belong to each."""
   tops = (name.partition('/') for name in names)
   parts = Counter(f'{top}/norm' if rest.startswith('norm/') else top for top, _, rest in tops)
   return ', '.join(f'{part} ({n} arrays)' for part, n in parts.items()) or 'nothing'
@@ -259,7 +260,7 @@ def _parts(names: list[str]) -> str:
 def load(pretrained: Pretrained, plan: Plan, place: jax.sharding.Sharding) -> dict[str, Any]:
   """The parameters of the plan by name, on the devices of `place`.
 
-  Whole blocks are read, since a checkpoint is compared block by block.
+  Whole top-level modules are read, since checkpoints are compared by these.
   """
   tops = {name.partition('/')[0] for name in plan.loaded}
   like = {

@@ -1,4 +1,4 @@
-"""The loop that pre-training and fine-tuning share: data in, steps, checkpoints, logs."""
+"""The training loop of pre-training and fine-tuning: data, steps, checkpoints, logs."""
 
 import time
 from collections.abc import Callable
@@ -33,20 +33,20 @@ from vmae_jax.training.teachers import same_networks
 class Task(NamedTuple):
   """What the loop trains."""
 
-  method: Method | Supervised  # The method, or the classifier: has `init`, `frozen` and `flops`.
-  # (config, method, schedule, *, steps) -> the optimizer whose moments the state holds, and (state,
-  # batch, frozen) -> (state, metrics), not jitted.
+  method: Method | Supervised  # Has `init`, `frozen` and `flops`.
+  # (config, method, schedule, *, steps) -> the optimizer, and the step (state, batch, frozen) ->
+  # (state, metrics), not jitted.
   make_step: Callable[..., tuple[optax.GradientTransformation, Callable[..., Any]]]
   source: DataSet  # The training videos.
   sampler: ClipSampler  # Cuts clips from them.
   implied: ml_collections.ConfigDict  # Values of keys that the config of an older run lacks.
-  # (shapes of the parameters with shardings) -> those to start from, or None.
+  # (shapes of the parameters with shardings) -> parameters to start from; None: fresh ones.
   pretrained: Callable[[Any], Any] | None = None
   # (step, state, frozen, log) -> None, called after every step before the state is saved.
   watch: Callable[..., None] = lambda *_: None
   # (step, state, log, stopping) -> numbers for the summary, or None if `stopping()` became true
-  # before it had finished; called after every step once the state is saved, and again at the next
-  # start.
+  # before it had finished; called after every step, after the state is saved, and for the same step
+  # again at the next start.
   evaluate: Callable[..., dict[str, Any] | None] = lambda *_: {}
 
 
@@ -58,8 +58,8 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
 
   Raises:
     UserError: the folder is wrong or in use by another run, the data or frozen networks are not
-      those of the checkpoint, the data too few for its step, too many videos are broken, or the
-      loss is no number too many times in a row.
+      those of the checkpoint, the data are too few for its step, too many videos are broken, or the
+      loss is not finite too many times in a row.
     Unavailable: the last checkpoint, or three in a row, cannot be saved.
     Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
   """
@@ -83,9 +83,9 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     networks = same_networks(task.method.frozen, extra.get('networks', {}))
     kept = extra.get('log', {})
     if check_same_data(extra.get('data', {}), data, changed=config.data.changed):
-      kept = kept | {'counted_from': (start, int(state.replaced))}  # For broken videos.
+      kept = kept | {'counted_from': (start, int(state.replaced))}  # Counts broken videos anew.
     step_fn = jit_step(step_function, state, mesh)
-    # Frozen networks are whole on every device: they are small beside what is trained.
+    # Frozen networks are whole on every device: they are small compared with the train state.
     frozen = jax.device_put(task.method.frozen, sharding.replicated(mesh))
     loader = make_loader(config, task.source, task.sampler, mesh, start_step=start, num_steps=steps)
     about = dict(steps=steps, start=start, videos=len(task.source), schedule=schedule)
@@ -100,7 +100,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
         task.watch(step, state, frozen, log)
 
     def evaluate(step: int, stopping: bool) -> dict[str, Any]:
-      """The result of `task.evaluate`; ends an unfinished run that was asked to stop."""
+      """The result of `task.evaluate`; raises Preempted if an unfinished run is to stop."""
       began = time.perf_counter()
       results = task.evaluate(step, state, log, lambda: stopping or stop.noted())
       log.leave_out(time.perf_counter() - began)
@@ -130,7 +130,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
       checkpointer.save_last(steps, state, extra_of_now())
       log.finish(state, results)
     except Exception as e:
-      peers.check(e)  # What follows would wait for the others.
+      peers.check(e)  # Before the cleaning up, which would wait for the other processes.
       raise
     finally:
       loader.close()
@@ -141,7 +141,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
 
 
 def open_videos(config, spec: str) -> DataSet:
-  """The videos that a config calls `spec`, with the options of its block `data`.
+  """Opens the videos that `spec` names, with the options of the config's block `data`.
 
   Errors are those of `open_source` and `check_paths`.
   """
@@ -152,20 +152,20 @@ def open_videos(config, spec: str) -> DataSet:
 
 
 def make_sampler(config, **options: Any) -> ClipSampler:
-  """The sampler of training clips, with `options` beside those of the config's block `data`."""
+  """The sampler of training clips, with `options` besides those of the config's block `data`."""
   names = 'frames size stride sampling released_end crop flip repeats'.split()
   return ClipSampler(**{name: config.data[name] for name in names}, seed=config.seed, **options)
 
 
 def make_loader(config, source: DataSet, sampler: ClipSampler, mesh: Mesh, **options) -> Loader:
-  """The loader of training clips; `options` say which steps."""
+  """The loader of training clips; `options` are `start_step` and `num_steps`."""
   options |= {name: config.data[name] for name in 'order threads workers seconds'.split()}
   options |= dict(batch_size=config.batch_size, seed=config.seed, shuffle=True)
   return Loader(source, sampler, mesh=mesh, **options)
 
 
 def count_steps(config, *, videos: int) -> int:
-  """Steps of the whole run; a UserError where that is less than one."""
+  """Steps of the whole run; a UserError if that is less than one."""
   steps = config.steps or round(config.epochs * videos / config.batch_size)
   if steps < 1:
     raise UserError(
@@ -183,7 +183,7 @@ def placed(shapes: Any, places: Any) -> Any:
 
 
 def start_state(config, task: Task, optimizer, mesh: Mesh, checkpointer: Checkpointer) -> Restored:
-  """The newest checkpoint, or step 0 and a fresh state, laid out over the mesh."""
+  """The newest checkpoint, or step 0 with a new state, on the devices of the mesh."""
 
   def init(params):
     return init_state(params, optimizer, ema=config.optimizer.ema)
@@ -204,7 +204,7 @@ def start_state(config, task: Task, optimizer, mesh: Mesh, checkpointer: Checkpo
 
 
 def make_schedule(config, *, steps: int, videos: int) -> optax.Schedule:
-  """Warm-up and half a cosine; learning rates are for 256 clips."""
+  """Linear warm-up, then half a cosine; learning rates in the config are for 256 clips."""
   c = config.optimizer
   scale = config.batch_size / 256
   rates = dict(peak=c.base_lr * scale, end=c.base_min_lr * scale)
@@ -213,16 +213,16 @@ def make_schedule(config, *, steps: int, videos: int) -> optax.Schedule:
 
 
 def make_step(config, loss: LossFn, optimizer: optax.GradientTransformation, *, steps: int):
-  """The step of `make_train_step` with the config's options, in a run of so many steps."""
+  """The result of `make_train_step` with the config's options, in a run of `steps` steps."""
   c = config.optimizer
   if c.ema_end and not c.ema:
-    raise UserError(f'optimizer.ema_end is {c.ema_end}, and optimizer.ema, where it starts, is 0.')
+    raise UserError(f'optimizer.ema_end is {c.ema_end}, but optimizer.ema, the first decay, is 0.')
   ema = optax.linear_schedule(c.ema, c.ema_end, steps) if c.ema and c.ema_end else c.ema
   return make_train_step(loss, optimizer, accumulate=c.accumulate, ema=ema)
 
 
 def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-  """AdamW as the config's block `optimizer` says."""
+  """AdamW with the options of the config's block `optimizer`."""
   names = 'b1 b2 eps weight_decay clip_norm'.split()
   options = {name: config.optimizer[name] for name in names}
   return optimizer_lib.make_optimizer(schedule=schedule, **options)

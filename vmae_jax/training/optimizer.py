@@ -1,4 +1,4 @@
-"""AdamW with the papers' decay rules, learning rate and layer-wise decay."""
+"""AdamW with the papers' weight decay, learning rate schedule and layer-wise decay."""
 
 import re
 from typing import Any
@@ -15,9 +15,9 @@ from vmae_jax.types import Array, Float
 def warmup_cosine(*, peak: float, end: float, warmup_steps: int, steps: int) -> optax.Schedule:
   """Linear from 0 to the peak, which the last warm-up step reaches, then half a cosine.
 
-  Source: VideoMAE's `cosine_scheduler`; its step after the warm-up is at the peak once more.
-  For a step that is a Python number, as in the log, the host computes: a device would do so only
-  after the training step that it is busy with.
+  Source: VideoMAE's `cosine_scheduler`, in which the step after the warm-up is at the peak, too.
+  For a Python number, as in the log, the host computes it: on a device it would have to wait for
+  the training step in progress.
   """
 
   def schedule(step):
@@ -40,7 +40,7 @@ def make_optimizer(
   weight_decay: float,
   clip_norm: float,
 ) -> optax.GradientTransformation:
-  """AdamW; gradients are first cut to the global norm `clip_norm` if that is above 0."""
+  """AdamW; gradients are first clipped to the global norm `clip_norm` if that is above 0."""
   adamw = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=decays)
   if clip_norm > 0:
     return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
@@ -48,11 +48,11 @@ def make_optimizer(
 
 
 def layer_scales(params: Any, *, decay: float, depth: int) -> Any:
-  """For each parameter: decay^(depth + 1 - layer), as a factor on its learning rate.
+  """For each parameter the factor on its learning rate, decay^(depth + 1 - layer).
 
-  The embedding is layer 0, block i layer i + 1, all else depth + 1, with the factor 1 (BEiT's
-  rule, which VideoMAE follows). Blocks are stacked along the leading axis: each has its factor.
-  Parameters are those of a `Classifier`, or a tree like them.
+  The embedding is layer 0, block i is layer i + 1, all else is layer depth + 1, with the factor 1
+  (BEiT's rule, which VideoMAE follows). Blocks are stacked along the leading axis, so their factors
+  are an array. `params` are those of a `Classifier`, or a tree like them.
   """
 
   def scale(path, x) -> float | Float[Array, 'depth ...']:
@@ -68,7 +68,7 @@ def layer_scales(params: Any, *, decay: float, depth: int) -> Any:
 
 
 def scale_by_layer(*, decay: float, depth: int) -> optax.GradientTransformation:
-  """Multiplies updates by `layer_scales`; after AdamW, it scales weight decay as well."""
+  """Multiplies updates by `layer_scales`; after AdamW this includes weight decay."""
 
   def update(updates, _):
     return jax.tree.map(

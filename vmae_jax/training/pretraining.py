@@ -1,4 +1,4 @@
-"""Pre-training as a task of the loop."""
+"""Pre-training as a task of the training loop."""
 
 import contextlib
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from vmae_jax.training.teachers import build_method, tell_teachers
 from vmae_jax.visualize.images import evenly
 from vmae_jax.visualize.predictions import Pictures
 
-LOOKED_AT = 8  # Videos whose length is looked up before a run.
+LOOKED_AT = 8  # Number of videos that are examined before a run.
 
 
 def train(config, workdir: str) -> TrainState:
@@ -37,7 +37,7 @@ def train(config, workdir: str) -> TrainState:
 
   Raises:
     UserError: the config, the data or the folder is wrong, too many videos are broken, or
-      the loss is no number too many times in a row.
+      the loss is not finite too many times in a row.
     Preempted: the process was asked to stop (SIGTERM or Ctrl-C) and has saved its state.
   """
   mesh = sharding.make_mesh(**config.mesh)
@@ -50,7 +50,7 @@ def train(config, workdir: str) -> TrainState:
   if method.vectors:
     check_vectors(source, config.data)
   steps = loop.count_steps(config, videos=len(source))
-  # Before the folder is claimed for this config.
+  # Errors come before the folder is claimed for this config.
   found = start_from(config, workdir, method.init, mesh, heads=method.model.encoder['heads'])
   sampler = clip_sampler(config)
   answering = PatientSource(source, Patience(config.data.seconds))
@@ -66,7 +66,7 @@ def train(config, workdir: str) -> TrainState:
       frozen = frozen | {AVERAGE: state.ema}
     try:
       log.writer.write_images(step, pictures.draw(step, state.params, frozen))
-    except Exception as e:  # Pictures are no reason to end a run.
+    except Exception as e:  # Missing pictures shall not end a run.
       log.progress.print(f'step {step}: no pictures ({type(e).__name__}: {e})')
 
   task = loop.Task(
@@ -93,9 +93,9 @@ def make_step(
 
 
 def warn_of_few_frames(source: Source, data) -> None:
-  """Warns of a set of one video, and of videos that are shorter than a clip, by a few of them."""
+  """Warns of a set of one video and, after a look at a few, of videos shorter than a clip."""
   if len(source) == 1:
-    logging.warning('there is one video alone to learn from, %s.', source.name(0))
+    logging.warning('there is only one video to learn from, %s.', source.name(0))
   if data.sampling == 'segment':
     return
   lengths = _of_a_few(source, data, lambda video: video.num_frames)
@@ -109,7 +109,7 @@ def warn_of_few_frames(source: Source, data) -> None:
 
 
 def check_vectors(source: Source, data) -> None:
-  """Raises a UserError if a few videos have no motion vectors, any of them."""
+  """Raises a UserError if none of a few videos has motion vectors."""
 
   def found(video) -> bool:
     video.read(np.linspace(0, video.num_frames - 1, 4).astype(int))
@@ -119,14 +119,15 @@ def check_vectors(source: Source, data) -> None:
   answers = _of_a_few(source, data, found, vectors=True)
   if answers and not any(answers):
     raise UserError(
-      f'motion.name is codec, and of {len(answers)} videos that were looked at none has motion '
-      'vectors: H.264, MPEG-4 and their kin do, H.265, VP9, AV1, pictures and TFDS do not. Encode '
-      'them anew (python -m vmae_jax.prepare ... --shards), or take motion.name=inverse_search.'
+      f'motion.name is codec, but none of {len(answers)} videos that were looked at has motion '
+      'vectors: H.264, MPEG-4 and related codecs have them, H.265, VP9, AV1, pictures and TFDS do '
+      'not. Encode the videos again (python -m vmae_jax.prepare ... --shards), or set '
+      'motion.name=inverse_search.'
     )
 
 
 def _of_a_few(source: Source, data, ask: Callable[[Any], int], **options: Any) -> list[int]:
-  """Answers about a few videos from all over the set; the loader will tell what fails in others."""
+  """Answers about a few videos from all over the set; those that fail are left to the loader."""
 
   def answer(i: int) -> int | None:
     with contextlib.suppress(Exception), source.open(i, **options) as video:
@@ -138,6 +139,6 @@ def _of_a_few(source: Source, data, ask: Callable[[Any], int], **options: Any) -
 
 
 def clip_sampler(config) -> ClipSampler:
-  """The sampler of clips and of the frames around them that targets need."""
+  """The sampler of clips, with the frames around them that targets need."""
   more = dict(window=window(config), vectors=codec_cells(config))
   return loop.make_sampler(config, slot=config.model.patch[0], **more)

@@ -19,10 +19,10 @@ LossFn = Callable[[Any, Batch, Any], tuple[Float[Array, ''], dict[str, Float[Arr
 
 
 def jit_step(step: Callable[..., Any], state: TrainState, mesh: Mesh) -> Callable[..., Any]:
-  """The jitted step, whose state, arrays or shapes, keeps its shardings.
+  """The jitted step, which keeps the shardings of `state` (arrays or shapes).
 
-  Without shardings of the results the compiler would choose some, and the next step, which gets
-  them, would be compiled again.
+  Otherwise the compiler would choose shardings for the new state, and the next step, which gets
+  that state, would be compiled again.
   """
   places = jax.tree.map(lambda x: x.sharding, state)
   everywhere = replicated(mesh)
@@ -43,18 +43,18 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, Array]]]:
   """A pure step: gradients, update, metrics. The caller jits it and donates the state.
 
-  Parameters of frozen networks are its third argument, since jit would make constants of arrays in
-  a closure. A step whose loss or gradient is not finite leaves parameters, moments and EMA as they
-  were and is counted.
+  Its third argument are the parameters of frozen networks, since jit would turn arrays of a closure
+  into constants. A step whose loss or gradient is not finite is counted, and leaves parameters,
+  moments and EMA as they were.
 
   Args:
     loss_fn: Loss of a batch, a mean over its clips.
     optimizer: Turns gradients into updates.
     accumulate: Number of equal parts of the batch that are computed one after another. Gradients
-      are the mean over parts, which is that of the whole batch where all clips count as many tokens
-      (all maskings but `running_cell` and `blocks`, whose clips differ).
-    ema: Decay of the moving average, or steps taken -> decay; 0 for none. The loss is given the
-      average of before the step, for targets that it teaches.
+      are the mean over parts, which equals that of the whole batch if all clips have the same
+      number of predicted tokens (not with the maskings `running_cell` and `blocks`).
+    ema: Decay of the moving average, or steps taken -> decay; 0: no average. The loss gets the
+      average from before the step, for heads that it teaches.
   """
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 

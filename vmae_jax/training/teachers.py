@@ -1,4 +1,4 @@
-"""Frozen networks of a pre-training: read, told, and the same when a run goes on."""
+"""Frozen networks of a pre-training: reads and reports them, and checks them at each start."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from vmae_jax.runs.checkpoint import WEIGHTS
 
 
 def build_method(config) -> Method:
-  """The method that a config describes, with the teachers that its heads ask for.
+  """The method of a config, with the teachers that its heads use.
 
   Errors are those of `build.build_method` and `load_encoder`.
   """
@@ -24,9 +24,9 @@ def build_method(config) -> Method:
 
 
 def load_teachers(config) -> dict[str, Teacher]:
-  """Teacher -> what its path holds: any run, or a checkpoint of another implementation."""
+  """Name -> teacher, from its path: a run, or a checkpoint of another implementation."""
   _, common = encoder_arguments(config.model)
-  alike = {name: common[name] for name in ('dtype', 'implementation', 'scan')}
+  options = {name: common[name] for name in ('dtype', 'implementation', 'scan')}
   teachers = {}
   for name in build.asked_teachers(config):
     block = config.teachers[name]
@@ -41,7 +41,7 @@ def load_teachers(config) -> dict[str, Teacher]:
     data = found.data
     pixels = {'mean': tuple(data.mean), 'std': tuple(data.std)}
     teachers[name] = Teacher(
-      encoder.clone(**alike, **pixels, remat='none'),
+      encoder.clone(**options, **pixels, remat='none'),
       of_compute_type(params, common['dtype']),
       (data.frames, data.size, data.size),
       f'{resolve(path)} ({WEIGHTS.get(found.weights, found.weights)} weights)',
@@ -51,8 +51,8 @@ def load_teachers(config) -> dict[str, Teacher]:
 
 
 def tell_teachers(config, method: Method) -> None:
-  """Prints what teaches which head, and sets the digest of each teacher's weights in the config, so
-  that no run goes on with others than it began with; a UserError where it asks for others.
+  """Prints which teacher each head learns from, and sets the digests of the teachers' weights in
+  the config, so that a run cannot go on with others; a UserError if the config has other digests.
   """
   for name, teacher in method.teachers.items():
     block = config.teachers[name]
@@ -70,9 +70,9 @@ def tell_teachers(config, method: Method) -> None:
 
 
 def same_networks(frozen: Mapping[str, Any], before: Mapping[str, str]) -> dict[str, str]:
-  """Checksums of the frozen networks but for teachers, whose checksums the config holds.
+  """Digests of the frozen networks, except teachers, whose digests are in the config.
 
-  A UserError where they are not those `before`, in the checkpoint; older ones have none.
+  Raises a UserError if they differ from `before`, which the checkpoint holds (old ones do not).
   """
   found = {}
   for name, params in frozen.items():

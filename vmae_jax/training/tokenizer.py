@@ -1,7 +1,7 @@
-"""How `PatchVQ` learns: k-means over a stream of batches, by moving averages.
+"""Training of `PatchVQ`: k-means over a stream of batches, by moving averages.
 
 Source: the codebook updates of VQ-VAE (van den Oord et al., NeurIPS 2017, appendix A.1), here on
-patches themselves. It is common practice that unused codes start again.
+the pixels of patches. To restart unused codes, as done here, is common practice.
 """
 
 import functools
@@ -21,18 +21,17 @@ from vmae_jax.runs.progress import Progress
 from vmae_jax.types import Array, Float, Int32, Key, Num, UInt8
 from vmae_jax.visualize.images import to_uint8
 
-FRAMES = 4  # Taken from a video at a time: opening it costs more than they do.
-_EVALUATED = 512  # Frames that are measured.
+FRAMES = 4  # Frames that are taken from a video at a time, as opening it is the larger cost.
+_EVALUATED = 512  # Frames on which the result is measured.
 _DRAWN = 8  # Frames in the picture.
-
 
 Frames = UInt8[np.ndarray, 'b H W 3']
 
 
 class LearnState(NamedTuple):
-  """What a step changes."""
+  """The state of the training."""
 
-  hits: Float[Array, ' c']  # Moving average of the number of a batch's patches with each code.
+  hits: Float[Array, ' c']  # Moving average of the number of patches of a batch with each code.
   sums: Float[Array, 'c p']  # Moving average of the sum of these patches.
 
   @property
@@ -66,9 +65,10 @@ def learn_step(
   """The next state, and the batch's mean absolute error and perplexity.
 
   Args:
-    key: Chooses the patches from which codes start again.
+    key: Chooses the patches that replace unused codes.
     decay: Decay of the moving averages.
-    dead: A code with fewer patches than this share of an equal part becomes a random patch.
+    dead: A code is replaced by a random patch if it has less than this share of the patches that
+      each code would have if all were equally frequent.
   """
   patches, codebook = _patches(model, frames), state.codebook
   codes = nearest_code(patches, codebook)
@@ -84,7 +84,7 @@ def learn_step(
 
 
 def perplexity(counts: Num[Array, ' c']) -> Float[Array, '']:
-  """How many codes, all used equally often, would carry as much information; 1 is a collapse."""
+  """The number of equally frequent codes with the same entropy; 1 means that one code is used."""
   shares = counts / jnp.maximum(counts.sum(), 1)
   return jnp.exp(-jax.scipy.special.xlogy(shares, shares).sum())
 
@@ -92,7 +92,7 @@ def perplexity(counts: Num[Array, ' c']) -> Float[Array, '']:
 def measure(
   model: PatchVQ, codebook: Float[Array, 'c p'], frames: UInt8[Array, 'b H W 3']
 ) -> tuple[Int32[Array, ' c'], Float[Array, ' b'], Float[Array, 'b H W 3']]:
-  """Counts of each code in frames, the frames' mean absolute errors, and reconstructions."""
+  """How often each code occurs in frames, the frames' mean absolute errors, reconstructions."""
   images, params = frames.astype(jnp.float32) / 255, {'params': {'codebook': codebook}}
   codes = model.apply(params, images, method='encode')
   decoded = model.apply(params, codes, method='decode')
@@ -107,14 +107,15 @@ def learn_tokenizer(
 
   Args:
     source: Videos, see `vmae_jax.data.sources`.
+    size: Height and width of frames.
     batch: Frames in a batch, a multiple of FRAMES.
-    stride: Between the frames of one video in a batch.
+    stride: Distance between frames of one video in a batch, in video frames.
 
   Returns:
     Parameters; figures; some frames and their reconstructions.
 
   Raises:
-    UserError: sizes do not fit.
+    UserError: `batch` is not a multiple of FRAMES.
   """
   if batch % FRAMES:
     raise UserError(f'--batch={batch}: it must be a multiple of {FRAMES}, the frames of a video.')
