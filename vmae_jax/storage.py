@@ -55,15 +55,12 @@ def _filesystem(path: str) -> Any:
   protocol = path.partition('://')[0]
   try:
     import fsspec
-  except ImportError as e:
-    what = LIBRARIES.get(protocol, 'fsspec')
-    raise UserError(f'{path} cannot be opened: pip install {what} ({e}).') from e
-  if protocol in ('gs', 'gcs'):  # As Orbax does: what other hosts write must be seen at once.
-    fsspec.config.conf.setdefault('gs', {}).setdefault('use_listings_cache', False)
-  try:
+
+    if protocol in ('gs', 'gcs'):  # As Orbax does: what other hosts write must be seen at once.
+      fsspec.config.conf.setdefault('gs', {}).setdefault('use_listings_cache', False)
     return fsspec.filesystem(protocol)
   except ImportError as e:
-    what = LIBRARIES.get(protocol, 'what fsspec asks for')
+    what = LIBRARIES.get(protocol, 'fsspec and its library for this protocol')
     raise UserError(f'{path} cannot be opened: pip install {what} ({e}).') from e
   except ValueError as e:  # An unknown protocol, or options of the environment that are wrong.
     raise UserError(f'{path} cannot be opened: {e}') from e

@@ -116,12 +116,11 @@ def start(task, *, ema: float = 0.0) -> tuple:
   """AdamW and a fresh train state of a `Method` or `Supervised`."""
   import jax
 
+  from vmae_jax.config import default
   from vmae_jax.method.state import init_state
   from vmae_jax.training.optimizer import make_optimizer
 
-  optimizer = make_optimizer(
-    schedule=lambda _: 1e-4, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05, clip_norm=0.0
-  )
+  optimizer = make_optimizer(default().optimizer, lambda _: 1e-4)
   state = jax.jit(lambda key: init_state(task.init(key), optimizer, ema=ema))(jax.random.key(0))
   return optimizer, state
 

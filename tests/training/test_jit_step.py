@@ -16,11 +16,12 @@ from vmae_jax.method.build import build_method
 from vmae_jax.planning.program import read_collectives
 from vmae_jax.training import loop
 from vmae_jax.method.state import init_state
+from vmae_jax.training.optimizer import make_optimizer
 from vmae_jax.training.step import jit_step, make_train_step
 
 config = load_config('configs/videomae.py:smoke')
 method = build_method(config)
-optimizer = loop.make_optimizer(config, loop.make_schedule(config, steps=9, videos=9))
+optimizer = make_optimizer(config.optimizer, loop.make_schedule(config, steps=9, videos=9))
 encoder, decoder = method.model.encoder, method.model.decoder
 width, layers = encoder['width'], encoder['depth'] + decoder['depth']
 tokens = {4 * n * width * 4 for n in (32, 64)}  # Bytes of float32, in encoder and decoder.

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -38,6 +39,11 @@ def test_an_average_that_starts_nowhere_is_refused():
     loop.make_step(config, lambda *_: None, optax.identity(), steps=10)
 
 
+def adamw(**options):
+  options = dict(b1=0.9, b2=0.95, eps=1e-8, clip_norm=0.0) | options
+  return make_optimizer(ml_collections.ConfigDict(options), optax.constant_schedule(0.1))
+
+
 def test_only_kernels_decay():
   params = {
     'mask_token': jnp.ones(3),
@@ -47,14 +53,7 @@ def test_only_kernels_decay():
   mask = decays(params)
   assert mask['blocks']['qkv']['kernel'] and not mask['mask_token']
   assert not any([mask['blocks']['q_bias'], *mask['blocks']['norm1'].values()])
-  optimizer = make_optimizer(
-    schedule=optax.constant_schedule(0.1),
-    b1=0.9,
-    b2=0.95,
-    eps=1e-8,
-    weight_decay=0.5,
-    clip_norm=0.0,
-  )
+  optimizer = adamw(weight_decay=0.5)
   zeros = optax.tree.zeros_like(params)
   updates, _ = optimizer.update(zeros, optimizer.init(params), params)
   np.testing.assert_allclose(updates['blocks']['qkv']['kernel'], -0.05, rtol=1e-6)
@@ -63,10 +62,7 @@ def test_only_kernels_decay():
 
 def test_clipping_is_by_the_global_norm():
   def first_moment(clip_norm):
-    optimizer = make_optimizer(
-      schedule=optax.constant_schedule(0.1), b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0,
-      clip_norm=clip_norm,
-    )  # fmt: skip
+    optimizer = adamw(weight_decay=0.0, clip_norm=clip_norm)
     params = {'kernel': jnp.zeros(4)}
     _, state = optimizer.update({'kernel': jnp.full(4, 3.0)}, optimizer.init(params), params)
     return optax.tree.get(state, 'mu')['kernel']
@@ -98,11 +94,8 @@ def test_factors_of_twelve_blocks():
 def test_the_optimizer_scales_steps_and_weight_decay():
   params = parameters(depth=2)
   ones = jax.tree.map(jnp.ones_like, params)
-  adamw = make_optimizer(
-    schedule=optax.constant_schedule(0.1), b1=0.9, b2=0.999, eps=0.0, weight_decay=0.5,
-    clip_norm=0.0,
-  )  # fmt: skip
-  optimizer = optax.chain(adamw, scale_by_layer(decay=0.5, depth=2))
+  steps = adamw(b2=0.999, eps=0.0, weight_decay=0.5)
+  optimizer = optax.chain(steps, scale_by_layer(decay=0.5, depth=2))
   updates, _ = jax.jit(lambda: optimizer.update(ones, optimizer.init(ones), ones))()
   # Adam's first step is 1 for each value; kernels also decay by 0.5 of their 1.
   expected = {

@@ -235,13 +235,6 @@ def load_part(folder: epath.Path, like: Any) -> Any:
   return loaded
 
 
-def stored_params(path: str) -> dict[str, Any]:
-  """Name -> something with a shape, for every parameter of a checkpoint, without reading it."""
-  found = arrays_of(find_checkpoint(path))
-  names = (name for name in found if name.startswith('params/'))
-  return {name.removeprefix('params/'): found[name] for name in names}
-
-
 def load_config(path: str) -> dict:
   """The config stored in a checkpoint; errors as of `find_checkpoint` and `unreadable`."""
   return _facts(find_checkpoint(path))[1]

@@ -76,7 +76,10 @@ class Progress:
       or (scalars and now - (self._told or self._first[1]) > SILENCE)
     ):
       self._told = now
-      eta = self._eta(step, now)
+      first, began = self._first
+      eta = 'unknown'
+      if step > first:
+        eta = tqdm.format_interval((self._total - step) * (now - began) / (step - first))
       self.print(f'step {step}/{self._total}, {self._text or "no numbers yet"}, ETA {eta}')
 
   def print(self, text: str) -> None:
@@ -89,12 +92,6 @@ class Progress:
     """Ends the line of the bar."""
     if self._bar is not None:
       self._bar.close()
-
-  def _eta(self, step: int, now: float) -> str:
-    first_step, start = self._first
-    if step == first_step:
-      return 'unknown'
-    return tqdm.format_interval((self._total - step) * (now - start) / (step - first_step))
 
 
 def describe(scalars: Mapping[str, float | int]) -> str:

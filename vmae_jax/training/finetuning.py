@@ -24,7 +24,7 @@ from vmae_jax.runs.run_dir import CLASSES_FILE, go_on_as_before, prepare_run_dir
 from vmae_jax.runs.run_log import RunLog
 from vmae_jax.training import initialise, loop
 from vmae_jax.training.classes import Classes, count_classes, describe_classes
-from vmae_jax.training.optimizer import scale_by_layer
+from vmae_jax.training.optimizer import make_optimizer, scale_by_layer
 
 
 def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -71,7 +71,7 @@ def make_step(
 ) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
   """The optimizer of a config, and the training step of a run of so many steps."""
   optimizer = optax.chain(
-    loop.make_optimizer(config, schedule),
+    make_optimizer(config.optimizer, schedule),
     scale_by_layer(decay=config.optimizer.layer_decay, depth=supervised.model.encoder['depth']),
   )
   train_step = loop.make_step(config, supervised.loss, optimizer, steps=steps)

@@ -54,7 +54,8 @@ def find_pretrained(path: str, *, weights: str = '') -> Pretrained:
   model, data = config['model'], config['data']
   facts = {'eps': model['eps'], 'patch': model['patch'], 'heads': SIZES[model['size']]['heads']}
   facts |= {key: data[key] for key in ('mean', 'std', 'frames', 'size')}
-  shapes = checkpoint.stored_params(path)
+  arrays = checkpoint.arrays_of(where).items()
+  shapes = {k.removeprefix('params/'): x for k, x in arrays if k.startswith('params/')}
   load = functools.partial(checkpoint.load_params, path, weights=weights)
   return Pretrained(f'{where} ({checkpoint.WEIGHTS[weights]} weights)', shapes, facts, load, [])
 

@@ -25,7 +25,7 @@ from vmae_jax.runs.profiling import StepProfile
 from vmae_jax.runs.run_dir import prepare_run_dir
 from vmae_jax.runs.run_log import RunLog
 from vmae_jax.runs.stop import Stop
-from vmae_jax.training import optimizer as optimizer_lib
+from vmae_jax.training.optimizer import warmup_cosine
 from vmae_jax.training.step import LossFn, jit_step, make_train_step
 from vmae_jax.training.teachers import same_networks
 
@@ -209,7 +209,7 @@ def make_schedule(config, *, steps: int, videos: int) -> optax.Schedule:
   scale = config.batch_size / 256
   rates = dict(peak=c.base_lr * scale, end=c.base_min_lr * scale)
   warmup = min(round(c.warmup_epochs * videos / config.batch_size), steps)
-  return optimizer_lib.warmup_cosine(**rates, warmup_steps=warmup, steps=steps)
+  return warmup_cosine(**rates, warmup_steps=warmup, steps=steps)
 
 
 def make_step(config, loss: LossFn, optimizer: optax.GradientTransformation, *, steps: int):
@@ -219,10 +219,3 @@ def make_step(config, loss: LossFn, optimizer: optax.GradientTransformation, *, 
     raise UserError(f'optimizer.ema_end is {c.ema_end}, but optimizer.ema, the first decay, is 0.')
   ema = optax.linear_schedule(c.ema, c.ema_end, steps) if c.ema and c.ema_end else c.ema
   return make_train_step(loss, optimizer, accumulate=c.accumulate, ema=ema)
-
-
-def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-  """AdamW with the options of the config's block `optimizer`."""
-  names = 'b1 b2 eps weight_decay clip_norm'.split()
-  options = {name: config.optimizer[name] for name in names}
-  return optimizer_lib.make_optimizer(schedule=schedule, **options)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy
 import optax
 
@@ -32,19 +33,14 @@ def warmup_cosine(*, peak: float, end: float, warmup_steps: int, steps: int) -> 
 
 
 def make_optimizer(
-  *,
-  schedule: optax.Schedule,
-  b1: float,
-  b2: float,
-  eps: float,
-  weight_decay: float,
-  clip_norm: float,
+  c: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-  """AdamW; gradients are first clipped to the global norm `clip_norm` if that is above 0."""
-  adamw = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=decays)
-  if clip_norm > 0:
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
-  return adamw
+  """AdamW with the options of a config's block `optimizer`.
+
+  Gradients are first clipped to the global norm `clip_norm` if that is above 0.
+  """
+  adamw = optax.adamw(schedule, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=decays)
+  return optax.chain(optax.clip_by_global_norm(c.clip_norm), adamw) if c.clip_norm > 0 else adamw
 
 
 def layer_scales(params: Any, *, decay: float, depth: int) -> Any:

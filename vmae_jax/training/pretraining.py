@@ -22,6 +22,7 @@ from vmae_jax.patience import Patience, PatientSource, ask_all
 from vmae_jax.runs.run_dir import go_on_as_before
 from vmae_jax.training import loop
 from vmae_jax.training.initialise import start_from
+from vmae_jax.training.optimizer import make_optimizer
 from vmae_jax.training.teachers import build_method, tell_teachers
 from vmae_jax.visualize.images import evenly
 from vmae_jax.visualize.predictions import Pictures
@@ -88,7 +89,7 @@ def make_step(
   config, method: Method, schedule: optax.Schedule, *, steps: int
 ) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
   """The optimizer of a config, and the training step of a run of so many steps."""
-  optimizer = loop.make_optimizer(config, schedule)
+  optimizer = make_optimizer(config.optimizer, schedule)
   return optimizer, loop.make_step(config, method.loss, optimizer, steps=steps)
 
 
