@@ -1,6 +1,6 @@
-# Sourced by the other scripts: the virtual environment that they share, and how runs end.
+# Sourced by the other scripts: messages, the virtual environment, and the meaning of exit codes.
 #
-# The scripts run on macOS, too, whose bash is 3.2: an empty array counts as unset there, hence
+# The scripts also run on macOS, whose bash is 3.2: an empty array counts as unset there, hence
 # ${array[@]+"${array[@]}"}.
 # shellcheck shell=bash
 
@@ -15,13 +15,13 @@ die() {
   exit 2
 }
 
-# What a run's exit code asks for, the same in tpu_pod.sh and slurm.sbatch (gke.yaml says it in the
-# words of Kubernetes): 0 is done; 2, a mistake of the user's, and 130, Ctrl-C, end it; after 75,
-# asked to stop and saved, it starts again however often; after any other (74 unavailable, 1 a bug,
-# 134, 137 a host that failed) at most as often as MAX_RESTARTS says.
+# What follows a run's exit code, the same in tpu_pod.sh, slurm.sbatch and gke.yaml: 0 is done; 2, a
+# mistake of the user, and 130, Ctrl-C, end it; after 75, stopped and saved, it is started again
+# without limit; after any other (74 unavailable, 1 a bug, 134 and 137 a host that failed) at most
+# MAX_RESTARTS times.
 ends_for_good() { [ "$1" -eq 2 ] || [ "$1" -eq 130 ]; }
 
-# check_command VERB FLAGS...: ends with 2 if they would not be taken; touches no device.
+# check_command VERB FLAGS...: ends with 2 if the verb would refuse them; uses no device.
 check_command() {
   local verb="$1" argument told
   shift
@@ -31,7 +31,7 @@ check_command() {
       --only_check_args "$@" 2>&1)" || die "${told#error: }"
     return
   fi
-  say "(Flags are not checked here, as $venv is not installed; config files only are looked for.)"
+  say "(Flags are not checked, as $venv is not installed; only the config file is looked for.)"
   for argument in "$@"; do
     case "$argument" in
       --config=?*)
@@ -42,8 +42,8 @@ check_command() {
   done
 }
 
-# Prints the first Python on the path that is new enough; fails if there is none. The command is run
-# and not only looked for, since version managers leave commands on the path that don't work.
+# Prints the first Python on the path that is new enough; fails if there is none. Each is run, not
+# only looked for, since version managers leave commands on the path that do not work.
 find_python() {
   local candidate
   for candidate in python3.13 python3.12 python3.11 python3; do
@@ -55,7 +55,7 @@ find_python() {
   return 1
 }
 
-# Makes .venv; where no Python is new enough with uv, if that is there, which brings one.
+# Makes .venv; if no Python is new enough, with uv (if installed), which downloads one.
 make_venv() {
   local python
   if python="$(find_python)"; then
@@ -66,23 +66,23 @@ make_venv() {
         'apt install python3-venv) and start again.'
     }
   elif command -v uv >/dev/null; then
-    say "Making $venv with uv, as no Python of the path is new enough."
+    say "Making $venv with uv, as no Python on the path is new enough."
     uv venv --quiet --seed --python 3.12 "$venv" >&2 || {
       rm -rf "$venv"
-      die 'uv could not bring Python 3.12: see above.'
+      die 'uv could not install Python 3.12: see above.'
     }
   else
     die 'Python 3.11 or newer is needed, and none is on the path: install it (macOS: brew install' \
       'python@3.13; newer Debian and Ubuntu: apt install python3 python3-venv), or uv (pip install' \
-      'uv), which brings one, and start again.'
+      'uv), which downloads one, and start again.'
   fi
 }
 
 # ensure_venv REQUIREMENTS...
 #
-# Makes .venv if there is none and installs the files of requirements, once: a stamp with the
-# check sum of requirements.txt and of these files says that it is done, hence nothing is
-# asked of the network after that. Whatever else is in .venv stays.
+# Makes .venv if there is none, and installs the requirements files once: a stamp with the checksum
+# of requirements.txt and these files says that this is done, so later starts need no network. Other
+# packages in .venv stay.
 ensure_venv() {
   local files=("$@") file stamp
   local pip_options=(--disable-pip-version-check)
@@ -94,11 +94,11 @@ ensure_venv() {
   if [ -e "$stamp" ]; then return; fi
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
     die "$venv has no pip (was its making interrupted?): remove it and start again."
-  say "Installing ${files[*]#"$root/"} into .venv: some minutes, the first time only."
+  say "Installing ${files[*]#"$root/"} into .venv: takes some minutes, the first time only."
   [ -t 2 ] || pip_options+=(--quiet) # A log needs no progress bars.
   for file in "${files[@]}"; do
     "$venv/bin/python" -m pip install "${pip_options[@]}" -r "$file" >&2 ||
-      die "pip could not install $file: see above. What is done so far is kept; start again."
+      die "pip could not install $file: see above. What was installed is kept; start again."
   done
   touch "$stamp"
 }

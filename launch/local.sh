@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo on this machine, from nothing: makes .venv, then data, checks, pre-training,
+# The demo on this machine, from scratch: makes .venv, then data, checks, pre-training,
 # evaluation and a report.
 #
 #   launch/local.sh [--method=NAME] [--videos=FOLDER] [--workdir=DIR] [--steps=N]
@@ -7,7 +7,7 @@
 #
 #   --method=NAME       a file in configs/ (default: motionmae)
 #   --videos=FOLDER     train on these videos in place of the synthetic set
-#   --workdir=DIR       where everything goes (default: runs/demo); start with the same DIR to
+#   --workdir=DIR       folder of all results (default: runs/demo); start with the same DIR to
 #                       go on with a run that was stopped
 #   --steps=N           length of pre-training
 #   --config.KEY=VALUE  any other value of the config
@@ -40,7 +40,7 @@ parse_arguments() {
   [ -f "$root/configs/$method.py" ] || die "--method=$method: there is no configs/$method.py."
 }
 
-# verb NAME ARGUMENTS...: says what is run, and runs it.
+# verb NAME ARGUMENTS...: prints the command and runs it.
 verb() {
   local name="$1"
   shift
@@ -53,22 +53,21 @@ split_list() {
   awk -v train="$2" -v val="$3" '{ print > (NR % 5 == 0 ? val : train) }' "$1"
 }
 
-# left_out FOLDER: names pictures that move but are no videos here.
+# left_out FOLDER: names animated pictures, which are not read as videos.
 left_out() {
   local found
   found="$(find "$1" -type f \( -iname '*.gif' -o -iname '*.webp' -o -iname '*.apng' \) | head -n 3 | tr '\n' ' ')"
-  [ -z "$found" ] || say "Left out, as these are no video files: $found..."
+  [ -z "$found" ] || say "Left out, as these are not video files: $found..."
 }
 
-# labelled FOLDER: whether all videos that check_data found good, five at least, have a class, of
-# two or more.
+# labelled FOLDER: whether check_data found at least five good videos, all with a class, and at least
+# two classes.
 labelled() {
   [ "$(wc -l <"$1/clean.txt")" -ge 5 ] && [ -e "$1/classes.txt" ] && [ "$(wc -l <"$1/classes.txt")" -gt 1 ] &&
     ! grep -qvE '[ ,][0-9]+$' "$1/clean.txt"
 }
 
-# Paths of the user's are relative to where the script was started, the repository's own to
-# $root.
+# Paths of the user are relative to the current folder, those of the repository start with $root.
 run_demo() {
   local check="$workdir/check" run="$workdir/run" train val='' variant=demo
   mkdir -p "$workdir"
@@ -83,7 +82,7 @@ run_demo() {
       local held
       held="$(wc -l <"$val")"
       [ "$held" -ge 50 ] ||
-        say "Only $held clips are held out: one of them is $((100 / (held > 0 ? held : 1))) points of an accuracy."
+        say "Only $held clips are held out: one of them makes $((100 / (held > 0 ? held : 1))) points of an accuracy."
     else
       cp "$check/clean.txt" "$train"
     fi
@@ -119,7 +118,7 @@ run_demo() {
   report "$run" "$train" "$val"
 }
 
-# probe_synthetic SET RUN: what tokens tell of motions, and of looks; a part of the clips is enough.
+# probe_synthetic SET RUN: probes of the motion class and of the look, on a part of the clips.
 probe_synthetic() {
   local label folder probes=knn,linear,attentive
   for label in motion look; do
@@ -127,11 +126,11 @@ probe_synthetic() {
     head -n 2304 "$folder/train.txt" >"$folder/probe.txt"
     verb probe --checkpoint="$2" --train="$folder/probe.txt" --val="$folder/val.txt" \
       --probes="$probes" --epochs=40 --out="$2/probe_$label.json"
-    probes=attentive # Means of tokens tell little of looks.
+    probes=attentive # Means of tokens say little about looks.
   done
 }
 
-# train_tokenizer LIST FILE FLAGS...: MAM2 predicts the codes of a tokenizer, unless the user names
+# train_tokenizer LIST FILE FLAGS...: the tokenizer whose codes MAM2 predicts, unless the user gives
 # one.
 train_tokenizer() {
   local list="$1" file="$2"
@@ -141,7 +140,7 @@ train_tokenizer() {
   overrides+=("--config.tokenizer.path=$file")
 }
 
-# train_teacher NAME CONFIG LIST: what MVD and SALT learn from, unless the user names it.
+# train_teacher NAME CONFIG LIST: a teacher of MVD or SALT, unless the user gives one.
 train_teacher() {
   local name="$1" folder="$workdir/teacher_$1"
   case " ${overrides[*]-} " in *" --config.teachers.$name.path="*) return ;; esac
@@ -156,11 +155,11 @@ report() {
 
 Done. In $1:
   loss.png          the loss over steps
-  pictures/         what the model makes of hidden patches, from step 0 on
+  pictures/         what the model predicts for hidden patches, from step 0 on
   checkpoints/      state, loader position and config; the same command goes on from the newest
   metrics.jsonl     all numbers; TensorBoard: .venv/bin/tensorboard --logdir $1
 $(compgen -G "$1/probe*.json" >/dev/null && printf '  %-18s%s' 'probe*.json' \
-    'how much its features tell, beside those of an untrained model')
+    'accuracies from its features, and from those of an untrained model')
 
 Next, with .venv/bin/python in $root:
 END
@@ -181,11 +180,11 @@ END
   fi
   cat <<END
   python -m vmae_jax.reconstruct $1 VIDEO --out=$workdir/pictures
-                                         what this model makes of the hidden parts of a video
+                                         what this model predicts for hidden parts of a video
   python -m vmae_jax.pretrain --config=configs/$method.py:b,k400 --workdir=runs/${method}_b_k400 \\
     --config.data.train=$list
                                          the paper's recipe, on a GPU or TPU; what else it needs
-                                         stands at the top of configs/$method.py
+                                         is at the top of configs/$method.py
 END
 }
 

@@ -1,36 +1,36 @@
 #!/usr/bin/env bash
-# What each host of a TPU slice does; tpu_pod.sh calls it there. On a TPU VM of one host, call it by
-# hand.
+# The part of tpu_pod.sh that runs on each host of a TPU slice. On a TPU VM of one host, call it
+# yourself.
 #
 #   launch/tpu_host.sh                  installs .venv with requirements.txt, jax[tpu] and gcsfs
-#   launch/tpu_host.sh start VERB ...   starts it in the background, after the run before has ended
-#   launch/tpu_host.sh running          whether it runs, "yes" or "no"
+#   launch/tpu_host.sh start VERB ...   starts a run in the background, once the last one has ended
+#   launch/tpu_host.sh running          prints whether it runs, "yes" or "no"
 #   launch/tpu_host.sh follow           shows its log to its end, then prints the exit code or "gone"
 #   launch/tpu_host.sh last             prints its exit code and the last lines of its log
 #
-# The log is run/log; those of the last 20 starts before it stay in run/logs. The system of TPU VMs
-# (Ubuntu 22.04) brings Python 3.10, which JAX no longer supports: where no newer one is there, uv
-# is installed for the user and brings it.
+# The log is run/log; those of the 20 starts before it are in run/logs. The system of TPU VMs
+# (Ubuntu 22.04) has Python 3.10, which JAX no longer supports: if there is no newer one, uv is
+# installed for the user and downloads one.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$root"
 
-# Its number may have gone to another process, if the host was started anew.
+# After a restart of the host another process may have its number.
 alive() { grep -qs tpu_host.sh "/proc/$(cat run/pid 2>/dev/null)/cmdline"; }
 
 install() {
   export PATH="$PATH:$HOME/.local/bin" # Where pip --user puts uv.
   if ! [ -e "$venv/bin/python" ] && ! find_python >/dev/null && ! command -v uv >/dev/null; then
     python3 -m pip install --quiet --user uv ||
-      die 'neither Python 3.11 or newer nor uv, which brings one, could be had: see above.'
+      die 'neither Python 3.11 or newer nor uv, which downloads one, could be installed: see above.'
   fi
   ensure_venv "$root/requirements.txt"
   "$venv/bin/python" -m pip install --quiet 'jax[tpu]' 'gcsfs>=2025.3' ||
     die 'pip could not install jax[tpu] and gcsfs: see above.'
 }
 
-# prune ARCHIVE: removes files that the archive before brought and this one does not.
+# prune ARCHIVE: removes files that came from the last archive and are not in this one.
 prune() {
   mkdir -p run
   tar -tzf "$1" | sort >run/files.new
@@ -38,7 +38,7 @@ prune() {
   mv run/files.new run/files
 }
 
-# A process of the run before that is still saving, and holds the chips, is waited for.
+# Waits for a process of the last run that is still saving and holds the chips.
 wait_for_last() {
   ! alive || timeout 300 tail --pid="$(cat run/pid)" -f /dev/null || kill -KILL -- "-$(cat run/pid)"
 }

@@ -1,37 +1,36 @@
 #!/usr/bin/env bash
-# Pre-training (or another verb) on TPU slices: makes them, installs, starts on all hosts, shows the
-# log, and starts again until the run is done.
+# Pre-training (or another verb) on TPU slices: makes the slices, installs, starts on all hosts,
+# shows the log, and starts again until the run is done.
 #
 #   launch/tpu_pod.sh --name=vmae --zone=us-west4-a --type=v5e:16x16 [OPTIONS] -- \
 #     pretrain --config=configs/videomae.py:b,k400 --workdir=/mnt/runs/b_k400 \
 #     --config.data.train=/mnt/data/k400_train.txt
 #
-#   --name=NAME      of the queued resource, which is made if it is not there
-#   --type=TYPE      by shape as estimate takes it, v5e:16x16 or v5p:4x4x8, or Google's name, such as
-#                    v5litepod-256 (v5e-256 will do), v5p-256, v6e-256, v4-256
-#   --slices=N       train as one (default: 1); 2*v5e:16x16 says it, too
-#   --version=NAME   their system; by default what Google's pages name for the type
-#   --spot           cheaper, can be taken away at any time
+#   --name=NAME      of the queued resource, which is made if it does not exist
+#   --type=TYPE      a shape as for estimate, v5e:16x16 or v5p:4x4x8, or Google's name, such as
+#                    v5litepod-256 (or v5e-256), v5p-256, v6e-256, v4-256
+#   --slices=N       number of slices that train as one (default: 1); or --type='2*v5e:16x16'
+#   --version=NAME   their system; by default the one that Google recommends for the type
+#   --spot           cheaper slices, which can be taken away at any time
 #   --project=ID
 #   --create=FLAG    for gcloud's queued-resources create, such as --create=--reserved,
 #                    --create=--internal-ips, --create=--service-account=NAME; may be repeated
 #   --ssh=FLAG       for gcloud's queued-resources ssh and scp, such as --ssh=--internal-ip or
 #                    --ssh=--tunnel-through-iap; may be repeated
-#   --setup=COMMAND  run on every host before each start: mounts disks or buckets, logs in, such as
+#   --setup=COMMAND  runs on every host before each start, to mount disks or buckets or log in:
 #                    --setup='mountpoint -q /mnt || sudo mount 10.0.0.2:/share /mnt'
 #   --delete         deletes the slices once the run is done
-#   --restarts=N     at most so many starts after failures (default: 20; MAX_RESTARTS)
-#   --wait=SECONDS   between questions about slices that are being made (default: 30)
+#   --restarts=N     at most N restarts after failures (default: 20, or MAX_RESTARTS)
+#   --wait=SECONDS   between checks of slices that are being made (default: 30)
 #   --dry-run        checks the flags, prints the commands
 #
-# Needs gcloud, logged in. --workdir and data must be seen by all hosts under the same path: a
-# gs:// bucket that the slices' service account may write to, or a Filestore share (see --setup).
-# The run lives on the hosts, not in this terminal: after Ctrl-C the same command shows its log
-# again.
+# Needs gcloud, logged in. All hosts must see --workdir and the data under the same path: a gs://
+# bucket that the slices' service account may write to, or a Filestore share (see --setup). The run
+# does not depend on this terminal: after Ctrl-C the same command shows its log again.
 #
-# It starts again after preemption and after exit code 75 (stopped and saved) however often, after
-# other failures as often as --restarts says, and never where a host ended with 2 (a mistake in
-# flags, config or data) or 130. Then the last lines of each host are shown, and the slices stay.
+# It is started again after preemption and exit code 75 (stopped and saved) without limit, after
+# other failures at most --restarts times, and never if a host ended with 2 (a mistake in flags,
+# config or data) or 130. Then the last lines of each host are shown, and the slices stay.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -82,9 +81,9 @@ parse_type() {
   case "$type" in [1-9]*'*'*) slices="${type%%\**}" type="${type#*\*}" ;; esac
   if [[ "$type" =~ $shape ]]; then
     for side in $(printf '%s' "${type#*:}" | tr x ' '); do chips=$((chips * side)); done
-    case "$type" in v4* | v5p*) chips=$((chips * 2)) ;; esac # Their names count cores, two a chip.
+    case "$type" in v4* | v5p*) chips=$((chips * 2)) ;; esac # Two cores a chip, which names count.
     type="${type%%:*}-$chips"
-    say "--type=$given: $slices of Google's $type, in its usual shape."
+    say "--type=$given: $slices of Google's $type, in its default shape."
   fi
   case "$type" in v5e-*) type="v5litepod-${type#*-}" ;; esac
   [ -z "$version" ] || return 0
@@ -93,7 +92,7 @@ parse_type() {
     v5litepod-[1-9]*) version=v2-alpha-tpuv5-lite ;;
     v5p-[1-9]*) version=v2-alpha-tpuv5 ;;
     v6e-[1-9]*) version=v2-alpha-tpuv6e ;;
-    *) die "--type=$given: no system is known for it; give --version." ;;
+    *) die "--type=$given: its system is not known; give --version." ;;
   esac
 }
 
@@ -114,8 +113,8 @@ describe() {
   if grep -q NOT_FOUND "$told"; then echo NONE; else cat "$told" >&2 && return 1; fi
 }
 
-# Prints READY if all slices are; else Google's word for the state of the queued resource or of a
-# slice, LOST for one that is not there, or NONE.
+# Prints READY if all slices are; otherwise Google's state of the queued resource or of a slice,
+# LOST if a slice is missing, or NONE if there is no queued resource.
 state() {
   local now node slice
   now="$(describe queued-resources "$name" state.state)" || return
@@ -158,7 +157,7 @@ drop_slices() {
   tpus queued-resources delete "$name" --force --quiet
 }
 
-# Copies the code as it is now (what git does not ignore), so that it is the same on all hosts.
+# Copies the code as it is now (all files that git does not ignore) to all hosts.
 install() {
   say '== installing on all hosts'
   { [ -n "$dry_run" ] || pack "$temporary/vmae_jax.tgz"; } &&
@@ -170,8 +169,8 @@ tar -xzf ../vmae_jax.tgz && bash launch/tpu_host.sh prune ../vmae_jax.tgz && \
 bash launch/tpu_host.sh && bash -c $(printf '%q' "$setup")"
 }
 
-# Files that git knows and that are not there are left out. The tar of macOS would add what it
-# keeps beside files.
+# Leaves out files that git lists but that are deleted. COPYFILE_DISABLE: the tar of macOS would add
+# files of metadata.
 pack() {
   git -C "$root" ls-files -co --exclude-standard -z |
     while IFS= read -r -d '' file; do
@@ -186,7 +185,7 @@ start() {
   host all "start$command"
 }
 
-# ended CODE: what comes after an exit code of the first host that is not 0. Returns to start again.
+# ended CODE: handles an exit code of the first host that is not 0; returns if it shall start again.
 ended() {
   local told code="$1"
   if [ "$code" = 75 ]; then
@@ -197,7 +196,7 @@ ended() {
   say "$told"
   told="$(printf '%s\n' "$told" | grep -oE '^== .*: exit code (2|130)$' | head -n 1)" || true
   if [ -n "$told" ]; then give_up "${told##* }" "a host ended with exit code ${told##* }"; fi
-  sleep "$((2 * wait_seconds))" # Google tells a preemption later than the hosts feel it.
+  sleep "$((2 * wait_seconds))" # Google reports a preemption after the hosts are gone.
   if [ "$(state)" != READY ]; then return; fi
   failures=$((failures + 1))
   [ "$code" != gone ] || code=1

@@ -334,7 +334,7 @@ def test_pod_waits_for_the_run_before(stays, tmp_path, launch):
     (POD, 'give a verb'),
     (('--name=a', '--zone=b', *RUN), 'give --name, --zone and --type'),
     (('--nmae=a', *RUN), '--nmae=a is not known'),
-    ((*POD[:2], '--type=v9-8', '--dry-run', *RUN), '--type=v9-8: no system is known'),
+    ((*POD[:2], '--type=v9-8', '--dry-run', *RUN), '--type=v9-8: its system is not known'),
     ((*POD, '--slices=two', *RUN), 'two is no number'),
     ((*POD, '--', 'pertrain', '--config=c'), 'there is no verb pertrain'),
     ((*POD, '--', 'pretrain', '--config=configs/videomea.py:b'), 'there is no config file'),
