@@ -116,7 +116,7 @@ def test_what_decoding_takes(measured, name):
     assert 0.2 < rows['training']['data_wait'] <= 1
 
 
-def test_frozen_networks_are_told_apart(measured):
+def test_frozen_networks_are_counted_separately(measured):
   results = measured[0]
   for name, result in results.items():  # A tokenizer; pixels need no product.
     if name == 'mam2':

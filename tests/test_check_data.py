@@ -119,7 +119,7 @@ def test_an_unfinished_check_goes_on(tmp_path, memory, examined, there, capsys):
   assert not [name for name in storage.names(out) if name.startswith('findings')]
 
 
-def test_a_store_that_is_away_breaks_no_video(tmp_path, memory, examined, monkeypatch, no_pause):
+def test_an_outage_marks_no_video_as_broken(tmp_path, memory, examined, monkeypatch, no_pause):
   path, cat_file, away = write_video(tmp_path / 'v.mp4', frames=5), memory.cat_file, [*'12345']
   for i in range(6):
     memory.put_file(path, f'/bucket/{i}.mp4')
@@ -169,7 +169,7 @@ def test_killed_and_started_again(tmp_path, examined):
   assert not journal.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path, examined):
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, examined):
   path = write_video(tmp_path / 'v.mp4')
   (tmp_path / 'list.txt').write_text(f'{path} 0\n')
   for out, message in ((f'{path}/x', 'Not a directory'), ('nope://x', 'Protocol not known: nope')):

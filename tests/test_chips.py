@@ -70,6 +70,6 @@ def test_tpus(kind, memory, network, clock):
   assert chip.clock == pytest.approx(clock * 1e9, rel=5e-3)
 
 
-def test_every_chip_says_where_from():
+def test_every_chip_has_a_source():
   for kind, chip in chips.CHIPS.items():
     assert 'http' in chip.source or 'NVIDIA' in chip.source, kind

@@ -47,7 +47,7 @@ def test_a_home_in_the_value_of_a_flag(monkeypatch):
   assert found == ['verb', '--out=/home/me/a b', '--filter=~x', 'x=~/a']
 
 
-def test_a_bug_is_no_outage():
+def test_a_bug_is_not_an_outage():
   def main(argv):
     raise FileNotFoundError(2, 'No such file', 'ours')
 
@@ -70,7 +70,7 @@ def test_outages(error, outage):
   assert is_outage(error) == outage
 
 
-def test_what_is_written_to_a_disk_alone_is_not_taken_for_a_bucket():
+def test_verbs_that_only_write_to_a_disk_refuse_buckets():
   with pytest.raises(UserError, match='--out=gs://bucket/a: this verb only writes to a disk'):
     cli.here('gs://bucket/a')
   assert str(cli.here('a/b')) == 'a/b'

@@ -118,7 +118,7 @@ def test_memory_of_the_state_is_as_counted_by_hand(parallel, sharded):
     assert memory['all'] == parts
 
 
-def test_a_state_keeps_its_place(parallel, sharded):
+def test_a_state_keeps_its_shardings(parallel, sharded):
   assert parallel[0]['resharded'] == sharded[0]['resharded'] == 0
 
 
@@ -215,7 +215,7 @@ def test_the_batch_is_the_loaders(method):
   assert there == {name: (x.shape, x.dtype, x.sharding) for name, x in shapes.items()}
 
 
-def test_auto_is_what_it_becomes_on_a_tpu():
+def test_auto_is_resolved_for_the_tpu():
   config = load_config(started.SMOKE)
   resolved = aot.resolve(config, 'tpu').model
   assert (resolved.dtype, config.model.dtype) == ('bfloat16', 'auto')
@@ -309,7 +309,7 @@ def compiled_for(topology, folder):
 @pytest.mark.parametrize(
   'topology, device, peak', [('v5e:2x2', 'TPU v5 lite', 197e12), ('v5p:2x2x1', 'TPU v5', 459e12)]
 )
-def test_a_tpu_that_is_not_there(topology, device, peak, tmp_path):
+def test_a_tpu_that_this_machine_lacks(topology, device, peak, tmp_path):
   result, text = compiled_for(topology, tmp_path)
   assert 'cycles of a core in a step, as the compiler counts' in text
   assert min(result['cycles'][f'{part}, attention'] for part in ('encoder', 'decoder')) > 1000
@@ -329,7 +329,7 @@ def test_a_tpu_that_is_not_there(topology, device, peak, tmp_path):
 
 @pytest.mark.slow
 @NEEDS_LIBTPU
-def test_two_slices_that_are_not_there(tmp_path):
+def test_two_slices_that_this_machine_lacks(tmp_path):
   result, text = compiled_for('2*v5e:2x2', tmp_path)
   assert (result['devices'], result['slices'], result['hosts']) == (8, 2, 2)
   assert result['mesh'] == {'data': 8, 'fsdp': 1, 'tensor': 1}

@@ -101,7 +101,7 @@ def test_the_papers_numbers(arg):
   assert c.data.crop_area[0] == (0.25 if 'mme' in arg else 0.08)
 
 
-def test_each_kind_of_config_is_told_from_the_other():
+def test_configs_of_pretraining_and_finetuning_are_told_apart():
   with pytest.raises(UserError, match="'videomae'.* is not for fine-tuning"):
     config_finetuning.check(videomae.get_config('smoke'), devices=1)
   with pytest.raises(UserError, match="'finetuning'.* is not for pre-training"):
@@ -143,7 +143,7 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_are_told_in_one_line(tmp_path):
+def test_mistakes_are_reported_in_one_line(tmp_path):
   """In one process, one after the other: each start of Python costs seconds."""
   (tmp_path / 'a.mp4').touch()
   (tmp_path / 'train.txt').write_text('a.mp4 0\na.mp4 0\n')

@@ -109,7 +109,7 @@ def test_revisions_files_and_mistakes_take_one_line(case, hub, tmp_path):
     assert told in line
 
 
-def test_names_that_are_none():
+def test_wrong_names():
   assert local_path('runs/b') == 'runs/b'
   for path in ('hf:model', 'hf:', 'hf:a/b c'):
     with pytest.raises(UserError, match='is written hf:OWNER/NAME'):
@@ -132,7 +132,7 @@ def test_a_model_is_pushed_with_a_card(hub, tmp_path):
   assert (data.pipeline_tag, data.license) == ('video-classification', 'unknown')
 
 
-def test_a_card_that_is_there_is_kept_and_refusals_are_told(hub, tmp_path):
+def test_an_existing_card_is_kept_and_refusals_are_reported(hub, tmp_path):
   hub.repositories['me/there'] = {'README.md': b'edited'}
   (tmp_path / 'model').mkdir()
   (tmp_path / 'model' / 'README.md').write_text('new')

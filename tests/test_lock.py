@@ -67,7 +67,7 @@ def test_a_live_holder_is_named_and_a_killed_one_gives_way(tmp_path, holder, cap
   assert told.count('\n') == 1 and f'process {holder.pid} on' in told and 'dead' in told
 
 
-def test_a_number_that_came_again(tmp_path):
+def test_a_reused_process_number(tmp_path):
   foreign(tmp_path, pid=os.getpid(), birth='1', pids=lock._pids())
   with lock.held(tmp_path):
     pass
@@ -112,7 +112,7 @@ def test_freed_while_waiting(tmp_path, monkeypatch):
     pass
 
 
-def test_it_is_renewed(tmp_path, monkeypatch):
+def test_the_lock_is_renewed(tmp_path, monkeypatch):
   monkeypatch.setattr(lock, 'BEAT', 0.01)
   with lock.held(tmp_path):
     os.utime(tmp_path / '.lock', (0, 0))

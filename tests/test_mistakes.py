@@ -228,7 +228,7 @@ def test_flags(argument, parts, told):
   assert new == []
 
 
-def test_change_of_no_config(told):
+def test_a_changed_key_without_a_config(told):
   line, _ = told('--config.steps=3', config=None)
   assert '--config.steps' in line and 'give --config=FILE:ARGUMENT' in line
 

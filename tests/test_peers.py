@@ -125,7 +125,7 @@ def test_one_process_ends_all(what, code, line):
   assert sum('Traceback' in text for text in errors) == (what == 'bug')
 
 
-def test_an_abort_of_another_kind_stays_one():
+def test_an_abort_with_another_cause_continues():
   codes, errors = ends(start('crash'))
   assert codes == [74, -signal.SIGABRT], errors
 
@@ -144,7 +144,7 @@ def test_a_folder_in_use_ends_both(tmp_path):
   assert f'is in use by process {os.getpid()} on ' in errors[0]
 
 
-def test_processes_that_do_not_come_are_told(alone):
+def test_processes_that_do_not_join_are_reported(alone):
   codes, (error,) = ends(alone)
   assert codes == [74], error
   assert 'unavailable: not all processes of this run have come within 5 s' in error

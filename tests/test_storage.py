@@ -46,7 +46,7 @@ def assert_same(some, others):
 # -- Shards, lists, folders
 
 
-def test_shards_are_the_same_elsewhere(shards):
+def test_remote_shards_equal_local_ones(shards):
   here, there = map(open_source, shards)
   assert isinstance(there, ShardSource) and len(there) == 5
   assert list(there.headers) == list(here.headers) and there.class_names == here.class_names
@@ -113,7 +113,7 @@ def test_lists_and_folders_of_videos(tmp_path, memory):
   assert list(failures) == ['memory://bucket/a/none.mp4']
 
 
-def test_examined_elsewhere(tmp_path, memory):
+def test_remote_videos_are_examined(tmp_path, memory):
   here = write_video(tmp_path / 'v.mp4')
   memory.put(here, '/bucket/v.mp4')
   there = 'memory://bucket/v.mp4'
@@ -121,7 +121,7 @@ def test_examined_elsewhere(tmp_path, memory):
   assert examine('memory://bucket/none.mp4').reason
 
 
-def test_a_tree_elsewhere(tmp_path, memory):
+def test_a_remote_tree(tmp_path, memory):
   write_video(tmp_path / 'v.mp4')
   for name in ('train/a/1.mp4', 'train/b/1.mp4', 'val/b/.hidden.mp4', 'val/b/2.mp4', 'notes.txt'):
     (tmp_path / 'tree' / name).parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ class Answer(Exception):
     (ValueError('no such option'), UserError),
   ],
 )
-def test_a_store_that_is_away_is_no_mistake(answer, kind, memory, monkeypatch, no_pause):
+def test_an_outage_is_not_a_mistake_of_the_user(answer, kind, memory, monkeypatch, no_pause):
   def info(self, path, **_):
     raise answer
 

@@ -24,7 +24,7 @@ def test_the_same_everywhere():
   check_same([describe(CONFIG, FILES)] * 3)
 
 
-def test_who_differs_in_what():
+def test_a_difference_names_key_and_processes():
   usual = describe(CONFIG, FILES) | {'host': 'usual'}
   with pytest.raises(UserError) as error:
     check_same([usual, changed(jax='0.1'), usual, usual, changed(jax='0.1')])
@@ -38,7 +38,7 @@ def test_one_key_more_is_a_difference():
     check_same([changed(), changed(**{'config new': '1'})])
 
 
-def test_only_some_of_many_differences_are_told():
+def test_only_some_of_many_differences_are_listed():
   about = changed()
   other = {key: 'z' for key in about}
   with pytest.raises(UserError, match='; and [0-9]+ more. Start all') as error:
@@ -72,7 +72,7 @@ def test_what_is_compared():
   assert synthetic['number of videos'] != about['number of videos']
 
 
-def test_the_data_of_a_run_that_goes_on(caplog):
+def test_other_data_at_a_resume_are_refused_or_logged(caplog):
   before = describe_data(FILES)
   moved = FileSource(tuple(e._replace(path=f'/b{e.path}') for e in FILES.entries))
   assert not check_same_data(before, describe_data(moved), changed=False)

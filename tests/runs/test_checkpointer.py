@@ -132,21 +132,21 @@ def check_damaged(workdir, caplog):
 
 
 @pytest.mark.parametrize('damage', DAMAGES)
-def test_a_damaged_array_gives_way_to_the_checkpoint_before(damage, saved, copied, caplog):
+def test_the_checkpoint_before_a_damaged_array_is_used(damage, saved, copied, caplog):
   """The largest file: the arrays."""
   path = max((copied / name for name in step_files(saved)), key=lambda p: p.stat().st_size)
   DAMAGES[damage](path, path.read_bytes())
   assert check_damaged(copied, caplog) == 1
 
 
-def test_a_flipped_bit_of_an_array_gives_way(saved, copied, caplog):
+def test_a_flipped_bit_of_an_array_is_found(saved, copied, caplog):
   path = max((copied / name for name in step_files(saved)), key=lambda p: p.stat().st_size)
   flipped(path, path.read_bytes(), 4 * path.stat().st_size)
   assert check_damaged(copied, caplog) == 1
 
 
 @pytest.mark.parametrize('word', ['next_step', 'digests', 'check', '"good"', '0.1', 'kernel'])
-def test_a_word_of_the_item_data_gives_way(word, copied, caplog):
+def test_a_changed_word_of_the_item_data_is_found(word, copied, caplog):
   path = copied / 'checkpoints' / '2' / 'data' / 'metadata'
   text = path.read_text()
   assert word in text
@@ -215,7 +215,7 @@ def test_in_a_bucket(saved, gs, store, caplog):
 
 
 @pytest.mark.full
-def test_who_may_not_write_to_a_bucket_is_told(gs, store, no_pause):
+def test_a_bucket_without_write_permission_is_refused(gs, store, no_pause):
   store.answer = 401
   try:
     with pytest.raises(UserError, match='gs://bucket/run.*log in .*choose a folder') as e:
@@ -242,14 +242,14 @@ def test_none_can_be_read(copied):
     (False, UserError, 'none of the checkpoints in .*: 2 .*process 1.*; 1 .*process 1'),
   ],
 )
-def test_what_another_process_cannot_read_is_left(away, kind, message, copied, monkeypatch):
+def test_a_checkpoint_that_one_process_cannot_read_stays(away, kind, message, copied, monkeypatch):
   other = ('OSError: of process 1', away)
   monkeypatch.setattr(checkpointer, 'gather', lambda about: [about, None if about else other])
   with pytest.raises(kind, match=message):
     restore(copied)
 
 
-def test_an_outage_costs_no_checkpoint(copied, monkeypatch):
+def test_an_outage_removes_no_checkpoint(copied, monkeypatch):
   """The newest one stays where it is, and is what the next start goes on from."""
   read = Checkpointer._read
 
@@ -265,7 +265,7 @@ def test_an_outage_costs_no_checkpoint(copied, monkeypatch):
   assert restore(copied).step == 2
 
 
-def test_another_model_is_no_damage(copied):
+def test_a_checkpoint_of_another_model_is_not_damaged(copied):
   with pytest.raises(UserError, match='a checkpoint of another model: .* of another shape'):
     restore(copied, like(make_state(0, width=8)))
 
@@ -279,7 +279,7 @@ def test_checkpoints_from_before_there_were_digests(copied, caplog):
   assert [r.getMessage() for r in caplog.records if 'older than digests' in r.getMessage()]
 
 
-def test_parameters_alone_are_checked_too(saved, copied):
+def test_parameters_that_are_read_alone_are_checked(saved, copied):
   part = {'encoder': make_state(2).params['encoder']}
 
   def load(workdir):
@@ -311,7 +311,7 @@ def test_parameters_alone_are_checked_too(saved, copied):
   assert seen > 5
 
 
-def test_digests_are_those_of_any_mesh():
+def test_digests_are_equal_on_any_mesh():
   """By hand: the sum over all elements, in 32 bits, of the hash of each."""
 
   def by_hand(x):

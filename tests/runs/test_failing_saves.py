@@ -52,7 +52,7 @@ def there(workdir):
 
 
 @pytest.mark.parametrize('error', [FULL, TENSORSTORE], ids=['errno', 'tensorstore'])
-def test_a_save_that_fails_is_told_and_the_next_is_made(error, tmp_path, monkeypatch, caplog):
+def test_a_failed_save_is_logged_and_the_next_is_made(error, tmp_path, monkeypatch, caplog):
   saver, fails = opened(tmp_path), Fails(monkeypatch, {1, 3}, error)
   for step in (5, 10, 15, 20, 25):
     saver.save(step, make_state(step), EXTRA)
@@ -105,7 +105,7 @@ def test_a_bug_is_not_taken_for_a_full_disk(error, tmp_path, monkeypatch):
   saver.close()
 
 
-def test_where_no_folder_can_be_renamed(tmp_path, monkeypatch):
+def test_a_disk_that_cannot_rename_folders_is_refused(tmp_path, monkeypatch):
   def rename(path, target):
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -122,7 +122,7 @@ def test_what_killed_processes_left_is_removed(tmp_path):
   assert there(tmp_path) == []
 
 
-def test_a_failed_save_floods_no_log(tmp_path, monkeypatch, capsys):
+def test_a_failed_save_logs_few_lines(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
   opened(tmp_path).close()
   sys.excepthook(RuntimeError, RuntimeError('Event loop is closed'), None)

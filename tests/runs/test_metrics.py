@@ -87,7 +87,7 @@ def test_resume_of_an_empty_file(tmp_path):
   assert [r['step'] for r in read_metrics(tmp_path)] == [1]
 
 
-def test_torn_last_line_is_tolerated(tmp_path):
+def test_an_incomplete_last_line_is_left_out(tmp_path):
   write_steps(tmp_path, [1, 2]).close()
   path = tmp_path / METRICS_FILE
   path.write_bytes(path.read_bytes()[:-9])
@@ -135,7 +135,7 @@ def test_in_a_bucket(memory, tmp_path, monkeypatch):
   assert [e.value for e in tensorboard(folder).Scalars('loss')] == [1, 2, 3, 104, 105]
 
 
-def test_a_store_that_is_away_loses_nothing(memory, monkeypatch, caplog):
+def test_no_line_is_lost_in_an_outage(memory, monkeypatch, caplog):
   workdir = 'memory://bucket/run'
   writer, write = MetricWriter(workdir), storage.write
 

@@ -81,7 +81,7 @@ def test_disabled_progress_is_silent():
   assert stream.getvalue() == ''
 
 
-def test_long_silence_is_broken_where_there_are_new_numbers(monkeypatch):
+def test_a_line_comes_early_after_a_long_silence(monkeypatch):
   now = iter([0.0, 700.0, 1300.0, 1400.0, 2600.0])
   monkeypatch.setattr('vmae_jax.runs.progress.time.monotonic', lambda: next(now))
   stream = io.StringIO()

@@ -69,7 +69,7 @@ def older(workdir, *keys):
   started.forget(workdir, *keys)
 
 
-def test_a_run_goes_on_that_is_older_than_a_key(tmp_path):
+def test_a_run_that_is_older_than_a_key_goes_on(tmp_path):
   older(tmp_path, 'augment', 'data.seconds', 'data.mean', 'regressor.depth')
   text = (tmp_path / 'config.json').read_text()
   prepare_run_dir(tmp_path, config_lib.default(), implied=config_lib.implied())
@@ -93,7 +93,7 @@ def test_what_differs_is_refused_in_an_older_run_too(tmp_path, key, value, messa
     prepare_run_dir(tmp_path, other, implied=config_lib.implied())
 
 
-def test_an_older_run_goes_on_as_it_was(tmp_path):
+def test_an_older_run_keeps_its_behaviour(tmp_path):
   older(tmp_path, 'data.order', 'data.released_end')
   config = config_lib.default()
   with pytest.raises(UserError) as e:
@@ -104,7 +104,7 @@ def test_an_older_run_goes_on_as_it_was(tmp_path):
   prepare_run_dir(tmp_path, config, implied=config_lib.implied())
 
 
-def test_a_new_run_does_not(tmp_path):
+def test_a_new_run_has_the_new_behaviour(tmp_path):
   config = config_lib.default()
   go_on_as_before(tmp_path / 'new', config, config_lib.EARLIER)
   prepare_run_dir(tmp_path, config)
@@ -120,7 +120,7 @@ def test_a_key_that_is_gone_is_refused(tmp_path):
     prepare_run_dir(tmp_path, other, implied=config_lib.implied())
 
 
-def test_a_head_is_no_key_that_came_later(tmp_path):
+def test_a_missing_head_is_a_difference(tmp_path):
   other = config_lib.default().unlock()
   other.heads.hog = other.heads.pixels
   del other.heads.pixels
@@ -156,7 +156,7 @@ def test_foreign_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['file', 'file/below'])
-def test_folder_that_cannot_be(tmp_path, name):
+def test_folder_that_cannot_be_made(tmp_path, name):
   (tmp_path / 'file').touch()
   with pytest.raises(UserError, match='choose a folder'):
     prepare_run_dir(tmp_path / name, config())
@@ -186,7 +186,7 @@ def test_a_run_in_a_bucket(memory, monkeypatch):
     prepare_run_dir('memory://bucket/other', config())
 
 
-def test_broken_config_is_told(tmp_path):
+def test_broken_config_is_refused(tmp_path):
   (tmp_path / 'config.json').write_text('{"a": ')
   with pytest.raises(UserError, match='is not JSON'):
     prepare_run_dir(tmp_path, config())

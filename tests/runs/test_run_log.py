@@ -169,7 +169,7 @@ def test_an_epoch_that_began_with_other_videos_is_not_a_whole_one(tmp_path):
     whole.fetch()
 
 
-def test_a_full_disk_is_told_once(tmp_path, caplog, monkeypatch):
+def test_a_full_disk_is_logged_once(tmp_path, caplog, monkeypatch):
   log = opened(tmp_path)
 
   def full(*_):
@@ -218,7 +218,7 @@ def test_mfu_and_a_device_without_one(kind, mfu, tmp_path, monkeypatch, capsys):
   log.close()
 
 
-def test_the_first_step_is_told_and_about_twenty_lines_after_it(tmp_path, monkeypatch, capsys):
+def test_the_first_step_and_about_twenty_lines_are_printed(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr('tests.runs.test_run_log.STEPS', 400)
   log = opened(tmp_path)
   log.describe(init_state({}, optax.sgd(0.1), ema=0.0), sharding.make_mesh())

@@ -116,7 +116,7 @@ def test_ctrl_c_twice_ends_at_once(tmp_path):
   assert not os.listdir(tmp_path)
 
 
-def test_a_child_is_signalled_for_itself(tmp_path):
+def test_child_processes_handle_their_own_signals(tmp_path):
   program = Program(tmp_path, 'child')
   os.kill(int(program.seen(r'^\d+$')), signal.SIGTERM)
   assert program.end() == (0, 'child ended by -15\n')

@@ -16,7 +16,7 @@ def count(train, val, classes=0):
   return count_classes({'train.txt': train, 'val.txt': val}, train='train.txt', classes=classes)
 
 
-def test_as_many_as_the_training_data_have():
+def test_the_number_of_classes_comes_from_the_training_data():
   assert count(files(0, 3, 1), files(2)) == (4, ())
   assert count(files(0, 1), files(0), classes=9) == (9, ())
   names = ('cat', 'dog', 'cow')
@@ -59,7 +59,7 @@ def test_mistakes(train, val, classes, message):
   assert '\n' not in str(error.value)
 
 
-def test_classes_are_told_with_their_videos_and_those_without():
+def test_classes_are_listed_with_their_numbers_of_videos():
   entries = [Entry(f'{i}.mp4', label=label) for i, label in enumerate((0, 0, 2))]
   source = FileSource(tuple(entries), ('cat', 'dog', 'eel'))
   told = describe_classes(source, Classes(3, source.class_names))

@@ -39,7 +39,7 @@ def pretrained(facts=(), **changes):
   return Pretrained('there', shapes, known | {'heads': 2} | dict(facts), lambda like: like, [])
 
 
-def test_all_is_there():
+def test_a_model_with_all_parameters():
   found = initialise.plan(pretrained(), tree(SHAPES), head=True)
   assert found == (list(SHAPES), [], [], [], 1.0)
   initialise.check_plan(found, pretrained(), least=1.0)
@@ -107,7 +107,7 @@ def test_positions_are_explained():
   assert describe(pretrained({'frames': None}), (8, 4, 4), None) == 'made anew for 8x4x4 tokens'
 
 
-def test_nothing_is_there(tmp_path):
+def test_a_missing_model(tmp_path):
   with pytest.raises(UserError, match="there is no 'nowhere/at/all'"):
     initialise.find_pretrained('nowhere/at/all')
   (tmp_path / 'notes.txt').write_text('no model')

@@ -54,7 +54,7 @@ with jax.set_mesh(mesh):
 
 
 @pytest.mark.parametrize('axis', ['tensor', 'fsdp'])
-def test_the_state_stays_where_it_lies_and_nothing_is_compiled_twice(axis):
+def test_the_state_keeps_its_shardings_and_nothing_is_compiled_twice(axis):
 
   done = subprocess.run(
     [sys.executable, '-c', STEPS, axis],

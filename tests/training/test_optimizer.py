@@ -32,7 +32,7 @@ def test_no_warmup_starts_at_the_peak():
   assert np.isclose(float(warmup_cosine(peak=1.0, end=0.0, warmup_steps=0, steps=10)(0)), 1)
 
 
-def test_an_average_that_starts_nowhere_is_refused():
+def test_an_average_without_a_first_decay_is_refused():
   config = default()
   config.optimizer.ema_end = 0.9999
   with pytest.raises(UserError, match='ema_end is 0.9999, but optimizer.ema,'):

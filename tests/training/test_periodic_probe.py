@@ -18,7 +18,7 @@ from vmae_jax.sharding import make_mesh
 from vmae_jax.training.pretraining import train
 
 
-def test_it_equals_the_probe_of_the_checkpoint(tmp_path, monkeypatch):
+def test_the_periodic_probe_equals_the_probe_of_the_checkpoint(tmp_path, monkeypatch):
   monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)  # As in test_finetuning.
   for i in range(4):
     write_video(tmp_path / f'{i}.mp4', frames=12, height=32, width=32)
@@ -49,7 +49,7 @@ def test_it_equals_the_probe_of_the_checkpoint(tmp_path, monkeypatch):
     assert summary[f'probe_{name}'] == pytest.approx(result['top1'])
 
 
-def test_it_probes_the_moving_average_where_there_is_one(tmp_path, monkeypatch):
+def test_the_moving_average_is_probed_if_there_is_one(tmp_path, monkeypatch):
   monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
   for i in range(2):
     write_video(tmp_path / f'{i}.mp4', frames=12, height=32, width=32)
@@ -68,7 +68,7 @@ def test_it_probes_the_moving_average_where_there_is_one(tmp_path, monkeypatch):
     assert due(1, state, log, lambda: False).keys() == {'probe_knn', 'probe_linear'}
 
 
-def test_it_needs_labelled_videos(tmp_path):
+def test_the_periodic_probe_needs_labelled_videos(tmp_path):
   config = load_config(started.SMOKE)
   config.probe.every_epochs = 1.0
   with pytest.raises(UserError, match='give labelled videos as probe.train and probe.val'):

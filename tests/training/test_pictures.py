@@ -38,7 +38,7 @@ def test_a_target_and_a_masking_of_the_user_train_without_pictures_of_them(tmp_p
   assert not list(tmp_path.glob('pictures/*.png'))
 
 
-def test_a_picture_that_fails_is_a_line_of_the_log(tmp_path, monkeypatch, capsys):
+def test_a_picture_that_fails_is_logged(tmp_path, monkeypatch, capsys):
   titles = []
 
   def broken(shown):

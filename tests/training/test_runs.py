@@ -210,7 +210,7 @@ def test_one_of_two_processes_is_told_to_stop_and_both_save(number, long, tmp_pa
   close(long, broken, steps=[7, 14, 21, 28, LAST])
 
 
-def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path, cache):
+def test_the_checkpoint_before_an_unreadable_one_is_used(unbroken, tmp_path, cache):
   workdir = tmp_path / 'run'
   shutil.copytree(unbroken, workdir)
   for file in (workdir / 'checkpoints' / str(STEPS) / 'state').rglob('*'):
@@ -223,7 +223,7 @@ def test_an_unreadable_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path
   started.assert_same_state(unbroken, workdir, STEPS)
 
 
-def test_other_data_are_refused_or_told(unbroken, tmp_path, cache):
+def test_other_data_are_refused_or_logged(unbroken, tmp_path, cache):
   workdir, env = half(unbroken, tmp_path), started.environment(cache=cache)
   other = ('optimizer.ema=0.9', 'data.train=synthetic:val')
   output = started.run(workdir, *other, env=env, code=2)

@@ -58,7 +58,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(bad):
     )
 
 
-def test_by_hand():
+def test_a_step_by_hand():
   """Adam's first step is its rate times the gradient's sign; replaced clips are counted."""
   states, metrics = steps(batch((3, 1), (1, -5), replaced=1), batch((1, 1), (1, 1), replaced=2))
   np.testing.assert_allclose(states[1].params['kernel'], [1 - 0.1, -2 + 0.1], rtol=1e-5)

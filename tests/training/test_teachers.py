@@ -38,7 +38,7 @@ def a_public_file(folder):
 
 
 @pytest.mark.parametrize('make', [a_run, a_public_file])
-def test_its_tokens_are_those_that_are_extracted(make, tmp_path):
+def test_a_teachers_tokens_are_those_of_extract(make, tmp_path):
   path = make(tmp_path)
   config = config_of(path)
   config.heads.latents.options.update(normalise='none', layers=(2, -1))
@@ -51,7 +51,7 @@ def test_its_tokens_are_those_that_are_extracted(make, tmp_path):
   np.testing.assert_allclose(found, np.concatenate(expected, -1), atol=2e-5)
 
 
-def test_it_is_told_and_another_one_in_its_place_is_refused(tmp_path, capsys):
+def test_a_teacher_is_printed_and_another_in_its_place_is_refused(tmp_path, capsys):
   config = config_of(a_run(tmp_path))
   teachers.tell_teachers(config, teachers.build_method(config))
   digest = config.teachers.pixels.digest
