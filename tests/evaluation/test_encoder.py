@@ -126,7 +126,7 @@ def test_clips_cut_otherwise_than_in_training():
   config = ml_collections.ConfigDict({'data': data, 'model': {'patch': (2, 8, 8)}})
   recut(config, {'frames': 4, 'stride': None})
   assert config.data.to_dict() == data | {'frames': 4}
-  with pytest.raises(UserError, match='--stride=2 changes nothing .* --sampling=dense'):
+  with pytest.raises(UserError, match='--stride=2 changes nothing, .* --sampling=dense'):
     recut(config, {'stride': 2})
   recut(config, {'stride': 2, 'sampling': 'dense'})
   assert (config.data.stride, config.data.sampling) == (2, 'dense')

@@ -125,9 +125,13 @@ def test_left_off_and_gone_on_with(records, tmp_path, monkeypatch):
       return video(i)
 
   monkeypatch.setattr(sys.modules[__name__], 'Source', Recorded)
+  rest = path.read_text()
   found = run(path, batch_size=6)
   assert min(opened) == 4 and sorted(set(opened)) == sorted(opened)
   same(found[:4] + found[5:], records[:4] + records[5:])
+  path.write_text(rest)
+  same(run(path, batch_size=18), found)  # Three videos a batch: the fourth is read again.
+  assert len(path.read_text().splitlines()) == 1 + 13
   opened.clear()
   assert run(path) == found and opened == []  # All of it is there.
 

@@ -1,8 +1,8 @@
 """An attentive probe: a learnt query attends to all tokens of a frozen encoder.
 
-As in V-JEPA's evaluations: one block of cross-attention and a linear layer, with several
-learning rates and weight decays at once, over one stream of tokens. Here a held-out tenth of
-the training set chooses among them; V-JEPA reports the best on the test set.
+As in V-JEPA's evaluations, the probe is one block of cross-attention and a linear layer. Probes
+with several learning rates and weight decays are trained at once, on the same batches. Here a
+held-out tenth of the training set chooses among them; V-JEPA reports the best on the test set.
 """
 
 import functools
@@ -36,12 +36,12 @@ class _Kernel(nn.Module):
 
 
 class AttentiveClassifier(nn.Module):
-  """query + Attention(query, LN(tokens)), plus Mlp(LN(.)), then a linear layer.
+  """Computes y = query + Attention(query, LN(tokens)), then y + Mlp(LN(y)), then a linear layer.
 
-  As there is one query, no token needs a key and a value of its own: the score of a token is its
-  product with what the query asks through the keys' kernel, and values are those of weighted sums
-  of tokens. So a token costs products with `heads` vectors instead of two matrices. A bias of the
-  keys would add the same to all scores of a head, and is left out.
+  As there is only one query, keys and values of tokens are never computed: the keys' kernel is
+  applied to the query, and the values' kernel to the weighted sum of tokens. Each token is then
+  multiplied with `heads` vectors instead of two matrices. Keys have no bias, as it would add the
+  same number to all scores of a head.
   """
 
   heads: int
@@ -54,7 +54,7 @@ class AttentiveClassifier(nn.Module):
     query = self.param('query', _INIT, (d,))
     scale = self.param('norm1_scale', nn.initializers.ones, (d,))
     bias = self.param('norm1_bias', nn.initializers.zeros, (d,))
-    # The norm's scale and bias, too, act on sums: so all probes that vmap trains share these.
+    # The norm's scale and bias are applied later, so all probes under vmap share this result.
     x = nn.LayerNorm(1e-6, use_scale=False, use_bias=False)(tokens)
 
     q = nn.Dense(d, kernel_init=_INIT, name='q')(query).reshape(split)
@@ -68,10 +68,10 @@ class AttentiveClassifier(nn.Module):
     return nn.Dense(self.classes, kernel_init=_INIT, name='classifier')(y[:, 0])
 
 
-# Compiled once for all models that are probed.
+# These functions stand outside of `attentive_probe`, so that they are compiled once for all models.
 @functools.partial(jax.jit, static_argnums=(0, 1, 3))
 def _start(model: AttentiveClassifier, width: int, key, pairs: int):
-  """Parameters and Adam's moments of each pair, all alike at first, and the number of steps."""
+  """Equal parameters and Adam moments for each pair, and the number of steps so far."""
   params = model.init(key, jnp.zeros((1, 2, width)))['params']
   params = jax.tree.map(lambda x: jnp.repeat(x[None], pairs, axis=0), params)
   return params, jax.vmap(_ADAM.init)(params), jnp.zeros((), jnp.int32)
@@ -123,17 +123,17 @@ def attentive_probe(
 ) -> dict[str, dict[str, float]]:
   """Trains a probe for each pair of learning rate and weight decay, all over the same batches.
 
-  AdamW (0.9, 0.999), a tenth of the steps to warm up, half a cosine to 0.
+  The optimizer is AdamW (0.9, 0.999) with warm-up over a tenth of the steps and cosine decay to 0.
 
   Args:
     train: Epoch -> its batches.
     held_out: The part of the training set that chooses among the pairs; not in `train`.
-    tests: Name -> a test set; none chooses anything.
+    tests: Name -> a test set; none of them chooses anything.
     weight_decays: Weight decays of kernels.
 
   Returns:
-    Name of a test set -> `top1` and `top5` (shares of it) of the pair chosen, `learning_rate`,
-    `weight_decay`, `held_out_top1`, and `best_top1`, the top-1 of the best pair on it.
+    Name of a test set -> `top1` and `top5` (shares of it) of the chosen pair, `learning_rate`,
+    `weight_decay`, `held_out_top1`, and `best_top1`, the top-1 of the pair that is best on it.
   """
   pairs = list(itertools.product(rates, weight_decays))
   rate, decay = (jnp.asarray(x, jnp.float32) for x in zip(*pairs, strict=True))

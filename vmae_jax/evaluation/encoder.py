@@ -1,4 +1,4 @@
-"""Frozen models of finished runs: the encoder, from clips to features, and the classifier.
+"""Frozen models of finished runs: encoders, from clips to features, and classifiers.
 
     from vmae_jax.evaluation.encoder import load_encoder
     _, params, encode = load_encoder('runs/b_k400', pool='mean')
@@ -34,9 +34,8 @@ from vmae_jax.types import Array, Float, Num
 Encode = Callable[[Any, Num[Array, 'b T H W 3']], Float[Array, 'b ...']]
 Classify = Callable[[Any, Num[Array, 'b T H W 3']], Float[Array, 'b c']]
 
-
 POSITIONS = ('rebuild', 'interpolate')
-# Float 'b t h w d' -> what is left of it.
+# Functions of tokens Float 'b t h w d'.
 POOLS = {
   'tokens': lambda x: x,
   'slots': lambda x: x.mean((2, 3)),  # Keeps the order of time.
@@ -52,14 +51,14 @@ def load_encoder(
   Args:
     path: The workdir of a run (pre-training or fine-tuning), one of its checkpoints, or a file or
       folder of another implementation, see `load_pretrained`.
-    pool: See `build_encoder`, as for `layer` and `positions`.
+    pool, layer, positions: See `build_encoder`.
     weights: See `choose_weights`; for a file of another implementation, `ema` takes averaged
       weights, '' the last ones.
 
   Returns:
     The run's config (for another implementation its blocks `model` and `data`, as far as they are
-    known) with `weights` (there 'as stored'), the encoder's parameters, and (parameters, uint8
-    clips) -> features.
+    known) with `weights` (there 'as stored'), the encoder's parameters, and a function
+    (parameters, uint8 clips) -> features.
 
   Raises:
     UserError: there is no checkpoint, it is of another model, or has no such layer or weights.
@@ -77,7 +76,7 @@ def read_model(path: str, *, weights: str = '') -> tuple[dict[str, Any], dict[st
   """
   if not os.path.exists(path) or is_run(resolve(path)):
     return load_run(path, weights=weights)
-  # Imported here, as our own checkpoints do not need it.
+  # Our own checkpoints do not need this import.
   from vmae_jax.interchange.pretrained import load_pretrained
 
   params, info = load_pretrained(path, weights=weights)
@@ -95,7 +94,11 @@ def weights_hash(params: Mapping[str, Any]) -> str:
 
 
 def resolve(path: str) -> str:
-  """The newest checkpoint of a run, or a checkpoint, file or folder itself; else a UserError."""
+  """The path of a run's newest checkpoint, or of any other checkpoint, file or folder itself.
+
+  Raises:
+    UserError: there is no such path.
+  """
   try:
     return str(find_checkpoint(path))
   except UserError:
@@ -107,8 +110,8 @@ def resolve(path: str) -> str:
 def model_config(
   params: Mapping[str, Any], info: Mapping[str, Any], path: str
 ) -> ml_collections.ConfigDict:
-  """The config from `load_encoder` for what `read_model` has read."""
-  # A classifier's encoder has no last LayerNorm if it takes the mean of tokens.
+  """The config that `load_encoder` returns, for the results of `read_model`."""
+  # The encoder of a classifier that averages tokens has no last LayerNorm.
   final_norm = 'norm' in params['encoder']
   if info['format'] == 'vmae_jax':
     config = ml_collections.ConfigDict(info['config'])
@@ -127,28 +130,30 @@ def model_config(
 
 
 def _pace(info: Mapping[str, Any], path: str) -> dict[str, Any]:
-  """Stride and sampling of the clips that a file's model was trained on, if it says so."""
+  """Stride and sampling of the clips that a model was trained on, or usual ones with a warning."""
   run = (info['config'] or {}).get('data', {})  # The run that it was exported from.
   stride, sampling = (run.get(key) or info.get(key) for key in ('stride', 'sampling'))
   if not stride:
     stride = 4
-    logging.warning('%s does not say the stride of its clips: 4 is taken, as in most models.', path)
+    logging.warning('%s does not say the stride of its clips: 4 is used, as in most models.', path)
   return {'stride': stride, 'sampling': sampling or 'dense'}
 
 
 def recut(config, clip: Mapping[str, Any]) -> None:
   """Changes how clips are cut, in the block `data` of the config from `load_encoder`.
 
-  `clip` has `frames`, `stride` or `sampling`; None where nothing changes. A sampling that does not
-  exist, or has no stride, or frames that are no whole patches, are a UserError.
+  `clip` has `frames`, `stride` or `sampling`; None changes nothing.
+
+  Raises:
+    UserError: there is no such sampling, it has no stride, or the frames are not whole patches.
   """
   data = config.data
   data.update({name: value for name, value in clip.items() if value is not None})
   check_name(data.sampling, SAMPLINGS, '--sampling')
   if clip.get('stride') and data.sampling == 'segment':
     raise UserError(
-      f'--stride={data.stride} changes nothing where clips are one frame of each segment, as this '
-      "model's: give --sampling=dense, too."
+      f'--stride={data.stride} changes nothing, as clips of this model have one frame of each '
+      'segment: also give --sampling=dense.'
     )
   token_grid((data.frames, data.size, data.size), tuple(config.model.patch))
 
@@ -156,20 +161,20 @@ def recut(config, clip: Mapping[str, Any]) -> None:
 def build_encoder(
   config, *, pool: str, layer: int = -1, positions: str = 'rebuild'
 ) -> tuple[Encoder, Encode]:
-  """The encoder of a config, and (parameters, clips) -> pooled features, jitted.
+  """The encoder of a config, and a jitted function (parameters, clips) -> pooled features.
 
   Args:
     config: The run's config, or the one from `load_encoder`.
-    pool: A key of POOLS: `tokens`, means over each time `slots`, or the `mean` of all.
-    layer: The block whose output is taken: 1 for the first, -1 for the last. The last LayerNorm
-      (fine-tuned encoders have none) is applied to it, as in DINO's evaluations.
-    positions: If clips have another size than in training, 'rebuild' counts their tokens anew,
-      'interpolate' enlarges the training grid in space. A clip with fewer time slots takes the
-      first ones of the grid; for more slots, time is interpolated, too. A model that was trained
-      on interpolated positions always has those.
+    pool: A key of POOLS: all `tokens`, their means over time `slots`, or the `mean` of all.
+    layer: The block whose output is used: 1 for the first, -1 for the last. The last LayerNorm
+      (which some fine-tuned encoders lack) is applied to it, as in DINO's evaluations.
+    positions: For clips of another size than in training: 'rebuild' computes sines and cosines for
+      the new number of tokens, 'interpolate' resizes those of the training grid in space. There, a
+      clip with fewer time slots takes the first ones of the grid; for more slots, time is
+      interpolated, too. A model that was trained on interpolated positions always interpolates.
   """
   patch, model, data = tuple(config.model.patch), config.model, config.data
-  if 'encoder' in model:  # A model of another implementation.
+  if 'encoder' in model:  # The config of another implementation's model.
     dtype = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
     encoder = Encoder(**model.encoder, dtype=dtype)
   else:
@@ -208,7 +213,7 @@ def init_encoder(config, encoder: Encoder) -> Any:
 
 
 def build_classifier(config, info: Mapping[str, Any], path: str) -> Classify:
-  """(parameters, uint8 clips) -> logits, jitted, for what `read_model` has read."""
+  """A jitted function (parameters, uint8 clips) -> logits, for the results of `read_model`."""
   if info['kind'] != 'classification':
     raise UserError(f'{path} is no classifier but {info["kind"]}: give a run of finetune.')
   if info['format'] == 'vmae_jax':
@@ -225,12 +230,12 @@ def build_classifier(config, info: Mapping[str, Any], path: str) -> Classify:
 
 
 def check_video(video: Num[Array, '...'] | Num[np.ndarray, '...']) -> None:
-  """Raises a UserError for an array that is no clip or clips, or not in [0, 1] or [0, 255]."""
+  """Raises a UserError for arrays that are not clips in uint8 or in [0, 1]."""
   if video.ndim not in (4, 5) or video.shape[-1] != 3 or not video.size:
     raise UserError(f'an array of shape {video.shape} is no video: it takes T x H x W x 3.')
   if video.dtype == np.uint8 or isinstance(video, jax.core.Tracer):
     return
-  low, high = float(video.min()), float(video.max())  # Resizing leaves [0, 1] a little.
+  low, high = float(video.min()), float(video.max())  # Resizing may leave [0, 1] a little.
   if not (jnp.issubdtype(video.dtype, jnp.floating) and -0.5 < low <= high < 1.5):
     span = f'{video.dtype} from {low:g} to {high:g}'
     raise UserError(f'an array of {span}: give uint8, or floats in [0, 1], not normalised.')

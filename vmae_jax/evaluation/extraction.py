@@ -1,7 +1,7 @@
-"""Features of all clips of a list of videos, in shards, each of which is a finished file.
+"""Features of all clips of a list of videos, in shards, each of which is complete once it exists.
 
-Shard s holds the videos from s * n to (s + 1) * n of the list, on any number of devices; process
-i of p computes the shards i, i + p, i + 2 p, ...
+Shard s holds the videos from s * n up to (s + 1) * n of the list, for any number of devices.
+Process i of p computes the shards i, i + p, i + 2 p, ...
 """
 
 import functools
@@ -47,8 +47,8 @@ def extract_all(
 
   Args:
     encode: (parameters, uint8 clips 'b T H W 3') -> features 'b ...'.
-    out: Gets `features-SHARD-of-SHARDS.FORM`, `index.csv` (path, label, video, start, file, row)
-      and `broken.csv` (path, reason); video counts the list from 0.
+    out: The folder for `features-SHARD-of-SHARDS.FORM`, `index.csv` (path, label, video's number
+      in the list from 0, start, file, row) and `broken.csv` (path, reason).
     batch_size: Clips encoded at a time; rounded up to a multiple of the devices.
     shard_videos: Videos in a shard.
     threads: Videos decoded at a time.
@@ -56,10 +56,10 @@ def extract_all(
     metadata: How the features were made; written into each file.
 
   Returns:
-    How many clips have features, and how many videos are broken.
+    The numbers of clips with features and of broken videos.
 
   Raises:
-    UserError: features are not finite, or not a single video can be read.
+    UserError: features are not finite, or no video can be read.
   """
   done = out / _DONE
   done.mkdir(exist_ok=True)
@@ -87,7 +87,7 @@ def extract_all(
 def _encode(
   found: Iterator[Found], encode, mesh, windows: Windows, batch_size: int, bar: tqdm
 ) -> tuple[Float[np.ndarray, 's ...'] | None, list[tuple[int, int]], dict[int, str]]:
-  """Features of the clips of a shard, video and first frame of each, and why videos are broken.
+  """Features of a shard's clips, (video, first frame) of each, and video -> why it is broken.
 
   A broken video has no row, even if some of its clips could be read.
   """
@@ -151,6 +151,6 @@ def _write_index(source: Source, out: Path, shards: list[tuple[str, Path]]) -> t
   if not index:
     raise UserError(
       f'none of the {len(broken)} videos can be read, such as {broken[0][0]} ({broken[0][1]}): '
-      f'{out / "broken.csv"} lists them all.'
+      f'{out / "broken.csv"} lists all.'
     )
   return len(index), len(broken)

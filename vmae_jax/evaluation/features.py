@@ -1,5 +1,6 @@
-"""Frozen features of a data set: pooled ones from one pass, or all tokens for several passes."""
+"""Frozen features of a data set: pooled, from one pass, or all tokens, for several passes."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
@@ -16,20 +17,16 @@ from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError
 from vmae_jax.types import Array, Bool, Float, Int, UInt8
 
-# Some encoders without a last LayerNorm have values above float16's 65,504.
+# Not float16: some encoders without a last LayerNorm have values above its maximum 65,504.
 TOKENS_DTYPE = jnp.bfloat16
-# Tokens, labels, and how much each clip counts.
+# Tokens, labels, and the weight of each clip.
 Batch = tuple[Float[Array, 'b n d'], Int[Array, ' b'], Float[Array, ' b']]
 
 
 def one_behind(results: Iterable[Any]) -> Iterator[Any]:
-  """Yields each result when the next one has been started, so devices work while the host waits."""
-  results = iter(results)
-  for before in results:
-    for result in results:
-      yield before
-      before = result
-    yield before
+  """Yields each result once the next one was started, so that devices work while the host waits."""
+  for result, _ in itertools.pairwise(itertools.chain(results, [None])):
+    yield result
 
 
 def check_finite(features: Float[np.ndarray, 's ...']) -> None:
@@ -44,7 +41,7 @@ def middle_clips(
   """One pass over a source, with one clip from the middle of each video.
 
   Args:
-    data: The config block that says how clips are cut.
+    data: The config's block `data`, which says how clips are cut.
     seed: Seed of a random order; None for the order of the source.
     mesh: The devices; None for one device.
   """
@@ -61,9 +58,8 @@ def extract(
   """Runs a frozen model over one pass of a data set.
 
   Args:
-    apply_fn: Makes one feature of each clip; jitted by the caller.
-    batches: Dicts with `video`, `label` and `valid`; clips that are not valid only fill the last
-      batch and are left out.
+    apply_fn: A jitted function from clips to one feature each.
+    batches: Dicts with `video`, `label` and `valid`; clips that are not valid are left out.
 
   Returns:
     Features (float32) and labels, in the order of the batches; the same on every process.
@@ -74,11 +70,11 @@ def extract(
   features, labels = [], []
   for arrays in one_behind((apply_fn(x['video']), x['label'], x['valid']) for x in batches):
     feature, label, valid = multihost_utils.process_allgather(arrays, tiled=True)
-    # bfloat16 features would be too coarse to add up.
+    # Sums of bfloat16 features would be too coarse.
     features.append(feature[valid].astype(np.float32))
     labels.append(label[valid])
   if not sum(map(len, labels)):
-    raise UserError('there is no clip to take features from: look at the data set.')
+    raise UserError('there is no clip to compute features of: check the data set.')
   features = np.concatenate(features)
   check_finite(features)
   return features, np.concatenate(labels)
@@ -92,13 +88,13 @@ def token_batches(
   batch_size: int,
   epoch: int | None,
 ) -> Iterator[Batch]:
-  """One pass over clips in memory, of which some count; see `TokenSet.batches`."""
+  """One pass over clips in memory; arguments as of `TokenSet.batches`."""
   order = np.arange(len(tokens))
   if epoch is not None:
     order = np.random.default_rng(epoch).permutation(order)
   for first in range(0, len(order), batch_size):
     some = order[first : first + batch_size]
-    # The last batch is filled up, so that nothing is compiled for its own size.
+    # The last batch is filled up, as another size would need another compilation.
     filled = np.resize(some, batch_size)
     there = np.arange(batch_size) < len(some)
     yield tokens[filled], labels[filled], (counted[filled] & there).astype(np.float32)
@@ -116,7 +112,7 @@ class TokenSet:
     batch_size: int,
     cache_bytes: int,
   ):
-    """Takes the `middle_clips`; keeps their tokens in memory if `cache_bytes` hold them."""
+    """Uses the `middle_clips`; keeps their tokens in memory if they fit into `cache_bytes`."""
     self._encode = jax.jit(lambda x: encode(x).astype(TOKENS_DTYPE).reshape(len(x), -1, self.width))
     self._source, self._data, self._batch_size = source, data, batch_size
     video = jax.ShapeDtypeStruct((1, data.frames, data.size, data.size, 3), np.uint8)
@@ -129,9 +125,9 @@ class TokenSet:
   def batches(
     self, epoch: int | None = None, *, counted: Bool[np.ndarray, ' s'] | None = None
   ) -> Iterator[Batch]:
-    """One pass, in the random order of `epoch`, its seed, or without one in that of the source.
+    """One pass, in a random order with the seed `epoch`, or for None in that of the source.
 
-    Videos count if `counted`, by default all, and if they could be read.
+    Videos have weight 1 if they are `counted` (by default all are) and could be read, else 0.
     """
     counted = np.ones(len(self._source), bool) if counted is None else counted
     if self._keep and self._kept is None:
@@ -155,7 +151,7 @@ class TokenSet:
     self._kept = tokens, labels, valid
 
   def _read(self, epoch: int | None) -> Iterator[tuple]:
-    """Tokens, labels, places in the source (-1: none) and which could be read."""
+    """Tokens, labels, indices in the source (-1 fills a batch), and which could be read."""
     loader = middle_clips(self._source, self._data, batch_size=self._batch_size, seed=epoch)
     with closing(loader):
       for batch in loader:

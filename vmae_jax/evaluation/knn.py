@@ -1,4 +1,4 @@
-"""k nearest neighbours on frozen features."""
+"""The k-NN probe: k nearest neighbours on frozen features."""
 
 import functools
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vmae_jax.errors import UserError
+from vmae_jax.evaluation.propagation import unit
 from vmae_jax.evaluation.results import accuracy, count_classes
 from vmae_jax.types import Array, Float, Int
 
@@ -22,19 +23,15 @@ def vote(
   classes: int,
   chunk: int,
 ) -> Float[Array, 'q c']:
-  """The votes of the k nearest training samples for each test sample.
+  """For each test sample, the votes of its k nearest training samples for each class.
 
   Each votes for its class with exp(similarity / temperature), as in DINO (Caron et al. 2021), here
   divided by the nearest one's vote, so that it cannot overflow. A class without votes gets -inf.
   """
-
-  def unit(x: Float[Array, '*any d']) -> Float[Array, '*any d']:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
   train = unit(train)
 
   def one(x: Float[Array, ' d']) -> Float[Array, ' c']:
-    # Full precision: GPUs and TPUs would round, and change which samples are near.
+    # Full precision: by default GPUs and TPUs round, which changes which samples are nearest.
     similarity, nearest = jax.lax.top_k(jnp.dot(train, unit(x), precision='highest'), k)
     votes = jnp.exp((similarity - similarity[0]) / temperature)
     total = jnp.zeros(classes).at[train_labels[nearest]].add(votes)
@@ -61,8 +58,8 @@ def knn(
     test: Features of the test set.
     test_labels: Their classes.
     k: Neighbours that vote.
-    temperature: Temperature of the votes; the lower, the more the nearest count.
-    chunk: Test samples at a time, as the similarities of all would not fit.
+    temperature: Temperature of the votes; a lower one gives the nearest more weight.
+    chunk: Test samples at a time, to limit memory.
 
   Returns:
     `top1` and `top5`, shares of the test set.

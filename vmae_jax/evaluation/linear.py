@@ -11,7 +11,7 @@ import optax
 from vmae_jax.evaluation.results import a_tenth, accuracy, count_classes
 from vmae_jax.types import Array, Float, Int
 
-EPS = 1e-6  # The BatchNorm of MAE's linear probe has this one.
+EPS = 1e-6  # As of the BatchNorm of MAE's linear probe.
 MAX_STEPS = 200  # L-BFGS stops here if it has not converged.
 STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on standardised features.
 
@@ -28,20 +28,21 @@ def fit(
 ) -> tuple[Float[Array, 'd c'], Float[Array, ' c']]:
   """Weight and bias of the classifier with the least cross-entropy + strength / 2 |weight|^2.
 
-  The problem is convex and all features are in memory: L-BFGS from zero needs no learning rate and
-  no random order. Several strengths at once, under vmap, measured slower than one after another,
-  as all line searches wait for the slowest.
+  The problem is convex and all features are in memory, so L-BFGS from zero needs no learning rate
+  and no random order. It has converged when the gradient is a thousandth of its first size. Several
+  strengths at once, under vmap, were slower than one after another, as all line searches wait for
+  the slowest.
 
   Args:
     features: Standardised.
-    counts: Weight of each sample: 0 leaves it out without another compilation.
+    counts: Weight of each sample; 0 leaves it out without another compilation.
     strength: Strength of L2 on the weight; the bias is free.
-    max_steps: Stops a fit that has not converged: gradient at a thousandth of its first size.
+    max_steps: Stops a fit that has not converged.
   """
 
   def loss(parameters):
     weight, bias = parameters
-    # Full precision: the line search compares losses that differ by little.
+    # Full precision, as the line search compares losses that differ little.
     logits = jnp.dot(features, weight, precision='highest') + bias
     errors = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return (errors * counts).sum() / counts.sum() + strength / 2 * (weight**2).sum()
@@ -70,10 +71,10 @@ def fit(
 def standardise(
   train: Float[np.ndarray, 's d'], test: Float[np.ndarray, 'q d']
 ) -> tuple[Float[np.ndarray, 's d'], Float[np.ndarray, 'q d']]:
-  """Both sets less the mean of the training set, over sqrt(its variance + EPS).
+  """Both sets minus the mean of the training set, divided by sqrt(its variance + EPS).
 
   Sums are in float64: in float32 the deviation of a feature that is constant over 240,000 clips
-  was 2e-4 instead of 0, and its values in the test set were enlarged accordingly.
+  was 2e-4 instead of 0, which enlarged its values in the test set.
   """
   mean = train.mean(0, dtype=np.float64)
   scale = np.sqrt(train.var(0, dtype=np.float64) + EPS)
@@ -89,12 +90,12 @@ def linear_probe(
   strengths: Sequence[float] = STRENGTHS,
   batch_norm: bool = True,
 ) -> dict[str, float]:
-  """The accuracy on the test set of a linear classifier that is fitted to the training set.
+  """The test accuracy of a linear classifier that is fitted to the training set.
 
-  Features are standardised over the training set, like a BatchNorm without parameters before the
-  classifier (as in MAE's linear probe, with its eps), unless `batch_norm` is False. A held-out
-  tenth of the set chooses the strength of L2 by top-1 (the strongest of equals); then all of it is
-  fitted. The test set chooses nothing. Sets are given as to `knn`.
+  Features are standardised over the training set unless `batch_norm` is False, like by a BatchNorm
+  without parameters before the classifier, as in MAE's linear probe. A held-out tenth of the
+  training set chooses the strength of L2 by top-1 (the strongest of equals); then the classifier is
+  fitted to the whole set. The test set chooses nothing. Sets are given as to `knn`.
 
   Returns:
     `top1` and `top5` (shares of the test set), `l2` (the strength chosen) and `held_out_top1`.

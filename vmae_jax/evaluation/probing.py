@@ -1,7 +1,7 @@
-"""Probes of frozen features: what an encoder knows about classes that it was never trained on.
+"""Probes of frozen features: how well they tell classes that the encoder was not trained on.
 
-The same model with fresh weights is probed beside it: the difference between the two is what
-pre-training has added.
+The same model with random weights is probed beside it: the difference between the two is what
+pre-training adds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -64,14 +64,14 @@ def probe(
     probes: Keys of TITLES.
     epochs: Passes of the attentive probe.
     cache_gb: Tokens for the attentive probe are kept in memory up to this size.
-    untrained: Whether fresh weights are probed, too.
+    untrained: Whether to probe random weights, too.
     weights: See `choose_weights`.
-    clip: `frames`, `stride` or `sampling` of the clips where they are not those of training.
+    clip: `frames`, `stride` or `sampling` of clips if they differ from those of training.
 
   Returns:
-    `accuracy`: model -> probe -> top1 and more; `clips`, the size of both sets;
-    `largest_class`, the accuracy of always predicting the most frequent class; `checkpoint`,
-    `pool`, `weights` (which were taken) and `clip` (frames, size, stride and sampling).
+    `accuracy`: model -> probe -> top1 and more; `clips`: the sizes of both sets; `largest_class`:
+    the accuracy of always predicting the most frequent class; `checkpoint`, `pool`, `weights` (the
+    kind that was used) and `clip` (frames, size, stride and sampling).
 
   Raises:
     UserError: there is no such checkpoint, probe or video, or videos have no labels.
@@ -85,7 +85,7 @@ def probe(
   names = ({one.name(i) for i in range(len(one))} for one in (train_source, val_source))
   if shared := set.intersection(*names):
     such = f'{len(shared):,} held-out videos are among the training ones, such as {min(shared)}'
-    logging.warning('%s: a probe of these measures what it has seen.', such)
+    logging.warning('%s: on these a probe is tested on what it was trained on.', such)
   chooses = a_tenth(len(train_source)) if 'attentive' in probes else None
   models = {'pre-trained': trained}
   if untrained:
@@ -93,7 +93,7 @@ def probe(
     models['untrained'] = jax.jit(lambda: init_encoder(config, encoder))()
 
   def pooled(source, title):
-    if set(FROZEN).isdisjoint(probes):  # What attentive probes read is not pooled.
+    if set(FROZEN).isdisjoint(probes):  # The attentive probe needs no pooled features.
       labels = np.array([source.label(i) for i in range(len(source))])
       return dict.fromkeys(models), labels
     return _features(config, models, apply, source, title, batch_size)
@@ -160,16 +160,16 @@ def _sizes(result: Mapping[str, Any]) -> str:
 
 
 def probe_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-  """A Markdown table of several runs, name -> the result of `probe`, and of their untrained models.
+  """A Markdown table of several runs (name -> the result of `probe`) and their untrained models.
 
   Raises:
-    UserError: there is no run, or runs were probed on other clips.
+    UserError: there is no run, or the runs were not probed on the same clips.
   """
   if not results:
     raise UserError('there is no probe to show.')
   first = next(iter(results.values()))
   if any(result['clips'] != first['clips'] for result in results.values()):
-    raise UserError('runs probed on different clips do not belong into one table.')
+    raise UserError('the runs were probed on different clips, which one table must not compare.')
   probes = list(next(iter(first['accuracy'].values())))
   rows = [['run', 'weights', *(f'{TITLES[probe]} top-1' for probe in probes)]]
   for name, result in results.items():
@@ -179,7 +179,7 @@ def probe_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 class PeriodicProbe:
-  """k-NN and linear probe of an encoder while it is trained, as the config's block `probe` says.
+  """k-NN and linear probes of an encoder during its training, as the config's block `probe` says.
 
   Raises:
     UserError: there are no such videos, or they have no labels.
@@ -190,17 +190,17 @@ class PeriodicProbe:
     self._every = max(1, round(config.probe.every_epochs * videos / config.batch_size))
     specs = config.probe.train, config.probe.val
     self._sources = [(spec, open_labelled(spec, config.data)) for spec in specs]
-    a_tenth(len(self._sources[0][1]))  # Too few are told now.
+    a_tenth(len(self._sources[0][1]))  # Raises now if there are too few.
     self._apply = build_encoder(config, pool=config.probe.pool)[1]
 
   def __call__(self, step: int, state, log, stopping) -> dict[str, float] | None:
-    """Accuracies, if they are due after this step; None if the run is to stop."""
+    """Accuracies if a probe is due after this step, else {}; None if the run is to stop."""
     if not step or (step % self._every and step != self._steps):
       return {}
     log.fetch()
     ways = self._mesh.shape['data'] * self._mesh.shape['fsdp']
     size = -(-self._config.probe.batch_size // ways) * ways
-    params = state.params if state.ema is None else state.ema  # `probe` takes the same.
+    params = state.params if state.ema is None else state.ema  # As `probe` does by default.
     models, found = {'': params['encoder']}, []
     for spec, source in self._sources:
       features, labels = _features(
@@ -237,7 +237,7 @@ def _features(
   mesh: Mesh | None = None,
   stopping: Callable[[], bool] = lambda: False,
 ):
-  """Features of each model and labels, from one pass over the videos, up to a stop."""
+  """Model -> its features, and labels, from one pass over the videos or its part before a stop."""
   loader = middle_clips(source, config.data, batch_size=batch_size, mesh=mesh)
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *models.values())
   several = jax.jit(jax.vmap(apply, in_axes=(0, None), out_axes=1))

@@ -1,8 +1,7 @@
-"""Label propagation: the objects of a frame, from the frames before it.
+"""Label propagation: finds the objects of a frame from the frames before it.
 
 Each token of a new frame takes the labels of the most similar tokens near its own place, in the
 first frame and in the last few. Nothing is learnt, so the masks measure the frozen features.
-Positions in the grid count tokens, in rows and columns.
 """
 
 import functools
@@ -23,26 +22,26 @@ CHANNELS = 8  # Labels have a multiple of these, so that most videos share a com
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-  """How labels are propagated. All of it changes the result, so report it with any figure."""
+  """How labels are propagated. Every field changes the result, so report all with any figure."""
 
   size: str  # Size of resized frames, see `vmae_jax.evaluation.segmentation.input_size`.
-  topk: int  # Tokens that a token takes its labels from.
+  topk: int  # The number of tokens that a token takes its labels from.
   last: int  # Frames remembered beside the first.
   shape: str  # Shape of the neighbourhood: 'square' or 'circle'.
-  # Size of the neighbourhood in tokens: rows and columns are at most this far away, tokens in a
-  # circle are nearer than this.
+  # Size of the neighbourhood in tokens: in a square, rows and columns are at most this far away; in
+  # a circle, tokens are nearer than this.
   radius: int
   limit_first: bool = True  # Whether the neighbourhood also limits the first frame.
   temperature: float  # Weights are exp(cosine similarity / temperature).
   pad: int = 0  # How many of the `last` frames are copies of the first one at the start.
-  # Whether tokens that are equally similar to the k-th share the remaining places of the k;
-  # otherwise all of them count.
+  # Whether tokens that are as similar as the k-th share the remaining places among the k;
+  # otherwise all of them count in full.
   exact_k: bool = False
   # How the given mask becomes labels of tokens: 'nearest', or 'linear', which mixes the objects of
   # four pixels (as OpenCV's INTER_LINEAR does).
   first_mask: str = 'nearest'
-  # Whether labels of tokens are enlarged to the frame; otherwise to the encoder's input, of which
-  # each pixel of the frame takes the nearest pixel.
+  # Whether labels of tokens are enlarged to the frame. Otherwise they are enlarged to the encoder's
+  # input, from which each pixel of the frame takes the nearest pixel.
   enlarge_to_frame: bool = False
   # Whether each object's labels are stretched to [0, 1] over the frame before the largest wins,
   # which keeps small and faint objects.
@@ -91,11 +90,11 @@ _VFS = Protocol(
   exact_k=True,
   enlarge_to_frame=True,
 )
-# How the released code of each turns features into masks; tests compare with its values. The rest
-# is the same for all: frames are resized linearly, as OpenCV and all of them do, to whole patches,
-# and normalised as in the model's training; masks are scored at DAVIS's own size (CropMAE and RSP
-# first resize DAVIS to 480 x 880, RSP by the nearest pixel, and score it there). Radii are in
-# tokens of each one's own stride: 8 of crw and vfs, 16 of the others.
+# How the released code of each method turns features into masks; tests compare with its values. The
+# rest is the same for all: frames are resized linearly to whole patches, as OpenCV and all of them
+# do, and normalised as in the model's training; masks are scored at DAVIS's own size (CropMAE and
+# RSP first resize DAVIS to 480 x 880, RSP by the nearest pixel, and score it there). Radii are in
+# tokens of each method's own stride: 8 pixels for crw and vfs, 16 for the others.
 PRESETS = {
   # Caron et al. 2021, facebookresearch/dino, eval_video_segmentation.py.
   'dino': _DINO,
@@ -117,7 +116,7 @@ PRESETS = {
 class Memory(NamedTuple):
   """Frames that labels are taken from: the first one, and `last` places that are reused in turn.
 
-  Features have length 1, labels are soft, `filled` says which places hold a frame.
+  Features have length 1, labels are soft, and `filled` says which places hold a frame.
   """
 
   features: Float[Array, 'f n d']
@@ -125,7 +124,7 @@ class Memory(NamedTuple):
   filled: Bool[Array, ' f']
 
 
-def unit(x: Float[Array, 'n d']) -> Float[Array, 'n d']:
+def unit(x: Float[Array, '*b d']) -> Float[Array, '*b d']:
   """Features of length 1 in float32."""
   x = x.astype(jnp.float32)
   return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
@@ -140,15 +139,15 @@ def remember_first(
   features, labels = (
     jnp.broadcast_to(x, (frames, *x.shape)) for x in (unit(features), labels.astype(jnp.float32))
   )
-  # Frame t has the place 1 + t modulo `last`; copies of the first one precede it.
+  # Frame t has the place 1 + t modulo `last`; copies of the first frame are frames before 0.
   padded = -jnp.arange(protocol.last) % protocol.last < protocol.pad
   return Memory(features, labels, jnp.append(True, padded))
 
 
 def kth_largest(x: Float[Array, '*s'], k: int) -> Float[Array, '']:
-  """The k-th largest value of all, equal ones counted one by one.
+  """The k-th largest value of all, counting equal values one by one.
 
-  At most k passes over x, which on CPU take a twentieth of the time of `jax.lax.top_k`.
+  It takes at most k passes over x; on CPU they take a twentieth of the time of `jax.lax.top_k`.
   """
 
   def lower(_, threshold: Float[Array, '']) -> Float[Array, '']:
@@ -172,13 +171,14 @@ def propagate(
 ) -> tuple[Float[Array, 'n c'], Memory]:
   """Soft labels of a frame, and the memory with this frame in place of the oldest.
 
-  The k most similar tokens are those of all remembered frames together. Labels sum to 1 where the
+  The k most similar tokens are chosen among all remembered frames together. Labels sum to 1 if the
   remembered ones do.
 
   Args:
     memory: The frames before; its buffers are reused.
     frame: The frame's number, from 1.
-    chunk: Tokens of the frame at a time.
+    grid: Rows and columns of tokens.
+    chunk: Tokens of the frame at a time, to limit memory.
   """
   features = unit(features)
   rows, columns = (x.reshape(-1) for x in jnp.indices(grid))
@@ -194,7 +194,7 @@ def propagate(
     allowed = jnp.broadcast_to(near, memory.features.shape[:2])
     if not protocol.limit_first:
       allowed = allowed.at[0].set(True)
-    # Full precision: GPUs and TPUs would round, and change which tokens are most similar.
+    # Full precision: by default GPUs and TPUs round, which changes which tokens are most similar.
     logits = jnp.einsum('fnd,d->fn', memory.features, x, precision='highest')
     logits = jnp.where(allowed & memory.filled[:, None], logits / protocol.temperature, -jnp.inf)
     weights = jnp.exp(logits - logits.max())
@@ -223,7 +223,7 @@ def decide(
 
   Args:
     size: Rows and columns of pixels.
-    stretch: See `Protocol`; a channel that is the same everywhere stays.
+    stretch: See `Protocol`; a channel with the same value everywhere is left as it is.
   """
   maps = jax.image.resize(labels.reshape(*grid, -1), (*size, labels.shape[-1]), 'bilinear')
   if stretch:

@@ -1,4 +1,4 @@
-"""Accuracies, and the folder of results: settings, predictions, confusion matrix, table."""
+"""Accuracies, and the folder with results: settings, predictions, confusion matrix, table."""
 
 import csv
 import io
@@ -24,9 +24,9 @@ SHARES = {'top1': 'top-1', 'top5': 'top-5', 'mean_class': 'mean over classes'}
 
 
 def accuracy(scores: Float[np.ndarray, 'q c'], labels: Int[np.ndarray, ' q']) -> dict[str, float]:
-  """`top1` and `top5`: shares of samples whose class is the best, or among the best five.
+  """`top1` and `top5`: shares of samples whose class has the best or one of the five best scores.
 
-  A score of -inf is no guess: it does not count even if fewer than five others are left.
+  A score of -inf never counts, even if fewer than five other scores are left.
   """
   best = np.argsort(-scores, axis=-1, kind='stable')[:, :5]
   guessed = np.isfinite(np.take_along_axis(scores, best, axis=-1))
@@ -35,9 +35,10 @@ def accuracy(scores: Float[np.ndarray, 'q c'], labels: Int[np.ndarray, ' q']) ->
 
 
 def a_tenth(count: int) -> Bool[np.ndarray, ' s']:
-  """A tenth of so many training samples, always the same, by which a probe makes its choices.
+  """A fixed random tenth of `count` training samples, by which a probe makes its choices.
 
-  A UserError where a tenth is less than one.
+  Raises:
+    UserError: there are fewer than 10.
   """
   if count < 10:
     raise UserError(f'the training set has {count} clips: a trained probe needs at least 10.')
@@ -45,9 +46,9 @@ def a_tenth(count: int) -> Bool[np.ndarray, ' s']:
 
 
 def count_classes(train_labels: Int[np.ndarray, ' s'], test_labels: Int[np.ndarray, ' q']) -> int:
-  """One more than the highest label of either set: how many scores a sample gets.
+  """The number of classes: one more than the highest label of either set.
 
-  Classes that only the test set has are counted, too: their samples are wrongly classified.
+  Classes that only the test set has count, too; their samples are always classified wrongly.
 
   Raises:
     UserError: a set is empty, a label is unknown (-1), or all training samples are of one class.
@@ -69,8 +70,8 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
   """Makes the folder of results, or checks that its results were made with the same settings.
 
   Raises:
-    UserError: it holds other files, results of other settings, or cannot be written to; in all
-      processes, of which the first looks.
+    UserError: it holds other files, results of other settings, or cannot be written to. The main
+      process checks this, and all raise.
   """
   main_does(lambda: _claim(out, settings))
 
@@ -113,7 +114,7 @@ def write_results(
 
   Args:
     records: The result of `classify` for the videos of `source`.
-    names: Their names; may be empty.
+    names: Names of classes; may be empty.
     facts: What was tested and how, for the table: name -> value.
   """
   result = score(records, classes=classes)

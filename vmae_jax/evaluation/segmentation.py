@@ -1,4 +1,4 @@
-"""Masks of all frames of a clip, from that of the first; and all clips of a set, with scores."""
+"""Masks of all frames of a clip from its first mask; masks and scores of a set of clips."""
 
 import functools
 import math
@@ -24,6 +24,7 @@ from vmae_jax.evaluation.segmentation_scores import Statistics, evaluate
 from vmae_jax.evaluation.sequences import Clip, first_mask, read_mask, write_mask
 from vmae_jax.types import Array, Float, Int, UInt8
 from vmae_jax.visualize.files import png
+from vmae_jax.visualize.images import evenly
 from vmae_jax.visualize.masks import COLUMNS, strip
 
 # (uint8 clip 'T H W 3', time slot) -> features 'h w d' of that slot.
@@ -32,11 +33,11 @@ Scores = dict[str, list[tuple[Statistics, Statistics]]]  # Clip -> J and F of ea
 
 
 def input_size(height: int, width: int, *, size: str, patch: tuple[int, int]) -> tuple[int, int]:
-  """Rows and columns that frames are resized to, rounded down to whole patches.
+  """Rows and columns to which frames are resized, rounded down to whole patches.
 
   Args:
-    size: `native`; `480`, the shorter side, with the other in proportion; `480/64`, where the
-      longer side is rounded down to a multiple of 64 first; `480x880`, rows and columns.
+    size: `native`; `480`, the shorter side, with the other in proportion; `480/64`, the same with
+      the longer side first rounded down to a multiple of 64; or `480x880`, rows and columns.
     patch: Rows and columns of a patch.
 
   Raises:
@@ -45,8 +46,8 @@ def input_size(height: int, width: int, *, size: str, patch: tuple[int, int]) ->
   match = re.fullmatch(r'native|(\d+)(?:/([1-9]\d*)|x(\d+))?', size)
   if match is None:
     raise UserError(
-      f'size {size!r} is none of: native, 480 (the shorter side), 480/64 (and the longer one a '
-      'multiple of 64), 480x880 (rows and columns).'
+      f'size {size!r} is none of: native, 480 (the shorter side), 480/64 (the same, and the longer '
+      'side a multiple of 64), 480x880 (rows and columns).'
     )
   short, multiple, columns = (int(x) if x else 0 for x in match.groups())
   if columns:
@@ -62,7 +63,7 @@ def input_size(height: int, width: int, *, size: str, patch: tuple[int, int]) ->
 
 
 def nearest(mask: UInt8[np.ndarray, 'H W'], size: tuple[int, int]) -> UInt8[np.ndarray, 'H2 W2']:
-  """A mask at another size, by the nearest pixel: numbers of objects cannot be mixed."""
+  """A mask at another size, by the nearest pixel, as numbers of objects cannot be averaged."""
   return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
@@ -81,14 +82,14 @@ def around(frame: int, count: int, *, length: int, slot: int) -> tuple[Int[np.nd
   """The clip that a frame's features are computed from.
 
   Args:
-    frame: Its number.
+    frame: The frame's number.
     count: Frames in the sequence.
     length: Frames in the clip; 0 for the frame alone, repeated to fill a time slot.
     slot: Frames in a time slot.
 
   Returns:
-    The clip's frames, `length` in a row with the frame near the middle, except at the ends of the
-    sequence (a shorter sequence repeats its last frame), and the frame's time slot.
+    The clip's frames, `length` in a row with the frame near the middle except at the ends of the
+    sequence (a shorter sequence repeats its last frame), and the frame's time slot in the clip.
   """
   if not length:
     return np.full(slot, frame), 0
@@ -97,7 +98,7 @@ def around(frame: int, count: int, *, length: int, slot: int) -> tuple[Int[np.nd
 
 
 def frame_features(encode: Callable[..., Array], params: Any) -> FrameFeatures:
-  """Features of one time slot, from an encoder with the pool `tokens`."""
+  """A function for the features of one time slot, from an encoder with the pool `tokens`."""
   one = jax.jit(lambda params, video, slot: encode(params, video[None])[0, slot])
   return functools.partial(one, params)
 
@@ -111,17 +112,17 @@ def segment(
   patch: tuple[int, int, int],
   length: int = 0,
 ) -> Iterator[UInt8[np.ndarray, 'H W']]:
-  """Yields the mask of each frame; the first is the given one, which has the frame's size.
+  """Yields the mask of each frame, beginning with the given one.
 
   `patch` is in frames, rows and columns; see `around` for `length`.
 
   Raises:
-    UserError: the mask is of another size, or a frame cannot be read.
+    UserError: the mask or a frame has another size than the first frame, or a frame cannot be read.
   """
   height, width = clip.read([0]).shape[1:3]
   if mask.shape != (height, width):
     raise UserError(
-      f'{clip.mask} is {mask.shape[1]} x {mask.shape[0]} pixels, the frames of {clip.name} are '
+      f'{clip.mask} is {mask.shape[1]} x {mask.shape[0]} pixels, but the frames of {clip.name} are '
       f'{width} x {height}: the mask must be drawn on the first frame.'
     )
   size = input_size(height, width, size=protocol.size, patch=patch[1:])
@@ -134,7 +135,7 @@ def segment(
     if frames.shape[1:3] != (height, width):
       raise UserError(
         f'{clip.name}: frame {clip.frames[frame]} is {frames.shape[2]} x {frames.shape[1]} pixels, '
-        f'the first is {width} x {height}: all frames must be of one size.'
+        f'the first is {width} x {height}: all frames must have the same size.'
       )
     frames = np.stack([resize(frame, size, resampling='bilinear') for frame in frames])
     x = features(frames[where], slot)
@@ -162,18 +163,18 @@ def segment_all(
   length: int,
   caption: str,
 ) -> None:
-  """Writes masks and a picture of each clip that has none yet, into `out`/masks and pictures.
+  """Writes masks and a picture of each clip that has no masks yet, into `out`/masks and pictures.
 
-  A clip's folder of masks gets its name when it is complete, so that the clips that an
-  interrupted run has finished are not done again. The other arguments are those of `segment`, and
-  the caption of the pictures.
+  A clip's folder of masks gets its name when it is complete, so that an interrupted run continues
+  with the clips that it has not finished. `caption` is for the pictures; the other arguments are
+  those of `segment`.
   """
   masks, pictures = out / 'masks', out / 'pictures'
   for folder in (masks, pictures):
     folder.mkdir(parents=True, exist_ok=True)
   left = [clip for clip in clips if not (masks / clip.name).is_dir()]
   total = sum(len(clip.frames) for clip in left)
-  # A mistake in any mask must be found before hours are spent on the others.
+  # Finds a mistake in any mask before hours are spent on the others.
   firsts = {clip.name: first_mask(clip.mask) for clip in left}
   with tqdm(total=total, unit='frame', desc='segmenting') as bar:
     for clip in left:
@@ -193,8 +194,7 @@ def segment_all(
 
 def _draw(clip: Clip, masks: Path, path: Path, caption: str) -> None:
   """A few frames of a clip under their masks."""
-  count = len(clip.frames)
-  chosen = np.linspace(0, count - 1, min(COLUMNS, count)).round().astype(int).tolist()
+  chosen = evenly(len(clip.frames), most=COLUMNS).tolist()
   names = [clip.frames[i] for i in chosen]
   rows = {'propagated': [read_mask(masks / f'{name}.png') for name in names]}
   if clip.truth:
@@ -213,7 +213,7 @@ def score_all(clips: Sequence[Clip], out: Path) -> Scores:
   """J and F of each object of the clips whose ground truth is known, from the PNGs in `out`.
 
   Raises:
-    UserError: masks are missing, of another size, or have objects that the truth has not.
+    UserError: masks are missing, have another size, or more objects than the truth.
   """
   scores = {}
   for clip in tqdm([clip for clip in clips if clip.truth], unit='clip', desc='scoring'):
@@ -226,12 +226,12 @@ def _stack(paths: Sequence[Path]) -> UInt8[np.ndarray, 'T H W']:
   masks = [read_mask(path) for path in paths]
   for path, mask in zip(paths, masks, strict=True):
     if mask.shape != masks[0].shape:
-      raise UserError(f'{path} is of another size than {paths[0]}: masks must match the frames.')
+      raise UserError(f'{path} has another size than {paths[0]}: masks must match the frames.')
   return np.stack(masks)
 
 
 def global_results(scores: Scores) -> dict[str, float]:
-  """The official table: means over all objects of all clips."""
+  """The values of the official table: means over all objects of all clips."""
   pairs = np.array([pair for clip in scores.values() for pair in clip])  # object, (J, F), statistic
   names = [f'{measure}-{name}' for measure in 'JF' for name in ('Mean', 'Recall', 'Decay')]
   values = dict(zip(names, pairs.mean(0).ravel().tolist(), strict=True))
@@ -239,7 +239,7 @@ def global_results(scores: Scores) -> dict[str, float]:
 
 
 def write_results(scores: Scores, out: Path, *, split: str, settings: Mapping[str, Any]) -> str:
-  """Writes both tables of the official evaluation, and one in Markdown, which is returned."""
+  """Writes both tables of the official evaluation, and results.md, whose text it returns."""
   whole = global_results(scores)
   rows = [
     (f'{clip}_{i}', j.mean, f.mean)

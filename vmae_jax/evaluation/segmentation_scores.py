@@ -2,7 +2,7 @@
 
 J is the overlap of regions (intersection over union), F the agreement of boundaries. Source:
 Pont-Tuset et al. 2017 and davis2017-evaluation, semi-supervised: the first and the last frame
-do not count, and pixels of no object (255 in the ground truth) are background.
+do not count, and unknown pixels (255 in the ground truth) are background.
 """
 
 import math
@@ -39,8 +39,8 @@ def boundary_accuracy(
 ) -> Float[np.ndarray, ' T']:
   """F of one object in each frame: the harmonic mean of precision and recall of its boundary.
 
-  A boundary pixel is right if the other boundary is within 0.8 % of the picture's diagonal.
-  Two empty boundaries agree: 1; one empty one: 0.
+  A boundary pixel is right if the other boundary is within 0.8 % of the picture's diagonal. F is 1
+  if both boundaries are empty, and 0 if one is.
   """
   return np.array([_boundary_f(a, b) for a, b in zip(truth, found, strict=True)])
 
@@ -51,7 +51,7 @@ def _boundary_f(truth: Bool[np.ndarray, 'H W'], found: Bool[np.ndarray, 'H W']) 
   counts = [int(line.sum()) for line in lines]
   if not all(counts):
     return float(not any(counts))
-  # There is nothing to compare outside of the boundaries' box.
+  # Only the box around both boundaries is compared, to save time.
   y, x = np.nonzero(lines[0] | lines[1])
   part = np.s_[y.min() : y.max() + 1, x.min() : x.max() + 1]
   truth, found = (line[part] for line in lines)
@@ -62,9 +62,9 @@ def _boundary_f(truth: Bool[np.ndarray, 'H W'], found: Bool[np.ndarray, 'H W']) 
 
 
 def boundary(mask: Bool[np.ndarray, 'H W']) -> Bool[np.ndarray, 'H W']:
-  """Pixels that differ from the one to the right, below, or below to the right.
+  """Pixels that differ from the pixel to the right, below, or to the right below.
 
-  The last row is compared to the right only, the last column below only.
+  Pixels of the last row have only the one to the right, those of the last column the one below.
   """
   line = np.zeros_like(mask)
   line[:, :-1] = mask[:, :-1] != mask[:, 1:]
@@ -74,9 +74,9 @@ def boundary(mask: Bool[np.ndarray, 'H W']) -> Bool[np.ndarray, 'H W']:
 
 
 def dilate(mask: Bool[np.ndarray, 'H W'], radius: int) -> Bool[np.ndarray, 'H W']:
-  """Pixels no further than `radius` from a pixel of the mask.
+  """Pixels that are at most `radius` away from a pixel of the mask.
 
-  The mask is combined with a disk row by row, from its narrow ends to the middle: 15 times as fast
+  The mask is combined with the rows of a disk, from its narrow ends to its middle: 15 times as fast
   as SciPy's distance transform.
   """
   height, width = mask.shape
@@ -95,7 +95,7 @@ def dilate(mask: Bool[np.ndarray, 'H W'], radius: int) -> Bool[np.ndarray, 'H W'
 
 
 def statistics(values: Float[np.ndarray, ' T']) -> Statistics:
-  """Mean, recall and decay over frames; quarters share the frames at which they meet."""
+  """Mean, recall and decay over frames; neighbouring quarters share one frame."""
   edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
   first, last = values[edges[0] : edges[1] + 1], values[edges[3] : edges[4] + 1]
   return Statistics(
@@ -106,19 +106,19 @@ def statistics(values: Float[np.ndarray, ' T']) -> Statistics:
 def evaluate(
   truth: UInt8[np.ndarray, 'T H W'], found: UInt8[np.ndarray, 'T2 H2 W2'], *, name: str
 ) -> list[tuple[Statistics, Statistics]]:
-  """Statistics of J and F of each object of a video, 1 to the highest of its first frame.
+  """Statistics of J and F of each object of a video; the first true frame has all objects.
 
-  Masks hold the object of each pixel, 0 for none, and the truth VOID where it is unknown.
+  Masks hold the number of the object at each pixel, 0 for none; the truth is VOID where unknown.
 
   Raises:
-    UserError: sizes differ, there is no frame to score or no object, or more objects are
-      predicted than there are.
+    UserError: sizes differ, there is no frame to score, no object, or a predicted one that the
+      truth does not have.
   """
   if truth.shape != found.shape:
     raise UserError(f'{name}: masks are {found.shape}, ground truth {truth.shape} (T, H, W).')
   if len(truth) < 3:
     raise UserError(
-      f'{name} has {len(truth)} frames: the first and the last do not count, so it takes three.'
+      f'{name} has {len(truth)} frames: the first and the last do not count, so three are needed.'
     )
   truth = np.where(truth == VOID, 0, truth)
   objects = int(truth[0].max())
@@ -127,7 +127,7 @@ def evaluate(
   truth, found = truth[1:-1], found[1:-1]
   if found.max() > objects:
     raise UserError(
-      f'{name}: the masks have an object {found.max()}, the first frame of the ground truth '
+      f'{name}: the masks have an object {found.max()}, but the first frame of the ground truth '
       f'has {objects}: propagate from that frame.'
     )
   scores = []

@@ -1,4 +1,4 @@
-"""Inputs of segmentation: DAVIS's sequences, a folder of frames, or a video file; and masks.
+"""Inputs of segmentation: sequences of DAVIS, folders of frames, video files, and masks.
 
 Masks are pictures whose pixels are numbers of objects.
 """
@@ -19,8 +19,8 @@ from vmae_jax.evaluation.segmentation_scores import VOID
 from vmae_jax.types import UInt8
 from vmae_jax.visualize.masks import MAX_OBJECTS, palette
 
-RESOLUTION = '480p'  # The folder of DAVIS that all published results are for.
-BLOCK = 32  # Frames of a video decoded at a time: each time, decoding starts at a keyframe.
+RESOLUTION = '480p'  # The folder of DAVIS that published results use.
+BLOCK = 32  # Frames of a video decoded at once, as each read decodes from a keyframe on.
 
 Read = Callable[[Sequence[int]], UInt8[np.ndarray, 'T H W 3']]
 
@@ -30,17 +30,19 @@ class Clip:
   """Frames, and the mask of the first."""
 
   name: str  # Name of the folder that its masks are written to.
-  frames: tuple[str, ...]  # Name of each frame and of its mask's file.
+  frames: tuple[str, ...]  # Name of each frame and its mask, without a suffix.
   read: Read  # Frame numbers -> RGB in [0, 255].
   mask: Path  # The file of the first frame's mask.
-  truth: tuple[Path, ...] = ()  # The file of each frame's true mask, or nothing.
+  truth: tuple[Path, ...] = ()  # The file of each frame's true mask; empty if not known.
 
 
 def open_davis(folder: str | os.PathLike, split: str) -> list[Clip]:
   """The sequences of a split of DAVIS 2017, in the folder layout of its download.
 
-  A sequence that has only its first mask (test-dev) is segmented and not scored. What is missing is
-  a UserError.
+  A sequence with only a first mask (test-dev) can be segmented, not scored.
+
+  Raises:
+    UserError: a folder, list, frame or mask is missing.
   """
   root = Path(folder)
   lists = root / 'ImageSets' / '2017'
@@ -67,7 +69,7 @@ def _davis_sequence(root: Path, name: str) -> Clip:
   if any(there[1:]) and not all(there):
     raise UserError(
       f'{truth[there.index(False)]} does not exist, but {sum(there)} masks of {name} do: all '
-      'frames have one, or the first alone.'
+      'frames must have one, or only the first.'
     )
   if extra := sorted({path.stem for path in masks.glob('*.png')} - set(stems)):
     raise UserError(
@@ -80,7 +82,7 @@ def open_frames(path: str | os.PathLike, mask: str | os.PathLike) -> Clip:
   """A folder of frames or a video file, with the mask of its first frame.
 
   Raises:
-    UserError: there is no such thing, frames are missing, or the video cannot be read.
+    UserError: there is no such path, frames are missing, or the video cannot be read.
   """
   name = Path(path).resolve().stem
   if Path(path).is_dir():
@@ -124,9 +126,9 @@ def _with_user_errors(read: Read, path: str | os.PathLike) -> Read:
 
 
 def read_mask(path: str | os.PathLike) -> UInt8[np.ndarray, 'H W']:
-  """The object of each pixel: 0 for none, VOID (255) where it is unknown.
+  """The number of the object at each pixel: 0 for none, VOID (255) where it is unknown.
 
-  A picture of only black and white is one object.
+  In a picture of only black and white, white is object 1.
 
   Raises:
     UserError: there is no such picture, or its pixels are colours instead of numbers.
@@ -141,8 +143,8 @@ def read_mask(path: str | os.PathLike) -> UInt8[np.ndarray, 'H W']:
     mask = mask.astype(np.uint8) * 255
   elif mode not in ('P', 'L'):
     raise UserError(
-      f'{path} holds colours (mode {mode}), a mask holds the number of an object at each pixel: '
-      'save it with a palette (indexed), or in black and white for one object.'
+      f'{path} holds colours (mode {mode}), but a mask holds the number of an object at each '
+      'pixel: save it with a palette (indexed), or in black and white for one object.'
     )
   if mode != 'P' and set(np.unique(mask)) == {0, 255}:
     mask = (mask > 0).astype(np.uint8)
@@ -150,7 +152,7 @@ def read_mask(path: str | os.PathLike) -> UInt8[np.ndarray, 'H W']:
 
 
 def first_mask(path: str | os.PathLike) -> UInt8[np.ndarray, 'H W']:
-  """A mask to propagate: as `read_mask`, with no object where it is unknown.
+  """A mask to propagate: the result of `read_mask`, with 0 for unknown pixels.
 
   Raises:
     UserError: it has no object, or more than MAX_OBJECTS.
@@ -161,14 +163,14 @@ def first_mask(path: str | os.PathLike) -> UInt8[np.ndarray, 'H W']:
     raise UserError(f'{path} has no object: all its pixels are 0.')
   if mask.max() > MAX_OBJECTS:
     raise UserError(
-      f'{path} has objects up to {mask.max()}, at most {MAX_OBJECTS} can be told apart: number '
-      'them from 1; a smoothed edge makes an object of every shade.'
+      f'{path} has objects up to {mask.max()}, at most {MAX_OBJECTS} are possible: number them '
+      'from 1, and do not smooth edges, where each shade would be an object.'
     )
   return mask
 
 
 def write_mask(path: str | os.PathLike, mask: UInt8[np.ndarray, 'H W']) -> None:
-  """Writes a palette PNG as DAVIS has them."""
+  """Writes a PNG with DAVIS's palette."""
   image = Image.fromarray(mask, 'L')
   image.putpalette(palette().tobytes())
   image.save(path)

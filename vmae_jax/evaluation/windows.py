@@ -18,7 +18,7 @@ from vmae_jax.data.sources import Source
 from vmae_jax.errors import UserError, VideoError
 from vmae_jax.types import Int, UInt8
 
-AHEAD = 4  # Clips that are decoded ahead of each open video.
+AHEAD = 4  # Clips of each open video that are decoded ahead.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +27,10 @@ class Windows:
 
   frames: int  # Frames in a clip.
   stride: int  # Video frames from one to the next.
-  hop: int  # Video frames from one clip's start to the next one's; 0 takes only the middle clip.
-  sampling: str  # A name in `vmae_jax.data.sampling`, which hop 0 uses.
-  # `224`: the centre square at this size, as a model sees it in evaluation; `480x880`: whole
-  # frames, resized to these rows and columns.
+  hop: int  # Video frames from one clip's start to the next one's; 0 for only the middle clip.
+  sampling: str  # For hop 0, one of SAMPLINGS in `vmae_jax.data.sampling`.
+  # `224`: the centre square at this size, as models see it in evaluation; `480x880`: whole frames,
+  # resized to these rows and columns.
   size: str
 
   def __post_init__(self):
@@ -39,9 +39,8 @@ class Windows:
         f'size {self.size!r} is neither a side such as 224 (of the centre square) nor rows x '
         'columns such as 480x880 (whole frames).'
       )
-
     if self.hop and self.sampling != 'dense':
-      raise UserError(f'--hop slides windows of a stride: drop --sampling={self.sampling}.')
+      raise UserError(f'--hop slides windows with a stride: drop --sampling={self.sampling}.')
 
   @property
   def sides(self) -> tuple[int, int]:
@@ -52,8 +51,8 @@ class Windows:
   def indices(self, num_frames: int) -> list[Int[np.ndarray, ' T']]:
     """The frames of the video in each clip.
 
-    Windows start every `hop` frames; one more ends with the video if frames are left. A video
-    shorter than a window repeats its last frame.
+    Windows start every `hop` frames; if frames are left, one more ends with the video. A video
+    that is shorter than a window repeats its last frame.
     """
     if not self.hop:
       how = dict(sampling=self.sampling, frames=self.frames, stride=self.stride)
@@ -64,14 +63,14 @@ class Windows:
     return [np.minimum(start + steps, num_frames - 1) for start in starts]
 
   def cut(self, frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'H2 W2 3']:
-    """A frame of a video at the clip's size."""
+    """A video frame at the clip's size."""
     if 'x' in self.size:
       return resize(frame, self.sides)
     return crop_resize(frame, centre_box(*frame.shape[:2]), self.sides[0])
 
 
 class Found(NamedTuple):
-  """One clip, or the end of a video: no clip, and why if it could not be read."""
+  """One clip, or the end of a video: then `clip` is None, and `reason` says why if it failed."""
 
   video: int  # The video's number in the source.
   start: int = 0  # First frame of the clip.
@@ -84,8 +83,8 @@ def read_windows(
 ) -> Iterator[Found]:
   """Yields the clips of the given videos in order, and the end of each video after its clips.
 
-  Threads decode the next few videos, at most AHEAD clips of each, so that memory is bounded for
-  videos of any length.
+  Threads decode the next few videos, at most AHEAD clips of each, which bounds memory for videos of
+  any length.
   """
   stop = threading.Event()
 
@@ -112,7 +111,7 @@ def read_windows(
         put(ready, item)
         if stop.is_set():
           return
-    except BaseException as e:  # The caller must see any error instead of waiting for ever.
+    except BaseException as e:  # Else the caller would wait for ever.
       put(ready, e)
 
   pool = ThreadPoolExecutor(threads)
