@@ -122,7 +122,7 @@ def test_what_cannot_be_used(tmp_path):
     FrameFolder(tmp_path)
   for name in ('1.png', '1.jpg'):
     Image.new('RGB', (4, 4)).save(tmp_path / name)
-  with pytest.raises(VideoError, match='several pictures of the name 1'):
+  with pytest.raises(VideoError, match='several pictures are called 1'):
     FrameFolder(tmp_path)
 
 

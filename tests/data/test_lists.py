@@ -140,7 +140,7 @@ def test_names_that_begin_with_a_hash(tmp_path, warnings):
   # What was taken out on purpose is left out, and told.
   text = '# a.mp4 0\n#/data/b.mp4 0\n#gs://b/c.mp4 0\nv.mp4 1\nw.mp4 0\n'
   assert [x[0] for x in _read(tmp_path, text)] == ['v.mp4', 'w.mp4']
-  assert len(warnings) == 1 and "that name videos: 3, such as '# a.mp4 0'" in warnings[0]
+  assert len(warnings) == 1 and "3 comments name videos, such as '# a.mp4 0'" in warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,9 @@ def test_splits_are_no_classes(tmp_path, memory, folders, splits):
   for spec in (_tree(tmp_path / 'data', *names), 'memory://bucket/data'):
     if splits:
       first = splits.split(',')[0]
-      with pytest.raises(UserError, match=f'has the splits {splits}: name one, {spec}/{first}'):
+      with pytest.raises(
+        UserError, match=f'has the splits {splits}: name one, such as {spec}/{first}'
+      ):
         open_source(spec)
       assert open_source(f'{spec}/{first}').class_names == ('c0', 'c1')
     else:
@@ -147,8 +149,8 @@ def test_folders_of_a_bucket_are_listed_once(memory, monkeypatch):
 @pytest.mark.parametrize(
   'name, why',
   [
-    (b'caf\xe9.mp4', 'is no UTF-8'),
-    (b'two\nlines.mp4', 'holds a line end'),
+    (b'caf\xe9.mp4', 'is not in UTF-8'),
+    (b'two\nlines.mp4', 'contains a line break'),
     (b'a\r.mp4', 'a line'),
   ],
 )

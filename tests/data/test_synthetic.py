@@ -283,7 +283,7 @@ def test_source_by_name():
   assert [source.label(i) for i in (0, 11, 12, 25)] == [0, 0, 1, 2]
   np.testing.assert_array_equal(source.open(13).read([0]), same.open(13).read([0]))
   for name, told in {
-    'test': 'there are the splits',
+    'test': 'the splits are',
     'val,label=lok': "mean 'look'",
     'val,sise=3': "mean 'size'",
     'val,size=a': "size is 'a'",

@@ -88,7 +88,7 @@ def test_another_split(tmp_path):
 def test_folders_that_cannot_be_used(tmp_path):
   for name in ('1.png', '1.jpg'):
     Image.new('RGB', (4, 4)).save(tmp_path / name)
-  with pytest.raises(UserError, match='several pictures of the name 1'):
+  with pytest.raises(UserError, match='several pictures are called 1'):
     open_frames(str(tmp_path), 'mask.png')
   (tmp_path / '1.jpg').unlink()
   (tmp_path / '2.png').write_bytes(b'x')

@@ -1,8 +1,8 @@
 """RandAugment: random operations, the same for all frames of a clip.
 
 As in VideoMAE's fine-tuning (timm's `rand-m7-n4-mstd0.5-inc1`): operations are drawn with
-replacement from 15, each is applied with a chance of one half, and those with a strength get
-stronger with it. Resampling is bicubic; what comes from outside the picture is grey.
+replacement from 15, and each is applied with probability one half. A larger strength changes the
+picture more. Resampling is bicubic; areas from outside the picture become grey.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from vmae_jax.types import UInt8
 
 Operation = Callable[[Image.Image, float], Image.Image]
 GREY = (128, 128, 128)
-MOST = 10.0  # The top of the scale of magnitudes.
+MAX_MAGNITUDE = 10.0
 
 
 def _affine(image: Image.Image, matrix: tuple[int | float, ...]) -> Image.Image:
@@ -25,7 +25,7 @@ def _affine(image: Image.Image, matrix: tuple[int | float, ...]) -> Image.Image:
 
 
 def _enhance(kind) -> Operation:
-  """A factor around 1: at full strength 0.1 or 1.9."""
+  """Enhances by a factor around 1, which is 0.1 or 1.9 at full strength."""
   return lambda image, x: kind(image).enhance(max(0.1, 1 + 0.9 * x))
 
 
@@ -35,8 +35,8 @@ def _solarize_add(image: Image.Image, x: float) -> Image.Image:
   return image.point(table * 3)
 
 
-# Name -> (image, strength) -> image; the strength lies in [-1, 1] and its sign is random. Those
-# that have no direction take its size, or none at all.
+# Name -> (image, strength) -> image; the strength lies in [-1, 1] and its sign is random.
+# Operations without a direction use its absolute value or ignore it.
 OPERATIONS: dict[str, Operation] = {
   'auto_contrast': lambda image, x: ImageOps.autocontrast(image),
   'equalize': lambda image, x: ImageOps.equalize(image),
@@ -71,8 +71,8 @@ class RandAugment:
     drawn = []
     for _ in range(self.operations):
       name = names[rng.integers(len(names))]
-      strength = float(np.clip(rng.normal(self.magnitude, self.deviation), 0, MOST)) / MOST
-      strength *= 1 if rng.random() < 0.5 else -1
+      magnitude = float(np.clip(rng.normal(self.magnitude, self.deviation), 0, MAX_MAGNITUDE))
+      strength = magnitude / MAX_MAGNITUDE * (1 if rng.random() < 0.5 else -1)
       if rng.random() < self.chance:
         drawn.append((name, strength))
     return drawn
@@ -81,7 +81,7 @@ class RandAugment:
 def apply(
   drawn: list[tuple[str, float]], frame: UInt8[np.ndarray, 'H W 3']
 ) -> UInt8[np.ndarray, 'H W 3']:
-  """A frame, RGB in [0, 255], with what `RandAugment.draw` says done to it."""
+  """Applies what `RandAugment.draw` has drawn to a frame, RGB in [0, 255]."""
   if not drawn:
     return frame
   image = Image.fromarray(frame)

@@ -24,7 +24,7 @@ from vmae_jax.types import UInt8
 
 CROPS = ('multi_scale', 'resized', 'centre')
 MAX_ATTEMPTS = 16
-# Keeps the draws for replacements apart from those for repeats, whose last word is 1 + repeat.
+# Keeps random numbers of replacements apart from those of repeats, whose seed ends in 1 + repeat.
 _REPLACEMENTS = 10**6
 
 Frame = UInt8[np.ndarray, 'H W 3']
@@ -32,7 +32,7 @@ Frame = UInt8[np.ndarray, 'H W 3']
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSampler:
-  """How clips are drawn; a call draws them for one visit."""
+  """Says how clips are drawn; a call draws those of one visit of a video."""
 
   frames: int = 16  # In a clip.
   size: int = 224  # Height and width of a clip.
@@ -40,16 +40,16 @@ class ClipSampler:
   sampling: str = 'dense'  # Or 'linspace' or 'segment', see `vmae_jax.data.sampling`.
   released_end: bool = False  # See `vmae_jax.data.sampling.dense_indices`.
   crop: str = 'multi_scale'  # Or 'resized' or 'centre', see `vmae_jax.data.crop`.
-  area: tuple[float, float] = (0.5, 1.0)  # Share of the picture that 'resized' takes: bounds.
+  area: tuple[float, float] = (0.5, 1.0)  # Bounds of the share of the picture for 'resized'.
   resampling: str = 'antialiased'  # Or 'bilinear', see `vmae_jax.data.crop.resize`.
   augment: RandAugment | None = None  # Changes whole frames before a training clip is cut.
   flip: bool = False  # Half of the clips are mirrored. Wrong where left and right have a meaning.
   repeats: int = 1  # Clips cut from one decoded video: the same frames, each with its own crop.
-  # If not 0, so many neighbouring video frames come with each time slot of the clip, from the
-  # slot's first frame on: motion at the video's own rate.
+  # If not 0, each time slot of the clip comes with a window of so many consecutive video frames,
+  # from the slot's first frame on, which show motion at the video's own rate.
   window: int = 0
   slot: int = 2  # Clip frames in a time slot.
-  vectors: int = 0  # Cells along each side of a clip's grid of the codec's motion; 0: not wanted.
+  vectors: int = 0  # Cells along each side of the grid of the codec's motion; 0 reads none.
   seed: int = 0  # Of the run.
   train: bool = True  # False takes the middle frames and the centre, without a flip.
 
@@ -62,13 +62,14 @@ class ClipSampler:
         raise UserError(f'data.{name} is {getattr(self, name)}: it must be at least 1.')
 
   def shape(self, source: Source, *, whole: bool = False) -> tuple[int, int, int, int]:
-    """What crosses to the devices for a visit: cut-outs, frames of each, their height and width.
+    """What is copied to the devices for a visit: number of cut-outs, their frames, height, width.
 
-    A clip crosses as what is cut out of its frames and becomes `size` high and wide there. Room is
-    for the largest box of the source, where that says how large its pictures are, but for 10 / 7
-    of `size` at most and 8 / 7 where it does not say; larger boxes are resized here. Boxes of one
-    decoded video cross as one cut-out that holds them all, where that is smaller; if devices share
-    them, each has room for all: so all are resized there, and pixels do not depend on the mesh.
+    The devices resize what is cut out of the frames to `size` x `size`. If the source says how
+    large its pictures are, a cut-out has room for the largest box, up to 10 / 7 of `size`; else up
+    to 8 / 7 of `size`. Larger boxes are resized on the host. All boxes of one decoded video are
+    copied as one cut-out of the whole picture where that is smaller. If several devices share a
+    visit, each clip gets a cut-out of that size: so the devices resize the same boxes, and pixels
+    do not depend on the mesh.
 
     Args:
       source: Its `largest`, if it has that, is the (height, width) that no picture exceeds.
@@ -80,10 +81,9 @@ class ClipSampler:
     if self.window:
       span = self.frames * self.stride + self.window
       lengths = (*range(1, span), 3 * span) if self.sampling == 'dense' else ()
-      most = [len(np.unique(self.wanted(n, None))) for n in lengths]
-      frames = max(
-        most, default=frames - len(range(0, self.frames, self.slot))
-      )  # The first of a slot is also the clip's.
+      distinct = [len(np.unique(self.wanted(n, None))) for n in lengths]
+      # The first frame of each window is also in the clip.
+      frames = max(distinct, default=frames - len(range(0, self.frames, self.slot)))
     smaller = known and not self.augment and math.prod(known) < self.repeats * side**2
     if smaller and (whole or self.repeats > 1):
       return 1 if whole else self.repeats, frames, *known
@@ -91,11 +91,11 @@ class ClipSampler:
 
   @property
   def places(self) -> int:
-    """Frames of a clip and its window."""
+    """Frames of a clip and its windows."""
     return self.frames + len(range(0, self.frames, self.slot)) * self.window
 
   def __call__(self, source: Source, epoch: int, sample: int) -> dict[str, Any]:
-    """The clips of one visit, here: what `draw` draws, resized.
+    """Draws the clips of one visit and resizes them on the host.
 
     Returns:
       video: UInt8 'r T S S 3'; window, if asked for: UInt8 'r t w S S 3'; and what `draw` returns.
@@ -108,11 +108,11 @@ class ClipSampler:
     return drawn | self.arrange(clips, np.stack([drawn['places']] * rows), np)
 
   def arrange(self, clips: Any, places: Any, xp: Any) -> dict[str, Any]:
-    """From what crossed, resized: `video` and, if asked for, `window`.
+    """Divides resized frames into `video` and, if asked for, `window`.
 
     Args:
       clips: UInt8 'b n S S 3', each frame once.
-      places: Int32 'b m': where the frames of `video`, then those of `window` are among them.
+      places: Int32 'b m': which of them are the frames of `video`, then those of `window`.
       xp: numpy or jax.numpy.
     """
     if not self.window:
@@ -125,14 +125,14 @@ class ClipSampler:
   def draw(self, source: Source, epoch: int, sample: int, pixels: Sequence[Cut]) -> dict[str, Any]:
     """Draws the clips of one visit.
 
-    A video that cannot be read is replaced by another that the same numbers always lead to.
+    A video that cannot be read is replaced by another one, which the seed, epoch and sample decide.
 
     Args:
-      source: The data set. Its `ask(i, read)`, where it has one, calls what reads a video.
+      source: The data set, see `vmae_jax.data.frames.read_once`.
       epoch: Which pass over the data set.
       sample: Which video, in [0, len(source)).
-      pixels: Where the cut-outs go, as many and as large as `shape` says; what is left of each is
-        not written to.
+      pixels: Arrays that the cut-outs are written to, as many and as large as `shape` says. A
+        smaller cut-out leaves the rest of its array as it was.
 
     Returns:
       box: Int32 'r 5', what is resized, see `vmae_jax.data.crop.resize_visit`; places: Int32 'm',
@@ -142,9 +142,9 @@ class ClipSampler:
       (name, reason).
 
     Raises:
-      Unavailable: two videos in a row cannot be read although a second try might mend each.
-      UserError: MAX_ATTEMPTS videos in a row cannot be read. Was something else than a
-        VideoError among the reasons, that is raised.
+      Unavailable: two of the videos that were tried cannot be read for a reason that may pass.
+      UserError: MAX_ATTEMPTS videos in a row cannot be read. If one of the reasons is no
+        VideoError, that exception is raised instead.
     """
     failures, bug, away = [], None, set()
     for attempt in range(MAX_ATTEMPTS):
@@ -157,19 +157,19 @@ class ClipSampler:
         drawn = read_once(source, i, read, pixels)
       except NOT_ITS_FAULT:
         raise
-      except Exception as e:  # Whatever one video causes must not end a run at every restart.
+      except Exception as e:  # No fault of one video may end the run, and again at each restart.
         bug = bug if isinstance(e, VideoError) else e
         if may_pass(e):
           away.add(i)
         failures.append((source.name(i), UNAVAILABLE * (i in away) + reason(e)))
-        if len(away) > 1:  # One file may lie where the disk is damaged.
+        if len(away) > 1:  # A single one may lie on a damaged part of the disk.
           raise Unavailable(
             f'two videos in a row cannot be read, last {source.name(i)} ({reason(e)}): is the '
             'disk, mount or store that they lie on alive?'
           ) from None
         continue
       return drawn | dict(label=source.label(i), replaced=attempt > 0, failures=failures)
-    if bug is not None:  # Then it is hardly the videos' fault.
+    if bug is not None:  # More likely than so many broken videos.
       raise bug
     raise UserError(
       f'{MAX_ATTEMPTS} videos in a row cannot be read, such as {failures[0][0]} '
@@ -177,7 +177,7 @@ class ClipSampler:
     )
 
   def wanted(self, num_frames: int, rng: np.random.Generator | None) -> np.ndarray:
-    """The frames of the clip and then of its window; beyond the end the last frame stays."""
+    """The indices of the clip's frames, then its windows'; past the end they repeat the last."""
     indices = clip_indices(
       num_frames,
       sampling=self.sampling,
@@ -209,49 +209,50 @@ class ClipSampler:
           writer.put(row, place, cut.of(frame))
 
       video.read(frames, put=put)
-    read = dict(box=[cut.left for cut in cuts], places=places, times=[times] * len(cuts))
+    read = dict(box=[cut.inner for cut in cuts], places=places, times=[times] * len(cuts))
     read = {name: np.array(values, np.int32) for name, values in read.items()}
     if self.vectors:
       blocks = [video.vectors.get(i) for i in frames.tolist()]
-      moved = [cut_motion(blocks, cut.box, flip=cut.left[-1], cells=self.vectors) for cut in cuts]
+      moved = [cut_motion(blocks, cut.box, flip=cut.inner[-1], cells=self.vectors) for cut in cuts]
       read['vectors'] = np.stack(moved)[:, places]
     return read
 
   def _cuts(
     self, height: int, width: int, writer: Writer, epoch: int, sample: int
   ) -> list[crops.CutOut]:
-    """What is cut out of each frame of a video, which are of this size, for each clip."""
+    """For each clip what is cut out of each frame of a video of this height and width."""
     room = writer.pixels[0].shape[1:3]
     drawn = [self._draw_box(height, width, epoch, sample, r) for r in range(self.repeats)]
     if len(writer.pixels) < self.repeats:
       plain = [(box, flip) for _, box, flip in drawn]
       return crops.cut_together(plain, (height, width), room=room)
-    how = dict(room=room, size=self.size, resampling=self.resampling)
+    options = dict(room=room, size=self.size, resampling=self.resampling)
     return [
-      crops.cut_out(functools.partial(apply, look), box, flip, **how) for look, box, flip in drawn
+      crops.cut_out(functools.partial(apply, augmentations), box, flip, **options)
+      for augmentations, box, flip in drawn
     ]
 
   def _draw_box(
     self, height: int, width: int, epoch: int, sample: int, repeat: int
   ) -> tuple[list[tuple[str, float]], crops.Box, bool]:
-    """One clip's look, its box in pictures of this size, and whether it is mirrored."""
+    """One clip's augmentations, its box in pictures of this size, and whether it is mirrored."""
     rng = np.random.default_rng([self.seed, epoch, sample, 1 + repeat])
-    look = self.augment.draw(rng) if self.train and self.augment else []
+    augmentations = self.augment.draw(rng) if self.train and self.augment else []
     if not self.train or self.crop == 'centre':
       box = crops.centre_box(height, width)
     elif self.crop == 'multi_scale':
       box = crops.multi_scale_box(height, width, size=self.size, rng=rng)
     else:
       box = crops.resized_box(height, width, rng=rng, area=self.area)
-    return look, box, self.train and self.flip and bool(rng.random() < 0.5)
+    return augmentations, box, self.train and self.flip and bool(rng.random() < 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSampler(ClipSampler):
   """Cuts all views of a video, segment by segment; nothing is random. `repeats` is their number."""
 
-  segments: int = 1  # Clips over the time of a video.
-  crops: int = 1  # Of each of them.
+  segments: int = 1  # Clips along the time of a video.
+  crops: int = 1  # Of each of these clips.
   train: bool = False
 
   def __post_init__(self):
@@ -263,13 +264,13 @@ class ViewSampler(ClipSampler):
       raise ValueError(f'{self.repeats} repeats for {self.segments} x {self.crops} views')
 
   def shape(self, source: Source, *, whole: bool = False) -> tuple[int, int, int, int]:
-    """As of `ClipSampler`: views cross resized."""
+    """As that of `ClipSampler`; the host resizes views."""
     return self.repeats, self.frames, self.size, self.size
 
   def draw(self, source: Source, epoch: int, sample: int, pixels: Sequence[Cut]) -> dict[str, Any]:
     """All views of one video, as `ClipSampler` draws its clips, already resized.
 
-    A video that cannot be read is not replaced by another one: it is black and marked.
+    A video that cannot be read gives black clips with `replaced` set, not those of another video.
     """
     failures, boxes = [], np.tile(np.int32([0, 0, self.size, self.size, 0]), (self.repeats, 1))
     try:
@@ -309,7 +310,7 @@ class ViewSampler(ClipSampler):
   def _squares(self, frame: Frame) -> list[UInt8[np.ndarray, 'S S 3']]:
     """The crops of a frame.
 
-    Resampling 'bilinear' makes the whole frame smaller first and cuts then, as VideoMAE's test.
+    With 'bilinear' the whole frame is resized before it is cut, as in VideoMAE's test.
     """
     if self.resampling == 'bilinear':
       height, width = frame.shape[:2]

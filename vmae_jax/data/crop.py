@@ -1,9 +1,9 @@
-"""Where a clip is cut out of the picture: boxes (x, y, width, height), the cutting, the resizing.
+"""Boxes (x, y, width, height) in a picture, cutting them out, and resizing them.
 
-Cut-outs are resized where they lie, on the devices, as Pillow does it here. All arithmetic is of
-whole numbers below 2**24, which float32 holds: weights are multiples of 2**-15, summed with uint8.
-So a clip has the same pixels on every kind of device, alone or in a batch. From Pillow's, whose
-weights have 22 bits, they are at most one level away.
+The devices resize cut-outs in the way in which Pillow does it on the host. All arithmetic is on
+whole numbers below 2**24, which float32 holds exactly: weights are multiples of 2**-15, pixels are
+uint8. So a clip has the same pixels on every kind of device, alone or in a batch. They differ by at
+most one level from Pillow's, whose weights have 22 bits.
 """
 
 import functools
@@ -27,9 +27,9 @@ Frame = UInt8[np.ndarray, 'H W 3']
 
 RESAMPLINGS = ('antialiased', 'bilinear')
 BITS = 15  # Of the weights of pixels.
-AT_ONCE = 8  # Visits whose intermediate results lie in memory together.
+AT_ONCE = 8  # Visits that are resized together: a bound on memory for intermediate results.
 
-ASPECTS = (3 / 4, 4 / 3)  # Least and greatest of a box that is `resized`, width / height.
+ASPECTS = (3 / 4, 4 / 3)  # Least and greatest width / height of a `resized_box`.
 SCALES = (1.0, 0.875, 0.75, 0.66)
 # Offsets in quarters of the free space: corners, centre, edge middles, quarter points.
 OFFSETS = (
@@ -44,7 +44,7 @@ def multi_scale_box(height: int, width: int, *, size: int, rng: np.random.Genera
 
   The sides are 1, 0.875, 0.75 or 0.66 of the picture's shorter side, width and height at
   most one step apart, at one of 13 fixed places. A side that is nearly `size` becomes `size`,
-  which saves the resampling; unlike in the released code only if it fits into the picture.
+  which saves the resampling; unlike in the released code, only if that fits into the picture.
 
   `height` and `width` are the picture's, `size` is the side of the clips.
   """
@@ -99,9 +99,9 @@ def crop_resize(
   *,
   resampling: str = 'antialiased',
 ) -> UInt8[np.ndarray, 'size size 3']:
-  """Cuts a box inside of a frame, RGB in [0, 255], out and resamples it to a square of this side.
+  """Cuts a box out of a frame, RGB in [0, 255], and resamples it to a square of this side.
 
-  Pixels outside the box have no part in it.
+  Pixels outside the box are not used.
   """
   x, y, w, h = box
   return resize(frame[y : y + h, x : x + w], (size, size), resampling=resampling)
@@ -116,9 +116,9 @@ def resize(
     frame: RGB in [0, 255].
     size: Rows and columns of the result.
     resampling: 'antialiased' averages over all pixels where it shrinks (Pillow's bilinear
-      filter, as VideoMAE's pre-training). 'bilinear' takes the four nearest pixels alone, as
-      VideoMAE's fine-tuning (F.interpolate) and its tests (cv2.resize) do; what these keep as
-      floats or compute with 11 bits is rounded here to whole numbers, at most one level away.
+      filter, as in VideoMAE's pre-training). 'bilinear' uses only the four nearest pixels, as
+      VideoMAE's fine-tuning (F.interpolate) and its tests (cv2.resize) do; they keep floats or
+      compute with 11 bits, here results are rounded to whole numbers, at most one level away.
   """
   if frame.shape[:2] == size:
     return frame
@@ -132,7 +132,7 @@ def resize(
 
 
 def _neighbours(there: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """For each of the `wanted` pixels those of `there` on both sides, and the second one's share."""
+  """For each of `wanted` pixels, its neighbours among `there` pixels and the second one's share."""
   at = np.clip((np.arange(wanted) + 0.5) * (there / wanted) - 0.5, 0, there - 1)
   first = at.astype(int)
   return first, np.minimum(first + 1, there - 1), (at - first).astype(np.float32)
@@ -148,14 +148,14 @@ def view_boxes(height: int, width: int, *, crops: int) -> list[Box]:
 class CutOut(NamedTuple):
   """What is taken of each frame for one clip."""
 
-  of: Callable[[Frame], Frame]  # Cuts it out.
-  box: Box  # Where, in the picture.
-  # The box in it that is left to be resized, and whether to mirror left and right.
-  left: tuple[int, int, int, int, bool]
+  of: Callable[[Frame], Frame]  # Cuts it out of a frame.
+  box: Box  # The clip's box in the picture.
+  # The box in the cut-out that the devices resize, and whether they mirror left and right.
+  inner: tuple[int, int, int, int, bool]
 
 
 def cut_out(
-  look: Callable[[Frame], Frame],
+  augment: Callable[[Frame], Frame],
   box: Box,
   flip: bool,
   *,
@@ -163,18 +163,18 @@ def cut_out(
   size: int,
   resampling: str,
 ) -> CutOut:
-  """A box, which is resized here where it is larger than the rows and columns of `room`."""
+  """A cut-out of one box, already resized if it has more rows or columns than `room`."""
   x, y, w, h = box
   if h <= room[0] and w <= room[1]:
-    return CutOut(lambda frame: look(frame)[y : y + h, x : x + w], box, (0, 0, w, h, flip))
+    return CutOut(lambda frame: augment(frame)[y : y + h, x : x + w], box, (0, 0, w, h, flip))
   resized = functools.partial(crop_resize, box=box, size=size, resampling=resampling)
-  return CutOut(lambda frame: resized(look(frame)), box, (0, 0, size, size, flip))
+  return CutOut(lambda frame: resized(augment(frame)), box, (0, 0, size, size, flip))
 
 
 def cut_together(
   drawn: Sequence[tuple[Box, bool]], picture: tuple[int, int], *, room: tuple[int, int]
 ) -> list[CutOut]:
-  """Boxes of a picture, and whether they are mirrored, in one cut-out that holds them all."""
+  """For boxes of a picture, and whether they are mirrored, one cut-out that holds them all."""
   boxes = np.array([box for box, _ in drawn])
   left, top = boxes[:, :2].min(0)
   right, bottom = (boxes[:, :2] + boxes[:, 2:]).max(0)
@@ -189,7 +189,7 @@ def cut_together(
 def _weights(start, length, *, size: int, there: int, antialiased: bool, xp) -> Any:
   """Int32 'r size there': 2**BITS times the share of pixel k, of `there`, in pixel i of `size`.
 
-  Pixels outside [start, start + length) have none; where `length` is 0 no pixel has.
+  Pixels outside [start, start + length) have no share; where `length` is 0, no pixel has one.
   """
   i = 2 * xp.arange(size, dtype=np.int32)[:, None] + 1
   k = xp.arange(there, dtype=np.int32) - start[:, None, None]
@@ -210,7 +210,7 @@ def _weights(start, length, *, size: int, there: int, antialiased: bool, xp) -> 
 def _weighted(subscripts: str, weights, pixels, *, xp, halves: bool) -> Any:
   """Sums of UInt8 pixels by weights, rounded to UInt8.
 
-  `halves`: in bfloat16, which holds 8 bits: the upper and the lower bits of weights each do.
+  `halves` multiplies in bfloat16, which holds 8 bits, by the upper and the lower bits of weights.
   """
   dtype = jnp.bfloat16 if halves else np.float32
   parts = (weights & ~127, weights & 127) if halves else (weights,)
@@ -225,16 +225,16 @@ def _weighted(subscripts: str, weights, pixels, *, xp, halves: bool) -> Any:
 def resize_visit(
   pixels, boxes, *, size: int, resampling: str = 'antialiased', xp=np, halves: bool = False
 ) -> Any:
-  """The clips of one visit: columns first, then rows, as Pillow.
+  """Resizes the clips of one visit, columns first, then rows, as Pillow does.
 
   Args:
-    pixels: UInt8 't h w 3', all that is cut out.
+    pixels: UInt8 't h w 3', the cut-out.
     boxes: Int32 'r 5': x, y, width, height and whether to mirror left and right; a box of no
       size gives a black clip.
     size: Side of the clips.
     resampling: One of RESAMPLINGS.
     xp: numpy or jax.numpy.
-    halves: Whether products are of bfloat16, as tensor cores take them; the result is the same.
+    halves: Whether to multiply in bfloat16, as tensor cores do; the result is the same.
 
   Returns:
     UInt8 'r t size size 3'.
@@ -259,7 +259,7 @@ def resize_batch(
   mesh: Mesh | None = None,
   halves: bool | None = None,
 ) -> UInt8[Array, 'b t size size 3']:
-  """`resize_visit` for a batch of v visits of b / v clips each, which lies over the mesh."""
+  """`resize_visit` for a batch of v visits of b / v clips each, sharded over the mesh."""
   if halves is None:
     halves = platform() != 'cpu'
   one = functools.partial(resize_visit, size=size, resampling=resampling, xp=jnp, halves=halves)

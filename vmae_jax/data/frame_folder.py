@@ -1,10 +1,12 @@
-"""Folders of pictures, one a frame, read as videos: the form in which DAVIS arrives.
+"""Folders of pictures, one for each frame, read as videos, as DAVIS is published.
 
-Where videos are named by paths, one that ends in / is such a folder, and one that ends as that of
-a picture is a video of one frame: a clip of it stands still. Pictures are turned as EXIF says.
+A video's path that ends in / is such a folder; one that ends in a picture's suffix is a video of
+one frame, whose clips stand still. Pictures are turned as EXIF says.
 """
 
+import collections
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -21,15 +23,15 @@ from vmae_jax.data.video import Video
 from vmae_jax.errors import VideoError
 from vmae_jax.types import UInt8
 
-RATE = 24  # Frames a second, which pictures do not say: that of DAVIS.
+RATE = 24  # Frames per second, which pictures do not say; DAVIS has 24.
 
 
 def open_video(path: str, *, vectors: bool = False) -> 'Video | FrameFolder':
-  """A video file, a folder of frames or a picture, here or elsewhere; `vectors` as of `Video`.
+  """Opens a video file, a folder of frames or a picture; `vectors` is that of `Video`.
 
   Raises:
-    VideoError: it is none, or frames are missing.
-    OSError: the network, or the disk, does not give it.
+    VideoError: it is none of these, or frames are missing.
+    OSError: the network or the disk fails.
   """
   if path.lower().endswith(('/', *IMAGE_SUFFIXES)):
     return FrameFolder(path)
@@ -40,8 +42,8 @@ def order_frames(names: Iterable[str]) -> list[str]:
   """The pictures among some files, in the order of the numbers in their names.
 
   Raises:
-    VideoError: there is none, two are of one name, or one is missing: names that are numbers
-      must go on by the same step.
+    VideoError: there is none, two differ only in their suffix, or one is missing: names that are
+      numbers must grow by the same step.
   """
   found = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and n[0] != '.']
   if not found:
@@ -52,25 +54,25 @@ def order_frames(names: Iterable[str]) -> list[str]:
 
   found.sort(key=parts)
   stems = [os.path.splitext(name)[0] for name in found]
-  if len(set(stems)) < len(stems):
-    twice = next(a for a, b in zip(stems, stems[1:], strict=False) if a == b)
-    raise VideoError(f'several pictures of the name {twice}: leave one')
+  [(stem, count)] = collections.Counter(stems).most_common(1)
+  if count > 1:
+    raise VideoError(f'several pictures are called {stem}: keep one')
   numbers = [int(stem) for stem in stems if stem.isdecimal()]
   if len(numbers) == len(stems) > 2:
     step = min(np.diff(numbers))
-    for a, b in zip(numbers, numbers[1:], strict=False):
+    for a, b in itertools.pairwise(numbers):
       if b - a != step:
         raise VideoError(
-          f'frames are missing between {a} and {b} (others are {step} apart): put them there, or '
-          'number the frames anew'
+          f'frames are missing between {a} and {b} (others are {step} apart): add them, or '
+          'renumber the frames'
         )
   return found
 
 
 class FrameFolder(Frames):
-  """A folder of pictures, or one picture, with what a `Video` has of a file.
+  """A folder of pictures, or one picture, with the interface of `Video`.
 
-  `names` are those of the pictures, in their order.
+  `names` are the names of the pictures, in their order.
 
   Raises:
     VideoError: there is no such folder, no picture in it, or one is missing.
@@ -92,7 +94,7 @@ class FrameFolder(Frames):
     self.num_frames = len(self.names)
 
   def file(self, i: int) -> bytes:
-    """The file of a picture."""
+    """The bytes of picture i."""
     try:
       return storage.read(os.path.join(self._folder, self.names[i]))
     except OSError as e:
@@ -102,11 +104,11 @@ class FrameFolder(Frames):
     try:
       with Image.open(io.BytesIO(self.file(i))) as image:
         ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith('I'):  # Grey of 16 bits, of which Pillow would cut off the bright.
+        if image.mode.startswith('I'):  # Grey of 16 bits, which Pillow would clip at 255.
           return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
         return np.asarray(image.convert('RGB'))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-      reason = str(e).partition(' <')[0]  # Some end in the address of an object.
+      reason = str(e).partition(' <')[0]  # Some messages end in the address of an object.
       raise VideoError(f'cannot read the frame {self.names[i]}: {reason}') from e
 
   @property
@@ -121,7 +123,7 @@ class FrameFolder(Frames):
     """Every frame, with its time.
 
     Raises:
-      VideoError: a picture cannot be read, or they are not of one size.
+      VideoError: a picture cannot be read, or pictures are not all of one size.
     """
     shape = None
     for i in range(self.num_frames):
@@ -134,7 +136,7 @@ class FrameFolder(Frames):
       yield frame
 
   def check(self) -> list[str]:
-    """Reads every frame; raises a VideoError as `decode` does. Nothing looks wrong."""
+    """Reads every frame and raises a VideoError as `decode` does; there are no warnings."""
     for _ in self.decode():
       pass
     return []

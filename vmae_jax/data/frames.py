@@ -1,4 +1,4 @@
-"""Files as libav opens them, and what comes of them: an error, or frames, put into a clip."""
+"""What all videos share: opening files with libav, its errors, reading frames by their index."""
 
 import hashlib
 import io
@@ -20,20 +20,19 @@ from vmae_jax.motion.codec import Blocks
 from vmae_jax.patience import Closed
 from vmae_jax.types import Int, UInt8
 
-# Files of these formats are opened. The other 300 that libav knows are texts that play other
-# files (concat, playlists, SDP), pictures, sounds, subtitles, games and devices.
+# Only files of these formats are opened. The other 300 that libav knows are texts that refer to
+# other files (concat, playlists, SDP), pictures, sounds, subtitles, games and devices.
 _FORMATS = (
   'mov,matroska,avi,asf,flv,live_flv,kux,mpeg,mpegts,mpegvideo,mxf,ogg,nut,ivf,obu,av1,h261,h263,'
   'h264,hevc,vvc,vc1,m4v,mjpeg,dirac,cavsvideo,dv,gxf,wtv,rm,swf,nsv,nuv,dhav,gif,apng,yuv4mpegpipe'
 )
-# Of every file that is opened.
 _OPTIONS = {'options': {'format_whitelist': _FORMATS}}
 if int(av.__version__.partition('.')[0]) < 19:
-  # A title in another encoding than UTF-8 is no reason not to read a video: later ones know.
+  # These versions refuse a video whose title is not in UTF-8.
   _OPTIONS['metadata_errors'] = 'ignore'
-# What becomes of a frame before it is kept, such as a part of it at another size.
+# From a decoded frame to what is kept of it, such as a part of it at another size.
 Shrink = Callable[[UInt8[np.ndarray, 'H W 3']], UInt8[np.ndarray, 'h w 3']]
-# Takes a frame with its place among those that were asked for, instead of its being kept.
+# Takes a frame and its place among the indices that were asked for.
 Put = Callable[[int, UInt8[np.ndarray, 'H W 3']], None]
 
 Cut = UInt8[np.ndarray, 'n h w 3']
@@ -50,21 +49,21 @@ def libav_errors() -> Iterator[None]:
 
 
 @contextmanager
-def libav_says() -> Iterator[list[str]]:
-  """A list of the errors that libav logs meanwhile, in this thread."""
-  said: list[str] = []
+def libav_log() -> Iterator[list[str]]:
+  """A list that holds, at the end, the errors that libav has logged meanwhile in this thread."""
+  logged: list[str] = []
   av.logging.set_level(av.logging.ERROR)
   av.logging.set_skip_repeated(False)
   try:
     with av.logging.Capture(local=True) as lines:
-      yield said
-      said += dict.fromkeys(f'{name}: {" ".join(text.split())}' for _, name, text in lines)
+      yield logged
+      logged += dict.fromkeys(f'{name}: {" ".join(text.split())}' for _, name, text in lines)
   finally:
     av.logging.set_level(None)
 
 
-def _promised_size(head: bytes) -> int:
-  """Bytes that an AVI or Matroska file with this beginning has; 0 if it does not say."""
+def _declared_size(head: bytes) -> int:
+  """The size in bytes that the beginning of an AVI or Matroska file declares; 0 if it does not."""
   if head.startswith(b'RIFF') and head[4:8] != b'\xff' * 4:
     return 8 + int.from_bytes(head[4:8], 'little')
   at = 0 if head.startswith(b'\x1a\x45\xdf\xa3') else len(head)
@@ -79,7 +78,7 @@ def _promised_size(head: bytes) -> int:
 
 
 def open_stream(file: str | os.PathLike | io.IOBase) -> tuple[InputContainer, VideoStream]:
-  """Opens a video file and finds its stream, which alone will be demuxed.
+  """Opens a video file and finds its video stream, the only one that will be demuxed.
 
   Raises:
     VideoError: the file is missing, is no video, or ends too early.
@@ -93,16 +92,16 @@ def open_stream(file: str | os.PathLike | io.IOBase) -> tuple[InputContainer, Vi
     f.seek(0)
   if size == 0:
     raise VideoError('empty file')
-  if (promised := _promised_size(head)) > size:
-    raise VideoError(f'truncated: {size} of {promised} bytes are in the file')
+  if (declared := _declared_size(head)) > size:
+    raise VideoError(f'truncated: {size} of {declared} bytes are in the file')
   with libav_errors():
     try:
-      # Of `12:30.mp4` libav would take what is before the colon for a protocol.
+      # An absolute path, as libav would take the `12` of `12:30.mp4` for a protocol.
       container = av.open(os.path.abspath(file) if path else file, **_OPTIONS)
     except av.ArgumentError as e:
       raise VideoError('not a video file, but of another format that libav knows') from e
   stream = container.streams.best('video')
-  if stream is None or Disposition.attached_pic in stream.disposition:  # The cover of a sound.
+  if stream is None or Disposition.attached_pic in stream.disposition:  # The cover of a song.
     container.close()
     raise VideoError('no video stream')
   if stream.codec_context is None:
@@ -115,7 +114,7 @@ def open_stream(file: str | os.PathLike | io.IOBase) -> tuple[InputContainer, Vi
 
 
 def display_matrix(frame: av.VideoFrame) -> Int[np.ndarray, '3 3'] | None:
-  """Where the frame's points are shown; None where it says nothing.
+  """Where the frame's points are shown; None if it has no such matrix.
 
   A point (x, y, 1) of the stored picture is shown at (x, y, 1) @ matrix, x to the right and y
   down, in libav's fixed-point numbers.
@@ -125,9 +124,11 @@ def display_matrix(frame: av.VideoFrame) -> Int[np.ndarray, '3 3'] | None:
 
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, tuple[bool, bool]]:
-  """How a frame is shown, one of eight ways, other angles as the nearest.
+  """How a frame is shown: the nearest of eight orientations.
 
-  Whether columns are shown as rows; then, whether top and bottom and left and right are mirrored.
+  Returns:
+    Whether columns are shown as rows; whether, after that, (top and bottom, left and right) are
+    mirrored.
   """
   matrix = display_matrix(frame)
   if matrix is None or not matrix[:2, :2].any():
@@ -145,7 +146,7 @@ def orient(image: UInt8[np.ndarray, 'H W 3'], frame: av.VideoFrame) -> UInt8[np.
 
 
 def digest(image: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, '1 4 3']:
-  """Few bytes that tell an image from others."""
+  """A short hash of an image, in the shape of an image."""
   return np.frombuffer(hashlib.md5(image.tobytes()).digest()[:12], np.uint8).reshape(1, 4, 3)
 
 
@@ -154,7 +155,7 @@ class Frames:
 
   num_frames: int  # That a player would show.
   rate: float = 0.0  # Average frames per second; 0.0 if it is not known.
-  # Frame -> the codec's motion, if that is wanted and known, of the last reading.
+  # Frame -> the codec's motion, where known, of the frames of the last `read` if it was asked for.
   vectors: Mapping[int, Blocks] = {}
 
   @property
@@ -168,7 +169,10 @@ class Frames:
     return self.read([0]).shape[2]
 
   def images(self, wanted: list[int]) -> Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]:
-    """The frames of these indices, which grow, each with its index; maybe a frame repeatedly."""
+    """The index and image of each wanted frame, in any order and maybe more than once.
+
+    `wanted` holds ascending indices.
+    """
     raise NotImplementedError
 
   def read(
@@ -182,10 +186,10 @@ class Frames:
 
     Args:
       indices: Places in the order of display, in [0, num_frames).
-      shrink: What becomes of each frame as soon as it is decoded, always of one size: only that
-        is held. It gets the frames in any order.
-      put: Takes each frame instead, a view, with its place in `indices`, perhaps more than once.
-        Nothing is held, and the result has no pixels.
+      shrink: Is applied to each frame as soon as it is decoded, in any order; only its results,
+        which must be of one size, are held.
+      put: Takes the place in `indices` and the frame, a view, perhaps more than once. Then no
+        frame is held, and the result has no pixels.
 
     Returns:
       RGB in [0, 255].
@@ -234,7 +238,7 @@ class ArrayVideo(Frames):
 
 
 class Writer:
-  """Where one reading of a video puts its frames, until it is given up."""
+  """Writes the frames of one attempt to read a video, until that is given up."""
 
   def __init__(self, pixels: Sequence[Cut]):
     self.pixels = pixels
@@ -249,16 +253,17 @@ class Writer:
       self.pixels[row][place, :height, :width] = image
 
   def close(self) -> None:
-    """From now on nothing is written, whichever thread still reads."""
+    """Makes every later `put` fail, as a thread may still be reading."""
     with self._lock:
       self._open = False
 
 
 def read_once(source: Any, i: int, read: Callable[[Writer], Any], pixels: Sequence[Cut]) -> Any:
-  """What `read` returns, with video i's frames in `pixels`, however often it has to be called.
+  """What `read` of video i returns, with the frames in `pixels`, however often it is called.
 
-  The first call writes there. Others, beside it as it is late or after it as it failed, write
-  elsewhere, and theirs is copied. `source.ask(i, reading)`, where it has that, calls what reads.
+  If the source has a method `ask` (`vmae_jax.patience.PatientSource`), that calls `read` again when
+  it is late or has failed. The first call writes to `pixels`; later ones write to arrays of their
+  own, which are copied.
   """
   first = Writer(pixels)
   writers = iter([first])
@@ -282,8 +287,8 @@ def encode(video: UInt8[np.ndarray, 'T H W 3'], *, rate: int) -> io.BytesIO:
   """An MP4 file of a clip: H.264 of a quality that keeps small motions."""
   file = io.BytesIO()
   with av.open(file, 'w', format='mp4') as container:
-    # No B-frames: clips this short decode fastest so. One thread and no mbtree: else bytes differ
-    # every hundredth time.
+    # Short clips decode fastest without B-frames. With more threads or mbtree, one file in a
+    # hundred has other bytes.
     options = {'crf': '18', 'preset': 'fast', 'bf': '0', 'x264-params': 'mbtree=0:threads=1'}
     stream = container.add_stream('libx264', rate=rate, options=options)
     stream.height, stream.width = video.shape[1:3]

@@ -1,14 +1,14 @@
-"""List files: a video a line, with its class and the frames of it that count.
+"""List files: one video in each line, with its class and the range of its frames that is used.
 
-The form of a line is told by how many numbers follow its path:
+The number of integers after the path says which form a line has:
 
     path                      no class
     path label                0 or more, -1 for unknown
     path 0 count              VideoMAE V2's pre-training lists: count -1 means all frames
-    folder total label        raw frames, as of mmaction2; told from the form above by its labels
-    path start count label    VideoMAE V2: the frames from start on
+    folder total label        raw frames, as in mmaction2; its labels tell it from the form above
+    path start count label    VideoMAE V2: count frames, from start on
 
-A path that ends in / is a folder of frames, one of a picture a video of that frame alone, see
+A path that ends in / is a folder of frames; that of a picture is a video of one frame, see
 `vmae_jax.data.frame_folder`.
 """
 
@@ -32,8 +32,8 @@ _NAMES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, '/')
 _ENDS = '|'.join(map(re.escape, _NAMES))
 _NUMBER = re.compile('-?[0-9]+')
 _ROW_NUMBER = re.compile(r'[0-9]+[,\t]')
-_AT_ONCE = 1 << 16  # Characters of a list that are looked at together.
-# A line whose path is that of a video, without quotes, and ends in so many numbers.
+_AT_ONCE = 1 << 16  # Characters of a list that are parsed together.
+# A line with the path of a video, without quotes, and as many numbers as are filled in for %d.
 _PLAIN = rf'(?im)^([^\s"#,].*(?:{_ENDS}))'
 _NUMBERS = r'((?:[ \t,]+-?[0-9]{1,9}){%d})[ \t]*$'
 # A path, then a word that is no number, such as in `a.mp4 running` and `a.mp4 0.0`.
@@ -41,7 +41,7 @@ _WORD = re.compile(rf'(?:{_ENDS})[ \t,]+([^/]+)$', re.I)
 
 
 class Entry(NamedTuple):
-  """One video of a list: where it lies, its class, and which of its frames count.
+  """One video of a list: its path, its class, and which of its frames are used.
 
   `tail` is what follows the path in its line, so that the line can be written again.
   """
@@ -78,24 +78,24 @@ def check_name(path: str) -> None:
   try:
     path.encode()
   except UnicodeEncodeError:
-    why = 'is no UTF-8 (or the locale is another: LC_ALL=C.UTF-8)'
+    why = 'is not in UTF-8 (or the locale is not: set LC_ALL=C.UTF-8)'
   else:
     if '\n' not in path and '\r' not in path:
       return
-    why = 'holds a line end'
+    why = 'contains a line break'
   raise UserError(f'the name {path!r} {why}, which a list cannot hold: rename it.')
 
 
 def is_video(path: str) -> bool:
-  """Whether it is called as a video or a picture or, with a / at its end, a folder of frames."""
+  """Whether a path has the suffix of a video or a picture, or the / of a folder of frames."""
   return path[-5:].lower().endswith(_NAMES)
 
 
 def split_line(line: str) -> tuple[str, list[int], str]:
-  """A path, the up to three whole numbers behind it, and both as they were: blanks or commas.
+  """The path of a line, the up to three whole numbers after it, and these numbers as text.
 
-  The path may contain blanks and commas, as the numbers are found from the end; in double
-  quotes it may even end in a number.
+  Blanks or commas separate them. The path may contain both, as the numbers are found from the end;
+  in double quotes it may even end in a number.
 
   Raises:
     ValueError: a quote is not closed, or what follows it is no number.
@@ -119,10 +119,10 @@ def split_line(line: str) -> tuple[str, list[int], str]:
 
 
 def read_list(path: str, *, root: str = '') -> tuple[Entries, tuple[str, ...]]:
-  """Reads a list file, all of whose lines are of one form, and the names of its classes.
+  """Reads a list file, whose lines must all have one form, and the names of its classes.
 
-  Lines that start with # are comments, unless the name of a video begins so; names of classes
-  are read from a file `classes.txt` beside the list, one a line, if there is one.
+  Lines that start with # are comments, unless that begins the name of a video. The names of the
+  classes are read from a file `classes.txt` beside the list, one in each line, if there is one.
 
   Args:
     path: The list.
@@ -142,39 +142,35 @@ def read_list(path: str, *, root: str = '') -> tuple[Entries, tuple[str, ...]]:
       f'{path}: every line begins with a number and a comma, as pandas writes its index: leave it '
       'out by to_csv(..., header=False, index=False).'
     )
-  if reader.comments:
-    logging.warning(
-      '%s: comments that name videos: %d, such as %r',
-      *(path, len(reader.comments), reader.comments[0]),
-    )
+  if lost := reader.comments:
+    logging.warning('%s: %d comments name videos, such as %r', path, len(lost), lost[0])
   if reader.form == 2:
-    entries = Entries.listed(_tell_raw_frames(entries, path))
+    entries = Entries.listed(_resolve_raw_frames(entries, path))
   labels = entries.rows(0, len(entries))['label']
   lowest = min(labels[labels != -1], default=-1)
   names = _class_names(path, int(labels.max()))
   if lowest > 0:
-    logging.warning(
-      '%s: class 0%s has no video, as the lowest label is %d: labels start at 0.',
-      *(path, f' ({names[0]})' if names else '', lowest),
-    )
+    zero = f'class 0 ({names[0]})' if names else 'class 0'
+    text = '%s: %s has no video, as the lowest label is %d: labels start at 0.'
+    logging.warning(text, path, zero, lowest)
   return entries, names
 
 
 class _Reader:
-  """Goes through the lines of a list."""
+  """Parses the lines of a list."""
 
   def __init__(self, path: str, folder: str):
     self.form = 0  # How many numbers follow each path.
     self.only_row_numbers = True  # Whether every line begins with a number and a comma.
-    self.comments: list[str] = []  # That may be lost videos.
+    self.comments: list[str] = []  # Comments that may be meant as videos.
     self._path, self._folder, self._start = path, folder, os.path.join(folder, '')
-    self._read, self._header = 0, ''  # How many entries; the first line if it may be no video.
+    self._read, self._header = 0, ''  # How many entries; the first line if it may be a header.
 
   def entries(self, text: str) -> Iterator[Entry]:
     """The entries of a list's text; plain lines are found many at a time, others one by one."""
     number, begin = 1, 0
     while begin < len(text):
-      # The first line, by itself, says what the others are like.
+      # The first line is parsed alone, as it says which form the others have.
       end = text.find('\n', begin + _AT_ONCE if self._read > 1 else begin)
       part = text[begin : len(text) if end < 0 else end]
       begin, lines = begin + len(part) + 1, part.count('\n') + 1
@@ -194,7 +190,7 @@ class _Reader:
     return self._entry(name, numbers, tail) or self._line(0, f'{name}{tail}')[0]
 
   def _entry(self, name: str, numbers: list[int], tail: str) -> Entry | None:
-    """An entry, None if its numbers are wrong."""
+    """An entry, or None if its numbers are wrong."""
     label = numbers[-1] if len(numbers) in (1, 3) else -1
     start, count = numbers[:2] if len(numbers) > 1 else (0, -1)
     if label < -1 or start < 0 or count < -1 or (count == 0 and len(numbers) == 3):
@@ -228,8 +224,8 @@ class _Reader:
       self._header = '' if numbers or video or tail else line
     elif self._read == 2 and self._header and (video or numbers):
       raise UserError(
-        f'{path}: the first line, {self._header!r}, looks like a header: take it out, as pandas '
-        'does with to_csv(..., header=False, index=False), or put a path in double quotes.'
+        f'{path}: the first line, {self._header!r}, looks like a header: delete it (pandas writes '
+        'none with to_csv(..., header=False, index=False)), or put a path in double quotes.'
       )
     if not video and tail[:1] != '"' and (word := _WORD.search(name)):
       raise UserError(
@@ -247,9 +243,9 @@ class _Reader:
 
 
 def _is_comment(line: str, comments: list[str]) -> bool:
-  """Whether a line that starts with # is a comment; adds one that may be a lost video.
+  """Whether a line that starts with # is a comment; adds one that names a video to `comments`.
 
-  `#20_Rhythm_clap.mp4 0` of HMDB51 is none; `# a.mp4 0` and `#/data/a.mp4 0` were taken out.
+  `#20_Rhythm_clap.mp4 0` of HMDB51 is none; `# a.mp4 0` and `#/data/a.mp4 0` are.
   """
   try:
     video = is_video(split_line(line)[0])
@@ -257,12 +253,13 @@ def _is_comment(line: str, comments: list[str]) -> bool:
     video = False
   if video and line[1] not in ' \t#/' and '://' not in line:
     return False
-  comments += [line] * video
+  if video:
+    comments.append(line)
   return True
 
 
-def _tell_raw_frames(entries: Entries, path: str) -> Iterable[Entry]:
-  """Tells `folder total label` from `path start count`: a label may be 0, and a count may not."""
+def _resolve_raw_frames(entries: Entries, path: str) -> Iterable[Entry]:
+  """Tells `folder total label` from `path start count`: a label may be 0, but a count may not."""
   raw = any(entry.count == 0 for entry in entries)
   if not raw and all(entry.start == 0 for entry in entries):
     return entries
@@ -274,7 +271,7 @@ def _tell_raw_frames(entries: Entries, path: str) -> Iterable[Entry]:
         '`path start count -1`, or `folder/ 0 total label`.'
       )
     if entry.start == 0:
-      raise UserError(f'{path}: {line!r} has no frame, or no count: take the line out.')
+      raise UserError(f'{path}: {line!r} has no frame, or no count: delete the line.')
   return [
     Entry(
       entry.path if is_video(entry.path) else f'{entry.path}/',

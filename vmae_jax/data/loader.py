@@ -1,20 +1,19 @@
-"""The stream of batches: read ahead by threads, already on the devices when asked for.
+"""The stream of batches: threads read ahead, so that batches lie on the devices when asked for.
 
-What is cut out of videos is written once, into memory of a batch, and that is put on the devices,
-each device's rows by themselves; there it is resized.
+What is cut out of videos is written once, into the memory of a batch. Each device gets its rows of
+that memory and resizes them.
 
 The stream is a function of (source, sampler, seed) and the step alone. Visits of videos are
 counted globally: visit i belongs to epoch i // n, and within an epoch grain's stateless
-shuffle by (seed, epoch) says which of the n videos it is, so an epoch needs no end at a
-batch's end. A batch holds v = batch_size / repeats visits; step s holds the visits from
-s * v to (s + 1) * v, and each process reads the share of them that its devices hold. Hence
-threads, workers, devices, hosts and restarts change nothing, and the loader's whole state is
-the step. Of several sets with weights each has epochs and an order of its own
-(`vmae_jax.data.mixture`).
+shuffle by (seed, epoch) says which of the n videos it is, so an epoch may end within a batch.
+A batch holds v = batch_size / repeats visits; step s holds the visits from s * v to
+(s + 1) * v, and each process reads the share of them that its devices hold. Hence threads,
+workers, devices, hosts and restarts change nothing, and the loader's whole state is the step.
+If several sets have weights, each has its own epochs and order (`vmae_jax.data.mixture`).
 
 Nothing can make it wait for ever: a video that gives no answer is replaced, as a broken one is
-(`vmae_jax.patience`), and decoding processes that die are started again; the video that makes
-them die is replaced, too (`vmae_jax.data.readers`).
+(`vmae_jax.patience`). Decoding processes that die are started again, and a video that makes them
+die is replaced, too (`vmae_jax.data.readers`).
 """
 
 import collections
@@ -44,14 +43,14 @@ from vmae_jax.patience import Patience, PatientSource
 from vmae_jax.sharding import batch_sharding
 from vmae_jax.types import Array
 
-CORES = 12  # Of a decoding process, where there are several.
+CORES = 12  # For each decoding process, where there are several.
 
 
 def _local_parts(batch_size: int, mesh: Mesh | None) -> dict[tuple[int, int], list]:
-  """First row and end of each part of the global batch that devices of this process hold -> them.
+  """The devices of this process, by (first row, end) of the part of a batch that they hold.
 
-  Parts need not follow one another: on a TPU slice the mesh goes along the chips' links, which
-  enter and leave the block of chips of a host several times.
+  Parts need not follow one another: on a TPU slice the mesh follows the chips' links, which enter
+  and leave the block of chips of a host several times.
   """
   if mesh is None:
     return {(0, batch_size): [None]}
@@ -62,17 +61,17 @@ def _local_parts(batch_size: int, mesh: Mesh | None) -> dict[tuple[int, int], li
   return dict(sorted(parts.items()))
 
 
-# Epoch, sample, and what is drawn of it; -1 and None after the last one.
+# Epoch, sample, and what is drawn of it; sample -1 and None after the last one.
 Visit = tuple[int, int, Future | None]
 
 
-# What a batch says of its clips in one array of int32: the columns of each, in this order.
+# Numbers about each clip of a batch, in one array of int32: how many columns each takes.
 COLUMNS = {'label': 1, 'epoch': 1, 'sample': 1, 'repeat': 1, 'replaced': 1, 'valid': 1, 'box': 5}
 
 
 @functools.cache
 def _finish(sampler: ClipSampler, mesh: Mesh | None) -> Callable[..., dict[str, Array]]:
-  """The program from what crossed to the devices to the batch."""
+  """The program that makes a batch of what was copied to the devices."""
   sharding = None if mesh is None else batch_sharding(mesh)
   return jax.jit(functools.partial(_batch_of, sampler=sampler, mesh=mesh), out_shardings=sharding)
 
@@ -102,16 +101,16 @@ class Loader:
               clip and of its window, see `vmae_jax.motion.codec.cut_motion`, and
     times     Int32 'b m'          which frames of the video these are
     label     Int32 'b'          -1 if unknown
-    epoch     Int32 'b'          of the source, of its set where sets have weights
+    epoch     Int32 'b'          of the source, or of the clip's set where sets have weights
     sample    Int32 'b'          the video's index in the source; a replaced one keeps its own
     repeat    Int32 'b'          which of the clips cut from one decoded video
-    replaced  Bool 'b'           the video could not be read, another one stands in for it
+    replaced  Bool 'b'           the video could not be read and another one replaces it
     valid     Bool 'b'           False for what evaluation must leave out, see num_steps
 
   Attributes:
-    wait_seconds: How long the caller has waited for data in all.
-    failures: From the name of each video of this process that could not be read to the
-      reason, in the order in which they were met.
+    wait_seconds: How long the caller has waited for data in total.
+    failures: Name -> reason for each video that this process could not read, in the order in
+      which they were met.
   """
 
   def __init__(
@@ -137,18 +136,18 @@ class Loader:
       source: The data set.
       sampler: Draws the clips of one visit.
       batch_size: Clips in a batch over all devices.
-      seed: For the order.
+      seed: Of the order.
       shuffle: Whether each epoch has an order of its own.
       mesh: Where batches lie; None puts them on the default device.
       start_step: The step to go on from.
       num_steps: The step to stop before, counted from 0. None is one pass for evaluation: the
         last batch is filled up, and `valid` is False there and for replaced videos.
-      order: 'hashed' by seed and epoch, or 'added': as older runs, in which epoch 1 of seed 0 has
-        the order of epoch 0 of seed 1.
-      threads: That decode, in each process; 0: one for each core that they may use.
-      workers: Processes that decode, as Python itself is a limit; 0 decodes in this one, and -1
-        takes one for each CORES cores where there are more than that.
-      seconds: After so long without an answer a video is given up and replaced.
+      order: 'hashed' by seed and epoch, or 'added', as in older runs, in which epoch 1 of seed 0
+        has the order of epoch 0 of seed 1.
+      threads: That decode, in each process; 0 means one for each core that they may use.
+      workers: Processes that decode, as one Python process can be too slow. 0 decodes in this one;
+        -1 starts one for each CORES cores if there are more than CORES.
+      seconds: A video without an answer for so long is given up and replaced.
       prefetch: Batches that lie ready on the devices.
 
     Raises:
@@ -183,7 +182,7 @@ class Loader:
       samples = grain.MapDataset.range(count)
       if not shuffle or order == 'added':
         return samples.shuffle(seed=seed) if shuffle else samples
-      # grain adds the epoch to the seed: no other seed is near this one.
+      # grain adds the epoch to the seed, so seeds must lie far apart.
       digest = hashlib.sha256(str((seed, number) if number else seed).encode()).digest()
       return samples.shuffle(seed=int.from_bytes(digest[:4], 'little'))
 
@@ -216,12 +215,12 @@ class Loader:
     return self
 
   def next_cut(self) -> tuple[Array, Array]:
-    """The next batch as it crosses to the devices: pixels, and numbers about each clip."""
+    """The next batch before it is resized: pixels, and numbers about each clip."""
     start = time.perf_counter()
     item = self._queue.get()
     self.wait_seconds += time.perf_counter() - start
     if isinstance(item, BaseException):
-      self._queue.put(item)  # Asked again, the answer is the same.
+      self._queue.put(item)  # For the next call.
       raise item
     batch, failures = item
     for name, reason in failures:
@@ -229,7 +228,7 @@ class Loader:
     return batch
 
   def __next__(self) -> dict[str, Array]:
-    # Here and not in the thread, since all processes must start their programs in one order.
+    # Not in the loader's thread, since all processes must start their programs in one order.
     return _finish(self._sampler, self._mesh)(*self.next_cut())
 
   def _produce(self) -> None:
@@ -248,7 +247,7 @@ class Loader:
       self._put(e)
 
   def _start(self, step: int) -> tuple[dict[tuple[int, int], np.ndarray], list[Visit]]:
-    """Begins to read a batch: the memory of each part, and what comes of each visit."""
+    """Starts to read a batch; returns the memory of each part, and the visits."""
     parts, rows = {}, {}
     for first, end in self._parts:
       first, end = first // self._cuts, end // self._cuts
@@ -278,7 +277,7 @@ class Loader:
   ) -> tuple[tuple[Array, Array], list[tuple[str, str]]]:
     sampler, columns = self._sampler, sum(COLUMNS.values())
     repeats, m = sampler.repeats, sampler.places
-    # Two halves of a number are a vector.
+    # The two float16 of a vector take the place of one int32.
     more = m * (1 + sampler.vectors**2) if sampler.vectors else 0
     numbers = np.zeros((len(visits), repeats, columns + m + more), np.int32)
     failures = []
@@ -300,7 +299,7 @@ class Loader:
     return (pixels, self._to_devices(np.split(numbers, ends[:-1]), self._batch_size)), failures
 
   def _to_devices(self, parts: list[np.ndarray], rows: int) -> Array:
-    """A global array of so many rows, each device's put by themselves."""
+    """A global array of so many rows, of which each device gets only its own."""
     if self._mesh is None:
       return jax.device_put(parts[0])
     placed = [
@@ -320,4 +319,4 @@ class Loader:
     self._thread.join(timeout=30)
     while not self._queue.empty():
       self._queue.get_nowait()
-    self._queue.put(StopIteration())  # For whoever asks a closed loader.
+    self._queue.put(StopIteration())  # For a caller that still waits.

@@ -11,19 +11,20 @@ import numpy as np
 
 from vmae_jax.errors import UserError
 
-TURNS = 10_000  # After so many visits each set has had exactly its share.
+TURNS = 10_000  # In each block of so many visits each set has exactly its share.
 _WEIGHT = re.compile(r'([0-9.]+)\*(.*)')
 
 
 def split_spec(spec: str) -> tuple[list[str], list[float]]:
-  """The sets that a text names, with ` + ` between them, and their weights, which may be left out.
+  """The sets of a text in which ` + ` separates them, and their weights if they have any.
 
   Raises:
     UserError: some have a weight and some have none, or one is too small.
   """
-  found = [_WEIGHT.fullmatch(part.strip()) for part in spec.split(' + ')]
+  parts = [part.strip() for part in spec.split(' + ')]
+  found = [_WEIGHT.fullmatch(part) for part in parts]
   if not any(found):
-    return [part.strip() for part in spec.split(' + ')], []
+    return parts, []
   try:
     weights = [float(match[1]) for match in found]  # type: ignore
   except (TypeError, ValueError):
@@ -36,14 +37,14 @@ def split_spec(spec: str) -> tuple[list[str], list[float]]:
 
 
 class Mixture:
-  """Sets one after the other as one data set.
+  """Several sets, one after the other, as one data set.
 
   Attributes:
     sources: The sets.
-    weights: What share of the visits of a run each gets, in any unit, and none where each video
-      gets as many. Evaluation visits each video once.
-    class_names: Of all sets if they have the same.
-    labelled: Whether they have: else there are no names, and no video has a label.
+    weights: Each set's share of the visits of a run, in any unit; empty if each video gets as many
+      visits as every other. Evaluation visits each video once.
+    class_names: Of all sets if they have the same, else empty.
+    labelled: Whether all sets have the same classes; if not, no video has a label.
     largest: Height and width that no picture exceeds, None if a set does not say.
   """
 
@@ -85,15 +86,14 @@ def turns(
 ) -> Callable[[int], tuple[int, int]]:
   """A function from the number of a visit to the epoch of its set and the sample.
 
-  Among any TURNS visits from a multiple of it on, each set has its share, scattered; its own visits
-  go through it epoch by epoch. `order`, of the number of a set and of its videos, says which one
-  each of its visits is of.
+  The visits of a set are spread evenly over each block of TURNS visits, and go through the set
+  epoch by epoch. `order(k, n)` says which of the n videos of set k each of its visits reads.
   """
   shares = np.array(mixture.weights) / math.fsum(mixture.weights) * TURNS
   counts = shares.astype(int)
   rest = np.argsort(counts - shares, kind='stable')[: TURNS - counts.sum()]
   counts[rest] += 1
-  # At equal distances, and of those that meet the first set first.
+  # Each set's visits lie at equal distances; at the same place, the first set comes first.
   places = np.concatenate([(np.arange(n) + 0.5) / n for n in counts])
   which = np.repeat(np.arange(len(counts)), counts)[np.argsort(places, kind='stable')]
   nth = np.zeros(TURNS, int)

@@ -1,8 +1,8 @@
 """Threads and processes that read videos into rows of batches; no video can stop or crash them.
 
-A process says which sample each of its threads opens. What was open in a process that died (by a
-fault in a decoder) is a suspect: suspects are read one at a time. The one that is open when a
-process dies again is the culprit, and is given up.
+Each process tells which sample each of its threads opens. If it dies, by a fault in a decoder, the
+samples that were open are suspects, and from then on are read one at a time. A suspect that is open
+when a process dies again is the culprit, and is given up.
 """
 
 import atexit
@@ -32,7 +32,7 @@ from vmae_jax.errors import UserError, VideoError
 from vmae_jax.patience import Closed, PatientSource
 from vmae_jax.types import UInt8
 
-MOST_DEATHS = 3  # Of processes, unexplained, each less than NEAR visits after another.
+MOST_DEATHS = 3  # More deaths of processes without a culprit, within NEAR visits, end the run.
 NEAR = 1000
 
 
@@ -51,12 +51,12 @@ class Block:
       weakref.finalize(self, os.close, self.fd)
     self.memory = mmap.mmap(self.fd, size, mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)
     if hasattr(mmap, 'MADV_HUGEPAGE'):  # Copying takes three quarters of the time then.
-      with contextlib.suppress(OSError):  # Not in this kernel.
+      with contextlib.suppress(OSError):  # This kernel has none.
         self.memory.madvise(mmap.MADV_HUGEPAGE)
 
 
 class Row(NamedTuple):
-  """One row of a batch: its array, and where that lies."""
+  """One row of a batch: its array, and where that lies in which block."""
 
   pixels: Cut
   block: Block
@@ -64,10 +64,10 @@ class Row(NamedTuple):
 
 
 class Memory:
-  """Batches' memory, which is taken again once nothing refers to it.
+  """Memory for batches, which is used again once nothing refers to it.
 
   A device may read a batch long after `jax.device_put` has returned, and on a CPU the array that
-  it returns is that memory itself. While either is so, JAX holds a reference.
+  it returns is that memory itself. In both cases JAX holds a reference.
   """
 
   def __init__(self, row: tuple[int, int, int, int], *, shared: bool):
@@ -76,7 +76,7 @@ class Memory:
     self.free: dict[int, collections.deque[Block]] = collections.defaultdict(collections.deque)
 
   def take(self, rows: int) -> tuple[UInt8[np.ndarray, 'b n h w 3'], list[Row]]:
-    """The array of some rows, with any content, and each of them."""
+    """An array of so many rows, with any content, and its rows."""
     try:
       block = self.free[rows].pop()
     except IndexError:
@@ -98,7 +98,7 @@ class Threads:
     self._pool = ThreadPoolExecutor(threads, thread_name_prefix='reader')
 
   def submit(self, epoch: int, sample: int, rows: Sequence[Row]) -> Future:
-    """What `draw` returns, once it has filled these rows."""
+    """What `draw` returns, which also fills these rows."""
     return self._pool.submit(self._draw, self._source, epoch, sample, [row.pixels for row in rows])
 
   def close(self) -> None:
@@ -118,11 +118,11 @@ class _Task:
 
 @dataclass(eq=False)
 class _Worker:
-  """A process, as the one that started it sees it."""
+  """A decoding process, as seen by the process that started it."""
 
   process: Any
-  pipe: Any  # Tasks to it, what it opens and its answers back.
-  handles: Any  # Descriptors of blocks to it, in the order in which tasks name them.
+  pipe: Any  # Tasks go to it; what it opens and its answers come back.
+  handles: Any  # File descriptors of blocks go to it, in the order of their numbers in `blocks`.
   tasks: dict[int, _Task] = field(default_factory=dict)
   blocks: dict[Block, int] = field(default_factory=dict)
 
@@ -133,14 +133,13 @@ class Processes:
   def __init__(self, source: PatientSource, draw: Draw, *, count: int, threads: int, row):
     self.suspects: set[int] = set()  # Samples that were open when a process died.
     self.culprits: set[int] = set()  # Samples that are not opened again.
-    # Which task was the last when processes died for no known reason.
-    self.deaths: list[int] = []
+    self.deaths: list[int] = []  # The last tickets when processes died without a culprit.
     self._given = (source, draw, threads, row)
     self._tickets = itertools.count()
     self._lock = threading.RLock()
     self._error: Exception | None = None
     self._workers = [self._start() for _ in range(count)]
-    atexit.register(self.close)  # Before multiprocessing would wait for them.
+    atexit.register(self.close)  # Else multiprocessing would wait for them.
 
   def _start(self) -> _Worker:
     context = multiprocessing.get_context('spawn')
@@ -155,7 +154,7 @@ class Processes:
     return worker
 
   def submit(self, epoch: int, sample: int, rows: Sequence[Row]) -> Future:
-    """As that of `Threads`."""
+    """As `Threads.submit`."""
     task = _Task(Future(), epoch, sample, rows)
     with self._lock:
       if self._error is not None:
@@ -176,10 +175,10 @@ class Processes:
       about = (frozenset(self.suspects), frozenset(self.culprits))
       worker.pipe.send((ticket, task.epoch, task.sample, places, *about))
     except OSError:
-      pass  # It has died, which `_listen` will find.
+      pass  # The process has died, which `_listen` finds.
 
   def _listen(self, worker: _Worker) -> None:
-    """Takes what a process says, until it ends."""
+    """Receives the messages of a process until it ends."""
     try:
       while True:
         ticket, opened, answer = worker.pipe.recv()
@@ -202,7 +201,7 @@ class Processes:
     if self._error is None:
       opened = {task.opened for task in worker.tasks.values()} - {-1}
       found = opened & (self.suspects | self.culprits)
-      if found:  # Others that were open are free of suspicion.
+      if found:  # The others that were open are no suspects any more.
         self.culprits |= found
         self.suspects -= opened
         self.deaths = []
@@ -228,7 +227,7 @@ class Processes:
       self._send(new, task)
 
   def close(self) -> None:
-    """Ends the processes; what they were to draw raises Closed."""
+    """Ends the processes; the futures of their tasks raise Closed."""
     atexit.unregister(self.close)
     with self._lock:
       self._error = self._error or Closed()
@@ -239,8 +238,8 @@ class Processes:
 
 
 def _serve(pipe, handles, source: PatientSource, draw: Draw, threads: int, row) -> None:
-  """The life of a process that draws clips: it ends with the one that started it."""
-  for number in (signal.SIGINT, signal.SIGTERM):  # They are for that one, which may save first.
+  """What a decoding process runs; it ends with the process that started it."""
+  for number in (signal.SIGINT, signal.SIGTERM):  # That process handles them and may save first.
     signal.signal(number, signal.SIG_IGN)
   blocks: list[mmap.mmap] = []
   sending, suspected = threading.Lock(), threading.Lock()
@@ -259,11 +258,11 @@ def _serve(pipe, handles, source: PatientSource, draw: Draw, threads: int, row) 
 
     try:
       answer: Any = draw(source.telling(tell), epoch, sample, pixels)
-    except BaseException as e:  # Whatever it is, the one that waits must see it.
+    except BaseException as e:  # Whatever it is, the caller must see it rather than wait.
       answer = e
       try:
         pickle.loads(pickle.dumps(e))
-      except Exception as why:  # As of one whose constructor takes more than its message.
+      except Exception as why:  # Such as one whose constructor takes more than its message.
         answer = RuntimeError(f'{e!r} ({why})')
     with sending:
       pipe.send((ticket, -1, answer))

@@ -1,14 +1,14 @@
 """Which frames of a video make a clip.
 
-In all functions `num_frames` is the length of the video, `frames` that of the clip and `stride` how
-many video frames there are from one to the next; `rng` draws, and None takes the middle.
+In all functions `num_frames` is the length of the video, `frames` that of the clip, and `stride`
+the number of video frames from one clip frame to the next; `rng` None takes the middle.
 """
 
 import numpy as np
 
 from vmae_jax.types import Int
 
-ORDERS = ('hashed', 'added')  # Of samples, by how an epoch's order follows from the seed.
+ORDERS = ('hashed', 'added')  # How the order of samples follows from seed and epoch.
 SAMPLINGS = ('dense', 'linspace', 'segment')
 
 
@@ -21,7 +21,7 @@ def clip_indices(
   rng: np.random.Generator | None,
   released_end: bool = False,
 ) -> Int[np.ndarray, ' T']:
-  """The frames that the function of one of SAMPLINGS chooses."""
+  """The frames that one of SAMPLINGS chooses."""
   if sampling == 'segment':
     return segment_indices(num_frames, frames=frames, rng=rng)
   if sampling == 'linspace':
@@ -37,14 +37,14 @@ def dense_indices(
   rng: np.random.Generator | None,
   released_end: bool = False,
 ) -> Int[np.ndarray, ' T']:
-  """Frames at a fixed stride from a random start, as VideoMAE's pre-training.
+  """Frames at a fixed stride from a random start, as in VideoMAE's pre-training.
 
   A video shorter than `frames * stride` starts at 0 and repeats the last frame that it reaches.
 
-  With `released_end`, as VideoMAE's released code, a clip that would end with the video's very last
-  frame repeats the frame before (kinetics.py advances only while offset + stride < length, with
-  offset counted from 1). It differs at stride 1 for the last start, and in short videos; the pair
-  that stands still is no motion to learn from.
+  With `released_end`, as in VideoMAE's released code, a clip that would end with the video's very
+  last frame repeats the frame before (kinetics.py advances only while offset + stride < length,
+  with offset counted from 1). It differs at stride 1 for the last start, and in short videos; the
+  repeated frame shows no motion to learn from.
   """
   starts = max(1, num_frames - frames * stride + 1)
   start = (starts - 1) // 2 if rng is None else int(rng.integers(starts))
@@ -91,7 +91,7 @@ def dense_views(
 ) -> Int[np.ndarray, 'segments T']:
   """Windows of `frames` frames, spread evenly over every `stride`-th frame of the video.
 
-  A video that is too short for one window repeats its last frame of those. One segment is the
+  A video that is too short for one window repeats the last of these frames. One segment is the
   middle window.
 
   Source: VideoMAE's test protocol for Kinetics: window i starts at i * (rest) / (segments - 1).
@@ -106,7 +106,7 @@ def dense_views(
 
 
 def segment_views(num_frames: int, *, frames: int, segments: int) -> Int[np.ndarray, 'segments T']:
-  """Frames over the whole video; clip i lies i / segments of a step later. One takes the middles.
+  """Frames over the whole video; clip i lies i / segments of a step later, a single one 1 / 2.
 
   Source: VideoMAE's test protocol for Something-Something V2, where `segments` is 2.
   """

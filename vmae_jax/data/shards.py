@@ -6,8 +6,8 @@ A folder of shards holds one split of a data set:
   index-HASH        what is known of each video, see `Index`
   shard-00000.tar   and so on: the videos
 
-A shard is a tar file in WebDataset's layout: of each video ID.json, its header, and ID.mp4.
-The index says where the video's bytes lie, so it is read as one range of bytes.
+A shard is a tar file in WebDataset's layout: for each video ID.json, its header, and ID.mp4.
+The index says where the video's bytes lie, so that a video is read as one range of bytes.
 """
 
 import errno
@@ -32,9 +32,9 @@ from vmae_jax.errors import UserError, VideoError, may_pass
 
 VERSION = 2
 MANIFEST, PARTS = 'manifest.json', '.parts'
-BLOCK = 512  # Of a tar file: all that is in it is filled up to a multiple.
+BLOCK = 512  # Bytes: a tar file pads each of its files to a multiple.
 END = bytes(2 * BLOCK)  # Of a tar file.
-FEW = 512  # Rows of a table that are in memory together.
+FEW = 512  # Rows of a table that are in memory at a time.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Header:
 
   id: str  # The data set's own name of the video.
   label: int  # The class, -1 if unknown.
-  rate: float  # Average frames a second of the original, 0.0 if it does not say.
+  rate: float  # Average frames per second of the original, 0.0 if unknown.
   frames: int
   width: int  # As displayed.
   height: int
@@ -52,7 +52,7 @@ class Header:
 
 
 def pack(header: Header, data: bytes) -> bytes:
-  """A video as a piece of a tar file, which `data` ends but for zeros."""
+  """A video as a piece of a tar file, at whose end are `data` and the zeros that pad it."""
   about = json.dumps(asdict(header), ensure_ascii=False).encode()
   return _member(f'{header.id}.json', about) + _member(f'{header.id}.mp4', data)
 
@@ -64,10 +64,10 @@ def _member(name: str, data: bytes) -> bytes:
 
 
 def unpack(record: bytes) -> tuple[Header, bytes]:
-  """The header and the video that were packed.
+  """The header and the video that `pack` was given.
 
   Raises:
-    VideoError: there is no such thing.
+    VideoError: `record` is no such piece.
   """
   try:
     with tarfile.open(fileobj=io.BytesIO(record)) as tar:
@@ -78,41 +78,42 @@ def unpack(record: bytes) -> tuple[Header, bytes]:
 
 
 def check(header: Header, data: bytes) -> None:
-  """Raises a VideoError for a video that is not the one that was written."""
+  """Raises a VideoError if the bytes of a video are not those that were written."""
   if len(data) != header.size or hashlib.sha256(data).hexdigest() != header.sha256:
     raise VideoError('its checksum is wrong')
 
 
 @contextmanager
-def nameless() -> Iterator[tuple[Any, str]]:
-  """A new file of this machine, gone when it is closed, and its path for all processes until then.
+def temporary() -> Iterator[tuple[Any, str]]:
+  """A new local file, removed when it is closed, and a path by which all processes can open it.
 
   Raises:
-    UserError: what is written to it meanwhile has no room.
+    UserError: there is no room for what is written to it in this context.
   """
-  here = os.path.isdir('/proc/self/fd')  # Then nothing stays behind, however this process ends.
-  file: Any = tempfile.TemporaryFile() if here else tempfile.NamedTemporaryFile()
+  proc = os.path.isdir('/proc/self/fd')  # No file stays behind then, however this process ends.
+  file: Any = tempfile.TemporaryFile() if proc else tempfile.NamedTemporaryFile()
   try:
-    yield file, f'/proc/{os.getpid()}/fd/{file.fileno()}' if here else file.name
+    yield file, f'/proc/{os.getpid()}/fd/{file.fileno()}' if proc else file.name
     file.flush()
   except OSError as e:
     if e.errno != errno.ENOSPC:
       raise
     what = f'{tempfile.gettempdir()} has no room for a table of the videos'
-    raise UserError(f'{what}: let TMPDIR name another folder.') from e
+    raise UserError(f'{what}: set TMPDIR to another folder.') from e
 
 
 class Table(Sequence):
-  """Rows of a text and some numbers, in a file of which a few are in memory at a time.
+  """Rows of a text and some numbers in a file, of which a few are in memory at a time.
 
-  After the numbers come the texts, in UTF-8. Rows are read, not mapped: pages that are mapped count
-  as memory of each process, and one that a disk does not give kills it.
+  The file holds the numbers of all rows, then their texts in UTF-8. It is read, not mapped: mapped
+  pages count as memory of each process, and one that the disk cannot read kills the process.
 
-  The file is on this machine, its path good for other processes, too; `keep` must live as long as
-  the table does, such as a temporary file.
+  `path` is local and other processes can open it. `keep`, such as a temporary file, is kept alive
+  as long as the table.
   """
 
-  ROW: np.dtype  # Also has `text`, bytes of the text, and `end`, where it ends among the texts.
+  # Must have `text`, the bytes of the row's text, and `end`, where it ends among the texts.
+  ROW: np.dtype
 
   def __init__(self, path: str, count: int, keep: Any = None):
     self.path, self.count, self._keep = path, count, keep
@@ -123,14 +124,14 @@ class Table(Sequence):
 
   @classmethod
   def columns(cls) -> list[str]:
-    """What the numbers of a row are called."""
+    """The names of the numbers of a row."""
     return [name for name in cls.ROW.names or () if name not in ('text', 'end')]
 
   @classmethod
   def of(cls, pairs: Iterable[tuple[str, tuple]]) -> Any:
     """A table of texts, each with the numbers of its row."""
     pairs, count, end = iter(pairs), 0, 0
-    with nameless() as (file, path), tempfile.TemporaryFile() as after:
+    with temporary() as (file, path), tempfile.TemporaryFile() as after:
       while some := list(itertools.islice(pairs, FEW)):
         data = [text.encode() for text, _ in some]
         rows = np.empty(len(some), cls.ROW)
@@ -155,7 +156,7 @@ class Table(Sequence):
     return np.frombuffer(data, self.ROW)
 
   def pairs(self, first: int, end: int) -> Iterator[tuple[str, tuple]]:
-    """Rows as `of` takes them."""
+    """Rows in the form that `of` takes."""
     texts = self.count * self.ROW.itemsize
     for at in range(first, end, FEW):
       rows = self.rows(at, min(at + FEW, end))
@@ -166,7 +167,7 @@ class Table(Sequence):
         yield data[a:b].decode(), numbers
 
   def item(self, text: str, *numbers: Any) -> Any:
-    """What a row is to users."""
+    """The object that users of the table get for a row."""
     raise NotImplementedError
 
   def __len__(self) -> int:
@@ -201,7 +202,7 @@ class Index(Table):
 
   @classmethod
   def joined(cls, parts: Iterable[tuple['Index', int]]) -> 'Index':
-    """That of several, each with the number of its first shard."""
+    """One index of several, each given with the number of its first shard."""
     at = cls.columns().index('shard')
     return cls.of(
       (text, (*numbers[:at], numbers[at] + first, *numbers[at + 1 :]))
@@ -221,37 +222,37 @@ def holds_shards(folder: str) -> bool:
 
 
 def open_index(folder: str, manifest: dict[str, Any]) -> Index:
-  """The index of a folder, copied to this machine: no mount that dies may keep it from anybody.
+  """Copies the index of a folder to this machine, where it outlives the folder's mount.
 
   Raises:
-    ValueError: it is another one than was written.
+    ValueError: it is not the one that was written.
     UserError: there is no room for it.
   """
   about = manifest['index']
-  with nameless() as (copy, path):
+  with temporary() as (copy, path):
     storage.fetch(f'{folder}/{about["name"]}', path)
-  if hashlib.file_digest(open(path, 'rb'), 'sha256').hexdigest() != about['sha256']:
+  if hashlib.file_digest(copy, 'sha256').hexdigest() != about['sha256']:
     raise ValueError(f'{about["name"]} is not the one that was written')
   return Index(path, manifest['records'], copy)
 
 
 class ShardSource:
-  """A folder of shards, here or elsewhere, as a data set; sample i is video i of its index.
+  """A folder of shards, local or in a bucket, as a data set; sample i is video i of its index.
 
   Attributes:
-    headers: Of all videos, each by its number.
+    headers: The `Header` of each video.
     class_names: May be empty.
     manifest: The content of manifest.json.
     largest: Height and width that no picture exceeds.
 
   Raises:
     UserError: the folder is not complete, or is damaged.
-    OSError: the disk or store that it lies on is away.
+    OSError: the disk or store that it lies on does not answer.
   """
 
   def __init__(self, folder: str):
     self.folder = folder.rstrip('/') or folder
-    self._where = storage.absolute(self.folder)  # Also for workers.
+    self._where = storage.absolute(self.folder)
     if not storage.is_file(f'{folder}/{MANIFEST}'):
       raise UserError(f'the shards in {folder} are not complete: start the same prepare again.')
     try:
@@ -259,7 +260,7 @@ class ShardSource:
       version, shards = self.manifest['version'], self.manifest['shards']
       if version != VERSION:
         todo = f'python -m vmae_jax.prepare upgrade {folder}' if version == 1 else 'prepare it anew'
-        raise UserError(f'{folder} is of version {version}, this is for {VERSION}: {todo}.')
+        raise UserError(f'{folder} is of version {version}, this code reads {VERSION}: {todo}.')
       self.class_names: tuple[str, ...] = tuple(self.manifest['classes'])
       if not self.manifest['records']:
         raise UserError(f'the shards in {folder} hold no video: all of them failed.')

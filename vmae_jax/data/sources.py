@@ -3,15 +3,15 @@
 `open_source` turns the string of a config into a source:
 
     path/to/train.csv         a list file, see `vmae_jax.data.lists`
-    path/to/video.mp4         that one
+    path/to/video.mp4         that video
     path/to/folder            all videos below it, see `read_folder`
     path/to/shards            what prepare --shards wrote, see `vmae_jax.data.shards`
     gs://..., s3://...        any of these in a bucket, see `vmae_jax.storage`
     tfds:ucf101[/config]:train  a TensorFlow data set, see `vmae_jax.data.tfds`
     pictures:path/to/folder   all pictures below it, each a clip that stands still
     synthetic:train[,label=look]  the synthetic set, see `vmae_jax.data.synthetic`
-    0.7*A + 0.3*B             several of these, each with its share of visits; as A + B each video
-                              has the same, see `vmae_jax.data.mixture`
+    0.7*A + 0.3*B             several of these, each with its share of visits; with A + B all videos
+                              get the same, see `vmae_jax.data.mixture`
 """
 
 import functools
@@ -44,8 +44,8 @@ from vmae_jax.motion.codec import Blocks
 from vmae_jax.patience import NoAnswer, ask_all
 from vmae_jax.types import UInt8
 
-SAMPLE, FEW = 10_000, 16  # Files of a source that are looked for before a run.
-# What folders of splits are called, as in train_256 or videos_val.
+SAMPLE, FEW = 10_000, 16  # Files of a source that the first and other processes look for.
+# Names of folders of splits, such as train_256 or videos_val.
 _SPLIT = re.compile(r'(videos?[-_])?(train|training|val|valid|validation|test|testing)([-_]?\d+)?')
 
 
@@ -65,8 +65,8 @@ class Source(Protocol):
   def open(self, i: int) -> Frames:
     """Opens the video; raises a VideoError where it cannot be read.
 
-    With `vectors=True`, which is asked for where a method follows the codec's motion, what it opens
-    may have `vectors`, as a `Video`.
+    A method that uses the codec's motion also passes `vectors=True`; the video may then have
+    `vectors`, as a `Video` does.
     """
 
 
@@ -130,7 +130,9 @@ class FileSource:
   def _about(self) -> str:
     some = range(0, len(self), 1 + len(self) // 64)
     common = os.path.commonprefix([self.name(i) for i in some])
-    while True:  # Until all lie in the folder that some have in common; a pass takes seconds.
+    # Paths count from the folder that all have in common; it is shortened until all lie in it. A
+    # pass takes seconds.
+    while True:
       folder, digest = len(os.path.dirname(common)), hashlib.sha256()
       top = common[: common.rfind('/') + 1]
       for path, *numbers, _ in self.entries:
@@ -157,7 +159,7 @@ class FileSource:
 
 
 def splits_among(classes: Sequence[str]) -> list[str]:
-  """Folders that are no classes but splits, as there are several of them or nothing else."""
+  """Folders that are splits and no classes: several have such names, or all have."""
   splits = [name for name in classes if _SPLIT.fullmatch(name.lower())]
   return splits if len(splits) > 1 or splits == list(classes) else []
 
@@ -166,7 +168,7 @@ def read_folder(folder: str, suffixes: tuple[str, ...] = VIDEO_SUFFIXES) -> File
   """Finds all videos in a folder and below, sorted by path.
 
   Folders directly inside it are classes, numbered in the order of their names; videos that
-  lie in the folder itself have no label. What begins with a . is left out.
+  lie in the folder itself have no label. Names that begin with a . are left out.
 
   Raises:
     UserError: there is no video, or the folders inside it are splits.
@@ -179,7 +181,7 @@ def read_folder(folder: str, suffixes: tuple[str, ...] = VIDEO_SUFFIXES) -> File
   )
   if splits := splits or splits_among(classes):
     first = storage.join(folder, splits[0])
-    raise UserError(f'{folder} has the splits {", ".join(splits)}: name one, {first}.')
+    raise UserError(f'{folder} has the splits {", ".join(splits)}: name one, such as {first}.')
   if not paths:
     raise UserError(f'no video in the folder {folder} (looked for {" ".join(suffixes)}).')
   labels = {name: i for i, name in enumerate(classes)}
@@ -192,16 +194,16 @@ def read_folder(folder: str, suffixes: tuple[str, ...] = VIDEO_SUFFIXES) -> File
 
 
 def open_source(spec: str, *, root: str = '', seconds: float = 60.0) -> DataSet:
-  """Opens what a config calls its data, see the module.
+  """Opens the data that a config names, see the top of this file.
 
   Args:
-    spec: Its name.
+    spec: The name.
     root: Where relative paths in a list start, see `read_list`; for TFDS the data_dir.
-    seconds: That a disk or network mount may take to say what lies there.
+    seconds: How long a disk or network mount may take to answer.
 
   Raises:
-    UserError: there is no such thing, or nothing is in it.
-    Unavailable: there is no answer, or the disk, mount or store is away.
+    UserError: there is no such data, or it is empty.
+    Unavailable: there is no answer, or the disk, mount or store fails.
   """
   if not spec:
     raise UserError('no data is named: give --config.data.train=LIST, a list or folder of videos.')
@@ -251,21 +253,20 @@ def _kind(e: OSError) -> type[Exception]:
 def check_paths(
   source: Source, max_bad_share: float, *, seconds: float = 60.0, most: int = 0
 ) -> None:
-  """Looks whether the files of a source exist, before hours are spent on it.
+  """Checks whether the files of a source exist, before hours are spent on it.
 
-  The first process of a run does, and ends the others if it fails; these look for FEW: whether they
-  have the disk at all.
+  The first process of a run does so for all; if it fails, the run ends. The others look for FEW
+  files, to see whether they have the disk at all.
 
   Args:
-    source: Nothing is checked in one that does not lie in files.
+    source: Only files are checked: of other sources nothing.
     max_bad_share: The share of missing files that is tolerated; they will be replaced.
-    seconds: After so long without an answer, as from a dead network mount, a file counts as
-      missing.
-    most: Of more files than that, SAMPLE if it is 0, a sample is looked for, the same each time.
+    seconds: A file that gives no answer for so long, as on a dead network mount, counts as missing.
+    most: If there are more files than this (0 means SAMPLE), a fixed sample of so many is checked.
 
   Raises:
     UserError: more are missing, or all.
-    Unavailable: more give no answer, or the disk, mount or store is away.
+    Unavailable: more give no answer, or the disk, mount or store fails.
   """
   if isinstance(source, Mixture):
     for one in source.sources:
@@ -299,4 +300,4 @@ def check_paths(
       'limit.'
     )
   if missing:
-    logging.warning('%s: %s. Others will stand in for them.', told, such)
+    logging.warning('%s: %s. Others will replace them.', told, such)

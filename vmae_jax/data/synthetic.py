@@ -1,11 +1,11 @@
-"""Made-up clips with two independent labels: how something moves, and what it looks like.
+"""Synthetic clips with two independent labels: how something moves, and what it looks like.
 
-One textured sprite over a textured background. The look, a family of shapes and textures, is seen
-in any single frame and says nothing of the motion. The motion is seen in no single frame: how large
-the sprite is, where and at what phase and speed it starts do not depend on it, and the frame is a
-torus (what leaves on the right comes back on the left). So at *every* frame index, and for
-every motion alike, place, angle, log size and the phase of the background are uniform and
-independent. Lengths are in sides of the frame, so that a clip is the same film at any size.
+A clip shows one textured sprite over a textured background. The look, a family of shapes and
+textures, is seen in any single frame and says nothing about the motion. The motion is seen in no
+single frame: the sprite's size, place, phase and speed at the start do not depend on it, and the
+frame is a torus (what leaves on the right comes back on the left). So at *every* frame index, and
+for every motion alike, place, angle, log size and the phase of the background are uniform and
+independent. The unit of length is the side of the frame, so a clip is the same film at any size.
 """
 
 import itertools
@@ -38,18 +38,18 @@ TEXTURES = 'stripes', 'checks', 'rings'
 LOOKS = tuple(f'{texture}_{shape}' for texture, shape in itertools.product(TEXTURES, SHAPES))
 LABELS = {'motion': MOTIONS, 'look': LOOKS}
 CLIPS = {'train': 8192, 'val': 2048}  # Of each split, unless the caller says otherwise.
-RATE = 8  # Frames a second: slow enough to watch.
+RATE = 8  # Frames per second: slow enough to watch.
 RADIUS = 0.2, 0.29  # The sprite's, least and greatest; a triangle's corners reach 1.7 as far.
-VERSION = 4  # Of the pixels: raise it when a seed makes other ones.
+VERSION = 4  # Of the pixels: raise it if a seed gives other pixels.
 
 
 def label_of(index: int, label: str = 'motion') -> int:
-  """The class of a clip: all pairs of motion and look occur once in so many clips."""
+  """The class of a clip; each pair of motion and look occurs once in every 144 clips."""
   motion, look = index % len(MOTIONS), index // len(MOTIONS) % len(LOOKS)
   return {'motion': motion, 'look': look}[label]
 
 
-# What a set is made with: the usual value and the least one.
+# Options of `render_with_opacity`: default and least value.
 OPTIONS: dict[str, tuple[float, float]] = {
   'frames': (16, 1),
   'size': (48, 16),
@@ -75,8 +75,8 @@ def draw_course(
 ) -> Course:
   """Draws the course of one clip of the motion `name`.
 
-  Every motion takes the same random numbers in the same order, so that what is drawn
-  afterwards (looks) does not depend on it.
+  Every motion draws the same random numbers in the same order, so that what is drawn afterwards
+  (the look) does not depend on it.
   """
   t = np.arange(frames) * speed * (rng.random() < moving)  # 0: the first frame, repeated.
   x, y, size = rng.random((3, 1))
@@ -87,9 +87,9 @@ def draw_course(
   radius = rng.uniform(0.15, 0.25)
   circle = np.deg2rad(rng.uniform(18, 32)) * t
   height = rng.uniform(0.2, 0.35)
-  hops = t / rng.uniform(7, 11)  # So many frames a hop.
-  # Half of all clips pan, and `still` always does, for something has to move. Given that a
-  # clip pans, direction and speed are drawn alike for all classes.
+  hops = t / rng.uniform(7, 11)  # A hop takes 7 to 11 frames.
+  # Half of all clips pan; `still` always does, as something has to move. Direction and speed of
+  # the pan are drawn alike for all classes.
   pan = pan_speed * t * (rng.random() < 0.5 or name == 'still')
 
   match name:
@@ -149,10 +149,10 @@ def _edge(shape: str, phi: Float32[np.ndarray, 'T H W']) -> Float32[np.ndarray, 
 def _sprite(
   rng: np.random.Generator, course: Course, size: int, look: str
 ) -> tuple[Float32[np.ndarray, 'T size size'], Float32[np.ndarray, 'T size size']]:
-  """Opacity and texture, in [-1, 1], of a blob of a look.
+  """Opacity, in [0, 1], and texture, in [-1, 1], of a sprite.
 
-  Lobes of its own make each shape irregular, and one side of each texture is darker, so that a
-  turn is seen whatever the look.
+  Random lobes make each shape irregular, and one side of each texture is darker, so that a rotation
+  is seen whatever the look.
   """
   kind, shape = look.split('_')
   lobes, lobe_phases = rng.uniform((0.1, 0.03), (0.18, 0.1)), rng.uniform(0, 2 * np.pi, 2)
@@ -202,7 +202,7 @@ def render_with_opacity(
   detail: int = 1,
   moving: float = 1.0,
 ) -> tuple[UInt8[np.ndarray, 'T H W 3'], Float32[np.ndarray, 'T H W']]:
-  """Draws clip `index`, of the classes `label_of(index, ...)`: a function of the arguments alone.
+  """Draws clip `index`, whose classes are `label_of(index, ...)`, from the arguments alone.
 
   Args:
     seed: Of the whole set.
@@ -211,7 +211,7 @@ def render_with_opacity(
     size: H and W.
     speed: Factor of all motion; at 1 sprites move by 1.5 to 4 pixels a frame of 40.
     detail: The background's finest wavelength is 1 / detail of the frame.
-    moving: Share of the clips that move at all; the others keep their label, too.
+    moving: Share of the clips that move at all; the others stand still but keep their label.
 
   Returns:
     The clip, RGB, and the opacity of the sprite at each pixel; 0 is background.
@@ -247,10 +247,10 @@ class SyntheticSource:
 
   Args:
     split: 'train' or 'val'; no clip is in both, whatever the seeds.
-    label: Which one `label` tells, a key of LABELS.
-    clips: How many; None for the usual number.
+    label: Which label the method `label` returns, a key of LABELS.
+    clips: How many; None means as many as CLIPS says.
     seed: Of the set.
-    options: Of `render_with_opacity`.
+    options: See OPTIONS.
 
   Raises:
     UserError: there is no such split or label, or an option is out of range.
@@ -291,7 +291,7 @@ class SyntheticSource:
 
   def open(self, i: int, *, vectors: bool = False) -> Frames:
     clip = render(self._seed, i, **self._options)
-    if vectors:  # As a codec keeps it.
+    if vectors:  # Only an encoded video has them.
       return Video(encode(clip, rate=RATE), vectors=True)
     return ArrayVideo(clip, rate=float(RATE))
 
@@ -304,12 +304,12 @@ def named_source(spec: str) -> SyntheticSource:
   """
   split, *options = spec.split(',')
   if split not in CLIPS:
-    raise UserError(f"'synthetic:{spec}': there are the splits synthetic:train, synthetic:val.")
+    raise UserError(f"'synthetic:{spec}': the splits are synthetic:train and synthetic:val.")
   kinds = {'label': str, 'clips': int, 'seed': int} | {k: type(x) for k, (x, _) in OPTIONS.items()}
   values = {}
   for name, _, value in (option.partition('=') for option in options):
     try:
       values[name] = lookup(kinds, name, f'synthetic:{spec}')(value)
     except ValueError:
-      raise UserError(f'synthetic:{spec}: {name} is {value!r}, no number.') from None
+      raise UserError(f'synthetic:{spec}: {name} is {value!r}: give a number.') from None
   return SyntheticSource(split, **values)

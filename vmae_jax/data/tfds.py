@@ -1,9 +1,9 @@
 """Videos from TensorFlow Datasets: `tfds:ucf101:train` and the like.
 
-A set that was prepared in the ArrayRecord format is read without TensorFlow; only to prepare one
-it is needed. Of a set in a bucket the split's files are copied to this machine, once. TFDS stores a
-video as single images, which takes much more room and time than the video files themselves: for
-large data sets use those.
+A set that was prepared in the ArrayRecord format is read without TensorFlow, which only preparing
+needs. The files of a split in a bucket are copied to this machine, once. TFDS stores a video as
+single images, which takes much more room and time than the video files themselves: for large data
+sets use those.
 """
 
 import json
@@ -21,9 +21,9 @@ from vmae_jax.errors import Unavailable, UserError, check_name, may_pass
 
 
 def _find_video(features: dict[str, Any]) -> tuple[tuple[str, ...], Any]:
-  """Where in an example the frames are, and the feature to read them with; None if nowhere.
+  """The keys that lead to an example's frames, and the feature that reads them; None if none does.
 
-  TFDS's own features of videos need TensorFlow; stored is a sequence of images.
+  TFDS's own video features need TensorFlow; what they store is a sequence of images.
   """
   import tensorflow_datasets as tfds
 
@@ -46,10 +46,10 @@ def _image(about: dict[str, Any]) -> Any:
 
 
 def _prepared(name: str, data_dir: str) -> str:
-  """The folder of the latest version of a set, '' if it is not there in this format."""
+  """The folder of the latest version of a set, '' if none is in the ArrayRecord format."""
   folder = f'{data_dir}/{name}'
   names = storage.names(folder) if storage.is_folder(folder) else ()
-  versions = [v for v in names if re.fullmatch(r'\d+(\.\d+)*', v)]  # Others were left unfinished.
+  versions = [v for v in names if re.fullmatch(r'\d+(\.\d+)*', v)]  # Others are unfinished.
   for version in sorted(versions, key=lambda v: [*map(int, v.split('.'))], reverse=True):
     info = f'{folder}/{version}/dataset_info.json'
     if storage.is_file(info) and '"array_record"' in storage.read_text(info):
@@ -64,8 +64,8 @@ def _prepare(spec: str, name: str, data_dir: str) -> str:
     import tensorflow_datasets as tfds
   except ImportError as e:
     raise UserError(
-      f'tfds:{spec} is not prepared in {data_dir}, which needs TensorFlow, as training otherwise '
-      f'does not: pip install tensorflow, or copy a set that is prepared there ({e}).'
+      f'tfds:{spec} is not prepared in {data_dir}. Preparing it needs TensorFlow (training does '
+      f'not): pip install tensorflow, or copy a prepared set there ({e}).'
     ) from e
   try:
     builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
@@ -76,7 +76,7 @@ def _prepare(spec: str, name: str, data_dir: str) -> str:
 
 
 def _copy(folder: str, names: Sequence[str]) -> str:
-  """Copies files of a folder elsewhere that are not here yet; returns the folder here."""
+  """Copies the files of a remote folder that are not here yet; returns the local folder."""
   import tensorflow_datasets as tfds
 
   here = os.path.join(tfds.core.constants.DATA_DIR, 'copied', folder.partition('://')[2])
@@ -95,9 +95,9 @@ def _copy(folder: str, names: Sequence[str]) -> str:
 
 
 class TfdsSource:
-  """A split of a data set that has one video an example and, if it is labelled, `label`.
+  """A split of a data set with one video in each example and, if it is labelled, `label`.
 
-  A set that is not there in the ArrayRecord format is prepared first.
+  A set that does not exist in the ArrayRecord format is prepared first.
 
   Raises:
     UserError: there is no such data set, split or feature, or TensorFlow is missing to prepare it.

@@ -3,12 +3,13 @@
 All packets of the video stream are read first, without decoding (1 to 2 ms for ten seconds):
 their time stamps say which frames there are and in which order they are shown, and their
 flags say where decoding can start. A read then decodes from the keyframe before each wanted
-frame to that frame and nothing more, leaves out unwanted frames that no other frame needs,
-and converts the colours of wanted frames only. Nothing seeks, so nothing can land wrongly.
+frame to that frame and nothing more, skips unwanted frames that no other frame needs, and
+converts the colours of wanted frames only. It never seeks, so it cannot land at a wrong frame.
 
-Frames leave a decoder in the order of display. Where time stamps contradict that, or a keyframe
-is none, they are counted from the start instead, which is slower: H.264 with B-frames in AVI, WMV
-and MXF, which keep no time of display, or copied from those, intra refresh, VP8.
+A decoder gives frames in the order of display. If time stamps contradict that, or a packet is
+wrongly marked as a keyframe, frames are counted from the start instead, which is slower. That is
+so for H.264 with B-frames in AVI, WMV and MXF, which store no display times, or copied from
+these, for intra refresh, and for VP8.
 
 An open video holds its compressed packets in memory, a few MB for a clip of ten seconds, and at
 most LARGEST bytes. Cut films into clips before training on them.
@@ -31,7 +32,7 @@ from vmae_jax.data.frames import (
   Frames,
   digest,
   libav_errors,
-  libav_says,
+  libav_log,
   open_stream,
   orient,
   orientation,
@@ -40,16 +41,16 @@ from vmae_jax.errors import VideoError
 from vmae_jax.motion.codec import Blocks, block_motion, reference_gaps
 from vmae_jax.types import UInt8
 
-# Bytes of packets. A hundred threads that hold so much each fit into the memory of a training host.
+# Bytes of packets: as many for each of a hundred threads fit into the memory of a training host.
 LARGEST = 2**29
 
-# Of what a keyframe is; codecs without pictures of several types say NONE.
+# The picture types of keyframes; codecs without such types say NONE.
 _WHOLE_PICTURES = (PictureType.NONE, PictureType.I, PictureType.SI)
 _HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 
 
 class _Doubt(Exception):
-  """Frames have to be counted."""
+  """The packets' times or flags are not reliable: frames have to be counted."""
 
 
 class Video(Frames):
@@ -60,7 +61,7 @@ class Video(Frames):
   """
 
   time_base: Fraction  # Seconds that one step of the frames' time stamps lasts.
-  vectors: dict[int, Blocks]  # As shown; none if frames that the codec reorders had to be counted.
+  vectors: dict[int, Blocks]  # As shown; empty if the codec reorders frames and they are counted.
 
   def __init__(self, file: str | os.PathLike | io.IOBase, *, vectors: bool = False):
     self._with_vectors = vectors
@@ -81,7 +82,7 @@ class Video(Frames):
 
     self._packets, size = [], 0
     for packet in container.demux(stream):
-      if packet.size:  # Empty packets would tell the decoder that the stream has ended.
+      if packet.size:  # An empty packet would tell the decoder that the stream has ended.
         self._packets.append(packet)
         size += packet.size
         if size > LARGEST:
@@ -105,7 +106,7 @@ class Video(Frames):
       and len(set(times)) == len(times)
       and self._packets[0].is_keyframe
       and times[0] == min(times)
-      # A codec that reorders frames, and times that do not: they may be those of decoding.
+      # If the codec reorders frames but the times do not, these may be the times of decoding.
       and not (self._context.has_b_frames and times == sorted(times) and len(times) > 1)
     )
     if self._indexed:
@@ -124,12 +125,13 @@ class Video(Frames):
     # beyond the last wanted frame.
     context.thread_count = 1
     if any(packet.is_discard for packet in self._packets):
-      # Of frames that the file hides nobody sees the flag that they are damaged.
+      # Hidden frames never come out of the decoder, so nobody sees their flag of damage.
       context.options |= {'err_detect': 'explode'}
     if self._with_vectors:
       context.options |= {'export_side_data': 'mvs'}
     context.open(strict=False)  # Now, as dav1d takes skip_frame only when it is opened.
-    if self.codec == 'h264':  # The decoder mends faults of builds of x264: the first packet tells.
+    # The first packet of H.264 names the build of x264, whose faults the decoder makes up for.
+    if self.codec == 'h264':
       context.skip_frame = 'ALL'
       with contextlib.suppress(av.FFmpegError):
         context.decode(self._packets[0])
@@ -141,10 +143,10 @@ class Video(Frames):
     return self._context.codec.canonical_name
 
   def images(self, wanted: list[int]) -> Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]:
-    """As of `Frames`, whose `read` calls it.
+    """As `Frames.images`.
 
-    Colours are converted as the stream's matrix and range say, pictures are turned and mirrored as
-    the display matrix says. Pixels that are not square stay so, fields stay interlaced.
+    Colours are converted as the stream's matrix and range say; pictures are turned and mirrored as
+    the display matrix says. Pixels that are not square stay so, and fields stay interlaced.
     """
     self.vectors = {}
     if self._indexed:
@@ -172,7 +174,7 @@ class Video(Frames):
       raise VideoError(f'only {count} of {self.num_frames} frames decode')
 
   def check(self) -> list[str]:
-    """Decodes every frame, in order and, as `read` does, from each keyframe on.
+    """Decodes every frame in order, and then, as `read` does, from each keyframe on.
 
     Returns:
       What may look wrong though all frames decode: fields, HDR, pixels that are not square, and
@@ -184,7 +186,7 @@ class Video(Frames):
     groups = self._places()
     places = {i for group in groups for i in group}
     digests, odd = {}, set()
-    with libav_says() as said:
+    with libav_log() as logged:
       for i, frame in enumerate(self.decode()):
         if i in places:
           digests[i] = digest(self._convert(frame))
@@ -197,10 +199,10 @@ class Video(Frames):
     shape = float(self._stream.sample_aspect_ratio or 1)
     if abs(shape - 1) > 0.02:
       odd.add(f'pixels {shape:.3g} times as wide as high')
-    return [*sorted(odd), *said[:2]]
+    return [*sorted(odd), *logged[:2]]
 
   def _places(self) -> list[list[int]]:
-    """Frames that lie farthest from each keyframe, by which all is decoded from there."""
+    """The frames farthest from each keyframe: to read them decodes all that follows it."""
     if not self._indexed:
       return []
     frame = np.full(len(self._packets), -1)  # Packet -> frame.
@@ -208,20 +210,20 @@ class Video(Frames):
     latest = np.maximum.accumulate(frame)
     groups = []
     for end in (*self._keys[1:], len(frame)):
-      # The last one shown, the last one stored, and one that may need both keyframes round it.
+      # The last one shown, the last one stored, and one that may need both keyframes around it.
       ends = {latest[end - 1], frame[end - 1], *frame[end + 1 : end + 2]} - {-1}
       groups += [sorted(map(int, ends))] if ends else []
     return groups
 
   def _decode_wanted(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """The wanted frames, each with its image; _Doubt if they do not come as the packets say."""
+    """As `images`; raises _Doubt if frames do not come out as the packets say."""
     packets = self._packets
     spans = []
     for last in (self._shown[i] for i in wanted):
       # A frame shown before a keyframe may follow it in the stream, but needs the one before.
       keys = reversed(self._keys[: bisect.bisect_right(self._keys, last)])
       spans.append((next(k for k in keys if packets[k].pts <= packets[last].pts), last))
-    runs: list[list[int]] = []  # First and last packet of what has to be decoded.
+    runs: list[list[int]] = []  # First and last packet of each part that has to be decoded.
     for first, last in sorted(spans):
       if runs and first <= runs[-1][1] + 1:
         runs[-1][1] = max(runs[-1][1], last)
@@ -234,7 +236,7 @@ class Video(Frames):
         needed = {start.pts, *frame_at}
         for frame in self._decode(packets[first : last + 1], needed):
           if frame.is_corrupt or frame.pts is None:
-            raise _Doubt  # What is predicted from it bears no mark, and may be shown before it.
+            raise _Doubt  # Frames predicted from it are not marked, and may be shown before it.
           if frame.pts < start.pts:
             continue  # It needs what lies before the keyframe.
           if before is None and not start.is_discard:
@@ -249,11 +251,11 @@ class Video(Frames):
       raise _Doubt
 
   def _decode_counting(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """All wanted frames, each with its image, found by decoding and counting from the start."""
+    """As `images`, by decoding and counting all frames from the start."""
     for i, frame in enumerate(self.decode()):
       if i in wanted:
         yield self._take(i, frame, counted=True)
-      # Frames were counted at opening. Damage to one may show in up to 16 that come before it.
+      # All frames were counted at opening. Damage to one may show in up to 16 frames before it.
       if i == wanted[-1] + 16 and not self._indexed:
         return
 
@@ -264,8 +266,8 @@ class Video(Frames):
 
     Args:
       packets: In the order of the stream.
-      needed: Time stamps of the frames that must come out; None means all. Others may be left
-        out where no other frame refers to them.
+      needed: Time stamps of the frames that must come out; None means all. Others are skipped if
+        no frame refers to them.
     """
     context = self._context
     try:
