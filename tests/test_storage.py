@@ -143,7 +143,7 @@ def test_a_remote_tree(tmp_path, memory):
   assert Tree('memory://twice').find('b') == 'memory://twice/b.mp4'  # Files before folders.
   with pytest.raises(UserError, match='no folder memory://none'):
     Tree('memory://none')
-  with pytest.raises(UserError, match='shards go there with --beam'):
+  with pytest.raises(UserError, match='only --beam writes shards there'):
     main('folder', 'memory://tree', '--out=memory://shards', '--shards')
 
 

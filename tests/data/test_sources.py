@@ -27,7 +27,7 @@ def test_no_such_thing(tmp_path):
   (tmp_path / 'binary.csv').write_bytes(b'\xff\xfe\x00\x80')
   with pytest.raises(UserError, match='cannot read .*binary.csv: '):
     open_source(str(tmp_path / 'binary.csv'))
-  with pytest.raises(UserError, match='synthetic:train, synthetic:val'):
+  with pytest.raises(UserError, match='synthetic:train and synthetic:val'):
     open_source('synthetic:test')
 
 

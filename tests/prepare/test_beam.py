@@ -68,7 +68,7 @@ def test_a_pipeline_that_fails_goes_on(source, tmp_path, monkeypatch, capfd):
     out = tmp_path / engine[0]
     with monkeypatch.context() as patch:
       patch.setattr(staging, 'pack', full)
-      with pytest.raises(Unavailable, match='No space left on device.*goes on from here') as e:
+      with pytest.raises(Unavailable, match='No space left on device.*continues from here') as e:
         prepare(source, out, *options)
       assert '\n' not in str(e.value)
     assert not (out / 'train/manifest.json').exists()
@@ -167,7 +167,7 @@ def test_flags_of_clusters():
   [
     (['--shards', '--beam-options=--runner=X'], 'give --beam as well'),
     (['--beam'], '--beam is for shards'),
-    (['--shards', '--beam', '--workers=2'], 'its runner decides'),
+    (['--shards', '--beam', '--workers=2'], 'give it to the runner'),
     (['--shards', '--beam'], 'needs Apache Beam: pip install apache-beam'),
   ],
 )

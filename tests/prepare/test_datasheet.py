@@ -35,7 +35,7 @@ def test_datasheet():
     'smallest classes: sit (2), walk (1), run (0)',
     'videos without a class: 1',
     'same content: a, b',
-    'files whose content another has too: 1',
+    'duplicates of other files: 1',
   ]
 
 

@@ -326,7 +326,7 @@ def test_a_share_of_each_class_is_held_out(tmp_path):
   more = folder(Tree(tmp_path))
   hold_out(more, 0.2)
   assert len(held - {video.id for video in more.splits['val'].videos}) <= 1
-  with pytest.raises(UserError, match='there are the splits train, val already'):
+  with pytest.raises(UserError, match='already has the splits train, val'):
     hold_out(more, 0.2)
   with pytest.raises(UserError, match='--val=1.5 is no share'):
     hold_out(folder(Tree(tmp_path)), 1.5)

@@ -182,7 +182,7 @@ def test_mistakes(tmp_path, options, message):
 def test_what_is_not_from_here_is_not_overwritten(tmp_path):
   ucf101_tree(tmp_path / 'source')
   (tmp_path / 'train.txt').write_text('mine')
-  with pytest.raises(UserError, match='train.txt that is not from here'):
+  with pytest.raises(UserError, match='train.txt of something else'):
     main('ucf101', tmp_path / 'source', f'--out={tmp_path}')
   assert (tmp_path / 'train.txt').read_text() == 'mine'
   main('ucf101', tmp_path / 'source', f'--out={tmp_path}/out')

@@ -254,7 +254,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(videos, tmp_path, encoded
 
   with monkeypatch.context() as patch:
     patch.setattr(staging, 'write_shard', full)
-    with pytest.raises(Unavailable, match='No space left on device.*goes on from here'):
+    with pytest.raises(Unavailable, match='No space left on device.*continues from here'):
       write(videos, tmp_path / 'out')
   write(videos, tmp_path / 'out')
   assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')

@@ -6,7 +6,7 @@ Commands:
     writes lists of a downloaded data set, whose videos are anywhere below SOURCE. With --shards it
     also encodes the videos for fast reading, with --cut it cuts films into clips. If it is killed,
     the same command continues.
-  upgrade FOLDER: converts shards that an earlier version wrote.
+  upgrade FOLDER: rewrites shards of an earlier version.
 """
 
 import argparse
@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
     raise UserError(f'{message} (see {self.prog} --help)')
 
 
-# Option of `synthetic` -> its default and what it is.
+# Option of `synthetic` -> its default and its help.
 _OPTIONS = {
   'train': (CLIPS['train'], 'clips to train on'),
   'val': (CLIPS['val'], 'clips to evaluate on'),
@@ -47,12 +47,12 @@ def _synthetic(args: argparse.Namespace) -> None:
     written = write_set(args.out, **{name: getattr(args, name) for name in _OPTIONS})
   except OSError as e:
     raise UserError(f'--out={args.out} cannot be written: {e.strerror or e}.') from e
-  print(f'{"wrote" if written else "kept, for it is complete:"} {args.out}')
+  print(f'{"wrote" if written else "kept, as it is complete:"} {args.out}')
 
 
 def _upgrade(args: argparse.Namespace) -> None:
   done = upgrade(args.folder.rstrip('/'))
-  print(f'{"upgraded" if done else "kept, for it is of this version:"} {args.folder}')
+  print(f'{"upgraded" if done else "kept, as it is of this version:"} {args.folder}')
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,10 +1,10 @@
-"""Writes shards as an Apache Beam pipeline: on Dataflow, Flink or Spark by flags, or here.
+"""Writes shards as an Apache Beam pipeline: on this machine, or by flags on Dataflow, Flink, Spark.
 
-One element is one shard. Whoever takes it reads its list of videos, which lies in the folder of
-shards, encodes them as `write_shards` does, in a folder of its own, and adds the complete shard to
-those that get their names when all are there. An element may be done twice, also at a time; a
-pipeline that was killed goes on when it is started again, here or with Beam. Unlike without Beam,
-the videos of a shard in whose midst it was killed are done again.
+One element is one shard. A worker reads the shard's list of videos from the folder of shards,
+encodes them as `write_shards` does, in a folder of its own, and adds the complete shard to the
+others; all get their names when the last one is there. An element may be done twice, even at the
+same time. A pipeline that was killed continues when it is started again, with or without Beam;
+unlike without Beam, it encodes all videos of an incomplete shard again.
 
 The folder and the videos must be reachable under the same paths by all workers: a network disk,
 or `gs://` and `s3://`.
@@ -29,8 +29,8 @@ from vmae_jax.prepare.layouts import Listed
 from vmae_jax.prepare.pool import Lost, run_all
 from vmae_jax.prepare.prepare_shards import Shards, write_shards
 
-# What `--runner=DirectRunner`, Beam's own default, does without more flags: all processors.
-HERE = ('--direct_num_workers=0', '--direct_running_mode=multi_threading')
+# By default Beam's DirectRunner, which runs on this machine, uses all processors.
+DEFAULTS = ('--direct_num_workers=0', '--direct_running_mode=multi_threading')
 
 
 def pipeline_options(flags: str) -> Any:
@@ -47,8 +47,7 @@ def pipeline_options(flags: str) -> Any:
   given = [flag for flag in re.split(r',(?=--)', flags) if flag]
   if wrong := [flag for flag in given if not re.match(r'--\w', flag)]:
     raise UserError(f'--beam-options: {wrong[0]!r} is no flag such as --runner=FlinkRunner.')
-  # Of flags, not as arguments of this program: Beam would end it at a mistake.
-  options = PipelineOptions([*HERE, *given])
+  options = PipelineOptions([*DEFAULTS, *given])
   try:
     known = options.get_all_options()
   except SystemExit as e:
@@ -73,7 +72,7 @@ def _write_shard(task: str) -> None:
   parts, name = os.path.dirname(task), todo['name']
   videos = [Listed(**video) for video in todo['videos']]
   encoding = todo['encoding'] and Encoding(**todo['encoding'])
-  # Beside its place it can be moved there at once; what is left of a kill goes with the rest.
+  # Files in a folder beside the shard's place are moved at once, and a later run removes leftovers.
   with tempfile.TemporaryDirectory(dir=None if storage.is_remote(parts) else parts) as mine:
     tasks = [
       staging.Task(folder=f'{mine}/files', place=i, video=video, encoding=encoding, cut=todo['cut'])
@@ -92,7 +91,7 @@ def _write_shard(task: str) -> None:
 
 
 def _write_lists(shards: Shards, parts: str, **how: Any) -> list[str]:
-  """Writes for each shard what `_write_shard` reads; returns the paths."""
+  """Writes for each shard the list that `_write_shard` reads; returns the paths."""
   tasks = []
   for name, videos in shards.items():
     tasks.append(f'{parts}/{name}.videos')
@@ -102,7 +101,7 @@ def _write_lists(shards: Shards, parts: str, **how: Any) -> list[str]:
 
 
 def _run_pipeline(shards: Shards, parts: str, *, options: Any, **how: Any) -> None:
-  """Writes these shards and waits for them; `how` goes to `_write_lists`."""
+  """Writes these shards and waits for them; `how` is for `_write_lists`."""
   import apache_beam as beam
 
   tasks = _write_lists(shards, parts, **how)
@@ -117,10 +116,10 @@ def _run_pipeline(shards: Shards, parts: str, *, options: Any, **how: Any) -> No
     text = str(e).strip().splitlines() or [type(e).__name__]
     last = next((line for line in reversed(text) if re.match(r'[\w.]*(Error|Exception)', line)), '')
     raise Unavailable(
-      f'the pipeline failed ({(last or text[0])[:300]}); started again, this goes on from here.'
+      f'the pipeline failed ({(last or text[0])[:300]}); the same command continues from here.'
     ) from e
   if state != 'DONE':
-    raise Unavailable(f'the pipeline ended as {state}; started again, this goes on from here.')
+    raise Unavailable(f'the pipeline ended as {state}; the same command continues from here.')
 
 
 def write_shards_with_beam(
@@ -133,23 +132,17 @@ def write_shards_with_beam(
   options: Any,
   **more: Any,
 ) -> dict[str, Any]:
-  """Does what `write_shards` does, with its other arguments, to the same bytes, as a pipeline.
+  """Does what `write_shards` does, with the same bytes as result, as a pipeline.
 
-  Args:
-    videos: In the order of the records; at least one.
-    out: A folder here, which all workers have under this path, or one elsewhere.
-    encoding: None keeps the files' own bytes.
-    cut: Seconds of the clips that each video becomes; 0 keeps it whole.
-    seconds: Time limit for one video, or one clip of it.
-    options: What `pipeline_options` returned.
-    **more: Further arguments of `write_shards`.
+  All workers must have the folder `out` under this path. `options` are those of `pipeline_options`,
+  the other arguments those of `write_shards`.
 
   Raises:
     UserError: as `write_shards`.
     Unavailable: as `write_shards`, or the pipeline failed.
   """
   out = storage.absolute(out)
-  how = {'encoding': encoding and asdict(encoding), 'cut': cut, 'seconds': seconds}
+  how = {'cut': cut, 'seconds': seconds}
   write = functools.partial(_run_pipeline, parts=f'{out}/{PARTS}', options=options, **how)
-  given = {'encoding': encoding, 'cut': cut, 'seconds': seconds}
-  return write_shards(videos, out, write=write, workers=1, **given, **more)
+  write = functools.partial(write, encoding=encoding and asdict(encoding))
+  return write_shards(videos, out, write=write, workers=1, encoding=encoding, **how, **more)

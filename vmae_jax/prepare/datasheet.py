@@ -21,11 +21,11 @@ GREY = (128, 128, 128)  # Around frames of another shape.
 def datasheet(
   findings: Sequence[Finding], labels: Sequence[int], class_names: Sequence[str]
 ) -> str:
-  """Broken videos, lengths, rates, sizes, codecs, classes and duplicates, a line each.
+  """Broken videos, lengths, rates, sizes, codecs, classes and duplicates, one in each line.
 
   Args:
     findings: One for every file or record.
-    labels: One for every line of the list, or record, that is not broken; -1 is none.
+    labels: One for every line of the list, or record, that is not broken; -1 if unknown.
     class_names: May be empty.
   """
   lines = [f'broken: {found.path}: {found.reason}' for found in findings if found.reason][:5]
@@ -51,7 +51,7 @@ def datasheet(
       same[found.content_hash].append(found.path)
   for paths in [paths for paths in same.values() if len(paths) > 1][:5]:
     lines.append(f'same content: {", ".join(sorted(paths)[:5])}')
-  lines.append(f'files whose content another has too: {sum(len(p) - 1 for p in same.values())}')
+  lines.append(f'duplicates of other files: {sum(len(p) - 1 for p in same.values())}')
   return '\n'.join(lines)
 
 
@@ -88,28 +88,32 @@ def contact_sheet(
   title: str,
   text: Callable[[int], str] | None = None,
 ) -> UInt8[np.ndarray, 'H W 3']:
-  """Rows of frames, from the first to the last, of videos of classes at equal distances.
+  """Rows of frames, from the first to the last of a video, one for each of up to ROWS videos.
 
   Args:
     source: The data set.
-    chosen: Samples that decode; at least one.
+    chosen: Samples that decode, at least one; sorted by class, those at equal distances are shown.
     title: Above the picture.
-    text: What stands beside a sample; None for its class.
+    text: The text beside a sample; None for its class.
   """
   ordered = sorted(chosen, key=source.label)
   picked = [ordered[i * len(ordered) // ROWS] for i in range(ROWS)]
   rows = {}
   for sample in dict.fromkeys(picked):
     label, path = source.label(sample), source.name(sample)
-    kind = source.class_names[label] if source.class_names else f'class {label}'
-    kind = text(sample) if text else 'no class' if label < 0 else kind
+    if text:
+      kind = text(sample)
+    elif label < 0:
+      kind = 'no class'
+    else:
+      kind = source.class_names[label] if source.class_names else f'class {label}'
     try:
       with source.open(sample) as video:
         places = np.linspace(0, video.num_frames - 1, COLUMNS).round().astype(int)
         frames = [Image.fromarray(frame) for frame in video.read(places)]
         thumbnails = [np.asarray(ImageOps.pad(frame, THUMBNAIL, color=GREY)) for frame in frames]
         about = f'{video.num_frames} frames, {video.rate:.4g} a second'
-    except VideoError:  # A part of a file that is too short.
+    except VideoError:  # The list starts after the last frame of the file.
       continue
     rows[f'{kind[-28:]}\n{path.replace(":", "/").split("/")[-1][-28:]}\n{about}'] = thumbnails
   columns = [f'{100 * i // (COLUMNS - 1)} %' for i in range(COLUMNS)]

@@ -16,17 +16,17 @@ from vmae_jax.errors import UserError, VideoError
 from vmae_jax.prepare.layouts import Layout, Listed, Split, Tree
 
 SPLITS = ('train', 'val', 'test-dev', 'test-challenge')
-TOGETHER = ('train', 'val')  # In one archive.
-VOID = 255  # In masks: pixels whose object is not known.
-MOST_OBJECTS = 32  # A mask with higher values has shades of grey instead of numbers.
+TOGETHER = ('train', 'val')  # Are in one archive.
+VOID = 255  # The value of pixels whose object is not known.
+MOST_OBJECTS = 32  # A mask with higher values has shades of grey instead of numbers of objects.
 
 
 def davis2017(videos: Tree) -> Layout:
   """DAVIS 2017: ImageSets/2017/SPLIT.txt, JPEGImages/480p/NAME and Annotations/480p/NAME.
 
-  A sequence is a folder of frames: a video of 24 frames a second, without a class. All of its
+  A sequence is a folder of frames: a video of 24 frames per second, without a class. All of its
   frames and masks are read once. It is damaged if some are missing, cannot be read or differ in
-  size; with test-dev's and test-challenge's, the first frame alone has a mask.
+  size. In test-dev and test-challenge only the first frame has a mask.
   """
   roots: dict[str, str] = {}  # Split -> the folder that holds its ImageSets.
   files: dict[str, list[str]] = defaultdict(list)
@@ -88,7 +88,7 @@ def _read_split(split: str, root: str, files: dict[str, list[str]]) -> Split:
 
 
 def _check(root: str, name: str, masks: list[str]) -> tuple[int, int]:
-  """Numbers of frames and of objects of a sequence; a VideoError if something is wrong with it."""
+  """Numbers of frames and of objects of a sequence; raises a VideoError if it is damaged."""
   folder = FrameFolder(f'{root}/JPEGImages/480p/{name}/')
   wanted = [f'{os.path.splitext(frame)[0]}.png' for frame in folder.names]
   masks = [mask for mask in masks if mask.endswith('.png')]
@@ -110,10 +110,10 @@ def _check(root: str, name: str, masks: list[str]) -> tuple[int, int]:
 
 
 def _objects(path: str, size: tuple[int, int]) -> int:
-  """How many objects a mask has, whose frame has this height and width.
+  """How many objects the mask of a frame of this height and width has.
 
   Raises:
-    VideoError: it cannot be read, or its pixels are not numbers of objects.
+    VideoError: it cannot be read, has another size, or its pixels are not numbers of objects.
   """
   name = os.path.basename(path)
   try:

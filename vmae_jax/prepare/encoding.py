@@ -1,12 +1,13 @@
 """From a video file to the bytes that a shard keeps: re-encoded for fast random reading, or as is.
 
-What makes clips cheap to read: few pixels (a short side of 320 or 256), keyframes close to each
-other, so that decoding starts near every frame, H.264 without the two parts that cost a decoder
-most (arithmetic coding and the deblocking filter, for which x264 spends about a tenth more bits
-at the same quality), and frames that may be left out: three of four are B-frames that no other
-frame refers to, so a clip of every fourth frame needs half of what lies between.
+Clips are cheap to read because of few pixels (a short side of 320 or 256); keyframes close to each
+other, so that decoding starts near every frame; H.264 without the two parts that cost a decoder
+most (arithmetic coding and the deblocking filter, without which x264 spends about a tenth more
+bits at the same quality); and frames that may be skipped: three of four are B-frames that no other
+frame refers to, so a clip of every fourth frame decodes half of the frames between.
 """
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -41,9 +42,9 @@ class Encoding:
 class Encoded:
   """One video as a shard keeps it."""
 
-  data: bytes  # Of a video file.
-  frames: int  # How many it has.
-  rate: float  # Average frames a second of the original, 0.0 if it does not say.
+  data: bytes  # The video file.
+  frames: int
+  rate: float  # Average frames per second of the original, 0.0 if unknown.
   width: int  # As displayed.
   height: int
 
@@ -54,12 +55,12 @@ class Encoded:
 
 
 def encode_video(path: str, encoding: Encoding | None) -> Encoded:
-  """Reads a video completely and encodes it anew.
+  """Reads a video completely and re-encodes it.
 
-  The same video gives the same bytes, wherever and whenever this is done with the same PyAV.
+  The same video gives the same bytes on every machine with the same PyAV.
 
   Args:
-    path: The file, here or elsewhere, or, where it ends in /, a folder of frames.
+    path: The file, local or in a bucket; if it ends in /, a folder of frames.
     encoding: None keeps the file's own bytes, after all of its frames were decoded once.
 
   Raises:
@@ -69,7 +70,7 @@ def encode_video(path: str, encoding: Encoding | None) -> Encoded:
     if encoding is not None:
       return _encode(_timed(video), video, encoding)
     if isinstance(video, FrameFolder):
-      raise VideoError('frames in a folder are no file whose bytes could be kept')
+      raise VideoError('a folder of frames has no file whose bytes can be kept')
     video.check()
     return _described(storage.read(path), video, video.num_frames)
 
@@ -81,16 +82,16 @@ def cut_film(
   seconds: float,
   done: Callable[[int], bool] = lambda number: False,
 ) -> Iterator[Encoded | None]:
-  """Encodes a film, in one pass, as clips that hold its frames, each once, in their order.
+  """Encodes a film, in one pass, as clips that together hold each of its frames once, in order.
 
-  Only a clip is held at a time.
+  Only one clip is held at a time.
 
   Args:
     path: As that of `encode_video`.
     encoding: How.
-    seconds: The length of a clip. The last one has what is left, be it one frame; where the film
-      shows nothing for longer than this, there is no clip.
-    done: Says of the number of a clip, from 0, that it need not be encoded.
+    seconds: The length of a clip. The last one has what is left, maybe one frame. A gap of the film
+      that is longer than this gives no clip.
+    done: Whether the clip of a number, from 0, need not be encoded.
 
   Yields:
     Each clip, None for those that are done.
@@ -98,7 +99,7 @@ def cut_film(
   Raises:
     VideoError: as `encode_video`, also after some clips.
   """
-  with FrameFolder(path) if path.endswith('/') else _Film(path) as film:
+  with contextlib.closing(FrameFolder(path) if path.endswith('/') else _Film(path)) as film:
     length = Fraction(seconds) / film.time_base
     clips = itertools.groupby(_timed(film), key=lambda timed: timed[0] // length)
     for number, (_, frames) in enumerate(clips):
@@ -110,7 +111,7 @@ def cut_film(
 
 
 class _Film:
-  """A video file that is decoded as it is read, with what a `Video` has of it."""
+  """A video file that is decoded while it is read, with a part of the interface of `Video`."""
 
   def __init__(self, path: str):
     self._container, stream = open_stream(storage.stream(path))
@@ -120,7 +121,7 @@ class _Film:
     self.time_base = stream.time_base
 
   def decode(self) -> Iterator[av.VideoFrame]:
-    """As that of a `Video`; what is missing at the end is found there."""
+    """As `Video.decode`, but a truncated file is only found at its end."""
     frames = self._decode()
     for count in itertools.count():
       with libav_errors():  # Not around the yield: the caller's errors are its own.
@@ -136,7 +137,7 @@ class _Film:
   def _decode(self) -> Iterator[av.VideoFrame]:
     packets, last = 0, None
     for packet in self._container.demux(self._stream):
-      if packet.size:  # Empty ones would tell the decoder that the stream has ended.
+      if packet.size:  # An empty packet would tell the decoder that the stream has ended.
         packets, last = packets + 1, packet
         yield from self._stream.codec_context.decode(packet)
     yield from self._stream.codec_context.decode(None)
@@ -148,15 +149,9 @@ class _Film:
   def close(self) -> None:
     self._container.close()
 
-  def __enter__(self) -> '_Film':
-    return self
-
-  def __exit__(self, *_) -> None:
-    self.close()
-
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-  """Width and height with this shorter side, even as 4:2:0 wants them; nothing is enlarged."""
+  """Width and height with this shorter side, even as 4:2:0 needs them; nothing is enlarged."""
   scale = min(1.0, short_side / min(width, height))
   if scale == 1.0:
     return max(2, width // 2 * 2), max(2, height // 2 * 2)
@@ -166,7 +161,7 @@ def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 def _timed(video: Video | FrameFolder | _Film) -> Iterator[tuple[int, av.VideoFrame]]:
   """Every frame with its time, which grows from 0.
 
-  Where time stamps are missing or run back, the video's rate counts on.
+  Where a time stamp is missing or does not grow, one frame's time at the video's rate is added.
   """
   step = max(1, round(1 / (_rate(video) * video.time_base)))
   first, last = 0, -1
@@ -187,9 +182,9 @@ def _encode(
   video: Video | FrameFolder | _Film,
   encoding: Encoding,
 ) -> Encoded:
-  """An MP4 file with these frames, at least one, each turned as it was; no sound.
+  """An MP4 file of these frames, at least one, with their display matrix and without sound.
 
-  The first of the times that come with the frames becomes 0.
+  Times count from that of the first frame.
   """
   out = io.BytesIO()
   converter = VideoReformatter()
@@ -200,12 +195,12 @@ def _encode(
     'g': str(encoding.gop),
     'bf': str(B_FRAMES),
     'b_strategy': '0',  # Always so many.
-    # mbtree gives other bytes every few times, where there are B-frames.
+    # With B-frames, mbtree gives other bytes every few times.
     'x264-params': 'b-pyramid=none:mbtree=0',
   }
   stream, first, count = None, 0, 0
   try:
-    # `bitexact` leaves out what the muxer would say of itself: the picture decides the bytes.
+    # `bitexact` leaves out the muxer's version: bytes depend on the frames alone.
     with av.open(out, 'w', format='mp4', options={'fflags': '+bitexact'}) as container:
       for count, (time, frame) in enumerate(frames, 1):
         if stream is None:
@@ -225,11 +220,11 @@ def _encode(
           interpolation=Interpolation.AREA,
           threads=1,
         )
-        if count == 1:  # Matrix and range of the colours stay what they were.
+        if count == 1:  # Keeps the matrix and range of the colours.
           stream.codec_context.colorspace = image.colorspace
           stream.codec_context.color_range = image.color_range
         image.pts, image.time_base = time - first, video.time_base
-        image.pict_type = PictureType.NONE  # Else x264 would do what the first encoder did.
+        image.pict_type = PictureType.NONE  # Else x264 would reuse the types of the original.
         container.mux(stream.encode(image))
       container.mux(stream.encode(None))
   except (av.FFmpegError, ValueError, OverflowError) as e:
@@ -238,7 +233,7 @@ def _encode(
 
 
 def _described(data: bytes, video: Video | FrameFolder | _Film, frames: int) -> Encoded:
-  """Looks at what was encoded: it must have so many frames."""
+  """Reads the encoded file's size and checks that it has so many frames."""
   with Video(io.BytesIO(data)) as encoded:
     if encoded.num_frames != frames:
       raise VideoError(f'{frames} frames became {encoded.num_frames}')

@@ -22,7 +22,7 @@ from vmae_jax.prepare.pool import Lost, run_all
 class Finding:
   """The state of one video.
 
-  `reason` is empty if every frame decodes; `odd` has the remarks of `check` on frames that decode.
+  `reason` says why a frame does not decode, else it is empty; `odd` has the warnings of `check`.
   """
 
   path: str
@@ -64,9 +64,9 @@ def _hash(data: bytes) -> dict[str, Any]:
 
 
 def examine(path: str) -> Finding | Lost:
-  """Decodes all frames of a video, once, and hashes the file, or those of its frames.
+  """Decodes all frames of a video, once, and hashes its file, or the files of its frames.
 
-  Lost says that its disk or store is away.
+  Returns `Lost` if its disk or store does not answer.
   """
   try:
     if path.lower().endswith(('/', *IMAGE_SUFFIXES)):
@@ -84,7 +84,7 @@ def examine(path: str) -> Finding | Lost:
 
 
 def examine_record(source: ShardSource, i: int) -> Finding | Lost:
-  """Decodes all frames of a record and compares them with its header; Lost as of `examine`."""
+  """Decodes all frames of a record and compares their number with its header; as `examine`."""
   name = source.name(i)
   try:
     header, data = source.read(i)
@@ -103,8 +103,8 @@ def examine_all(
   """Examines every file or record in parallel; yields the findings as they come.
 
   Names that are `known` are left out, and a file that is named repeatedly is examined once. A
-  worker that dies of a video, or takes longer than so many seconds, is replaced, and the video is
-  reported. The reason begins with UNAVAILABLE where a disk or store was away, twice.
+  worker that a video kills, or that takes longer than so many seconds, is replaced, and the video
+  is reported. The reason begins with UNAVAILABLE if a disk or store did not answer twice.
   """
   function: Callable[[Any], Finding | Lost] = examine
   names = [source.name(i) for i in range(len(source))]

@@ -1,8 +1,8 @@
 """The layouts of data sets' archives, read into lists of videos with classes and splits.
 
-Videos may lie anywhere below the folder: it is searched once. Files that the lists of a data
-set name and that are not there are counted and named; they are no error, as no two copies of
-Kinetics hold the same videos.
+Videos may lie anywhere below the folder, which is searched once. Missing files that the lists of a
+data set name are counted and listed; they are no error, as no two copies of Kinetics hold the same
+videos.
 """
 
 import csv
@@ -25,18 +25,18 @@ class Listed:
   """A video of a data set."""
 
   id: str  # The data set's own name of it, without the file's suffix.
-  path: str  # Its file, absolute; a folder of frames, where it ends in /.
+  path: str  # The absolute path of its file; a folder of frames if it ends in /.
   label: int  # The class, -1 if unknown.
-  damage: str = ''  # Why it cannot be used, if that is known already.
+  damage: str = ''  # Why it cannot be used, if that is already known.
 
 
 @dataclass
 class Split:
-  """Videos of a split that are there, in the order of its list, and ids of those that are not."""
+  """The videos of a split in the order of its list, and the ids of those without a file."""
 
   videos: list[Listed] = field(default_factory=list)
   missing: list[str] = field(default_factory=list)
-  about: str = ''  # Shown beside their number, such as how many objects there are.
+  about: str = ''  # Printed beside their number, such as how many objects there are.
 
   def add(self, id: str, path: str | None, label: int) -> None:
     if path is None:
@@ -60,7 +60,7 @@ def _walking_order(path: str) -> list[tuple[bool, str]]:
 
 
 class Tree:
-  """All files below a folder, here or elsewhere."""
+  """All files below a folder, local or in a bucket."""
 
   def __init__(self, folder: str | os.PathLike):
     where = os.fspath(folder)
@@ -86,7 +86,7 @@ class Tree:
     return sorted(path for paths in self._videos.values() for path in paths)
 
   def find(self, stem: str, *, within: str = '') -> str | None:
-    """The path of a video, by its name without suffix and the folder it is directly in, or any.
+    """The path of a video, by its name without suffix, directly in a folder of the name `within`.
 
     Of several it is the first one in a folder of replacements (the common copy of Kinetics has one
     for broken files), else the first.
@@ -106,12 +106,12 @@ def _lines(path: str) -> list[str]:
 
 
 def _named(tree: Tree, pattern: str) -> list[str]:
-  """Paths of the files that are no videos and whose names have this pattern."""
+  """Paths of the files that are no videos and whose names match this pattern."""
   return [path for path in tree.others if re.search(pattern, os.path.basename(path))]
 
 
 def _one(paths: list[str], what: str, where: str) -> str | None:
-  """The only path, None for none."""
+  """The only path, None if there is none."""
   if len(paths) > 1:
     raise UserError(
       f'{where} has several {what}, {paths[0]} and {paths[1]}: give the folder of the right one '
@@ -147,8 +147,8 @@ def kinetics(videos: Tree, annotations: Tree) -> Layout:
   """Kinetics-400, -600 and -700: CSV files of label, youtube_id, time_start, time_end, split.
 
   Classes are numbered in the order of their names. Files are called ID_START_END (six digits
-  each, as all crawlers do it), the same without leading zeros, or ID where only one clip comes
-  from that film.
+  each, as all crawlers write them), the same without leading zeros, or ID if it is the only clip
+  of its film.
   """
   tables: dict[str, list[dict[str, str]]] = {}
   for split, pattern in _KINETICS_SPLITS.items():
@@ -218,7 +218,7 @@ def ssv2(videos: Tree, annotations: Tree) -> Layout:
 
 
 def read_json(path: str, kind: type) -> Any:
-  """The content of a JSON file; a UserError where it is none of this kind."""
+  """The content of a JSON file; raises a UserError if it is not of this type."""
   try:
     content = json.loads('\n'.join(_lines(path)))
   except ValueError as e:
@@ -246,7 +246,7 @@ def ucf101(videos: Tree, annotations: Tree, split: int) -> Layout:
     path = _need(_named(annotations, f'^{re.escape(file)}$'), f'file {file}', where)
     layout.splits[name] = Split()
     for line in filter(str.strip, _lines(path)):
-      # A training list has the number of the class behind the path, a test list has not.
+      # A training list has the number of the class after the path, a test list does not.
       match = re.fullmatch(
         r'(?P<folder>[^/]+)/(?P<stem>.+)\.\w+(?:\s+(?P<number>\d+))?', line.strip()
       )
@@ -264,7 +264,7 @@ _HMDB_SPLITS = {'1': 'train', '2': 'test'}  # 0: in neither of them.
 
 
 def hmdb51(videos: Tree, annotations: Tree, split: int) -> Layout:
-  """HMDB51: files CLASS_test_splitN.txt with lines of a video and 1, 2 or 0: train, test, none.
+  """HMDB51: files CLASS_test_splitN.txt; each line is a video and 1, 2 or 0: train, test, neither.
 
   Classes are numbered in the order of their names.
   """
@@ -292,7 +292,7 @@ def hmdb51(videos: Tree, annotations: Tree, split: int) -> Layout:
 
 
 def folder(videos: Tree) -> Layout:
-  """A folder train/CLASS/VIDEO, val/..., test/..., or CLASS/VIDEO, all for training but for --val.
+  """A folder train/CLASS/VIDEO, val/..., test/..., or CLASS/VIDEO, all for training except --val.
 
   Classes are the folders directly inside, numbered in the order of their names over all
   splits; videos outside of them have no class.

@@ -1,4 +1,4 @@
-"""A function called on many things at once, in processes that may crash or hang."""
+"""Calls a function in parallel, in processes that may crash or hang."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -14,31 +14,31 @@ _pipe: Any = None  # To the parent, in a worker.
 
 
 class Lost(Exception):
-  """Why a task has no result although another try may have one; one line.
+  """Why a task has no result although another try may give one, in one line.
 
-  Its worker died or took too long, or the function returned it, such as for a store that is away.
+  Its worker died or took too long, or the function returned it, as for a store without an answer.
   """
 
 
 def renew() -> None:
-  """Called by the function in a worker: a part of its task is done, its time begins anew."""
+  """Restarts the time limit of a task; its function calls this when a part of it is done."""
   if _pipe is not None:
     _pipe.send((False, None))
 
 
 def _serve(pipe: multiprocessing.connection.Connection, function: Callable[[Any], Any]) -> None:
-  """The life of a worker: a task comes in, a result goes out."""
+  """What a worker runs: it receives tasks and sends results."""
   global _pipe
   _pipe = pipe
   threading.Thread(target=_end_with_parent, daemon=True).start()
   with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
-    renew()  # The start took its own time.
+    renew()  # The time of starting does not count.
     while True:
       pipe.send((True, function(pipe.recv())))
 
 
 def _end_with_parent() -> None:
-  """A killed parent would leave its workers at their tasks."""
+  """Ends this worker when its parent ends: else it would go on after the parent was killed."""
   parent = multiprocessing.parent_process()
   if parent is not None:
     parent.join()
@@ -61,7 +61,7 @@ class _Worker:
   def begin(self, task: Any, seconds: float, *, tries: int = 0, more: float = 0.0) -> None:
     self.task, self.tries, self.seconds = task, tries, seconds
     self.deadline = time.monotonic() + seconds + more
-    with suppress(BrokenPipeError):  # It died after its last task: `take` finds that.
+    with suppress(BrokenPipeError):  # The process died after its last task: `take` finds that.
       self.pipe.send(task)
 
   def take(self, ready: bool) -> tuple[bool, Any]:
@@ -86,21 +86,21 @@ class _Worker:
 def run_all(
   function: Callable[[Any], Any], tasks: Iterable[Any], *, workers: int, seconds: float
 ) -> Iterator[tuple[Any, Any]]:
-  """Does the tasks in parallel; yields (task, result) as they come.
+  """Does tasks in parallel; yields (task, result) as they come.
 
-  A task without a result is done once more, in a new process: what kills one may have been the
-  task before, or another program that took the memory.
+  A task without a result is done once more, in a new process: the process may have died by the task
+  before, or by another program that took the memory.
 
   Args:
-    function: Of a module, so that other processes find it. It must not raise; it may return a
-      `Lost` to be tried once more.
-    tasks: What it is called with, begun in this order; none is None.
+    function: A function of a module, so that other processes find it. It must not raise. If it
+      returns a `Lost`, it is called once more.
+    tasks: Its arguments, not None; they are begun in this order.
     workers: Processes. One that dies is replaced.
-    seconds: After so long, since its begin or its last `renew`, a task is given up and its worker
-      replaced.
+    seconds: A task that takes longer, from its begin or its last `renew`, is given up and its
+      worker is replaced.
 
   Yields:
-    The task and the function's result, or `Lost` where there was none twice.
+    The task and the function's result, or `Lost` if it had none twice.
   """
   waiting = iter(tasks)
   pool: list[_Worker] = []

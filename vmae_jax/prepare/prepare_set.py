@@ -23,26 +23,25 @@ from vmae_jax.prepare.layouts import Layout, Split, Tree
 from vmae_jax.prepare.prepare_shards import MOST_FAILURES, too_many, write_shards
 from vmae_jax.prepare.shard_sets import append_shards
 
-SUMMARY = 'prepare.json'  # Marks a folder as one of ours.
+SUMMARY = 'prepare.json'  # Marks a folder that this command has written.
 
 
 class DataSet(NamedTuple):
   """A data set that has a command."""
 
-  # (videos, annotations, split) -> Layout; without `annotations`, the folder of lists, where none
-  # come apart from the videos, and without `split` where there are no official splits 1 to 3.
+  # (videos, annotations, split) -> Layout. It has no `annotations`, the folder of lists, if the
+  # data set has none, and no `split` if it has no official splits 1 to 3.
   read: Callable[..., Layout]
-  whole: dict[
-    str, int | tuple[int, ...]
-  ]  # Classes of the whole data set, and videos in each split.
-  frames: bool = False  # Videos come as folders of pictures: there is no file to copy or to cut.
+  # Number of classes of the whole data set, and of videos in each of its splits.
+  whole: dict[str, int | tuple[int, ...]]
+  frames: bool = False  # Videos are folders of pictures: there is no file to copy or to cut.
 
   def takes(self, argument: str) -> bool:
     """Whether `read` has this argument."""
     return argument in inspect.signature(self.read).parameters
 
 
-# Kinetics shrinks with every video that is taken down: only its classes are sure.
+# Kinetics shrinks with every video that is taken down: only the number of its classes is fixed.
 LAYOUTS = {
   'kinetics400': DataSet(layouts.kinetics, {'classes': 400}),
   'kinetics600': DataSet(layouts.kinetics, {'classes': 600}),
@@ -108,7 +107,7 @@ def _add_arguments(command: argparse.ArgumentParser, data_set: DataSet) -> None:
 
 
 def _encoding(args: argparse.Namespace) -> Encoding | None:
-  """How the videos are encoded; checks the options of shards."""
+  """How videos are encoded, None with --copy; checks the options of shards."""
   given = {k: v for k in ('short_side', 'gop', 'crf') if (v := getattr(args, k)) is not None}
   others = [
     name for name in ('copy', 'cut', 'retry', 'append', 'shard_videos') if getattr(args, name)
@@ -129,34 +128,34 @@ def _encoding(args: argparse.Namespace) -> Encoding | None:
 
 
 def _beam(args: argparse.Namespace) -> Any:
-  """Options of Beam's pipeline, None where there is none; checks what goes with them."""
+  """Options of the pipeline, None without --beam; checks the flags that concern it."""
   if not args.beam:
     if args.beam_options:
       raise UserError('--beam-options are for a pipeline: give --beam as well.')
     if args.shards and storage.is_remote(args.out):
-      raise UserError(f'--out={args.out}: shards go there with --beam; or write them here.')
+      raise UserError(f'--out={args.out}: only --beam writes shards there; or name a local folder.')
     return None
   if not args.shards:
     raise UserError('--beam is for shards: give --shards as well.')
   if args.workers is not None:
     raise UserError(
-      '--workers: with --beam its runner decides, such as --beam-options=--direct_num_workers=8.'
+      '--workers: with --beam give it to the runner, as by --beam-options=--direct_num_workers=8.'
     )
   return pipeline_options(args.beam_options)
 
 
 def hold_out(layout: Layout, share: float) -> None:
-  """Moves this share of each class, one video of two or more at least, from `train` to `val`.
+  """Moves this share of each class, at least one of two or more videos, from `train` to `val`.
 
-  Which they are depends on their own names, so that few change places where videos are added.
+  A hash of their names decides which, so that few change their split when videos are added.
 
   Raises:
-    UserError: it is no share, or there are splits already.
+    UserError: it is no share, or the data set has splits.
   """
   if not 0 < share < 1:
     raise UserError(f'--val={share:g} is no share of the videos: give one such as 0.2.')
   if list(layout.splits) != ['train']:
-    raise UserError(f'--val: there are the splits {", ".join(layout.splits)} already.')
+    raise UserError(f'--val: the folder already has the splits {", ".join(layout.splits)}.')
   classes = defaultdict(list)
   for video in layout.splits['train'].videos:
     classes[video.label].append(video)
@@ -170,7 +169,7 @@ def hold_out(layout: Layout, share: float) -> None:
 
 
 def _write_lists(out: str, layout: Layout, summary: dict[str, Any]) -> None:
-  """Writes the lists, names of classes, missing and damaged videos, and what was found."""
+  """Writes the lists, names of classes, missing and damaged videos, and the summary."""
   texts = {}
   for name, split in layout.splits.items():
     whole = [video for video in split.videos if not video.damage]
@@ -186,7 +185,7 @@ def _write_lists(out: str, layout: Layout, summary: dict[str, Any]) -> None:
   try:
     if storage.is_file(f'{out}/{SUMMARY}'):
       found = layouts.read_json(f'{out}/{SUMMARY}', dict)
-      found.setdefault('val', 0.0)  # Older ones have none.
+      found.setdefault('val', 0.0)  # Earlier versions wrote none.
       for key in ('layout', 'split', 'val'):
         if found.get(key) != summary[key]:
           what = f'the {key} {found.get(key)}, not {summary[key]}'
@@ -194,7 +193,7 @@ def _write_lists(out: str, layout: Layout, summary: dict[str, Any]) -> None:
     else:
       for name in texts:
         if storage.is_file(f'{out}/{name}'):
-          raise UserError(f'{out} has a {name} that is not from here: give another folder.')
+          raise UserError(f'{out} has a {name} of something else: give another folder.')
     storage.make_folder(out)
     storage.write_text(f'{out}/{SUMMARY}', json.dumps(summary, indent=1) + '\n')
     for name, text in texts.items():
@@ -245,7 +244,7 @@ def _prepare(args: argparse.Namespace) -> None:
   lines = _counts(layout, data_set.whole, official)
   print('\n'.join(lines))
   if not any(split.videos for split in layout.splits.values()):
-    raise UserError(f'none of the videos lies in {args.source}: does it hold the videos?')
+    raise UserError(f'none of the videos is in {args.source}: is it the right folder?')
   summary = {'layout': args.layout, 'split': official, 'found': lines, 'val': val}
   _write_lists(args.out, layout, summary)
   bad = []
@@ -281,5 +280,5 @@ def _prepare(args: argparse.Namespace) -> None:
   if bad:
     raise UserError(
       f'{" and ".join(bad)} cannot be used, more than {MOST_FAILURES:.0%}: {args.out}/SPLIT/'
-      f'{MANIFEST} has the reasons. The others are written; mend the files and give --retry.'
+      f'{MANIFEST} has the reasons. The others are written; repair the files and give --retry.'
     )

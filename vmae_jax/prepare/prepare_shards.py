@@ -1,9 +1,9 @@
 """Writes shards, in parallel, so that it can be killed at any moment and started again.
 
-Which video goes into which shard is fixed by its place in the list. Videos are encoded to files
-(`staging`), these are packed into shards, and when all of these are there they get their names,
-and the folder its index and manifest. So an unbroken run and a broken one end in the same bytes,
-and at most the videos in work are done again.
+A video's place in the list decides its shard. Videos are encoded to files (`staging`), which are
+packed into shards. When all shards are there, they get their names, and the folder its index and
+manifest. So the bytes are the same whether a run was interrupted or not, and at most the videos in
+work are encoded again.
 """
 
 import functools
@@ -32,30 +32,30 @@ from vmae_jax.prepare.pool import Lost, run_all
 from vmae_jax.prepare.shard_sets import Part, check_plan, describe, write_manifest
 from vmae_jax.prepare.staging import Failure, Task, stage
 
-SHARD_BYTES = 1.5e9  # Of a shard, about.
-FEW_VIDEOS = 64  # So many and fewer are one shard, unless they are copied and large.
-PILOT = 4  # Videos that are encoded to learn how much room all will take.
-MARGIN = 1.1
-MOST_FAILURES = 0.05  # A larger share of the videos is no accident.
-FEW = 3  # Nor are fewer in a small set any reason to stop.
+SHARD_BYTES = 1.5e9  # About so many in a shard.
+FEW_VIDEOS = 64  # Up to so many are one shard, unless they are copied and large.
+PILOT = 4  # Videos that are encoded first, to estimate how much room all will take.
+MARGIN = 1.1  # Of this estimate.
+MOST_FAILURES = 0.05  # A larger share of the videos is an error,
+FEW = 3  # but never so few videos.
 
 Shards = dict[str, Sequence[Listed]]  # From the name to the videos.
 
 
 def too_many(failures: int, videos: int) -> bool:
-  """Whether so many of the videos may not just be left out."""
+  """Whether so many of the videos are too many to be left out."""
   return failures > max(FEW, MOST_FAILURES * videos)
 
 
 def shard_names(videos: int, shard_videos: int, first: int = 0) -> list[str]:
-  """Names of the shards for so many videos, from a number on."""
+  """Names of the shards of so many videos, numbered from `first` on."""
   return [f'shard-{first + i:05d}.tar' for i in range(-(-videos // shard_videos))]
 
 
 def shard_size(
   videos: Sequence[Listed], *, encoding: Encoding | None, workers: int, seconds: float
 ) -> int:
-  """How many videos are about SHARD_BYTES, by those at equal distances in the list."""
+  """How many videos take about SHARD_BYTES, estimated by some at equal distances in the list."""
 
   def some(count: int) -> list[Listed]:
     return list(videos[:: -(-len(videos) // count)])
@@ -91,12 +91,12 @@ def write_shards(
   retry: bool = False,
   write: Callable[[Shards], None] | None = None,
 ) -> dict[str, Any]:
-  """Writes the videos of one split as shards, or goes on where a killed run was.
+  """Writes the videos of one split as shards, or continues a run that was killed.
 
   Args:
     videos: In the order of the records; at least one.
-    out: A folder: new, empty, or what a run with the same arguments has left.
-    about: More for the manifest.
+    out: A folder: new, empty, or left by a run with the same arguments.
+    about: More entries of the manifest.
     classes: Names, may be empty.
     encoding: None keeps the files' own bytes.
     cut: Seconds of the clips that each video becomes, see `cut_film`; 0 keeps it whole.
@@ -104,17 +104,15 @@ def write_shards(
     first: The number of the first shard.
     workers: Processes that encode.
     seconds: Time limit for one video, or one clip of it.
-    retry: Does what has failed again, also where the shards are complete.
-    write: Writes the parts of these shards, as `staging.pack` does, instead of processes of this
-      one.
+    retry: Tries all failed videos again, even if the shards are complete.
+    write: Writes these shards as `staging.pack` does, in place of this machine's processes.
 
   Returns:
-    The manifest. Its `failures` have `may_pass` where another try may do.
+    The manifest. Its `failures` have `may_pass` if another try may succeed.
 
   Raises:
     UserError: the folder holds something else or cannot be written, or has too little room.
-    Unavailable: of too many videos nothing was heard, or the disk is full; the next start tries
-      them again.
+    Unavailable: too many videos gave no answer, or the disk is full; the same call continues.
   """
   out = os.fspath(out)
   listed = ''.join(f'{json.dumps(video.id)} {video.label}\n' for video in videos)
@@ -171,14 +169,14 @@ def write_shards(
     text = f'{out} cannot be written ({e.strerror or e})'
     if isinstance(e, storage.FINAL):
       raise UserError(f'{text}: give another folder, or the right to write there.') from e
-    raise Unavailable(f'{text}; started again, this goes on from here.') from e
+    raise Unavailable(f'{text}; the same command continues from here.') from e
 
 
 def _read_parts(out: str) -> dict[str, Part]:
-  """What is known of shards that are packed."""
+  """What `staging.pack` has said of the shards that are packed."""
   there, done = set(storage.names(f'{out}/{PARTS}')), set(storage.names(out))
   names = [name for name in there if name.endswith('.json') and name != 'plan.json']
-  with ThreadPoolExecutor(32) as pool:  # On network disks and in buckets it is all waiting.
+  with ThreadPoolExecutor(32) as pool:  # Network disks and buckets only cost waiting.
     texts = pool.map(lambda name: storage.read_text(f'{out}/{PARTS}/{name}'), names)
     parts = {name[:-5]: json.loads(text) for name, text in zip(names, texts, strict=True)}
   return {
@@ -189,7 +187,7 @@ def _read_parts(out: str) -> dict[str, Part]:
 
 
 def _parts_of(out: str, manifest: dict[str, Any], shards: Shards, cut: float) -> dict[str, Part]:
-  """What was known of the shards of a complete folder."""
+  """What `staging.pack` said of the shards of a complete folder, from its manifest and index."""
   failures, rows = iter(manifest['failures']), iter(())
   if manifest['records']:
     index = open_index(out, manifest)
@@ -211,7 +209,7 @@ def _parts_of(out: str, manifest: dict[str, Any], shards: Shards, cut: float) ->
 
 
 def _failures(out: str, parts: dict[str, Part], names: Sequence[str]) -> list[Failure]:
-  """All that is known of, in shards that are packed and those that are not."""
+  """All known failures, in packed shards and in others."""
   found = [failure for part in parts.values() for failure in part['failures']]
   for name in names:
     if name not in parts and os.path.isdir(folder := f'{out}/{PARTS}/{name}'):
@@ -220,19 +218,19 @@ def _failures(out: str, parts: dict[str, Part], names: Sequence[str]) -> list[Fa
 
 
 def _again(failures: list[Failure], videos: int, retry: bool) -> Callable[[Failure], bool]:
-  """Which failures are to be done again."""
+  """Tells which failed videos are tried again."""
   outage = too_many(sum('may_pass' in failure for failure in failures), videos)
   return lambda failure: retry or (outage and 'may_pass' in failure)
 
 
 def _check_answers(failures: list[Failure], videos: int) -> None:
-  """Raises `Unavailable` if too many may pass."""
+  """Raises `Unavailable` if too many failures may pass."""
   lost = [failure for failure in failures if 'may_pass' in failure]
   if too_many(len(lost), videos):
     raise Unavailable(
       f'{len(lost)} of {videos} videos gave no answer or killed their worker, such as '
       f'{lost[-1]["id"]} ({lost[-1]["reason"]}): is their disk or store alive, is there memory for '
-      'so many --workers? Started again, this tries them again.'
+      'so many --workers? The same command tries them again.'
     )
 
 
@@ -245,10 +243,10 @@ def _encode_missing(
   workers: int,
   seconds: float,
 ) -> None:
-  """Packs these shards, each of which has a folder, after it has encoded what is not there yet.
+  """Encodes what is missing in the folders of these shards, and packs them.
 
-  `failures` are known already, `videos` is the number of those of all shards, and `make_task` makes
-  a task of folder, place and video.
+  `failures` are those known before, `videos` is the number of videos of all shards, and `make_task`
+  makes a task of folder, place and video.
   """
   left, tasks = {}, []
   for name, mine in missing.items():
@@ -259,11 +257,11 @@ def _encode_missing(
     left[name] = len(places)
   pilots = tasks[:: -(-len(tasks) // PILOT)] if tasks and tasks[0].encoding is not None else []
   others = [task for task in tasks if task not in pilots]
-  with ThreadPoolExecutor(32) as pool:  # On network disks a look-up is all waiting.
+  with ThreadPoolExecutor(32) as pool:  # Network disks only cost waiting.
     sizes = dict(zip(tasks, pool.map(_size, [task.video for task in tasks]), strict=True))
   before = after = 0
   bar = tqdm(total=videos, initial=videos - len(tasks), unit='video', desc=out, smoothing=0.05)
-  with bar, ThreadPoolExecutor(1) as packer:  # Aside, so that no worker waits for the next task.
+  with bar, ThreadPoolExecutor(1) as packer:  # In a thread, so that no worker waits for a task.
 
     def pack(name: str) -> Future:
       parts = f'{out}/{PARTS}'
@@ -315,11 +313,11 @@ def _check_room(out: str, size: float) -> None:
 
 
 def _finish(out: str, plan: dict[str, Any], part_of: dict[str, Part]) -> dict[str, Any]:
-  """Gives the shards their names and, when all are there, writes the index and the manifest."""
+  """Gives the shards their names, then writes the index and the manifest."""
   parts = part_of.values()
   index, manifest = describe(plan, parts)
   there = set(storage.names(f'{out}/{PARTS}'))
-  if storage.is_file(f'{out}/{MANIFEST}'):  # Of before what had failed was tried again.
+  if storage.is_file(f'{out}/{MANIFEST}'):  # From before failed videos were tried again.
     for name, part in part_of.items():
       if f'{name}.json' not in there:
         storage.write_text(f'{out}/{PARTS}/{name}.json', json.dumps(part))

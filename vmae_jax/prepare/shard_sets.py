@@ -1,4 +1,4 @@
-"""Whole sets of shards: what is written about them, how they grow, how those of version 1 go on."""
+"""Whole sets of shards: their index and manifest, appending to them, upgrading from version 1."""
 
 import hashlib
 import itertools
@@ -20,15 +20,15 @@ from vmae_jax.errors import Unavailable, UserError, VideoError
 from vmae_jax.prepare.layouts import Listed, read_json
 from vmae_jax.prepare.staging import clip_id, write_shard
 
-APPENDED = '.append'  # A folder that becomes part of the one that it lies in.
-Part = dict[str, Any]  # What `staging.pack` says of a shard.
+APPENDED = '.append'  # A folder of new shards, inside the folder that they will belong to.
+Part = dict[str, Any]  # What `staging.pack` returns for a shard.
 
 
 def check_plan(out: str, plan: dict[str, Any]) -> dict[str, Any] | None:
-  """The manifest of a complete folder, or the plan of a begun one.
+  """The manifest of a complete folder, or the plan of one that was begun; None for a new one.
 
   Raises:
-    UserError: it holds anything else than this.
+    UserError: it holds something else than shards of this plan.
   """
   for path in (f'{out}/{MANIFEST}', f'{out}/{PARTS}/plan.json'):
     if not storage.is_file(path):
@@ -71,7 +71,7 @@ def describe(plan: dict[str, Any], parts: Collection[Part]) -> tuple[Index, dict
 
 
 def write_manifest(out: str, index: Index, manifest: dict[str, Any]) -> None:
-  """Makes a folder a complete one, whatever it was before; adds to the manifest the index' name."""
+  """Completes a folder by its index and manifest, to which it adds the name of the index."""
   data = storage.read(index.path)
   sha256 = hashlib.sha256(data).hexdigest()
   manifest['index'] = {'name': f'index-{sha256[:16]}', 'sha256': sha256}
@@ -82,8 +82,8 @@ def write_manifest(out: str, index: Index, manifest: dict[str, Any]) -> None:
 
 
 def _tidy(out: str, manifest: dict[str, Any]) -> None:
-  """Removes what is no longer, or not yet again, part of a complete folder."""
-  for name in reversed(storage.names(out)):  # APPENDED last: it says that there is something to do.
+  """Removes an old index and the folder of appended shards from a complete folder."""
+  for name in reversed(storage.names(out)):  # APPENDED last: if it is there, the next call tidies.
     if name == APPENDED or (name.startswith('index-') and name != manifest['index']['name']):
       storage.remove(f'{out}/{name}')
 
@@ -98,23 +98,21 @@ def append_shards(
   retry: bool = False,
   **more: Any,
 ) -> dict[str, Any]:
-  """Adds the videos that a complete folder does not have, as further shards, behind the others.
+  """Adds the videos that a complete folder does not have, as further shards, after the others.
 
-  They are written to a folder in it, and then belong to it at once; killed at any moment, the same
-  call goes on.
+  They are written to a folder inside it and then all belong to it at once. If this is killed at any
+  moment, the same call continues.
 
   Args:
-    write: `write_shards` or what does the same; it gets the other arguments, too, and writes a
-      folder that is not complete.
-    videos: Those that are there may be among them, or not.
+    write: `write_shards` or a function that does the same; it gets the other arguments, too. It
+      also writes `out` if that is not complete.
+    videos: With or without those that the folder has.
     out: The folder.
-    classes: Those of the folder, and maybe further ones behind them.
-    cut: Seconds of a clip, 0 if videos are whole.
-    retry: Whether what has failed counts as not there.
-    **more: Further arguments of `write`.
+    classes: Those of the folder, and maybe further ones after them.
+    retry: Whether to try again videos that have failed.
 
   Raises:
-    UserError: as `write`, or the folder's videos are of other classes or encoded otherwise.
+    UserError: as `write`, or the folder has other classes or another encoding.
   """
   new = f'{out}/{APPENDED}'
   given = {'classes': classes, 'cut': cut, 'retry': retry} | more
@@ -126,10 +124,10 @@ def append_shards(
     done = json.loads(storage.read_text(f'{new}/{MANIFEST}'))
     if done['hash'] in old.get('appended', ()):
       _tidy(out, old)
-  elif not shards.holds_shards(new):  # What is left of one that was killed as it was removed.
+  elif not shards.holds_shards(new):  # It was killed while it removed this.
     storage.remove(new)
   if list(classes[: len(old['classes'])]) != old['classes']:
-    raise UserError(f'{out} has other classes: those that come in must be behind them by name.')
+    raise UserError(f'{out} has other classes: new classes must come after them by name.')
   known = {header.id for header in source.headers}
   known |= {failure['id'] for failure in old['failures'] if not retry}
   added = [video for video in videos if (clip_id(video.id, 0) if cut else video.id) not in known]
@@ -169,13 +167,13 @@ def _hash(text: str) -> str:
 
 
 def upgrade(folder: str) -> bool:
-  """Writes the shards of version 1, ArrayRecord files, anew; order and hash of the set stay.
+  """Rewrites the shards of version 1, ArrayRecord files; the set keeps its order and hash.
 
-  The old files are removed when all is there, so there must be room for both. Killed before, the
-  next call begins anew.
+  The old files are removed at the end, so there must be room for both. If it is killed before, the
+  next call starts from the beginning.
 
   Returns:
-    False where nothing is to do.
+    False if the folder is of this version already.
 
   Raises:
     UserError: there is no such folder, or it is damaged.

@@ -1,8 +1,8 @@
-"""The videos of a shard that is not complete, as files, so that no start does one again.
+"""The videos of an incomplete shard, as files, so that a restart encodes none of them again.
 
-A worker encodes a video and writes its records to a folder, PLACE-CLIP (films that are cut have
-several), then PLACE.json, which says how many there are or why there are none. When every place
-of the shard has its own, `pack` puts the records together.
+A worker encodes a video and writes its records to a folder as PLACE-CLIP (a film that is cut has
+several), then PLACE.json, which says how many there are or why there are none. When every video
+of the shard has this file, `pack` puts the records together.
 """
 
 import hashlib
@@ -26,22 +26,22 @@ from vmae_jax.prepare.encoding import Encoded, Encoding, cut_film, encode_video
 from vmae_jax.prepare.layouts import Listed
 from vmae_jax.prepare.pool import Lost, renew
 
-Failure = dict[str, Any]  # reason, may_pass: true where another try may do; in a part also id.
+Failure = dict[str, Any]  # reason; may_pass: true if another try may succeed; in a part also id.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
   """A video to encode."""
 
-  folder: str  # Where its files go.
+  folder: str  # Its files are written here.
   place: int  # Of the video in its shard.
   video: Listed
   encoding: Encoding | None  # None keeps the file's own bytes.
-  cut: float  # Seconds of a clip of it; 0 keeps it whole.
+  cut: float  # Seconds of each clip that it is cut into; 0 keeps it whole.
 
 
 def clip_id(id: str, clip: int) -> str:
-  """The name of a part of a film: film.mp4 has film@00000.mp4, film@00001.mp4 and so on."""
+  """The name of a clip of a film: film.mp4 has film@00000.mp4, film@00001.mp4 and so on."""
   stem, suffix = os.path.splitext(id)
   if suffix.lower() not in VIDEO_SUFFIXES:
     stem, suffix = id, ''
@@ -49,11 +49,11 @@ def clip_id(id: str, clip: int) -> str:
 
 
 def stage(task: Task) -> int | str | Lost | OSError:
-  """Runs in the workers: writes what becomes of a video.
+  """Runs in the workers: writes the records of a video.
 
   Returns:
-    How many bytes it has become; the reason where there is none, which is written as well; `Lost`
-    where another try may do; or the error of the disk that is written to.
+    The bytes of its records; the reason if it has none, which is written as well; `Lost` if another
+    try may succeed; or the error of the disk that is written to.
   """
   size = 0
   try:
@@ -84,7 +84,7 @@ def stage(task: Task) -> int | str | Lost | OSError:
 
 
 def _encode(task: Task) -> Iterator[Encoded | str | Lost | None]:
-  """The clips, None for those that are there already, or at its end a reason why there are none."""
+  """The clips, None for those that are there already, and at the end the reason of a failure."""
   path = task.video.path
   try:
     if task.video.damage:
@@ -98,16 +98,16 @@ def _encode(task: Task) -> Iterator[Encoded | str | Lost | None]:
   except (VideoError, OSError) as e:
     reason = str(e) if isinstance(e, VideoError) else e.strerror or 'cannot be read'
     yield Lost(reason) if _may_pass(e, path) else reason
-  except Exception as e:  # Libraries of stores have their own.
+  except Exception as e:  # Libraries of stores have errors of their own.
     yield Lost(' '.join(f'{type(e).__name__}: {e}'.split())[:200])
 
 
 def _may_pass(e: BaseException | None, path: str) -> bool:
   """Whether the disk, the store or the network failed, rather than the file being damaged."""
   while e is not None:
-    if isinstance(e, av.FFmpegError):  # Says `Input/output error` of damaged files, too.
+    if isinstance(e, av.FFmpegError):  # Damaged files give `Input/output error`, too.
       return storage.read_failure(path) is not None
-    # Errors of pictures that are damaged are OSErrors as well, of no number and no file.
+    # Damaged pictures give an OSError, too, but without a number or a file.
     if isinstance(e, OSError) and (e.errno or e.filename):
       return not isinstance(e, storage.FINAL)
     e = e.__cause__
@@ -119,7 +119,7 @@ def _write_result(folder: str, place: int, result: dict[str, Any]) -> None:
 
 
 def write_failure(task: Task, **failure: Any) -> None:
-  """Writes why there is no such video, in place of the clips that it has."""
+  """Writes why a video has failed, and removes its clips."""
   for name in os.listdir(task.folder):
     if name.startswith(f'{task.place}-'):
       os.remove(f'{task.folder}/{name}')
@@ -127,17 +127,17 @@ def write_failure(task: Task, **failure: Any) -> None:
 
 
 def staged(folder: str) -> dict[int, dict[str, Any]]:
-  """What is done: from the place to `clips`, or to the failure."""
+  """What is done: from the place of a video to `clips`, their number, or to the failure."""
   names = [name for name in os.listdir(folder) if name.endswith('.json')]
   return {int(name[:-5]): json.loads(storage.read_text(f'{folder}/{name}')) for name in names}
 
 
 def write_shard(path: str, name: str, records: Iterable[tuple[Header, bytes]]) -> dict[str, Any]:
-  """Writes a shard to the file `path`, to be called `name` later.
+  """Writes a shard to the file `path`, which will be called `name` later.
 
   Returns:
-    The `headers`, the `offsets` where each video begins, and of the `shard` name, number of
-    records, size and hash, or None where there is no record and no file.
+    `headers`; `offsets`, where each video begins; and `shard`: its name, number of records, size
+    and hash, or None if there is no record, and then no file.
   """
   headers, offsets, size, digest = [], [], 0, hashlib.sha256()
   with open(path, 'wb') as file:
@@ -159,21 +159,21 @@ def write_shard(path: str, name: str, records: Iterable[tuple[Header, bytes]]) -
 
 
 def read_shard(path: str) -> Iterator[tuple[Header, bytes]]:
-  """The records of a shard of this machine, in their order."""
+  """The records of a local shard, in their order."""
   with tarfile.open(path) as tar:
     for about, video in zip(*[iter(tar)] * 2, strict=True):
       yield Header(**json.load(tar.extractfile(about))), tar.extractfile(video).read()
 
 
 def pack(folder: str, videos: Sequence[Listed], out: str, name: str) -> dict[str, Any]:
-  """Puts the records of a folder, which has a result for each video, together; then it goes.
+  """Packs the records of a folder, which has a result for each video, and removes the folder.
 
-  `out`, a folder of this machine, gets the shard and, when that is complete, NAME.json.
+  `out`, a local folder, gets the shard, under the name that `content` gives, and then NAME.json.
+  That name has the shard's hash, so that NAME.json always fits its shard, even if two workers
+  write both at the same time.
 
   Returns:
-    What NAME.json says: what `write_shard` returns, and the `failures`. Until `content` of it gets
-    its name, it bears its hash, so that of two that are written at a time each fits what is said
-    of it.
+    What NAME.json holds: what `write_shard` returns, and the `failures`.
   """
   results = staged(folder)
 
@@ -186,7 +186,8 @@ def pack(folder: str, videos: Sequence[Listed], out: str, name: str) -> dict[str
         except VideoError as e:
           os.remove(f'{folder}/{place}.json')
           os.remove(f'{folder}/{place}-{clip}')
-          raise Unavailable(f'{folder}/{place}-{clip}: {e}; started again, it is made anew.') from e
+          path = f'{folder}/{place}-{clip}'
+          raise Unavailable(f'{path}: {e}; the same command writes it again.') from e
         yield header, data
 
   partial = f'{out}/{name}.partial'
@@ -201,12 +202,12 @@ def pack(folder: str, videos: Sequence[Listed], out: str, name: str) -> dict[str
 
 
 def content(part: dict[str, Any]) -> str:
-  """The name of a shard until it gets its own."""
+  """The name of a shard's file until all shards of the set are there."""
   return f'{part["shard"]["name"]}.{part["shard"]["sha256"][:16]}'
 
 
 def by_place(videos: Sequence[Listed], headers: Sequence[Header], cut: float) -> list[list[Header]]:
-  """The records of each video, in their order; none where it has failed."""
+  """The headers of each video's records, in their order; none for a video that failed."""
   found: list[list[Header]] = []
   left = iter([*headers, None])
   header = next(left)
@@ -230,10 +231,10 @@ def reopen(
   cut: float,
   again: Callable[[Failure], bool],
 ) -> None:
-  """Makes the folder of a shard's files, in `parts`, ready for those that are not there.
+  """Prepares the folder of a shard's files, in `parts`, for the videos that are missing.
 
-  `part` is what `pack` has said of the shard, if it is packed: it is taken apart. `again` says
-  whether a failure is to be done again.
+  `part` is what `pack` has returned for the shard if that is packed, which this unpacks. `again`
+  says whether to try a failed video again.
   """
   folder = f'{parts}/{name}'
   os.makedirs(folder, exist_ok=True)

@@ -35,18 +35,18 @@ def write_set(
 
   The folder gets `train/MOTION/INDEX.mp4`, `val/...`, the lists `train.txt` and `val.txt`
   (`path label`, relative) and `classes.txt` of the motions, the same of the looks in `look/`, and
-  `set.json`. It appears when all is complete.
+  `set.json`. It appears when it is complete.
 
   Args:
     folder: New, empty or holding the same set.
     train: Clips of the training split.
     val: Clips of the validation split.
     seed: Of the whole set.
-    workers: Processes; None for as many as there are processors.
+    workers: Processes; None means one for each processor.
     options: See `OPTIONS` of `data.synthetic`; `size` must be even.
 
   Returns:
-    Whether the set was written: False where it was there already.
+    Whether the set was written: False if it is there already.
 
   Raises:
     UserError: a number is out of range, or the folder holds something else.
@@ -72,7 +72,7 @@ def write_set(
   try:
     for split, motion in itertools.product(CLIPS, MOTIONS):
       (partial / split / motion).mkdir(parents=True)
-    # Spawned, not forked: the caller may run threads (JAX's, for one).
+    # Spawned, not forked, as the caller may run threads, such as those of JAX.
     context = multiprocessing.get_context('spawn')
     with (
       ProcessPoolExecutor(workers, mp_context=context) as pool,
@@ -96,7 +96,7 @@ def write_set(
 
 
 def _holds_set(folder: Path, parameters: dict[str, int | float]) -> bool:
-  """Whether the very set is there; raises a UserError if something else is."""
+  """Whether the folder holds this set; raises a UserError if it holds something else."""
   try:
     found = json.loads((folder / 'set.json').read_text())
   except (FileNotFoundError, NotADirectoryError):

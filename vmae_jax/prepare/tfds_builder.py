@@ -25,7 +25,7 @@ from vmae_jax.errors import UserError
 
 
 class VideoExamples(Sequence):
-  """Decoded videos of shards, of the number of each record in them, by random access."""
+  """Decoded videos by random access, given the source and the number of each record."""
 
   def __init__(self, records: Sequence[tuple[ShardSource, int]]):
     self._records = records
@@ -64,7 +64,7 @@ class VmaeShards(tfds.core.DatasetBuilder):
       raise UserError(f'there is no folder {folder} (looked in {os.getcwd()}).')
     names = [name for name in storage.names(folder) if holds_shards(f'{folder}/{name}')]
     if not names:
-      raise UserError(f'{folder} holds no shards: start prepare with --shards.')
+      raise UserError(f'{folder} holds no shards: run prepare with --shards.')
     self.sources = {name: ShardSource(f'{folder}/{name}') for name in names}
     super().__init__(data_dir=folder, **more)
     self.info.set_splits(
@@ -79,7 +79,7 @@ class VmaeShards(tfds.core.DatasetBuilder):
     )
 
   def _build_data_dir(self, given_data_dir: str) -> tuple[str, str]:
-    return given_data_dir, given_data_dir  # No folders of names and versions below it.
+    return given_data_dir, given_data_dir  # Without folders for name and version.
 
   def _info(self) -> tfds.core.DatasetInfo:
     names = next(iter(self.sources.values())).class_names
@@ -114,7 +114,7 @@ class VmaeShards(tfds.core.DatasetBuilder):
     return VideoExamples(records)
 
   def as_data_source(self, split: Any = None, **_: Any) -> Any:
-    """Examples by random access; None for all splits as a dict."""
+    """The examples of a split by random access; None gives a dict of all splits."""
     split = {name: name for name in self.sources} if split is None else split
     return tf.nest.map_structure(self._examples, split)
 
@@ -140,7 +140,7 @@ class VmaeShards(tfds.core.DatasetBuilder):
       }
 
     order = tf.data.Dataset.range(len(examples))
-    if shuffle_files:  # Random access costs no more: all are shuffled, not only the files.
+    if shuffle_files:  # Random access costs no more, so this shuffles examples, not only files.
       seed = read_config.shuffle_seed if read_config else None
       order = order.shuffle(max(1, len(examples)), seed=seed)
     return order.map(read, num_parallel_calls=tf.data.AUTOTUNE)
