@@ -208,7 +208,7 @@ def test_no_videos_at_all(tmp_path):
   ucf101_tree(tmp_path / 'source')
   (tmp_path / 'empty').mkdir()
   lists = f'--annotations={tmp_path}/source/ucfTrainTestlist'
-  with pytest.raises(UserError, match='none of the videos lies in'):
+  with pytest.raises(UserError, match='none of the videos is in'):
     main('ucf101', tmp_path / 'empty', lists, f'--out={tmp_path}/out')
 
 

@@ -50,7 +50,7 @@ def libav_errors() -> Iterator[None]:
 
 @contextmanager
 def libav_log() -> Iterator[list[str]]:
-  """A list that holds, at the end, the errors that libav has logged meanwhile in this thread."""
+  """A list to which, at the end, the errors are added that libav has logged in this thread."""
   logged: list[str] = []
   av.logging.set_level(av.logging.ERROR)
   av.logging.set_skip_repeated(False)

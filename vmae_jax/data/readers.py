@@ -41,7 +41,7 @@ class Block:
 
   def __init__(self, size: int, *, shared: bool):
     self.fd = -1
-    if shared:  # No name: nothing is left behind, and the limit of /dev/shm does not count.
+    if shared:  # Without a name nothing stays behind, and the limit of /dev/shm does not apply.
       if hasattr(os, 'memfd_create'):
         self.fd = os.memfd_create('clips')
       else:

@@ -289,10 +289,10 @@ def check_paths(
   def too_many(number: int) -> bool:
     return number > max_bad_share * len(paths) or number == len(paths)
 
-  told = f'{len(missing)} of {len(paths)} {files} do not exist'
+  what = f'{len(missing)} of {len(paths)} {files} do not exist'
   such = f'{", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}'
   if too_many(len(missing)):
-    raise UserError(f'{told}, at most {max_bad_share:.1%} may be missing: {such}. {hint}')
+    raise UserError(f'{what}, at most {max_bad_share:.1%} may be missing: {such}. {hint}')
   if too_many(len(missing) + len(silent)):
     raise Unavailable(
       f'{len(silent)} of {len(paths)} {files} give no answer in {seconds:g} s, such as '
@@ -300,4 +300,4 @@ def check_paths(
       'limit.'
     )
   if missing:
-    logging.warning('%s: %s. Others will replace them.', told, such)
+    logging.warning('%s: %s. Others will replace them.', what, such)

@@ -73,21 +73,21 @@ def _write_shard(task: str) -> None:
   videos = [Listed(**video) for video in todo['videos']]
   encoding = todo['encoding'] and Encoding(**todo['encoding'])
   # Files in a folder beside the shard's place are moved at once, and a later run removes leftovers.
-  with tempfile.TemporaryDirectory(dir=None if storage.is_remote(parts) else parts) as mine:
+  with tempfile.TemporaryDirectory(dir=None if storage.is_remote(parts) else parts) as temp:
     tasks = [
-      staging.Task(folder=f'{mine}/files', place=i, video=video, encoding=encoding, cut=todo['cut'])
+      staging.Task(folder=f'{temp}/files', place=i, video=video, encoding=encoding, cut=todo['cut'])
       for i, video in enumerate(videos)
     ]
-    os.mkdir(f'{mine}/files')
+    os.mkdir(f'{temp}/files')
     for one, got in run_all(staging.stage, tasks, workers=1, seconds=todo['seconds']):
       if isinstance(got, OSError):
         raise got
       if isinstance(got, Lost):
         staging.write_failure(one, reason=str(got), may_pass=True)
-    part = staging.pack(f'{mine}/files', videos, mine, name)
+    part = staging.pack(f'{temp}/files', videos, temp, name)
     if part['shard']:
-      storage.put(f'{mine}/{staging.content(part)}', f'{parts}/{staging.content(part)}')
-    storage.put(f'{mine}/{name}.json', f'{parts}/{name}.json')
+      storage.put(f'{temp}/{staging.content(part)}', f'{parts}/{staging.content(part)}')
+    storage.put(f'{temp}/{name}.json', f'{parts}/{name}.json')
 
 
 def _write_lists(shards: Shards, parts: str, **how: Any) -> list[str]:

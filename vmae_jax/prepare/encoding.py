@@ -122,15 +122,13 @@ class _Film:
 
   def decode(self) -> Iterator[av.VideoFrame]:
     """As `Video.decode`, but a truncated file is only found at its end."""
-    frames = self._decode()
-    for count in itertools.count():
-      with libav_errors():  # Not around the yield: the caller's errors are its own.
-        frame = next(frames, None)
-      if frame is None:
-        break
-      if frame.is_corrupt:
-        raise VideoError(f'frame {count} is damaged')
-      yield frame
+    count = 0
+    with libav_errors():
+      for frame in self._decode():
+        if frame.is_corrupt:
+          raise VideoError(f'frame {count} is damaged')
+        count += 1
+        yield frame
     if not count:
       raise VideoError('no frames')
 

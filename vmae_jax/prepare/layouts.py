@@ -318,8 +318,8 @@ def folder(videos: Tree) -> Layout:
       f'{videos.folder} has the splits {", ".join(others)}: call them train, val and test.'
     )
   layout = Layout(tuple(labels), {name: Split() for name in found})
-  for split, mine in found.items():
-    for path in sorted(mine, key=lambda path: path.split(os.sep)):
+  for split, paths in found.items():
+    for path in sorted(paths, key=lambda path: path.split(os.sep)):
       file = os.path.join(videos.folder, split if splits else '', path)
       layout.splits[split].add(path, file, labels.get(path.split(os.sep)[0], -1))
   return layout

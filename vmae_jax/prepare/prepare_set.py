@@ -160,9 +160,9 @@ def hold_out(layout: Layout, share: float) -> None:
   for video in layout.splits['train'].videos:
     classes[video.label].append(video)
   held = set()
-  for mine in classes.values():
-    mine.sort(key=lambda video: hashlib.sha256(os.fsencode(video.id)).digest())
-    held.update(mine[: min(len(mine) - 1, max(1, round(share * len(mine))))])
+  for videos in classes.values():
+    videos.sort(key=lambda video: hashlib.sha256(os.fsencode(video.id)).digest())
+    held.update(videos[: min(len(videos) - 1, max(1, round(share * len(videos))))])
   whole, layout.splits['val'] = layout.splits['train'].videos, Split()
   layout.splits['train'].videos = [video for video in whole if video not in held]
   layout.splits['val'].videos = [video for video in whole if video in held]

@@ -143,17 +143,17 @@ def write_shards(
       parts |= _read_parts(out) if begun else {}
       again = _again(_failures(out, parts, names), len(videos), retry)
       missing = {
-        name: mine
-        for name, mine in shards.items()
+        name: members
+        for name, members in shards.items()
         if name not in parts or any(map(again, parts[name]['failures']))
       }
       if manifest and not begun and not missing:
         return manifest
       storage.make_folder(f'{out}/{PARTS}')
       storage.write_text(f'{out}/{PARTS}/plan.json', json.dumps(plan))
-      for name, mine in missing.items():
+      for name, members in missing.items():
         if write is None:
-          staging.reopen(f'{out}/{PARTS}', name, mine, parts.get(name), cut=cut, again=again)
+          staging.reopen(f'{out}/{PARTS}', name, members, parts.get(name), cut=cut, again=again)
         if parts.pop(name, None):
           storage.remove(f'{out}/{PARTS}/{name}.json')
       if write is None:
@@ -194,11 +194,11 @@ def _parts_of(out: str, manifest: dict[str, Any], shards: Shards, cut: float) ->
     rows = zip(index, index.rows(0, len(index))['offset'].tolist(), strict=True)
   shard_of = {shard['name']: shard for shard in manifest['shards']}
   parts = {}
-  for name, mine in shards.items():
+  for name, members in shards.items():
     shard = shard_of.get(name)
     some = list(islice(rows, shard['records'] if shard else 0))
     headers = [header for header, _ in some]
-    failed = sum(not records for records in staging.by_place(mine, headers, cut))
+    failed = sum(not records for records in staging.by_place(members, headers, cut))
     parts[name] = {
       'shard': shard,
       'headers': [asdict(header) for header in headers],
@@ -249,11 +249,11 @@ def _encode_missing(
   makes a task of folder, place and video.
   """
   left, tasks = {}, []
-  for name, mine in missing.items():
+  for name, members in missing.items():
     folder = f'{out}/{PARTS}/{name}'
     there = staging.staged(folder)
-    places = [place for place in range(len(mine)) if place not in there]
-    tasks += [make_task(folder=folder, place=place, video=mine[place]) for place in places]
+    places = [place for place in range(len(members)) if place not in there]
+    tasks += [make_task(folder=folder, place=place, video=members[place]) for place in places]
     left[name] = len(places)
   pilots = tasks[:: -(-len(tasks) // PILOT)] if tasks and tasks[0].encoding is not None else []
   others = [task for task in tasks if task not in pilots]

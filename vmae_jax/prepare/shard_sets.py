@@ -54,9 +54,9 @@ def describe(plan: dict[str, Any], parts: Collection[Part]) -> tuple[Index, dict
     for number, part in enumerate(done)
     for header, offset in zip(part['headers'], part['offsets'], strict=True)
   )
-  rows, told = index.rows(0, len(index)), hashlib.sha256()
+  rows, digest = index.rows(0, len(index)), hashlib.sha256()
   for header in index:
-    told.update(f'{json.dumps(header.id)} {header.label} {header.sha256}\n'.encode())
+    digest.update(f'{json.dumps(header.id)} {header.label} {header.sha256}\n'.encode())
   labels = Counter(rows['label'].tolist())
   return index, plan | {
     'records': len(index),
@@ -66,7 +66,7 @@ def describe(plan: dict[str, Any], parts: Collection[Part]) -> tuple[Index, dict
     'records_of_class': [labels[i] for i in range(len(plan['classes']))],
     'failures': [failure for part in parts for failure in part['failures']],
     'shards': [part['shard'] for part in done],
-    'hash': told.hexdigest(),
+    'hash': digest.hexdigest(),
   }
 
 
@@ -189,12 +189,12 @@ def upgrade(folder: str) -> bool:
     with nullcontext() if remote else lock.held(folder):
       for shard in tqdm(old['shards'], unit='shard', desc=folder):
         path, name = f'{folder}/{shard["name"]}', f'{shard["name"][:11]}.tar'
-        with tempfile.TemporaryDirectory(dir=None if remote else folder) as mine:
+        with tempfile.TemporaryDirectory(dir=None if remote else folder) as temp:
           if remote:
-            storage.fetch(path, f'{mine}/old')
-            path = f'{mine}/old'
-          part = write_shard(f'{mine}/new', name, _records(path, shard['records']))
-          storage.put(f'{mine}/new', f'{folder}/{name}')
+            storage.fetch(path, f'{temp}/old')
+            path = f'{temp}/old'
+          part = write_shard(f'{temp}/new', name, _records(path, shard['records']))
+          storage.put(f'{temp}/new', f'{folder}/{name}')
         parts.append(part | {'failures': []})
       index, manifest = describe(old | {'version': VERSION}, parts)
       manifest |= {name: old[name] for name in ('failures', 'hash')}

@@ -212,13 +212,13 @@ def by_place(videos: Sequence[Listed], headers: Sequence[Header], cut: float) ->
   left = iter([*headers, None])
   header = next(left)
   for video in videos:
-    mine: list[Header] = []
-    while header and header.id == (clip_id(video.id, len(mine)) if cut else video.id):
-      mine.append(header)
+    records: list[Header] = []
+    while header and header.id == (clip_id(video.id, len(records)) if cut else video.id):
+      records.append(header)
       header = next(left)
       if not cut:
         break
-    found.append(mine)
+    found.append(records)
   return found
 
 
@@ -249,12 +249,12 @@ def reopen(
   if part['shard'] is not None:
     shard = f'{parts}/{content(part)}'
     records = read_shard(shard if os.path.exists(shard) else f'{os.path.dirname(parts)}/{name}')
-  for place, mine in enumerate(by_place(videos, headers, cut)):
-    failure = None if mine else next(failures)
-    for clip, (header, data) in enumerate(islice(records, len(mine))):
+  for place, clips in enumerate(by_place(videos, headers, cut)):
+    failure = None if clips else next(failures)
+    for clip, (header, data) in enumerate(islice(records, len(clips))):
       if place not in there:
         storage.write(f'{folder}/{place}-{clip}', shards.pack(header, data))
-    if place not in there and mine:
-      _write_result(folder, place, {'clips': len(mine)})
+    if place not in there and clips:
+      _write_result(folder, place, {'clips': len(clips)})
     elif place not in there and not again(failure):
       _write_result(folder, place, {k: v for k, v in failure.items() if k != 'id'})
