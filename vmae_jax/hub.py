@@ -36,7 +36,7 @@ def local_path(path: str) -> str:
     raise UserError(f'{path}: a model of the Hub is written hf:OWNER/NAME or hf:OWNER/NAME/FILE.')
   repository, file, revision = name.groups()
   hub = _library()
-  with _told(path):
+  with _one_line_errors(path):
     if file:
       return hub.hf_hub_download(repository, file, revision=revision)
     folder = hub.snapshot_download(repository, revision=revision, allow_patterns=[*_FILES])
@@ -61,7 +61,7 @@ def check_push(repository: str) -> None:
   if not re.fullmatch(r'[\w.-]+/[\w.-]+', repository):
     raise UserError(f'--push={repository}: a model of the Hub is written OWNER/NAME.')
   hub = _library()
-  with _told(f'--push={repository}'):
+  with _one_line_errors(f'--push={repository}'):
     hub.whoami()
 
 
@@ -80,7 +80,7 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
     Unavailable: the Hub gives no answer.
   """
   hub = _library()
-  with _told(f'--push={repository}'):
+  with _one_line_errors(f'--push={repository}'):
     url = hub.create_repo(repository, private=private, exist_ok=True)
     kept = hub.file_exists(repository, 'README.md')
     hub.upload_folder(
@@ -102,11 +102,11 @@ def _library() -> Any:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def _one_line_errors(what: str) -> Iterator[None]:
   """Turns errors of the library into one line that says what to do."""
   from huggingface_hub import errors
 
-  told = {  # The first that an error is one of.
+  messages = {  # The first whose type fits is used.
     errors.GatedRepoError: f' is gated: ask for access on its page, and {_LOGIN}',
     errors.RepositoryNotFoundError: ': there is no such repository, or it is private: then '
     + _LOGIN,
@@ -117,8 +117,8 @@ def _told(what: str) -> Iterator[None]:
   }
   try:
     yield
-  except tuple(told) as e:
-    text = next(text for kind, text in told.items() if isinstance(e, kind))
+  except tuple(messages) as e:
+    text = next(text for kind, text in messages.items() if isinstance(e, kind))
     raise UserError(f'{what}{text}.') from e
   except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as e:
     cause = f'{type(e.__cause__ or e).__name__}: {e.__cause__ or e}'.splitlines()[0]

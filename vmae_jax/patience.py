@@ -68,6 +68,7 @@ class Patience:
     self._stuck: dict[int, _Call] = {}
     self._closed = False
     self._took: deque[float] = deque(maxlen=OF_LAST)  # Seconds, of calls that were answered.
+    # Seconds after which a call is late, and the number of calls until that is computed again.
     self._late, self._until_next = float('inf'), OF_LAST // 4
 
   def __reduce__(self):

@@ -70,13 +70,13 @@ def check_same_data(before: Mapping[str, str], now: Mapping[str, str], *, change
   if not other:
     return False
   differences = '; '.join(f'{key} was {before[key]}, is {now[key]}' for key in other)
-  told = f'the data are not those of the checkpoint: {differences}'
+  message = f'the data are not those of the checkpoint: {differences}'
   if not changed:
     raise UserError(
-      f'{told}. Samples would be lost and repeated: bring the old ones back, or set '
+      f'{message}. Samples would be lost and repeated: bring the old ones back, or set '
       'data.changed=True to go on with these.'
     )
-  logging.warning('%s. The run goes on with these, as data.changed says.', told)
+  logging.warning('%s. The run goes on with these, as data.changed says.', message)
   return True
 
 
@@ -94,10 +94,9 @@ def check_same(processes: list[dict[str, str]]) -> None:
         f'{values.index(usual)} ({processes[values.index(usual)]["host"]})'
       )
   if differences:
-    told = first_few(differences, separator='; ')
     raise UserError(
-      f'the {len(processes)} processes of this run differ: {told}. Start all with the same code, '
-      'command and data.'
+      f'the {len(processes)} processes of this run differ: '
+      f'{first_few(differences, separator="; ")}. Start all with the same code, command and data.'
     )
 
 
@@ -109,8 +108,9 @@ def main_does(work: Callable[[], None]) -> None:
       work()
     except (UserError, Unavailable) as e:
       failure = e
-  if told := gather(failure and (isinstance(failure, UserError), str(failure)))[0]:
-    raise failure or (UserError if told[0] else Unavailable)(told[1])
+  if failed := gather(failure and (isinstance(failure, UserError), str(failure)))[0]:
+    mistake, message = failed
+    raise failure or (UserError if mistake else Unavailable)(message)
 
 
 def gather(about: Any) -> list[Any]:

@@ -21,7 +21,7 @@ class Appended:
 
   def __init__(self, path: str):
     self.path, self.remote = path, storage.is_remote(path)
-    self._waiting, self._told, self._at = bytearray(), False, time.monotonic()
+    self._waiting, self._logged, self._at = bytearray(), False, time.monotonic()
     self._file = None if self.remote else open(path, 'ab', buffering=0)
     there = storage.is_file(path)
     self._whole = bytearray(storage.read(path) if self.remote and there else b'')
@@ -56,9 +56,9 @@ class Appended:
       while self._waiting:
         del self._waiting[: self._file.write(self._waiting)]
     except OSError as e:
-      if not self._told:
+      if not self._logged:
         logging.error('%s cannot be written: %s. The run goes on.', self.path, e.strerror)
-      self._told = True
+      self._logged = True
     self._at = time.monotonic()
 
   def close(self) -> None:

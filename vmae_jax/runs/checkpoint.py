@@ -227,11 +227,11 @@ def load_part(folder: epath.Path, like: Any) -> Any:
   try:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
       loaded = reader.restore(folder / 'state', args=args)
-    told = damage(saved, loaded)
+    reason = damage(saved, loaded)
   except Exception as e:  # Damaged bytes make exceptions of all types.
     raise unreadable(folder, e) from e
-  if told:
-    raise UserError(f'{folder} is damaged: {told}. Take an earlier checkpoint.')
+  if reason:
+    raise UserError(f'{folder} is damaged: {reason}. Take an earlier checkpoint.')
   return loaded
 
 

@@ -178,20 +178,19 @@ class Checkpointer:
         restored = self._read(step, like)
       except Exception as e:  # Damaged bytes make exceptions of all types.
         failure = e
-      told, away = next(
-        filter(None, gather(failure and (one_line(failure), is_outage(failure)))), (None, False)
-      )
-      if away:
+      errors = list(filter(None, gather(failure and (one_line(failure), is_outage(failure)))))
+      reason, outage = errors[0] if errors else (None, False)
+      if outage:
         raise Unavailable(
-          f'the checkpoint of step {step} in {self._folder} cannot be read now: {told}. Start the '
-          'same command again, or move that folder away to go on from the one before.'
+          f'the checkpoint of step {step} in {self._folder} cannot be read now: {reason}. Start '
+          'the same command again, or move that folder away to go on from the one before.'
         )
-      if told is None:
-        told = damage(restored.extra.pop('digests', None), restored.state)
-      if told is None:
+      if reason is None:
+        reason = damage(restored.extra.pop('digests', None), restored.state)
+      if reason is None:
         break
-      failures[step] = failure or ValueError(told)  # Other processes send only the message.
-      logging.warning('the checkpoint of step %s cannot be used: %s.', step, told)
+      failures[step] = failure or ValueError(reason)  # Other processes send only the message.
+      logging.warning('the checkpoint of step %s cannot be used: %s.', step, reason)
     else:
       if failures:
         raise self._none(failures)
@@ -217,9 +216,9 @@ class Checkpointer:
     for e in failures.values():
       if isinstance(e, UserError):
         return e
-    told = '; '.join(f'{step} ({one_line(e)})' for step, e in failures.items())
+    reasons = '; '.join(f'{step} ({one_line(e)})' for step, e in failures.items())
     return UserError(
-      f'none of the checkpoints in {self._folder} can be read: {told}. Move the folder away to '
+      f'none of the checkpoints in {self._folder} can be read: {reasons}. Move the folder away to '
       'start anew.'
     )
 
@@ -232,8 +231,8 @@ class Checkpointer:
 
 
 def _no_error_of_orbax(record: standard_logging.LogRecord) -> bool:
-  told = 'orbax' in record.pathname or 'never retrieved' in record.getMessage()
-  return not (told and record.levelno >= standard_logging.ERROR)
+  logged = 'orbax' in record.pathname or 'never retrieved' in record.getMessage()
+  return not (logged and record.levelno >= standard_logging.ERROR)
 
 
 def _no_closed_loop(kind, value, trace) -> None:

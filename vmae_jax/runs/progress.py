@@ -46,7 +46,7 @@ class Progress:
     self._text = ''
     self._first: tuple[int, float] | None = None  # First step, and its time: after compiling.
     self._bar = None
-    self._told: float | None = None  # When the last line was printed.
+    self._printed_at: float | None = None  # When the last line was printed.
     if enabled and self._stream.isatty():
       self._bar = tqdm(
         total=total_steps,
@@ -73,9 +73,9 @@ class Progress:
     elif (
       step % self._log_every == 0
       or step == self._total
-      or (scalars and now - (self._told or self._first[1]) > SILENCE)
+      or (scalars and now - (self._printed_at or self._first[1]) > SILENCE)
     ):
-      self._told = now
+      self._printed_at = now
       first, began = self._first
       eta = 'unknown'
       if step > first:

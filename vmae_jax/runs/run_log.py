@@ -68,7 +68,7 @@ class RunLog:
     # Sums over the good steps since the last log line, and their number, `good`.
     self._sums = collections.Counter(kept.get('sums', {}))
     self._counted_from, self._weighted = kept.get('counted_from', (0, 0)), weighted
-    self._told = set()  # Files whose write error has been logged.
+    self._logged = set()  # Files whose write error has been logged.
     self._wait = 0.0  # Seconds that the loop has waited for data so far.
     # (step, time, waited) of the first step of this start and of the last log line.
     self._first = self._last = None
@@ -187,9 +187,9 @@ class RunLog:
     try:
       yield
     except OSError as e:
-      if what not in self._told:
+      if what not in self._logged:
         logging.error('%s cannot be written: %s. The run goes on.', what, e)
-      self._told.add(what)
+      self._logged.add(what)
 
   def leave_out(self, seconds: float) -> None:
     """Excludes time that was spent on something else from the speed of training."""

@@ -11,7 +11,7 @@ from vmae_jax.data.shards import ShardSource
 from vmae_jax.data.sources import FileSource, Source
 from vmae_jax.errors import UserError
 
-MOST_TOLD = 20  # Names in a line.
+MOST_SHOWN = 20  # Classes in a line.
 
 
 class Classes(NamedTuple):
@@ -65,16 +65,16 @@ def count_classes(sources: Mapping[str, Source], *, train: str, classes: int) ->
 
 def describe_classes(source: Source, classes: Classes) -> str:
   """One line with the classes, their numbers of videos, and the classes without a video."""
-  told = f'{classes.count} classes'
+  line = f'{classes.count} classes'
   if not _knows_labels(source):
-    return told
+    return line
   counts = np.bincount(_labels('', source), minlength=classes.count)
   names = classes.names or tuple(map(str, range(classes.count)))
-  shown = [f'{name} {n:,}' for name, n in zip(names, counts, strict=True)][:MOST_TOLD]
-  told += f' (videos): {", ".join(shown)}{", ..." if classes.count > MOST_TOLD else ""}'
+  shown = [f'{name} {n:,}' for name, n in zip(names, counts, strict=True)][:MOST_SHOWN]
+  line += f' (videos): {", ".join(shown)}{", ..." if classes.count > MOST_SHOWN else ""}'
   if empty := [name for name, n in zip(names, counts, strict=True) if not n]:
-    told += f'; WITHOUT A VIDEO: {", ".join(empty[:MOST_TOLD])}'
-  return told
+    line += f'; WITHOUT A VIDEO: {", ".join(empty[:MOST_SHOWN])}'
+  return line
 
 
 def _knows_labels(source: Source) -> bool:
