@@ -312,8 +312,10 @@ def _limits(defaults: dict[str, Any], block: str = '') -> Iterator[tuple[str, Nu
 def check_shared(
   config: ml_collections.ConfigDict, defaults: dict[str, Any], *, devices: int
 ) -> None:
-  """Raises a UserError for values outside the limits of `defaults`, and for other values that
-  cannot work in pre-training and fine-tuning alike."""
+  """Raises a UserError for values that can work neither in pre-training nor in fine-tuning.
+
+  These are values outside the limits of `defaults`, and values that do not fit together.
+  """
   for key, limit in _limits(defaults):
     value = operator.attrgetter(key)(config)
     if isinstance(limit, Name):

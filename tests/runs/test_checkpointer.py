@@ -115,7 +115,7 @@ def step_files(saved):
 
 
 def check_damaged(workdir, caplog):
-  """Either nothing was lost, or the one before is taken and that is told in short lines."""
+  """Either nothing is lost, or the checkpoint before is used and short lines are logged."""
   caplog.clear()
   step, state, extra = restore(workdir)
   assert_equal(state, step)

@@ -176,12 +176,12 @@ def test_a_full_disk_is_logged_once(tmp_path, caplog, monkeypatch):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
   for _ in range(3):
-    with log.going_on('pictures'):
+    with log.logging_write_errors('pictures'):
       full()
   assert [r.getMessage() for r in caplog.records] == [
     'pictures cannot be written: [Errno 28] No space left on device. The run goes on.'
   ]
-  with pytest.raises(ValueError), log.going_on('pictures'):
+  with pytest.raises(ValueError), log.logging_write_errors('pictures'):
     raise ValueError('a bug')
   # What ends in the files of the metrics is in them once there is room.
   log.writer._lines._file, there = types.SimpleNamespace(write=full), log.writer._lines._file

@@ -64,11 +64,11 @@ class Checkpointer:
       policies.append(keep_policies.EveryNSteps(keep_every_steps))
     self._config, self._workdir = config, storage.absolute(workdir)
     self._folder = epath.Path(self._workdir, 'checkpoints')
-    main_does(lambda: _try_out(f'{self._folder}'))
+    main_does(lambda: _test_saving(f'{self._folder}'))
     # Failures also come as exceptions, which are logged here in one line.
     for name in ('absl', 'asyncio'):
-      standard_logging.getLogger(name).addFilter(_no_error_of_orbax)
-    sys.excepthook = _no_closed_loop
+      standard_logging.getLogger(name).addFilter(_drop_errors_of_orbax)
+    sys.excepthook = _drop_closed_loop_errors
     self._manager = ocp.CheckpointManager(
       self._folder,
       item_names=('state', 'data', 'config'),
@@ -132,7 +132,7 @@ class Checkpointer:
     try:
       self._manager.save(step, args=items, force=True)
     except Exception as e:
-      self._failure = _of_the_store(e)
+      self._failure = _write_failure(e)
 
   def wait(self) -> bool:
     """Waits for the save in progress; if it has failed, logs why and returns False."""
@@ -142,7 +142,7 @@ class Checkpointer:
     try:
       self._manager.wait_until_finished()
     except Exception as e:
-      self._failure = _of_the_store(e)
+      self._failure = _write_failure(e)
     failure, self._saving, self._failure = self._failure, None, None
     if failure is None and jax.process_index() == 0 and not is_whole(f'{self._folder}/{step}'):
       failure = FileNotFoundError('it is not there although no error was reported')
@@ -193,10 +193,10 @@ class Checkpointer:
       logging.warning('the checkpoint of step %s cannot be used: %s.', step, reason)
     else:
       if failures:
-        raise self._none(failures)
+        raise self._none_readable(failures)
       return None
     if failures:
-      logging.warning('The one before is taken; the others are renamed to STEP.damaged.')
+      logging.warning('step %s is used; the others are renamed to STEP.damaged.', restored.step)
       self._tidy(lambda: [_set_aside(f'{self._folder}/{step}') for step in failures])
     self._saved = restored.step
     return restored
@@ -212,7 +212,7 @@ class Checkpointer:
       raise ValueError('state and loader position disagree')
     return Restored(step, found.state, extra)
 
-  def _none(self, failures: Mapping[int, Exception]) -> Exception:
+  def _none_readable(self, failures: Mapping[int, Exception]) -> Exception:
     for e in failures.values():
       if isinstance(e, UserError):
         return e
@@ -230,18 +230,18 @@ class Checkpointer:
       logging.error('the checkpoint of step %s was NOT saved: %s.', self._saving, one_line(e))
 
 
-def _no_error_of_orbax(record: standard_logging.LogRecord) -> bool:
+def _drop_errors_of_orbax(record: standard_logging.LogRecord) -> bool:
   logged = 'orbax' in record.pathname or 'never retrieved' in record.getMessage()
   return not (logged and record.levelno >= standard_logging.ERROR)
 
 
-def _no_closed_loop(kind, value, trace) -> None:
+def _drop_closed_loop_errors(kind, value, trace) -> None:
   # tensorstore prints this for each array that was being written when a save failed.
   if str(value) != 'Event loop is closed':
     _excepthook(kind, value, trace)
 
 
-def _of_the_store(e: Exception) -> Exception:
+def _write_failure(e: Exception) -> Exception:
   """Returns an exception that is a failure to write; raises any other, which is a bug."""
   if isinstance(e, OSError) or is_outage(e) or of_a_store(e):
     return e
@@ -252,7 +252,7 @@ def _of_the_store(e: Exception) -> Exception:
   raise e
 
 
-def _try_out(folder: str) -> None:
+def _test_saving(folder: str) -> None:
   """Writes and renames as a save does; raises a UserError or Unavailable if that fails."""
   part = f'{folder}/.trial'
   try:

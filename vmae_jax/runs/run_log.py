@@ -79,7 +79,7 @@ class RunLog:
     config = self.config
     overview = parameter_overview.get_parameter_overview(state.params, include_stats='sharding')
     if self.main:
-      with self.going_on('parameters.txt'):
+      with self.logging_write_errors('parameters.txt'):
         storage.write_text(f'{self.workdir}/parameters.txt', overview + '\n')
     count = sum(x.size for x in jax.tree.leaves(state.params))
     axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
@@ -101,7 +101,7 @@ class RunLog:
 
   def dispatched(self, step: int, metrics: dict[str, Any], loader: Loader) -> None:
     """Takes the metrics of a step that was just started and reads those of the one before."""
-    with self.going_on('bad_videos.csv'):
+    with self.logging_write_errors('bad_videos.csv'):
       self._bad_videos.record(loader.failures, step)
     self.fetch()
     self._pending = step, metrics
@@ -182,7 +182,7 @@ class RunLog:
     return {'sums': dict(self._sums), 'counted_from': self._counted_from}
 
   @contextlib.contextmanager
-  def going_on(self, what: str) -> Iterator[None]:
+  def logging_write_errors(self, what: str) -> Iterator[None]:
     """Logs once that the file `what` cannot be written, as on a full disk, and goes on."""
     try:
       yield
@@ -216,7 +216,7 @@ class RunLog:
       # The speed of this start alone: earlier ones may have run on another machine.
       summary |= {'from_step': self.start, **self._speed(self._first, self._last)}
     write_summary(self.workdir, summary)
-    with self.going_on('loss.png'):
+    with self.logging_write_errors('loss.png'):
       heads = {key: None for record in records for key in record if key.startswith('loss_')}
       keys = ('loss', *(heads if len(heads) > 1 else ()))
       title = f'{summary["method"]}: loss over {self.steps:,} steps of {config.batch_size} clips'

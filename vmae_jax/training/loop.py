@@ -96,7 +96,7 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
       return {'data': data, 'networks': networks, 'log': log.keep()}
 
     def watch(step: int) -> None:
-      with log.going_on('pictures'):
+      with log.logging_write_errors('pictures'):
         task.watch(step, state, frozen, log)
 
     def evaluate(step: int, stopping: bool) -> dict[str, Any]:

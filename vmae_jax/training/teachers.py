@@ -51,8 +51,9 @@ def load_teachers(config) -> dict[str, Teacher]:
 
 
 def tell_teachers(config, method: Method) -> None:
-  """Prints which teacher each head learns from, and sets the digests of the teachers' weights in
-  the config, so that a run cannot go on with others; a UserError if the config has other digests.
+  """Prints which teacher each head learns from, and sets the teachers' digests in the config.
+
+  So a run cannot go on with other weights: a UserError if the config has other digests.
   """
   for name, teacher in method.teachers.items():
     block = config.teachers[name]
