@@ -1,4 +1,4 @@
-"""`python -m vmae_jax.benchmark`: every method's step and loader are measured, and rightly."""
+"""`python -m vmae_jax.benchmark`: step and loader of every method are measured correctly."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ SMALL += ('--config.data.threads=1', '--config.data.repeats=1', '--config.data.f
 CONFIGS = ('videomae', 'mam2', 'finetune')
 OTHERS = ('motionmae', 'mgmae', 'mme')
 VIDEOMAE = '--config=configs/videomae.py:smoke'
-MISTAKES = {  # Flags -> what is said of them.
+MISTAKES = {  # Flags -> their error message.
   (): 'give --config=FILE',
   (VIDEOMAE, '--batch=3', '--config.data.repeats=1'): 'batch_size 3 is no',
   (VIDEOMAE, '--out=nowhere/a.json'): '--out=nowhere/a.json',
@@ -53,7 +53,7 @@ MISTAKES = {  # Flags -> what is said of them.
 
 
 def run(calls):
-  """What calls of the command, all in one process of two devices, print."""
+  """The output of several calls of the command, all in one process with two devices."""
   return subprocess.run(
     [sys.executable, '-c', PROGRAM],
     input=json.dumps(calls),
@@ -66,7 +66,7 @@ def run(calls):
 
 
 def measure(names, folder, *, more=()):
-  """Config -> its JSON; and the finished process, which has made other calls, too."""
+  """Config -> its JSON; and the finished process, which also made other calls."""
   calls = [
     (f'--config=configs/{name}.py:smoke', f'--out={folder}/{name}.json', *SMALL) for name in names
   ]
@@ -112,7 +112,7 @@ def test_what_decoding_takes(measured, name):
   assert rows['hand-over']['fastest'] < 0.1  # No video is read again.
   assert rows['training']['seconds'] > 0.9 * 2 * 0.1
   assert rows['step']['data_wait'] == 0
-  if rows['step']['seconds'] < 0.1:  # Else decoding hides behind it.
+  if rows['step']['seconds'] < 0.1:  # Otherwise the step hides decoding.
     assert 0.2 < rows['training']['data_wait'] <= 1
 
 

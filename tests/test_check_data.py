@@ -34,7 +34,7 @@ def _run(*arguments):
 
 @pytest.fixture
 def examined(monkeypatch):
-  """Videos are examined in this process; what was examined."""
+  """Examines videos in this process; lists those that were examined."""
   names = []
 
   def run_all(function, tasks, **_):
@@ -47,7 +47,7 @@ def examined(monkeypatch):
 
 
 def test_lists_and_reports_of_a_bucket(tmp_path, memory, examined):
-  """What prepare and check_data write for a bucket, and into one, opens."""
+  """Lists that prepare and check_data write for a bucket, or into one, can be opened."""
   for i in range(4):
     path = write_video(tmp_path / f'{i}.mp4', frames=20 + i, height=64)
     memory.put_file(path, f'/bucket/videos/{"ab"[i % 2]}/{i}.mp4')
@@ -133,7 +133,7 @@ def test_an_outage_marks_no_video_as_broken(tmp_path, memory, examined, monkeypa
   data, out = 'memory://bucket', f'{tmp_path}/out'
   with pytest.raises(Unavailable, match=r'4 of 6 videos gave no answer, such as .*4.mp4 .unavail'):
     check(data, out)
-  away[:] = '5'  # Fewer are left out, and told.
+  away[:] = '5'  # Fewer are left out and reported.
   examined.clear()
   check(data, out)
   assert examined == [f'{data}/{i}.mp4' for i in range(1, 6)]
@@ -144,7 +144,7 @@ def test_an_outage_marks_no_video_as_broken(tmp_path, memory, examined, monkeypa
 
 
 def test_killed_and_started_again(tmp_path, examined):
-  """SIGKILL in the middle; what is known by then is not examined again."""
+  """After a SIGKILL, videos that were examined are not examined again."""
   path = write_video(tmp_path / 'v.mp4', frames=100, height=240, width=320)
   for i in range(30):
     os.link(path, tmp_path / f'{i:02d}.mp4')
@@ -287,7 +287,7 @@ def test_judge(entry, found, status):
 
 
 def test_look(tmp_path):
-  """All files are looked for, and nothing is decoded; a picture is no broken video."""
+  """All files are looked for and nothing is decoded; a picture is not a broken video."""
   for i in range(3):
     (tmp_path / f'{i}.mp4').touch()
   (tmp_path / 'a.txt').write_text('0.mp4\n1.mp4\n2.mp4\n')

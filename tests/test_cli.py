@@ -39,7 +39,7 @@ def test_exit_codes(error, code, line, capsys):
 
 
 def test_a_home_in_the_value_of_a_flag(monkeypatch):
-  """No shell replaces it; a folder called ~ would be made."""
+  """Shells do not expand it there; without this a folder called ~ would be made."""
   monkeypatch.setenv('HOME', '/home/me')
   monkeypatch.setattr(sys, 'argv', ['verb', '--out=~/a b', '--filter=~x', 'x=~/a'])
   found = []
@@ -76,12 +76,12 @@ def test_verbs_that_only_write_to_a_disk_refuse_buckets():
   assert str(cli.here('a/b')) == 'a/b'
   verbs = {path.name: path.read_text() for path in (started.ROOT / 'vmae_jax').glob('*.py')}
   unsafe = {name for name, text in verbs.items() if 'Path(_OUT.value' in text}
-  assert unsafe == {'estimate.py', 'benchmark.py'}  # Which ask `check_file`.
+  assert unsafe == {'estimate.py', 'benchmark.py'}  # These call `check_file`.
 
 
 @pytest.mark.parametrize('device', ['cuda', 'tpu'])
 def test_nothing_trains_on_the_cpu_by_accident(device, tmp_path):
-  """JAX passes over cuda in silence where it sees no GPU, and takes the CPU."""
+  """Without a GPU, JAX silently ignores cuda and uses the CPU."""
   if device == 'cuda' and os.path.exists('/dev/nvidiactl'):
     pytest.skip('there is a GPU')
   with socket.socket() as s:
@@ -101,7 +101,7 @@ def test_nothing_trains_on_the_cpu_by_accident(device, tmp_path):
 
 
 def test_a_config_is_read_without_the_loaders_libraries():
-  """They take seconds to import, and define flags that a mistake would list."""
+  """They take seconds to import, and define flags that error messages would list."""
   program = 'import sys, vmae_jax.config; print({"grain", "orbax", "flax"} & set(sys.modules))'
   done = subprocess.run(
     [sys.executable, '-c', program],

@@ -1,4 +1,4 @@
-"""Where config files are found: in a checkout, and by who has installed the package."""
+"""Where config files are found: in a checkout, and for an installed package."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def test_every_folder_of_the_package_is_installed():
 
 @pytest.fixture
 def installed(tmp_path):
-  """A folder for PYTHONPATH as pip would fill it."""
+  """A folder for PYTHONPATH, with the files that pip would install."""
   package = tmp_path / 'site' / 'vmae_jax'
   package.mkdir(parents=True)
   for path in PACKAGE.iterdir():

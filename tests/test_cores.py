@@ -1,4 +1,4 @@
-"""Threads are counted by what the process may use."""
+"""The number of cores that a process may use."""
 
 import os
 import subprocess

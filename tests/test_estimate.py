@@ -1,4 +1,4 @@
-"""`python -m vmae_jax.estimate`: what it says of a step over four devices, and what it refuses."""
+"""`python -m vmae_jax.estimate`: its figures for a step on four devices, and what it refuses."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ MB = 1e6
 
 
 def environment(*, devices):
-  """What a child process sees: emulated devices, and a compiler that takes little time."""
+  """The environment of a child process: emulated devices, and a fast compiler."""
   env = {k: v for k, v in os.environ.items() if not k.startswith(('JAX_', 'XLA_'))}
   return env | {
     'PYTHONPATH': os.pathsep.join([str(started.ROOT), os.environ.get('PYTHONPATH', '')]),
@@ -82,8 +82,8 @@ def test_data_parallel_steps_reduce_gradients_and_metrics_alone(parallel):
   assert result['mesh'] == {'data': 4, 'fsdp': 1, 'tensor': 1} and result['fits']
   assert list(result['collectives']) == ['all-reduce']
   gradients = 4 * sum(np.prod(shape) for shape in parameters().values())
-  # With the biases of queries and values that of keys, which is 0, may be summed; beside them
-  # some scalars: parts of the loss, the count of replaced clips.
+  # With the biases of queries and values that of keys, which is 0, may be summed; and some
+  # scalars: parts of the loss, the count of replaced clips.
   keys = 4 * 128 * 5
   assert 0 < result['collectives']['all-reduce']['bytes'] - gradients < keys + 200
   assert result['collectives']['all-reduce']['sent'] == pytest.approx(1.5 * gradients, rel=1e-3)
@@ -130,7 +130,7 @@ def test_flops(parallel):
 
 def test_what_is_printed(parallel, sharded):
   result, text = parallel
-  # Products are counted, and pixels are normalised without one but on TPUs.
+  # Only matrix products are counted; pixels are normalised without one, except on TPUs.
   assert result['target_flops'] == 0
   for part in (
     'videomae, size demo: 8 clips a step, 2 a chip, on local: 4 x cpu, 1 host, mesh data 4 x',
@@ -294,7 +294,7 @@ NEEDS_LIBTPU = pytest.mark.skipif(
 
 
 def compiled_for(topology, folder):
-  """The same for TPUs that are not there, and what was printed."""
+  """The same for TPUs that this machine lacks, and what was printed."""
   out = folder / 'estimate.json'
   small = [f'--config.{x}' for x in SMALL]
   done = start(f'--topology={topology}', '--batch=32', f'--out={out}', *small)
@@ -334,7 +334,7 @@ def test_two_slices_that_this_machine_lacks(tmp_path):
   assert (result['devices'], result['slices'], result['hosts']) == (8, 2, 2)
   assert result['mesh'] == {'data': 8, 'fsdp': 1, 'tensor': 1}
   assert 'on 2*v5e:2x2: 8 x TPU v5 lite, 2 slices, 2 hosts, mesh data 8' in text
-  # Sums go over the chips of a slice and over the slices in turn; of the latter network nothing
-  # is known.
+  # Sums go over the chips of a slice, then over the slices; the network between slices is not
+  # known.
   assert set(result['collectives']) <= {'all-reduce', 'all-gather', 'reduce-scatter'}
   assert result['speed']['network_seconds'] is None and 'ms of network' not in text

@@ -70,7 +70,7 @@ def whole(place):
 def test_all_windows_are_there(place, whole):
   assert [start for name, start in whole if name == '5.mp4'] == [0, 8, 16, 17]
   assert {x.shape for x in whole.values()} == {(4, 128)}
-  for start in (0, 8):  # The videos are alike as far as they go.
+  for start in (0, 8):  # The videos differ in length only.
     np.testing.assert_allclose(whole['0.mp4', start], whole['6.mp4', start], atol=0.1)
   assert np.abs(whole['0.mp4', 0] - whole['0.mp4', 8]).mean() > 0.1
   lines = (place / 'whole' / 'broken.csv').read_text().splitlines()
@@ -114,7 +114,7 @@ def test_mistakes(place, whole):
 
 
 def test_a_run_that_was_trained_anew(place, whole):
-  """Features of its old weights are not taken for those of the new ones, at the same step."""
+  """Features of old weights are not used for new weights of the same step."""
   (place / 'run').rename(place / 'old')
   try:
     write_checkpoint(place / 'run', classifier=True)

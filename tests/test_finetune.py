@@ -144,7 +144,7 @@ MISTAKES = [
 
 
 def test_mistakes_are_reported_in_one_line(tmp_path):
-  """In one process, one after the other: each start of Python costs seconds."""
+  """All in one process, as each start of Python takes seconds."""
   (tmp_path / 'a.mp4').touch()
   (tmp_path / 'train.txt').write_text('a.mp4 0\na.mp4 0\n')
   (tmp_path / 'val.txt').write_text('a.mp4 0\na.mp4 40\n')

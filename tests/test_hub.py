@@ -1,4 +1,4 @@
-"""Models of the Hub, by its own library, from a server of its protocol on this machine."""
+"""Models of the Hub, read by its own library from a local server of its protocol."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def hub(tmp_path_factory):
 
 
 def environment(**given):
-  """Without what the machine's own user has set."""
+  """An environment without the settings of the user of this machine."""
   usual = started.environment()
   return {k: v for k, v in usual.items() if not k.startswith('HF_')} | {
     name: str(value) for name, value in given.items()
@@ -47,7 +47,7 @@ def run(hub, cache, *command, code=0, **env):
 
 
 def ask(hub, cache, calls, **env):
-  """A line for each call of `vmae_jax.hub`, in one process, as `env` is read at its start."""
+  """A line for each call of `vmae_jax.hub`, in a new process, which reads `env` at its start."""
   program = (
     'import sys\n'
     'from vmae_jax.hub import check_push, local_path\n'
@@ -70,7 +70,7 @@ def test_a_model_of_the_hub_is_read_and_kept(hub, tmp_path):
   (folder,) = ask(hub, tmp_path, call, HF_HUB_OFFLINE=1)
   assert folder.startswith(str(tmp_path)) and SHA in folder
   hub.failing = True
-  try:  # What was downloaded is taken where the Hub gives no answer, or may not be asked.
+  try:  # A downloaded copy is used if the Hub gives no answer or is offline.
     assert ask(hub, tmp_path, call) == [folder]
   finally:
     hub.failing = False

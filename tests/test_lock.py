@@ -1,4 +1,4 @@
-"""A lock on a folder: refused while its holder lives, taken when it is dead."""
+"""A lock on a folder: refused while its holder is alive, taken over when it is dead."""
 
 import errno
 import json
@@ -33,7 +33,7 @@ def holder(tmp_path):
 
 
 def foreign(folder: Path, **changes) -> Path:
-  """The lock of a process of another machine."""
+  """Writes the lock of a process on another machine."""
   text = {'host': 'far', 'pid': 7, 'birth': '1', 'pids': 'x', 'since': 'noon', 'key': 'k'}
   (folder / '.lock').write_text(json.dumps(text | changes))
   return folder / '.lock'
@@ -87,7 +87,7 @@ def test_the_block_left_in_a_forked_child(tmp_path):
 
 
 def test_another_host(tmp_path, monkeypatch, capsys):
-  """Refused at a sign of life, taken after long silence."""
+  """Refused if its holder renews it, taken over if it does not for long."""
   monkeypatch.setattr(lock, 'BEAT', 0.02)
   monkeypatch.setattr(lock, 'PAUSE', 0.05)
   monkeypatch.setattr(lock, 'SILENCE', 20.0)
@@ -133,7 +133,7 @@ def test_a_lock_that_was_taken_ends_the_process(tmp_path):
 
 
 def test_two_take_a_dead_lock(tmp_path, monkeypatch):
-  """The other one removes what it thinks is the dead lock and makes its own: it has it."""
+  """The other process removes this one's lock, which it takes for the dead one, and keeps it."""
   foreign(tmp_path, pid=2**22 + 1, pids=lock._pids())
   other = {'pid': os.getppid(), 'birth': lock._birth(os.getppid()), 'pids': lock._pids()}
   monkeypatch.setattr(lock.time, 'sleep', lambda _: foreign(tmp_path, **other))

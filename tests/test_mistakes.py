@@ -1,4 +1,4 @@
-"""What users get wrong: each mistake is answered with one line that helps, and costs nothing."""
+"""Mistakes of users: each is answered by one helpful line, before anything is computed."""
 
 import pathlib
 import shutil
@@ -35,7 +35,7 @@ import vmae_jax
 
 
 def train(program, workdir, *overrides):
-  """Runs SHORT in a process of its own, in which `program` has run before."""
+  """Runs SHORT in a new process, after `program`."""
   program += '\nfrom vmae_jax import cli, pretrain\ncli.run(pretrain.main)'
   overrides = [f'--config.{x}' for x in (*SHORT, *overrides)]
   return subprocess.run(
@@ -153,7 +153,7 @@ VALUES = [
 def test_values(override, parts, told):
   line, new = told(*(f'--config.{x}' for x in override.split()))
   assert [part for part in parts if part not in line] == [], line
-  assert new == []  # The same --workdir serves the corrected command.
+  assert new == []  # The corrected command can use the same --workdir.
 
 
 def test_batch_over_devices():
@@ -185,7 +185,7 @@ def test_tfds_without_tensorflow(told, monkeypatch):
     def find_spec(cls, name, *where):
       return None if name == 'tensorflow' else super().find_spec(name, *where)
 
-  # Not an entry of None in sys.modules, which einops takes for a loaded TensorFlow.
+  # Not by None in sys.modules, which einops takes for a loaded TensorFlow.
   monkeypatch.delitem(sys.modules, 'tensorflow', raising=False)
   finders = [Blind if finder is PathFinder else finder for finder in sys.meta_path]
   monkeypatch.setattr(sys, 'meta_path', finders)
@@ -261,7 +261,7 @@ def test_mistakes_in_a_config_file(code, parts, told, tmp_path):
 def test_options_can_be_given_on_the_command_line(told):
   line, _ = told('--config.masking.name=frame', '--config.heads.pixels.options.eps=a')
   assert '--config.heads.pixels.options.eps=a' in line
-  line, _ = told('--config.masking.options.grid=3')  # Known, but not for users to give.
+  line, _ = told('--config.masking.options.grid=3')  # An argument, but not an option.
   assert "no option 'grid'" in line
 
 
@@ -315,7 +315,7 @@ def test_too_many_broken_videos(tmp_path):
 
 
 def module(name, *arguments, cwd):
-  """Runs an entry point as a user does; returns its one line of complaint."""
+  """Runs an entry point as a user does; returns its line with the error."""
   env = started.environment()
   command = [sys.executable, '-m', f'vmae_jax.{name}', *arguments]
   done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True)

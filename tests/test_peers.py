@@ -1,4 +1,4 @@
-"""Two processes of a run: what one meets ends the other, in one line and with its code."""
+"""Two processes of a run: when one ends, so does the other, with one line and the same code."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from vmae_jax.errors import Unavailable, UserError
 
 def together(index):
   from vmae_jax.runs.agreement import gather
-  end = time.monotonic() + 120  # Whatever becomes of the test, nothing is left running.
+  end = time.monotonic() + 120  # So that nothing is left running if the test fails.
   while time.monotonic() < end:
     gather(None)
 
@@ -79,14 +79,14 @@ def start(*args, count=2):
 
 
 def ends(processes):
-  """Exit codes and what was said on stderr, without the lines of JAX's own log."""
+  """Exit codes and stderr without the lines of JAX's own log."""
   errors = [process.communicate(timeout=120)[1] for process in processes]
   return [process.returncode for process in processes], errors
 
 
 @pytest.fixture(scope='module', autouse=True)
 def alone():
-  """A process that waits in vain for another one: it takes long, so it does beside the tests."""
+  """A process that waits for one that never comes; in the background, as this takes long."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('WAIT', '5')
     processes = start('together', count=1)
@@ -96,7 +96,7 @@ def alone():
 
 @pytest.mark.parametrize('what', ['together', pytest.param('apart', marks=pytest.mark.slow)])
 def test_a_lost_process_ends_the_other(what):
-  runs = start(what), start(what)  # Of one the first is lost, of the other the second.
+  runs = start(what), start(what)  # In one the first process is lost, in the other the second.
   for process in (*runs[0], *runs[1]):
     assert 'joined\n' in iter(process.stdout.readline, '')
   time.sleep(0.5)
@@ -134,7 +134,7 @@ def test_a_folder_that_one_process_does_not_see(tmp_path):
   codes, errors = ends(start('claim', tmp_path / 'here', tmp_path / 'there'))
   assert codes == [2, 2], errors
   assert 'is not the same folder in all processes of this run: 1 (' in errors[0]
-  assert os.listdir(tmp_path / 'here') == []  # Neither the lock nor the trial.
+  assert os.listdir(tmp_path / 'here') == []  # Neither the lock nor the trial file is left.
 
 
 def test_a_folder_in_use_ends_both(tmp_path):

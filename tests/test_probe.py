@@ -60,7 +60,7 @@ def test_an_attentive_probe_alone_pools_nothing(place, monkeypatch):
 
 
 def test_a_file_of_weights(place):
-  """Nothing is written beside the file; the JSON says how clips were cut: not as in the run."""
+  """No file is added to its folder; the JSON says that clips were cut otherwise than in the run."""
   convert(place / 'run', place / 'weights' / 'a.safetensors', to='videomae')
   there = set(place.rglob('*'))
   given = ['--probes=knn', '--stride=1', '--frames=4']
@@ -74,7 +74,7 @@ def test_a_file_of_weights(place):
 
 @pytest.mark.full
 def test_a_run_in_a_bucket(place, gs, store):
-  """It is read there, and the JSON lies beside it."""
+  """The run is read there, and the JSON written into its folder."""
   gs.put(str(place / 'run'), 'bucket/run', recursive=True)
   remove_unfinished('gs://bucket/run')  # As training does: a copy from a disk gets Orbax's marks.
   done = probe(place, 'gs://bucket/run', '--probes=knn')

@@ -73,7 +73,7 @@ def test_a_video_with_a_painted_mask(place):
   again = ('run', '--frames=clip.mp4', '--mask=again.png', '--out=mine', '--clip=4', *SMALL)
   shutil.copy(place / 'mask.png', place / 'again.png')
   assert segment(place, *again) == told
-  write_mask(place / 'again.png', np.eye(48, 64, dtype=np.uint8))  # Painted anew.
+  write_mask(place / 'again.png', np.eye(48, 64, dtype=np.uint8))  # Another mask.
   assert 'mine/settings.json: results there are of other settings: hash_of_masks' in segment(
     place, *again, code=2
   )

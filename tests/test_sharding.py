@@ -1,4 +1,4 @@
-"""Meshes over several slices, with devices that stand in for those of a cluster."""
+"""Meshes over several slices, with fake devices of a cluster."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ class Device:
 
 
 def devices(slices, each):
-  """Those of all slices, in an order that takes turns among them."""
+  """Devices of all slices, in turn one of each slice."""
   return [Device(s * each + i, s, s) for i in range(each) for s in range(slices)]
 
 

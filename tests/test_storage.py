@@ -1,4 +1,4 @@
-"""Data that lies elsewhere: fsspec's `memory://` (servers of buckets: test_buckets)."""
+"""Remote data, in fsspec's `memory://` (servers of buckets: test_buckets)."""
 
 import dataclasses
 import errno
@@ -188,7 +188,7 @@ def test_a_short_answer_is_an_error(shards, monkeypatch):
 
 
 class Answer(Exception):
-  """As gcsfs and aiohttp give the code of an answer, and as botocore does."""
+  """HTTP status as in errors of gcsfs and aiohttp, and of botocore."""
 
   def __init__(self, code, response=None):
     super().__init__(f'answer {code}')
@@ -235,7 +235,7 @@ def test_a_store_that_goes_away_as_data_are_opened(method, shards, memory, monke
 
 
 def test_a_folder_that_the_console_of_a_bucket_made(memory, monkeypatch):
-  """gcsfs and s3fs list its own empty object with what is in it."""
+  """gcsfs and s3fs list its own empty object together with its content."""
   memory.pipe('/b/run/config.json', b'{}')
   ls = memory.ls
   monkeypatch.setattr(memory, 'ls', lambda path, detail: ['/b/run/', *ls(path, detail=detail)])

@@ -27,7 +27,7 @@ def run(*words, **options):
 
 
 def test_a_short_training(tmp_path):
-  """All that is written; a seed gives a file; a finished file is not replaced by accident."""
+  """All files are written; a seed gives the same file; a file is not replaced by accident."""
   first = tmp_path / 'new' / 'a.safetensors'
   done = run(out=first)
   assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The Python face: released weights and runs give what other ways to them give."""
+"""The Python interface gives the same results as transformers and the verbs."""
 
 import json
 import pathlib
@@ -142,7 +142,7 @@ def test_what_each_method_predicts_is_drawn(method, kinds, tmp_path, monkeypatch
 def test_an_array_lacks_what_a_file_has_beside_its_frames(
   method, told, tmp_path, monkeypatch, caplog
 ):
-  """Where the motion is not that of training, this is told; where none is asked for, nothing is."""
+  """A warning if motion is not found as in training, and none if it is not needed."""
   monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
   save_fresh_run(tmp_path / 'run', method)
   model = vmae_jax.load(tmp_path / 'run')

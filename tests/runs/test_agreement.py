@@ -1,4 +1,4 @@
-"""Processes of a run say clearly who has other code, config or data, and do not start."""
+"""Processes of a run that differ in code, config or data say so and do not start."""
 
 import socket
 import subprocess
@@ -54,7 +54,7 @@ def test_what_is_compared():
   assert {key for key in about if about[key] != other[key]} == {'config optimizer.base_lr'}
   config = CONFIG.copy_and_resolve_references()
   config.data.root, config.data.threads = '/mnt/elsewhere', 3
-  assert describe(config, FILES) == about  # Each host's own.
+  assert describe(config, FILES) == about  # These may differ between hosts.
   for entries in (
     FILES.entries[::-1],
     (FILES.entries[0], FILES.entries[1]._replace(label=2)),
@@ -76,7 +76,7 @@ def test_other_data_at_a_resume_are_refused_or_logged(caplog):
   before = describe_data(FILES)
   moved = FileSource(tuple(e._replace(path=f'/b{e.path}') for e in FILES.entries))
   assert not check_same_data(before, describe_data(moved), changed=False)
-  assert not check_same_data({}, before, changed=False)  # A checkpoint that is older.
+  assert not check_same_data({}, before, changed=False)  # An older checkpoint.
   more = describe_data(FileSource((*FILES.entries, Entry('/a/data/3.mp4', 0))))
   with pytest.raises(UserError, match='number of videos was 2, is 3; list of videos was ') as error:
     check_same_data(before, more, changed=False)
@@ -111,7 +111,7 @@ def main(argv):
   from vmae_jax.runs.agreement import check_agreement
 
   config = load_config(argv[1])
-  config.data.root = argv[3]  # May differ; makes what each says of another length, too.
+  config.data.root = argv[3]  # May differ; it also makes the messages differ in length.
   check_agreement(config, open_source('synthetic:train'))
   config.batch_size = int(argv[2])
   check_agreement(config, open_source('synthetic:train'))

@@ -1,4 +1,4 @@
-"""Each bad video is named once, over restarts."""
+"""Each bad video is listed once, also over restarts."""
 
 import csv
 
@@ -68,7 +68,7 @@ def test_no_run_is_stopped_by_chance(share, visits):
 
 
 def test_a_batch_alone_does_not_stop_a_run():
-  """4.5 % of 10,000 videos are broken; 5 % may be: 6.5 % of the first 1,024 are no reason."""
+  """4.5 % of 10,000 videos are broken and 5 % may be: 6.5 % of the first 1,024 do not stop it."""
   assert not too_many(67, 1024, videos=10_000, share=0.05)
   assert too_many(200, 1024, videos=10_000, share=0.05)
   order = np.random.default_rng(0).permutation(10_000) < 450

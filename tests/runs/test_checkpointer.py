@@ -1,4 +1,4 @@
-"""What is loaded is what was saved, or what was saved before."""
+"""What is loaded equals what was saved, in this checkpoint or an earlier one."""
 
 import contextlib
 import errno
@@ -88,7 +88,7 @@ def test_what_is_saved_is_restored(saved):
 
 def test_nothing_to_restore(tmp_path):
   assert restore(tmp_path) is None
-  assert not list((tmp_path / 'checkpoints').iterdir())  # Nor anything of the trial.
+  assert not list((tmp_path / 'checkpoints').iterdir())  # Nothing is left of the trial save.
 
 
 # What can happen to a file.
@@ -133,7 +133,7 @@ def check_damaged(workdir, caplog):
 
 @pytest.mark.parametrize('damage', DAMAGES)
 def test_the_checkpoint_before_a_damaged_array_is_used(damage, saved, copied, caplog):
-  """The largest file: the arrays."""
+  """The largest file holds the arrays."""
   path = max((copied / name for name in step_files(saved)), key=lambda p: p.stat().st_size)
   DAMAGES[damage](path, path.read_bytes())
   assert check_damaged(copied, caplog) == 1
@@ -156,7 +156,7 @@ def test_a_changed_word_of_the_item_data_is_found(word, copied, caplog):
 
 @pytest.mark.slow
 def test_any_damage_of_any_file(saved, tmp_path, caplog):
-  """Each file deleted, cut and zeroed, and bits of each flipped: never loaded in silence."""
+  """Each file is deleted, cut, zeroed or has flipped bits: this is never loaded silently."""
   random, steps = np.random.default_rng(0), []
   for name in step_files(saved):
     data = (saved / name).read_bytes()
@@ -189,7 +189,7 @@ def test_in_a_bucket(saved, gs, store, caplog):
     for step in (1, 2):
       saver.save_last(step, make_state(step), EXTRA)
     assert 'run/checkpoints/2/commit_success.txt' in store.names()
-    # One copied from a disk, without marks, and half of a third one, as a kill leaves it.
+    # A checkpoint copied from a disk, without marks, and half of a third, as after a kill.
     gs.put(str(saved / 'checkpoints/2'), 'bucket/copied/checkpoints/2', recursive=True)
     checkpointer.remove_unfinished('gs://bucket/copied')
     assert restore('gs://bucket/copied').step == 2
@@ -232,7 +232,7 @@ def test_none_can_be_read(copied):
   with pytest.raises(UserError, match=r'none of the checkpoints .* can be read: 2 .*; 1 .*') as e:
     restore(copied)
   assert '\n' not in str(e.value)
-  assert (copied / 'checkpoints' / '2').is_dir()  # Where it was.
+  assert (copied / 'checkpoints' / '2').is_dir()  # It was not renamed.
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_checkpoint_that_one_process_cannot_read_stays(away, kind, message, co
 
 
 def test_an_outage_removes_no_checkpoint(copied, monkeypatch):
-  """The newest one stays where it is, and is what the next start goes on from."""
+  """The newest checkpoint stays, and the next start goes on from it."""
   read = Checkpointer._read
 
   def failing(self, step, like):
@@ -303,7 +303,7 @@ def test_parameters_that_are_read_alone_are_checked(saved, copied):
     for bit in range(0, 8 * len(data), len(data) // 3):
       flipped(path, data, bit)
       try:
-        load(copied)  # Also right where another array was hit.
+        load(copied)  # Also correct if another array was damaged.
       except UserError as e:
         assert 'is damaged: ' in str(e)
         seen += 1

@@ -1,4 +1,4 @@
-"""Saves that fail are told and tried again, until it is too often."""
+"""Failed saves are logged and tried again; too many in a row end the run."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptio
 
 
 class Fails:
-  """A disk that refuses the saves of these attempts, counted from 0, when they are waited for."""
+  """A disk on which these saves, counted from 0, fail when they are waited for."""
 
   def __init__(self, monkeypatch, attempts, error):
     self.count, self.tried, self.now = 0, [], False

@@ -1,4 +1,4 @@
-"""What a run writes can be read back, also after it was killed and resumed."""
+"""Metrics of a run can be read back, also after it was killed and resumed."""
 
 import errno
 import importlib.util
@@ -110,7 +110,7 @@ def test_no_file_is_a_user_error(tmp_path):
 
 
 def test_in_a_bucket(memory, tmp_path, monkeypatch):
-  """Objects do not grow: they are written anew from time to time, and when asked for."""
+  """Objects cannot grow: they are rewritten from time to time, and by `flush`."""
   workdir = 'memory://bucket/run'
   writer = MetricWriter(workdir)
   writer.resume(0)

@@ -1,4 +1,4 @@
-"""A folder belongs to one run, and says what and where it ran."""
+"""A folder belongs to one run, and records its config and environment."""
 
 import json
 import subprocess
@@ -64,7 +64,7 @@ def test_other_config_is_refused_and_named(tmp_path):
 
 
 def older(workdir, *keys):
-  """A run of the defaults, from before there were these keys."""
+  """A run with the default config, from before these keys existed."""
   prepare_run_dir(workdir, config_lib.default())
   started.forget(workdir, *keys)
 
@@ -82,7 +82,7 @@ def test_a_run_that_is_older_than_a_key_goes_on(tmp_path):
   ('key', 'value', 'message'),
   [
     ('augment.jitter', 0.8, 'augment.jitter was 0.0, is 0.8. Choose'),
-    ('data.stride', 2, 'data.stride was 4, is 2. Choose'),  # Which the run did have.
+    ('data.stride', 2, 'data.stride was 4, is 2. Choose'),  # A key that the run has.
   ],
 )
 def test_what_differs_is_refused_in_an_older_run_too(tmp_path, key, value, message):

@@ -1,4 +1,4 @@
-"""What is averaged, counted and told of a run, over restarts, too."""
+"""Averages, counts and messages of a run, also over restarts."""
 
 import errno
 import json
@@ -110,7 +110,7 @@ def test_a_skipped_step_does_not_void_the_line(tmp_path):
   log.fetch()
   (line,) = lines(tmp_path)
   assert line == {'step': 4, 'loss': 3, 'grad_norm': 6, 'learning_rate': 1.0, 'skipped': 1}
-  for step in range(5, 9):  # The count of the optimizer stands still, whose next rate is 1.5.
+  for step in range(5, 9):  # The optimizer's count does not grow; its next rate is 1.5.
     dispatch(log, step, loss=float('inf'), skipped=step - 3, in_a_row=step - 4)
   log.fetch()
   text = (tmp_path / 'metrics.jsonl').read_text().splitlines()[1]
@@ -127,7 +127,7 @@ def test_the_summary_is_valid_json(tmp_path):
   finish(log)
   summary = json.loads((tmp_path / 'summary.json').read_text(), parse_constant=refuse)
   assert summary['loss'] is None and summary['top1'] == 0.5
-  finish(opened(tmp_path, start=STEPS))  # Started again at its end.
+  finish(opened(tmp_path, start=STEPS))  # A start after the last step.
 
 
 def test_the_summary_of_a_run_that_was_at_its_end(tmp_path):
@@ -156,7 +156,7 @@ def test_bad_videos_of_another_list_do_not_count(tmp_path):
 
 
 def test_an_epoch_that_began_with_other_videos_is_not_a_whole_one(tmp_path):
-  """Ten visits, two a step, of ten videos: the broken one may be among them twice, or not."""
+  """Ten visits, two a step, of ten videos: they may meet the broken one twice, or never."""
   log = opened(tmp_path, start=2, videos=10, kept={'counted_from': [2, 0]})
   dispatch(log, 7, bad=4)
   log.fetch()
@@ -183,7 +183,7 @@ def test_a_full_disk_is_logged_once(tmp_path, caplog, monkeypatch):
   ]
   with pytest.raises(ValueError), log.logging_write_errors('pictures'):
     raise ValueError('a bug')
-  # What ends in the files of the metrics is in them once there is room.
+  # Lines of metrics that waited are in the files once there is room.
   log.writer._lines._file, there = types.SimpleNamespace(write=full), log.writer._lines._file
   for step in range(1, 9):
     dispatch(log, step)

@@ -1,4 +1,4 @@
-"""Signals, sent to small programs that use what the training verbs use."""
+"""Signals, sent to small programs that handle them as the training verbs do."""
 
 import os
 import re
@@ -15,10 +15,10 @@ import hashlib, os, sys, time
 from vmae_jax import cli, lock
 from vmae_jax.runs.stop import Stop
 
-def compile():  # What no Python handler interrupts.
+def compile():  # No Python handler can interrupt this.
   hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)
 
-def wait():  # As a callback that swallows what is raised in it.
+def wait():  # Like a callback that swallows exceptions.
   while True:
     try:
       time.sleep(1)
@@ -70,7 +70,7 @@ class Program:
     self.seen('started')
 
   def seen(self, text):
-    """The next line, which must hold a text."""
+    """Reads the next line, which must contain a text."""
     line = self._process.stdout.readline()
     assert re.search(text, line), line
     return line
@@ -79,7 +79,7 @@ class Program:
     self._process.send_signal(number)
 
   def end(self):
-    """Its exit code and what else it printed."""
+    """Its exit code and the rest of its output."""
     output, _ = self._process.communicate(timeout=60)
     return self._process.returncode, output
 

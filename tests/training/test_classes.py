@@ -1,4 +1,4 @@
-"""Labels that cannot be learnt or tested are told before anything is computed."""
+"""Labels that cannot be learnt or tested are refused before anything is computed."""
 
 import pytest
 

@@ -33,7 +33,7 @@ def block(self):
 class Log(run_log.RunLog):
   def dispatched(self, step, metrics, loader):
     events.append(['dispatched', step])
-    kept.append(metrics)  # Lest another array gets the same id.
+    kept.append(metrics)  # So that no other array gets its id.
     steps.update({id(x): step for x in metrics.values()})
     super().dispatched(step, metrics, loader)
 

@@ -47,7 +47,7 @@ def unchecked():
 
 @pytest.fixture(scope='module')
 def videos(tmp_path_factory):
-  """A list whose last video but two is broken; three classes."""
+  """A list of three classes, whose third video from the end is broken."""
   folder = tmp_path_factory.mktemp('videos')
   for i in range(VIDEOS):
     write_video(folder / f'{i}.mp4', frames=10 + i, height=32, width=48)
@@ -90,7 +90,7 @@ def whole(videos, pretrained, tmp_path_factory):
 
 
 def half(whole, tmp_path):
-  """The run as a kill right after the first checkpoint leaves it."""
+  """The run as if it was killed right after the first checkpoint."""
   workdir = tmp_path / 'run'
   shutil.copytree(whole, workdir)
   shutil.rmtree(workdir / 'checkpoints' / str(STEPS))
@@ -102,7 +102,7 @@ def half(whole, tmp_path):
 
 
 def numbers(workdir):
-  """Everything that is a function of the run alone."""
+  """Everything that must be equal in two starts of a run."""
   keys = ('loss', 'accuracy', 'grad_norm', 'val_top1', 'test_top1', 'test_mean_class')
   return [[r['step'], *(r.get(key) for key in keys)] for r in read_metrics(workdir)]
 
@@ -181,8 +181,8 @@ def test_the_moving_average_is_what_is_tested(whole, videos, pretrained):
 
 def test_resumed_is_bit_identical(whole, videos, pretrained, tmp_path):
   workdir = half(whole, tmp_path)
-  shutil.rmtree(workdir / 'evaluation')  # The validation at the checkpoint is made up for.
-  started.forget(workdir, 'augment', 'mixing.switch')  # As if they had come later.
+  shutil.rmtree(workdir / 'evaluation')  # The validation at the checkpoint is repeated.
+  started.forget(workdir, 'augment', 'mixing.switch')  # As if the run was older than these keys.
   finetune(config_of(videos, pretrained), str(workdir))
   files = [sorted(p.name for p in folder.glob('evaluation/*')) for folder in (whole, workdir)]
   assert files[0] == files[1] and len(files[0]) == 3

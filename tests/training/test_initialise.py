@@ -1,4 +1,4 @@
-"""What is taken from another model, and what is refused."""
+"""Which parameters of another model are taken, and which models are refused."""
 
 import jax
 import numpy as np
@@ -146,7 +146,7 @@ def test_the_moving_average_is_what_a_run_gives(tmp_path):
 
 @pytest.fixture
 def public(tmp_path):
-  """VideoMAE's weights as they are published, small."""
+  """A small model in the form of VideoMAE's published weights."""
   sizes = dict(encoder=(128, 4, 512), decoder=(128, 2, 512), patch=(2, 8, 8))
   tensors = synthetic.values(synthetic.pretraining(**sizes))
   save_file(tensors, path := str(tmp_path / 'videomae.safetensors'))

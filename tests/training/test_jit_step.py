@@ -1,4 +1,4 @@
-"""The step is one program, whatever the mesh."""
+"""The step is compiled once, on any mesh."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ with jax.set_mesh(mesh):
   batch = jax.device_put(batch, sharding.batch_sharding(mesh))
   if sys.argv[1] == 'tensor':
     moved = read_collectives(step.lower(state, batch, {}).compile().as_text(), devices=4)
-    # Activations are summed twice a layer and pass, and what is gathered is no larger than qkv.
+    # Activations are summed twice in each layer and pass; gathered arrays are no larger than qkv.
     assert {c.kind for c in moved} == {'all-reduce', 'all-gather'}, moved
     activations = [c.times for c in moved if c.bytes in tokens]
     assert sum(activations) == 4 * layers, (activations, moved)

@@ -117,7 +117,7 @@ def test_the_optimizer_scales_steps_and_weight_decay():
 
 
 def test_fine_tuning_decays_the_rate_by_layer():
-  """Without gradients, kernels of ones show their rate: weight decay is all there is."""
+  """Without gradients there is only weight decay, in which kernels of ones show their rate."""
   config = load_config(f'{ROOT}/configs/finetune.py:smoke')
   config.optimizer.update(layer_decay=0.5, weight_decay=0.2)
   supervised = build_supervised(config, classes=5)

@@ -1,4 +1,4 @@
-"""The probe on the way: when it is due, and that it is the probe of that checkpoint."""
+"""The probe during training: when it is due, and that it equals `probe` of that checkpoint."""
 
 import json
 import types

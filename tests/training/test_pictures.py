@@ -1,4 +1,4 @@
-"""What is only looked at stops no run."""
+"""Pictures that fail do not end a run."""
 
 import jaxtyping
 import numpy as np
@@ -56,7 +56,7 @@ def test_a_picture_that_fails_is_logged(tmp_path, monkeypatch, capsys):
 
 
 def test_clips_are_from_all_over_the_list(tmp_path):
-  """Of a list that goes from class to class: the first, the last and those between."""
+  """From a list that is sorted by class: the first, the last and some between."""
   asked = []
 
   def sampler(source, epoch, sample):

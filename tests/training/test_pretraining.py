@@ -1,4 +1,4 @@
-"""What pre-training and fine-tuning hand to the loop."""
+"""What pre-training and fine-tuning pass to the training loop."""
 
 import contextlib
 import types
@@ -27,7 +27,7 @@ class Handed(Exception):
 
 
 def test_fewer_videos_than_the_checkpoint_has_seen(tmp_path, monkeypatch):
-  """A checkpoint of step 4 that holds the state of step 9 would be saved."""
+  """Otherwise a checkpoint of step 4 with the state of step 9 would be saved."""
   monkeypatch.setattr(loop, 'start_state', lambda *_: (9, None, {}))
   config = load_config(f'{started.ROOT}/configs/videomae.py:smoke')
   config.steps, config.epochs, config.data.train = 0, 2.0, 'synthetic:train,clips=16'
@@ -56,7 +56,7 @@ def test_an_older_run_draws_its_samples_as_before(name, older, tmp_path, monkeyp
 
 
 class Lengths:
-  """A source of videos of which only the length is known."""
+  """A source of videos that only have a length."""
 
   class_names = ()
 
@@ -103,7 +103,7 @@ def test_a_method_that_follows_the_codec_needs_videos_with_vectors(tmp_path):
   with pytest.raises(UserError, match='none of 1 videos that were looked at has motion vectors'):
     pretraining.check_vectors(pictures, data)
   pretraining.check_vectors(Mixture([pictures, video]), data)
-  pretraining.check_vectors(Lengths(4, None), data)  # What cannot be read is told elsewhere.
+  pretraining.check_vectors(Lengths(4, None), data)  # Unreadable videos are left to the loader.
 
 
 CUT = dict(frames=6, size=40, stride=3, sampling='linspace')
@@ -116,7 +116,7 @@ def parts(sampler, names):
 
 @pytest.mark.parametrize('name', TRAIN)
 def test_clips_are_cut_as_the_config_says(name):
-  """Nothing of it is what samplers have by default."""
+  """All values differ from the defaults of samplers."""
   config = load_config(f'{started.ROOT}/configs/{name}.py:smoke')
   config.seed = 7
   config.data.update(LEARNT)

@@ -29,14 +29,14 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def unbroken(tmp_path_factory, cache):
-  """A run on one device that nothing disturbs."""
+  """A run on one device without interruption."""
   workdir = tmp_path_factory.mktemp('unbroken') / 'run'
   started.run(workdir, 'optimizer.ema=0.9', 'log.profile=3', env=started.environment(cache=cache))
   return workdir
 
 
 def half(unbroken, tmp_path):
-  """The same run as it was at half time, as a kill right after the checkpoint leaves it."""
+  """The same run as if it was killed right after the checkpoint at half of its steps."""
   workdir = tmp_path / 'run'
   shutil.copytree(unbroken, workdir)
   shutil.rmtree(workdir / 'checkpoints' / str(STEPS))
@@ -62,7 +62,7 @@ def test_three_steps_are_traced(unbroken):
 
 def test_resumed_is_bit_identical(unbroken, tmp_path, cache):
   workdir = half(unbroken, tmp_path)
-  started.forget(workdir, 'augment', 'data.seconds', 'tracking.camera')  # Which came later.
+  started.forget(workdir, 'augment', 'data.seconds', 'tracking.camera')  # As in an older run.
   compiled = {path.name for path in cache.glob('*-cache')}
   output = started.run(workdir, 'optimizer.ema=0.9', env=started.environment(cache=cache))
   assert 'going on from the checkpoint of step 3' in output
@@ -84,7 +84,7 @@ LONG = (
 
 @pytest.fixture(scope='module')
 def long(tmp_path_factory, cache):
-  """A longer run that nothing disturbs."""
+  """A longer run without interruption."""
   workdir = tmp_path_factory.mktemp('long') / 'run'
   started.run(workdir, *LONG, env=started.environment(cache=cache))
   return workdir
@@ -132,7 +132,7 @@ def test_in_a_bucket_it_is_bit_identical_after_a_kill_in_a_save(
   while whole not in store.names():
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.002)
-  store.answer = 503  # An outage of seconds, which is not even told.
+  store.answer = 503  # A short outage, which is not even logged.
   time.sleep(3)
   store.answer = 0
   output, _ = process.communicate(timeout=300)
@@ -149,7 +149,7 @@ def test_in_a_bucket_it_is_bit_identical_after_a_kill_in_a_save(
 
 
 def leaves_of(workdir):
-  """Its files, without numbers and arrays."""
+  """The names of its files outside checkpoints/, without numbers."""
   names = storage.walk(str(workdir))
   return {re.sub(r'\d[\d._-]*', '', x) for x in names if not x.startswith('checkpoints/')}
 
@@ -238,7 +238,7 @@ def test_other_data_are_refused_or_logged(unbroken, tmp_path, cache):
 
 MESHES = [
   pytest.param(('mesh.data=8',), marks=pytest.mark.slow),
-  pytest.param(('mesh.data=1', 'mesh.fsdp=8'), marks=pytest.mark.slow),  # As the next.
+  pytest.param(('mesh.data=1', 'mesh.fsdp=8'), marks=pytest.mark.slow),  # Like the next one.
   ('mesh.data=2', 'mesh.fsdp=2', 'mesh.tensor=2'),
   pytest.param(
     ('mesh.data=8', 'optimizer.accumulate=1', 'model.scan=True', 'model.remat=dots'),

@@ -13,12 +13,12 @@ START = {'kernel': jnp.array([1.0, -2.0])}
 
 
 def loss(params, batch, frozen):
-  """Its gradient is the mean of the clips' values."""
+  """A loss whose gradient is the mean of the clips' values."""
   return (params['kernel'] * batch['video']).sum(-1).mean(), {}
 
 
 def steps(*batches):
-  """The states and metrics of steps with Adam and a learning rate that depends on their number."""
+  """The states and metrics of steps with Adam, whose learning rate depends on the step."""
   optimizer = optax.adam(lambda count: 0.1 / (1 + count))
   step = jax.jit(make_train_step(loss, optimizer, accumulate=1, ema=0.5))
   states, metrics = [init_state(START, optimizer, ema=0.5)], []
@@ -50,7 +50,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(bad):
   assert [int(state.step) for state in states] == [0, 1, 2, 3, 4]
   assert [int(state.skipped) for state in states] == [0, 0, 1, 2, 2]
   assert [int(state.skipped_in_a_row) for state in states] == [0, 0, 1, 2, 0]
-  # What follows is as if they had not been.
+  # Later steps are as if these had not happened.
   without, _ = steps(*GOOD)
   for name in ('params', 'opt_state', 'ema'):
     jax.tree.map(

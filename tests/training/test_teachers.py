@@ -1,4 +1,4 @@
-"""Teachers are read, told and kept."""
+"""Teachers are read and reported, and cannot change during a run."""
 
 import jax
 import jax.numpy as jnp

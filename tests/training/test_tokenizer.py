@@ -1,4 +1,4 @@
-"""Learning of codes, against its definition in NumPy, and the tokenizer it makes."""
+"""Training of codes, compared with its definition in NumPy, and the resulting tokenizer."""
 
 import functools
 
@@ -28,7 +28,7 @@ def patches(video):
 def learned():
   """State before and after a step, and scalars."""
   state = jax.jit(functools.partial(learn.init_state, MODEL))(jax.random.key(0), frames())
-  # One code is far from all that occurs, and has been for long.
+  # One code is far from all patches, and has been so for long.
   state = state._replace(
     hits=state.hits.at[0].set(1e-3), sums=state.sums.at[0].set(50.0 * state.hits[0])
   )
