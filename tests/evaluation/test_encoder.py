@@ -245,7 +245,7 @@ def test_positions(run):
     build_encoder(config, pool='mean', positions='learnt')
 
 
-def test_sizes_that_patches_do_not_make_up(run):
+def test_sizes_that_are_not_whole_patches(run):
   _, encode = build_encoder(run[1], pool='mean')
   with pytest.raises(UserError, match='height 33 is no multiple'):
     encode(run[2], clips((1, 8, 33, 32)))
@@ -281,7 +281,7 @@ def test_logits_are_those_of_the_test(tmp_path, average):
   assert np.ptp(expected) > 1e-3
 
 
-def test_a_pre_trained_run_is_none(tmp_path, monkeypatch):
+def test_a_pre_trained_run_is_no_classifier(tmp_path, monkeypatch):
   monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)  # As in test_finetuning.
   save_fresh_run(tmp_path)
   with pytest.raises(UserError, match='is no classifier but'):

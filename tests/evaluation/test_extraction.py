@@ -79,7 +79,7 @@ def test_broken_videos_have_no_row(shard_videos, tmp_path):
   assert len(list(tmp_path.glob('features-*'))) == {1: 5, 3: 3}[shard_videos]
 
 
-def test_goes_on_where_it_stopped(tmp_path):
+def test_it_continues_where_it_stopped(tmp_path):
   source = Shown(LENGTHS)
   with pytest.raises(KeyboardInterrupt):
     source.open, real = lambda i: interrupt() if i == 4 else real(i), source.open
@@ -137,7 +137,7 @@ def test_shards_of_several_processes(tmp_path, monkeypatch):
   assert gathered(tmp_path) == expected(source)
 
 
-def test_nothing_can_be_read(tmp_path):
+def test_no_video_can_be_read(tmp_path):
   source = Shown([30, 30], breaks=(0, 1))
   with pytest.raises(UserError, match='none of the 2 videos can be read, such as 0 .a frame'):
     extract(source, tmp_path)

@@ -111,7 +111,7 @@ t.run(sys.argv[1], t.sharding.make_mesh(data=4, fsdp=2))
   same([json.loads(line) for line in path.read_text().splitlines()[1:]], records)
 
 
-def test_left_off_and_gone_on_with(records, tmp_path, monkeypatch):
+def test_an_interrupted_test_continues(records, tmp_path, monkeypatch):
   path, opened = tmp_path / 'records.jsonl', []
   asked = iter([False, True])
   assert run(path, batch_size=12, stopping=lambda: next(asked)) is None
@@ -136,7 +136,7 @@ def test_left_off_and_gone_on_with(records, tmp_path, monkeypatch):
   assert run(path) == found and opened == []  # All of it is there.
 
 
-def test_another_test_begins_anew(records, tmp_path):
+def test_other_settings_begin_a_new_test(records, tmp_path):
   path = tmp_path / 'records.jsonl'
   run(path, stopping=lambda: True)
   found = run(path, about={'step': 2})
@@ -144,7 +144,7 @@ def test_another_test_begins_anew(records, tmp_path):
   assert json.loads(path.read_text().splitlines()[0])['step'] == 2
 
 
-def test_a_list_of_as_many_other_videos_begins_anew(records, tmp_path, monkeypatch):
+def test_a_list_of_as_many_other_videos_begins_a_new_test(records, tmp_path, monkeypatch):
   run(tmp_path / 'records.jsonl')
 
   class Later(Source):
@@ -183,7 +183,7 @@ def test_scores():
 
 
 @pytest.mark.parametrize('classes', [7, 80])
-def test_results_for_people(classes, tmp_path):
+def test_files_of_results(classes, tmp_path):
   source = Source()
   names = source.class_names if classes == 7 else ()
   records = MADE_UP

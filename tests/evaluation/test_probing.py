@@ -19,7 +19,7 @@ def test_names_of_probes():
     probe('no/such/run', train='', val='', probes=['linear', 'kn'])
 
 
-def test_too_few_to_choose_by(tmp_path, caplog):
+def test_too_few_training_clips(tmp_path, caplog):
   write_checkpoint(tmp_path / 'run')
   write_video(tmp_path / '0.mp4', frames=12, height=32, width=32)
   (tmp_path / 'list.txt').write_text(''.join(f'0.mp4 {i % 2}\n' for i in range(9)))
@@ -80,7 +80,7 @@ def test_table_of_several_runs():
   assert lines[-1].startswith('40 training and 20 held-out clips') and '0.250' in lines[-1]
 
 
-def test_only_like_is_compared():
+def test_runs_on_different_clips_are_not_compared():
   with pytest.raises(UserError, match='different clips'):
     probe_table({'a': probed(0.5, 0.5), 'b': probed(0.5, 0.5, train=41)})
   with pytest.raises(UserError, match='no probe'):

@@ -141,7 +141,7 @@ def test_any_number_of_tokens_at_a_time():
     np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_equals_of_the_last_one_count():
+def test_all_that_tie_with_the_kth_count():
   """Of four tokens that are all alike, top 2 takes all four: none is preferred by its place."""
   protocol = dataclasses.replace(PLAIN, topk=2, radius=9)
   features = np.ones((2, 4, 3), np.float32)
@@ -150,7 +150,7 @@ def test_equals_of_the_last_one_count():
   np.testing.assert_allclose(found, 0.25, atol=1e-6)
 
 
-def test_exactly_k_count():
+def test_exact_k_shares_the_last_places():
   """One token is the most similar, three are alike: of top 2, they share the second place."""
   protocol = dataclasses.replace(PLAIN, topk=2, radius=9, exact_k=True, temperature=1.0)
   features = np.array([[[1, 0], [0, 1], [0, 1], [0, 1]], [[1, 0]] * 4], np.float32)
@@ -159,7 +159,7 @@ def test_exactly_k_count():
   np.testing.assert_allclose(found[0], [first, *[(1 - first) / 3] * 3], atol=1e-6)
 
 
-def test_more_than_there_are():
+def test_k_above_the_number_of_near_tokens():
   """Asked for more tokens than are near, those that are near count, and no other."""
   protocol = dataclasses.replace(PLAIN, topk=50, radius=0)
   features, labels = made_up(2, (3, 3))

@@ -17,7 +17,7 @@ def test_accuracy():
   assert accuracy(scores, np.array([0, 1, 4, 5])) == {'top1': 0.25, 'top5': 0.75}
 
 
-def test_minus_infinity_is_no_guess():
+def test_minus_infinity_never_counts():
   scores = np.array([[1, -np.inf, -np.inf], [-np.inf, -np.inf, -np.inf]], np.float32)
   assert accuracy(scores, np.array([1, 0])) == {'top1': 0.0, 'top5': 0.0}
   assert accuracy(scores, np.array([0, 0])) == {'top1': 0.5, 'top5': 0.5}

@@ -136,7 +136,7 @@ def run(clips, out, features=colours):
   )
 
 
-def test_goes_on_where_it_stopped(tmp_path):
+def test_it_continues_where_it_stopped(tmp_path):
   clips = open_davis(write_davis(tmp_path / 'davis', names=('a', 'b', 'c')), 'val')
   run(clips, tmp_path / 'whole')
   done = 0
@@ -182,8 +182,8 @@ def test_tables(tmp_path):
   assert text == (tmp_path / 'results.md').read_text() and 'topk 3' in text and 'dog_2' in text
 
 
-def test_objects_count_alike():
-  """However many a clip has."""
+def test_means_are_over_objects():
+  """Each object counts the same, however many its clip has."""
   right, wrong = Statistics(1.0, 1.0, 0.0), Statistics(0.2, 0.0, 0.4)
   scores = {'one': [(right, right)], 'three': [(wrong, right), (wrong, wrong), (wrong, wrong)]}
   assert segmentation.global_results(scores) == pytest.approx(
@@ -211,7 +211,7 @@ def test_masks_are_palette_pngs_of_the_frames(tmp_path):
     assert image.size[0] > 4 * 200
 
 
-def test_all_masks_are_looked_at_first(tmp_path):
+def test_all_masks_are_checked_first(tmp_path):
   clips = open_davis(write_davis(tmp_path / 'davis'), 'val')
   write_mask(clips[1].mask, np.zeros((24, 32), np.uint8))
   with pytest.raises(UserError, match='dog/00000.png has no object'):
@@ -219,7 +219,7 @@ def test_all_masks_are_looked_at_first(tmp_path):
   assert list((tmp_path / 'masks').iterdir()) == []
 
 
-def test_a_clip_of_ones_own_has_no_scores(tmp_path):
+def test_a_clip_without_ground_truth_has_no_scores(tmp_path):
   root = write_davis(tmp_path / 'davis', names=('cow',))
   clip = open_frames(root / 'JPEGImages/480p/cow', root / 'Annotations/480p/cow/00000.png')
   run([clip], tmp_path)

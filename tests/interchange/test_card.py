@@ -62,7 +62,7 @@ def test_every_snippet_is_python_and_every_header_yaml(kind, file):
   assert header['license'] == 'unknown' and header['datasets'] == ['k400']
 
 
-def test_what_is_known_is_said():
+def test_the_card_says_what_is_known():
   card = model_card(INFO, file='model.safetensors', rest=['regressor/a', 'regressor/b'])
   for text in (
     '| method | [mgmae](https://arxiv.org/abs/2308.10794) |',

@@ -132,14 +132,14 @@ def test_what_is_missing_or_misshapen_is_named():
   assert list(read(tensors)[1][1]) == ['encoder.blocks.1.gamma_1']
 
 
-def test_what_is_no_such_model_is_told():
+def test_other_models_are_refused():
   with pytest.raises(UserError, match='blocks.0.mlp.fc1.weight is missing'):
     read({'patch_embed.proj.weight': np.zeros((32, 3, 2, 8, 8), np.float32)})
   with pytest.raises(UserError, match=r'is \[32, 3, 8, 8\].*model of images'):
     read({'patch_embed.proj.weight': np.zeros((32, 3, 8, 8), np.float32)})
 
 
-def test_heads_that_shapes_do_not_tell_are_asked_for():
+def test_an_unknown_size_needs_heads():
   with pytest.raises(UserError, match='width 32, depth 2 and 64 hidden units .*--heads=N'):
     official_info(small(), {})
   with pytest.raises(UserError, match='heads of the decoder: convert it with --decoder_heads=N'):

@@ -29,7 +29,7 @@ class Options(dict):
   """A mapping of a class of its own."""
 
 
-def test_prefixes_of_wrappers_are_taken_off(tmp_path):
+def test_prefixes_of_wrappers_are_removed(tmp_path):
   for prefix in ('', 'module.', '_orig_mod.', 'model.', 'module._orig_mod.', '_orig_mod.module.'):
     save_file({f'{prefix}a.b': A, f'{prefix}model.c': A}, tmp_path / 'x.safetensors')
     assert set(read_checkpoint(tmp_path / 'x.safetensors').tensors) == {'a.b', 'model.c'}
@@ -90,7 +90,7 @@ def test_damaged_files(tmp_path):
     read_checkpoint(path)
 
 
-def test_prefixes_that_most_names_have_are_taken_off(tmp_path):
+def test_prefixes_that_most_names_have_are_removed(tmp_path):
   state = {'backbone.blocks.0.a': A, 'backbone.blocks.1.a': A, 'backbone.b': A, 'head.weight': A}
   save_file(state | {'roi_head.a': A}, tmp_path / 'x.safetensors')
   _, tensors, _, _, notes = read_checkpoint(tmp_path / 'x.safetensors')
@@ -123,7 +123,7 @@ def test_the_names_of_mmaction2(tmp_path):
     np.testing.assert_array_equal(tensors[name], value)
 
 
-def test_averages_of_torch_are_known(tmp_path):
+def test_averaged_weights_of_torch_are_noted(tmp_path):
   save_file({'n_averaged': np.array(9), 'module.a': A}, tmp_path / 'x.safetensors')
   _, tensors, _, _, notes = read_checkpoint(tmp_path / 'x.safetensors')
   assert set(tensors) == {'a'} and 'averaged weights' in notes[0]
@@ -237,7 +237,7 @@ def test_averaged_weights_are_taken_if_asked_for(tmp_path):
 
 @pytest.mark.full
 @pytest.mark.parametrize('new', [True, False])
-def test_objects_of_classes_are_passed_over(tmp_path, new):
+def test_objects_of_other_classes_are_not_loaded(tmp_path, new):
   """As Lightning and mmengine keep their callbacks, options and logs beside the tensors."""
   import torch
 

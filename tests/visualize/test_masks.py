@@ -92,7 +92,7 @@ def test_strip():
   assert {(90,) * 3, (190,) * 3, (134, 70, 70), (109, 45, 45), (159, 95, 95)} <= found
 
 
-def test_colours_that_all_eyes_tell_apart():
+def test_safe_colours_differ_for_any_colour_vision():
   colours = safe_colours()
   assert colours.shape == (256, 3) and not colours[0].any()
   seven = colours[1:8].astype(int)

@@ -82,7 +82,7 @@ def test_nearest_in_time_counts_more_than_in_space():
   assert out[0] > 1.5 and out[1] < 1.5  # Above 0 lies 2, beside it 1; above 3 lies 1.
 
 
-def test_unknown_statistics_are_told(clip):
+def test_unknown_statistics_are_an_error(clip):
   with pytest.raises(UserError, match='ground truth'):
     predict(clip, 'imagenet')
 

@@ -53,10 +53,7 @@ def knn(
   """Classifies by cosine similarity to the training set; nothing is learnt.
 
   Args:
-    train: Features of the training set.
-    train_labels: Their classes, from 0.
-    test: Features of the test set.
-    test_labels: Their classes.
+    train, test: Features of both sets; their labels are classes from 0.
     k: Neighbours that vote.
     temperature: Temperature of the votes; a lower one gives the nearest more weight.
     chunk: Test samples at a time, to limit memory.

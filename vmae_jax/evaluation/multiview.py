@@ -74,7 +74,8 @@ def classify(
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   whole = math.lcm(ways, views) if jax.process_count() == 1 else ways * views
   size = -(-batch_size // whole) * whole
-  step, known = divmod(len(records), size // views)  # `known` is above 0 after another batch size.
+  # If the batch size has changed, the first batch may begin with `known` videos.
+  step, known = divmod(len(records), size // views)
   options = dict(batch_size=size, mesh=mesh, threads=threads, start_step=step)
   loader = Loader(source, sampler, seed=0, shuffle=False, num_steps=None, **options)
   bar = tqdm(

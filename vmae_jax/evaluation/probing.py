@@ -85,7 +85,7 @@ def probe(
   names = ({one.name(i) for i in range(len(one))} for one in (train_source, val_source))
   if shared := set.intersection(*names):
     such = f'{len(shared):,} held-out videos are among the training ones, such as {min(shared)}'
-    logging.warning('%s: on these a probe is tested on what it was trained on.', such)
+    logging.warning('%s: the probe is tested on these after it has learnt from them.', such)
   chooses = a_tenth(len(train_source)) if 'attentive' in probes else None
   models = {'pre-trained': trained}
   if untrained:
@@ -169,7 +169,7 @@ def probe_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     raise UserError('there is no probe to show.')
   first = next(iter(results.values()))
   if any(result['clips'] != first['clips'] for result in results.values()):
-    raise UserError('the runs were probed on different clips, which one table must not compare.')
+    raise UserError('the runs were probed on different clips: one table cannot compare them.')
   probes = list(next(iter(first['accuracy'].values())))
   rows = [['run', 'weights', *(f'{TITLES[probe]} top-1' for probe in probes)]]
   for name, result in results.items():

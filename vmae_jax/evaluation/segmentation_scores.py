@@ -40,7 +40,7 @@ def boundary_accuracy(
   """F of one object in each frame: the harmonic mean of precision and recall of its boundary.
 
   A boundary pixel is right if the other boundary is within 0.8 % of the picture's diagonal. F is 1
-  if both boundaries are empty, and 0 if one is.
+  if both boundaries are empty, and 0 if only one is.
   """
   return np.array([_boundary_f(a, b) for a, b in zip(truth, found, strict=True)])
 

@@ -166,11 +166,7 @@ def _check_source(
 
 
 def _check_target(
-  params: Mapping[str, Any],
-  info: Mapping[str, Any],
-  ours: selfcheck.Outputs,
-  path: Path,
-  to: str,
+  params: Mapping[str, Any], info: Mapping[str, Any], ours: selfcheck.Outputs, path: Path, to: str
 ) -> list[str]:
   """Reads what was written, and runs it in PyTorch or transformers if they are installed."""
   read = load_run if to == 'orbax' else pretrained.load_pretrained

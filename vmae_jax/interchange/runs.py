@@ -71,10 +71,7 @@ def load_run(path: str | Path, *, weights: str = '') -> tuple[dict[str, Any], di
 
 
 def save_run(
-  out: Path,
-  params: Mapping[str, Any],
-  config: Mapping[str, Any],
-  names: Sequence[str] = (),
+  out: Path, params: Mapping[str, Any], config: Mapping[str, Any], names: Sequence[str] = ()
 ) -> None:
   """Writes a checkpoint for `--config.init_from=OUT`; it appears when it is complete.
 

@@ -44,11 +44,11 @@ def reconstruction_grid(shown: Shown, *, statistics: str) -> UInt8[np.ndarray, '
     'interpolation\nalone': flat,
     'predicted\n+ visible': np.where(hidden, predicted, video),
   }
-  error, plain = (hidden_error(video, shown.hidden, x, patch=patch) for x in (predicted, flat))
+  error, without = (hidden_error(video, shown.hidden, x, patch=patch) for x in (predicted, flat))
   return shown.page(
     {label: list(to_uint8(row[frames])) for label, row in rows.items()},
     frames,
-    f'{caption} Off by {error:.1f} of 255 in hidden patches, interpolation alone by {plain:.1f}.',
+    f'{caption} Off by {error:.1f} of 255 in hidden patches, interpolation alone by {without:.1f}.',
   )
 
 

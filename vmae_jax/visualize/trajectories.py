@@ -19,9 +19,9 @@ _THIN = 160  # Side of a frame over the width of a path.
 
 _BORROWED = {
   'none': 'Nothing is borrowed from the hidden tokens.',
-  'total_length': 'The model predicts paths of length 1: the true length of each is interpolated '
-  'from the visible tokens near it.',
-  'patch_std': 'The model predicts deviations within a token, with a std of 1: the true std is '
+  'total_length': 'The model predicts paths of length 1: the length of each is interpolated from '
+  'the visible tokens near it.',
+  'patch_std': 'The model predicts deviations within a token, with a std of 1: their std is '
   'interpolated from the visible tokens near each hidden one{mean}.',
 }
 _MEANS = {True: '; its mean motion is predicted', False: ', and so is its mean motion'}
