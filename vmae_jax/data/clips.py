@@ -14,7 +14,7 @@ import numpy as np
 
 from vmae_jax.data import crop as crops
 from vmae_jax.data.augment import RandAugment, apply
-from vmae_jax.data.frames import Cut, Writer, read_once
+from vmae_jax.data.frames import Cut, Frame, Writer, read_once
 from vmae_jax.data.sampling import SAMPLINGS, clip_indices, dense_views, segment_views
 from vmae_jax.data.sources import Source
 from vmae_jax.errors import UNAVAILABLE, Unavailable, UserError, VideoError, check_name, may_pass
@@ -26,8 +26,6 @@ CROPS = ('multi_scale', 'resized', 'centre')
 MAX_ATTEMPTS = 16
 # Keeps random numbers of replacements apart from those of repeats, whose seed ends in 1 + repeat.
 _REPLACEMENTS = 10**6
-
-Frame = UInt8[np.ndarray, 'H W 3']
 
 
 @dataclass(frozen=True, kw_only=True)

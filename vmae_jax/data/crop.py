@@ -23,7 +23,7 @@ from vmae_jax.sharding import batch_sharding, platform
 from vmae_jax.types import Array, Int, UInt8
 
 Box = tuple[int, int, int, int]
-Frame = UInt8[np.ndarray, 'H W 3']
+Frame = UInt8[np.ndarray, 'H W 3']  # RGB in [0, 255].
 
 RESAMPLINGS = ('antialiased', 'bilinear')
 BITS = 15  # Of the weights of pixels.
@@ -58,22 +58,13 @@ def multi_scale_box(height: int, width: int, *, size: int, rng: np.random.Genera
 
 
 def resized_box(
-  height: int,
-  width: int,
-  *,
-  rng: np.random.Generator,
-  area: tuple[float, float] = (0.5, 1.0),
+  height: int, width: int, *, rng: np.random.Generator, area: tuple[float, float] = (0.5, 1.0)
 ) -> Box:
   """Draws a box of random area and aspect at a random place (RandomResizedCrop).
 
-  Width / height is drawn uniformly in the logarithm, from 3 / 4 to 4 / 3. If none of ten boxes
-  fits, the largest centred one is taken whose aspect is allowed.
-
-  Args:
-    height: The picture's.
-    width: The picture's.
-    rng: Draws.
-    area: Bounds of the box's share of the picture, drawn uniformly.
+  Its share of the picture is drawn uniformly between the bounds `area`, its width / height
+  uniformly in the logarithm, from 3 / 4 to 4 / 3. If none of ten boxes fits, the largest centred
+  one is taken whose aspect is allowed.
   """
   for _ in range(10):
     pixels = height * width * rng.uniform(*area)
@@ -93,32 +84,22 @@ def centre_box(height: int, width: int) -> Box:
 
 
 def crop_resize(
-  frame: UInt8[np.ndarray, 'H W 3'],
-  box: Box,
-  size: int,
-  *,
-  resampling: str = 'antialiased',
+  frame: Frame, box: Box, size: int, *, resampling: str = 'antialiased'
 ) -> UInt8[np.ndarray, 'size size 3']:
-  """Cuts a box out of a frame, RGB in [0, 255], and resamples it to a square of this side.
-
-  Pixels outside the box are not used.
-  """
+  """Cuts a box out of a frame and resamples it, and no pixels around it, to a square of `size`."""
   x, y, w, h = box
   return resize(frame[y : y + h, x : x + w], (size, size), resampling=resampling)
 
 
 def resize(
-  frame: UInt8[np.ndarray, 'H W 3'], size: tuple[int, int], *, resampling: str = 'antialiased'
+  frame: Frame, size: tuple[int, int], *, resampling: str = 'antialiased'
 ) -> UInt8[np.ndarray, 'H2 W2 3']:
-  """Resamples a frame.
+  """Resamples a frame to `size`, its rows and columns.
 
-  Args:
-    frame: RGB in [0, 255].
-    size: Rows and columns of the result.
-    resampling: 'antialiased' averages over all pixels where it shrinks (Pillow's bilinear
-      filter, as in VideoMAE's pre-training). 'bilinear' uses only the four nearest pixels, as
-      VideoMAE's fine-tuning (F.interpolate) and its tests (cv2.resize) do; they keep floats or
-      compute with 11 bits, here results are rounded to whole numbers, at most one level away.
+  'antialiased' averages over all pixels where it shrinks (Pillow's bilinear filter, as in
+  VideoMAE's pre-training). 'bilinear' uses only the four nearest pixels, as VideoMAE's fine-tuning
+  (F.interpolate) and its tests (cv2.resize) do; they keep floats or compute with 11 bits, here
+  results are rounded to whole numbers, at most one level away.
   """
   if frame.shape[:2] == size:
     return frame

@@ -17,11 +17,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vmae_jax import storage
-from vmae_jax.data.frames import Frames
+from vmae_jax.data.frames import Frame, Frames
 from vmae_jax.data.lists import IMAGE_SUFFIXES
 from vmae_jax.data.video import Video
 from vmae_jax.errors import VideoError
-from vmae_jax.types import UInt8
 
 RATE = 24  # Frames per second, which pictures do not say; DAVIS has 24.
 
@@ -100,7 +99,7 @@ class FrameFolder(Frames):
     except OSError as e:
       raise VideoError(f'cannot read the frame {self.names[i]}: {e.strerror or e}') from e
 
-  def _image(self, i: int) -> UInt8[np.ndarray, 'H W 3']:
+  def _image(self, i: int) -> Frame:
     try:
       with Image.open(io.BytesIO(self.file(i))) as image:
         ImageOps.exif_transpose(image, in_place=True)
@@ -116,7 +115,7 @@ class FrameFolder(Frames):
     """The pictures' format, such as jpg."""
     return os.path.splitext(self.names[0])[1][1:].lower()
 
-  def images(self, wanted: list[int]) -> Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]:
+  def images(self, wanted: list[int]) -> Iterator[tuple[int, Frame]]:
     return ((i, self._image(i)) for i in wanted)
 
   def decode(self) -> Iterator[av.VideoFrame]:

@@ -30,10 +30,11 @@ _OPTIONS = {'options': {'format_whitelist': _FORMATS}}
 if int(av.__version__.partition('.')[0]) < 19:
   # These versions refuse a video whose title is not in UTF-8.
   _OPTIONS['metadata_errors'] = 'ignore'
+Frame = UInt8[np.ndarray, 'H W 3']  # RGB in [0, 255].
 # From a decoded frame to what is kept of it, such as a part of it at another size.
-Shrink = Callable[[UInt8[np.ndarray, 'H W 3']], UInt8[np.ndarray, 'h w 3']]
+Shrink = Callable[[Frame], UInt8[np.ndarray, 'h w 3']]
 # Takes a frame and its place among the indices that were asked for.
-Put = Callable[[int, UInt8[np.ndarray, 'H W 3']], None]
+Put = Callable[[int, Frame], None]
 
 Cut = UInt8[np.ndarray, 'n h w 3']
 
@@ -138,14 +139,14 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, tuple[bool, bool]]:
   return swap, (bool((b if swap else d) < 0), bool((c if swap else a) < 0))
 
 
-def orient(image: UInt8[np.ndarray, 'H W 3'], frame: av.VideoFrame) -> UInt8[np.ndarray, '... 3']:
+def orient(image: Frame, frame: av.VideoFrame) -> UInt8[np.ndarray, '... 3']:
   """The image of a frame as it is shown."""
   swap, (up, left) = orientation(frame)
   image = image.transpose(1, 0, 2) if swap else image
   return image[:: -1 if up else 1, :: -1 if left else 1]
 
 
-def digest(image: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, '1 4 3']:
+def digest(image: Frame) -> UInt8[np.ndarray, '1 4 3']:
   """A short hash of an image, in the shape of an image."""
   return np.frombuffer(hashlib.md5(image.tobytes()).digest()[:12], np.uint8).reshape(1, 4, 3)
 
@@ -168,7 +169,7 @@ class Frames:
     """Width of a frame that is read, in stored pixels: they need not be square."""
     return self.read([0]).shape[2]
 
-  def images(self, wanted: list[int]) -> Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]:
+  def images(self, wanted: list[int]) -> Iterator[tuple[int, Frame]]:
     """The index and image of each wanted frame, in any order and maybe more than once.
 
     `wanted` holds ascending indices.
@@ -233,7 +234,7 @@ class ArrayVideo(Frames):
   def __init__(self, frames: UInt8[np.ndarray, 'T H W 3'], *, rate: float = 0.0):
     self._frames, self.num_frames, self.rate = frames, len(frames), rate
 
-  def images(self, wanted: list[int]) -> Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]:
+  def images(self, wanted: list[int]) -> Iterator[tuple[int, Frame]]:
     return ((i, self._frames[i]) for i in wanted)
 
 
@@ -244,7 +245,7 @@ class Writer:
     self.pixels = pixels
     self._lock, self._open = threading.Lock(), True
 
-  def put(self, row: int, place: int, image: UInt8[np.ndarray, 'H W 3']) -> None:
+  def put(self, row: int, place: int, image: Frame) -> None:
     """Writes into the upper left corner of a frame of a cut-out."""
     height, width = image.shape[:2]
     with self._lock:

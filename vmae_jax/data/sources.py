@@ -23,12 +23,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 from absl import logging
 
 from vmae_jax import peers, storage
 from vmae_jax.data.frame_folder import open_video
-from vmae_jax.data.frames import Frames
+from vmae_jax.data.frames import Frame, Frames
 from vmae_jax.data.lists import (
   IMAGE_SUFFIXES,
   VIDEO_SUFFIXES,
@@ -42,7 +41,6 @@ from vmae_jax.data.shards import MANIFEST, ShardSource, holds_shards
 from vmae_jax.errors import Unavailable, UserError, VideoError, may_pass
 from vmae_jax.motion.codec import Blocks
 from vmae_jax.patience import NoAnswer, ask_all
-from vmae_jax.types import UInt8
 
 SAMPLE, FEW = 10_000, 16  # Files of a source that the first and other processes look for.
 # Names of folders of splits, such as train_256 or videos_val.
@@ -90,7 +88,7 @@ class Window(Frames):
       video.close()
       raise VideoError(f'the list starts at frame {start}, the video has {video.num_frames}')
 
-  def images(self, wanted: list[int]) -> Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]:
+  def images(self, wanted: list[int]) -> Iterator[tuple[int, Frame]]:
     for i, image in self._video.images([i + self._start for i in wanted]):
       yield i - self._start, image
 

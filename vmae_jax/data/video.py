@@ -29,6 +29,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorTrc, VideoReformatter
 
 from vmae_jax.data.frames import (
+  Frame,
   Frames,
   digest,
   libav_errors,
@@ -39,7 +40,6 @@ from vmae_jax.data.frames import (
 )
 from vmae_jax.errors import VideoError
 from vmae_jax.motion.codec import Blocks, block_motion, reference_gaps
-from vmae_jax.types import UInt8
 
 # Bytes of packets: as many for each of a hundred threads fit into the memory of a training host.
 LARGEST = 2**29
@@ -142,7 +142,7 @@ class Video(Frames):
     """The codec's name in libav, such as h264."""
     return self._context.codec.canonical_name
 
-  def images(self, wanted: list[int]) -> Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]:
+  def images(self, wanted: list[int]) -> Iterator[tuple[int, Frame]]:
     """As `Frames.images`.
 
     Colours are converted as the stream's matrix and range say; pictures are turned and mirrored as
@@ -289,7 +289,7 @@ class Video(Frames):
       self.vectors[i] = blocks.turned((frame.height, frame.width), *orientation(frame))
     return i, self._convert(frame)
 
-  def _convert(self, frame: av.VideoFrame) -> UInt8[np.ndarray, 'H W 3']:
+  def _convert(self, frame: av.VideoFrame) -> Frame:
     # One converter a file, as making one costs more than using it.
     rgb = self._converter.reformat(frame, format='rgb24', threads=1)
     plane = rgb.planes[0]

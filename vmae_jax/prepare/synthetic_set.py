@@ -39,8 +39,8 @@ def write_set(
 
   Args:
     folder: New, empty or holding the same set.
-    train: Clips of the training split.
-    val: Clips of the validation split.
+    train: Clips to train on.
+    val: Clips to evaluate on.
     seed: Of the whole set.
     workers: Processes; None means one for each processor.
     options: See `OPTIONS` of `data.synthetic`; `size` must be even.
