@@ -60,7 +60,7 @@ def test_a_bucket_is_read(shards, bucket, no_pause):
 
 
 @pytest.mark.full
-def test_missing_credentials_are_told(s3, monkeypatch, no_pause):
+def test_missing_credentials_are_reported(s3, monkeypatch, no_pause):
   monkeypatch.delenv('AWS_ACCESS_KEY_ID')
   monkeypatch.delenv('AWS_SECRET_ACCESS_KEY')
   monkeypatch.setenv('AWS_EC2_METADATA_DISABLED', 'true')

@@ -94,7 +94,7 @@ def test_windows_are_the_videos_own_frames_under_the_same_crop(source):
   assert not np.array_equal(clips['window'][:, :, 1], clips['window'][:, :, 0])
 
 
-def test_at_a_videos_end_its_last_frame_stays_in_the_window(source):
+def test_windows_repeat_the_last_frame_of_a_video(source):
   sampler = dataclasses.replace(SAMPLER, stride=5, crop='centre', flip=False, window=12)
   with source.open(1) as video:
     assert video.num_frames == 21
@@ -164,7 +164,7 @@ def drawn(sampler, source, *, whole=False, sample=1):
 
 # Of 30 some boxes would not fit into the room of a clip.
 @pytest.mark.parametrize('size', [40, 30])
-def test_a_decoded_video_crosses_once_for_all_its_clips(source, size):
+def test_a_decoded_video_is_copied_once_for_all_its_clips(source, size):
   """Where each device has all of them; where devices share a visit the clips are the same."""
   sized, sampler = Sized(source, (48, 64)), dataclasses.replace(SAMPLER, size=size, repeats=4)
   (pixels,), about = drawn(sampler, sized, whole=True)
@@ -176,7 +176,7 @@ def test_a_decoded_video_crosses_once_for_all_its_clips(source, size):
     drawn(dataclasses.replace(SAMPLER, repeats=40), larger, whole=True)
 
 
-def test_frames_of_clip_and_window_cross_once(source):
+def test_frames_of_clip_and_window_are_copied_once(source):
   sampler = dataclasses.replace(SAMPLER, frames=8, stride=4, window=7, repeats=1)
   assert sampler.shape(source)[1] == 4 * 7  # The eight frames of the clip are among them.
   for sample in (0, 1, 3, 5):  # Of 20 to 25 frames, less than the 32 of a clip.

@@ -116,7 +116,7 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
 
 
 @pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'latin-1'])
-def test_other_encodings_are_told(tmp_path, encoding):
+def test_other_encodings_are_reported(tmp_path, encoding):
   path = _list(tmp_path, 'ä.mp4 0\nb.mp4 0\n'.encode(encoding))
   utf16 = ', but in UTF-16' if encoding == 'utf-16' else ''
   with pytest.raises(UserError, match=f'list.csv: it is not in UTF-8{utf16}: save it as UTF-8$'):
@@ -188,7 +188,7 @@ def test_a_long_list_goes_to_processes_as_the_name_of_a_file(tmp_path):
     ('/odd.mp4', '/'),
   ],
 )
-def test_what_a_run_remembers_of_a_list(tmp_path, odd, folder):
+def test_the_hash_of_a_list(tmp_path, odd, folder):
   """All paths from the folder on that they have in common, wherever the odd one is among them."""
   paths = [f'/data/k400/v{i:03d}.mp4' for i in range(200)]
   paths[101:101] = [odd] if odd else []

@@ -193,7 +193,7 @@ class Late:
 
 
 @pytest.mark.parametrize('hedged', [True, False])
-def test_a_reading_that_was_given_up_writes_nothing_more(hedged):
+def test_a_read_that_was_given_up_writes_nothing_more(hedged):
   """Given up as another thread was faster, or as there was no answer."""
   source, patience = Late(), Patience(60.0 if hedged else 0.2)
   if hedged:

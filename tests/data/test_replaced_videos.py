@@ -75,7 +75,7 @@ class Faulty:
     return self.source.open(i)
 
 
-def test_whatever_a_video_causes_is_told_and_replaced(source):
+def test_any_error_of_a_video_is_reported_and_the_video_replaced(source):
   clips = SAMPLER(Faulty(source, (1,), KeyError('a\nb')), 0, 1)
   assert clips['replaced'] and clips['failures'][0] == (source.name(1), "KeyError: 'a\\nb'")
   # As any broken one.
@@ -86,12 +86,12 @@ def test_whatever_a_video_causes_is_told_and_replaced(source):
 @pytest.mark.parametrize(
   'error', [UserError('mistake'), Unavailable('store'), Closed(), KeyboardInterrupt()]
 )
-def test_what_is_no_videos_fault_ends_the_run(source, error):
+def test_errors_that_are_no_videos_fault_end_the_run(source, error):
   with pytest.raises(type(error)):
     SAMPLER(Faulty(source, (1,), error), 0, 1)
 
 
-def test_a_bug_that_strikes_every_video_is_shown_as_one(source):
+def test_a_bug_that_fails_every_video_is_raised(source):
   with pytest.raises(ZeroDivisionError):
     SAMPLER(Faulty(source, tuple(range(6)), ZeroDivisionError()), 0, 1)
 
@@ -131,7 +131,7 @@ def in_a_hurry(monkeypatch):
   monkeypatch.setattr(patience_lib, 'LAST_PAUSE', 0.01)
 
 
-def test_what_a_second_try_mends_is_not_replaced(in_a_hurry):
+def test_failures_that_pass_are_not_replaced(in_a_hurry):
   source, sampler = SyntheticSource('train'), ClipSampler(size=16)
   expected = sampler(source, 0, 3)
   clips = sampler(PatientSource(Failing(source, [3], 20, AWAY), Patience(60.0)), 0, 3)
@@ -140,14 +140,14 @@ def test_what_a_second_try_mends_is_not_replaced(in_a_hurry):
 
 
 @pytest.mark.parametrize('error', [None, OSError(errno.ENOENT, 'none'), ValueError('damaged')])
-def test_what_no_second_try_mends_is_replaced_at_once(error, in_a_hurry):
+def test_permanent_failures_are_replaced_at_once(error, in_a_hurry):
   failing = Failing(SyntheticSource('train'), [3], 10**9, error)
   clips = ClipSampler(size=16)(PatientSource(failing, Patience(60.0)), 0, 3)
   assert clips['replaced'] and clips['failures'] == [('3', 'cannot be read')]
   assert failing.asked == 1
 
 
-def test_one_video_that_stays_away_is_replaced_and_two_end_the_run(in_a_hurry, monkeypatch):
+def test_one_unavailable_video_is_replaced_and_two_end_the_run(in_a_hurry, monkeypatch):
   source, sampler = SyntheticSource('train'), ClipSampler(size=16)
   failing = Failing(source, [3], 10**9, AWAY)
   monkeypatch.setattr(patience_lib, 'TRY_FOR', 0.1 / 60)

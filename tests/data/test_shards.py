@@ -235,7 +235,7 @@ def test_no_room_for_the_index_is_no_damage(shards, monkeypatch):
     open_source(shards[0])
 
 
-def test_the_folder_of_the_splits_is_none_of_them(shards, tmp_path):
+def test_the_folder_of_the_splits_is_no_split(shards, tmp_path):
   with pytest.raises(UserError, match='has the splits shards: name one, such as .*/shards'):
     open_source(str(tmp_path))
 

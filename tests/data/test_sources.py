@@ -228,7 +228,7 @@ def test_one_video(tmp_path):
     assert video.num_frames == 5
 
 
-def test_a_disk_that_fails_is_told_from_a_damaged_file(tmp_path, monkeypatch):
+def test_a_failing_disk_is_distinguished_from_a_damaged_file(tmp_path, monkeypatch):
   """libav says the same of both."""
   path = write_video(tmp_path / 'a.mp4', frames=20)
   with open(path, 'r+b') as file:

@@ -206,7 +206,7 @@ def dead(monkeypatch):
 
 
 @pytest.mark.parametrize('files', [3, 100])
-def test_a_dead_mount_is_told_at_the_start(dead, files):
+def test_a_dead_mount_is_reported_at_the_start(dead, files):
   before = {*threading.enumerate()}
   began = time.monotonic()
   with pytest.raises(
@@ -220,7 +220,7 @@ def test_a_dead_mount_is_told_at_the_start(dead, files):
 
 
 @pytest.mark.parametrize('spec', ['/dead/list.txt', '/dead'])
-def test_a_list_or_folder_on_a_dead_mount_is_told(spec, monkeypatch):
+def test_a_list_or_folder_on_a_dead_mount_is_reported(spec, monkeypatch):
   gate, isdir = threading.Event(), os.path.isdir
   monkeypatch.setattr(
     os.path, 'isdir', lambda path: gate.wait(10) if str(path).startswith('/dead') else isdir(path)
@@ -257,7 +257,7 @@ def kill_one(before):
   os.kill(new[0].pid, signal.SIGKILL)
 
 
-def test_killed_processes_are_started_again_until_it_is_too_often(source, monkeypatch):
+def test_killed_processes_are_started_again_up_to_a_limit(source, monkeypatch):
   monkeypatch.setattr(readers, 'MOST_DEATHS', 1)
   expected, _ = read(source, num_steps=24)
   before = {p.pid for p in children()}
@@ -278,7 +278,7 @@ def test_killed_processes_are_started_again_until_it_is_too_often(source, monkey
   loader.close()
 
 
-def test_late_is_what_takes_longer_than_all_but_a_thousandth():
+def test_late_means_longer_than_all_but_a_thousandth():
   waiting = Patience(LONG)
   for i in range(2000):
     assert waiting._late == (float('inf') if i < 1025 else 0.01)

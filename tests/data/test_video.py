@@ -174,7 +174,7 @@ def test_no_video_in_it(tmp_path):
       Video(tmp_path / name)
 
 
-def test_texts_that_play_other_files(tmp_path, monkeypatch):
+def test_texts_that_refer_to_other_files(tmp_path, monkeypatch):
   write_video(tmp_path / 'other.mp4')
   monkeypatch.chdir(tmp_path)
   for text in (
@@ -187,7 +187,7 @@ def test_texts_that_play_other_files(tmp_path, monkeypatch):
       Video('text.mp4')
 
 
-def test_the_cover_of_a_sound(tmp_path):
+def test_the_cover_of_a_song(tmp_path):
   with av.open(str(tmp_path / 'cover.mp4'), 'w') as container:
     sound = container.add_stream('aac', rate=44100)
     cover = container.add_stream('mjpeg', rate=1)

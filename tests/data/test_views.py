@@ -130,6 +130,6 @@ class Bug:
     raise ZeroDivisionError('a decoder\nthat divides')
 
 
-def test_whatever_a_video_causes_marks_it():
+def test_any_error_of_a_video_marks_it():
   clips = views(2, 1)(Bug(), 0, 1)
   assert clips['failures'] == [('video 1', 'ZeroDivisionError: a decoder that divides')]

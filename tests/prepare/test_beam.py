@@ -51,7 +51,7 @@ def test_the_same_bytes(source, tmp_path, capfd, encoding):
 
 
 @pytest.mark.slow
-def test_a_pipeline_that_fails_goes_on(source, tmp_path, monkeypatch, capfd):
+def test_a_pipeline_that_failed_continues(source, tmp_path, monkeypatch, capfd):
   """Some shards are written, then the disk is full; what is there stays, by either engine."""
   prepare(source, tmp_path / 'whole', '--workers=2')
   want = contents(tmp_path / 'whole')
@@ -79,7 +79,7 @@ def test_a_pipeline_that_fails_goes_on(source, tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize('moment', range(5))
-def test_a_shard_that_two_write_at_a_time(source, tmp_path, monkeypatch, moment):
+def test_a_shard_that_two_workers_write_at_the_same_time(source, tmp_path, monkeypatch, moment):
   """Runners may do an element again, also while the first one is at it, and one video fails once.
 
   What is said of the shard is true of its bytes, whichever comes last.

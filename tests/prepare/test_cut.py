@@ -65,7 +65,7 @@ def test_rotation_stays(tmp_path):
 
 @pytest.mark.parametrize('at', [0.4, 0.97])
 @pytest.mark.parametrize('name', ['v.mp4', 'v.mkv', 'v.avi'])
-def test_a_film_that_ends_too_soon_is_told(tmp_path, name, at):
+def test_a_truncated_film_is_reported(tmp_path, name, at):
   path = tmp_path / name
   container_options = {'movflags': 'faststart'} if name == 'v.mp4' else {}
   write_video(path, frames=60, container_options=container_options, options={'g': '5'})

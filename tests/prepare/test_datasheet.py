@@ -39,7 +39,7 @@ def test_datasheet():
   ]
 
 
-def test_datasheet_of_little():
+def test_datasheet_of_few_videos():
   assert 'classes: none' in datasheet([Finding('e', reason='no')], [], [])
   text = datasheet([found('a'), found('b')], [1, 0], [])
   assert 'classes: 2, of 1 to 1' in text and 'largest' not in text

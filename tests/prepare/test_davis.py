@@ -107,7 +107,7 @@ GREY = Image.fromarray(np.full((24, 32), 200, np.uint8))
     (repaint('Annotations/480p/dog/00000.png', Image.new('P', (32, 24))), 'has no object'),
   ],
 )
-def test_damaged_sequences_are_told_and_left_out(davis, tmp_path, capsys, damage, reason):
+def test_damaged_sequences_are_reported_and_left_out(davis, tmp_path, capsys, damage, reason):
   damage(davis)
   main(davis, f'--out={tmp_path}/out')
   line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith('val:'))
@@ -140,7 +140,7 @@ def test_masks_of_first_frames_alone(davis):
   assert layout.splits['test-dev'].about == '8 frames, 4 objects'
 
 
-def test_what_nobody_knows_is_no_object(davis):
+def test_void_pixels_are_no_object(davis):
   mask = np.zeros((24, 32), np.uint8)
   mask[0], mask[1:9, 4:12], mask[20:] = 255, 1, 7
   for i in range(4):

@@ -32,7 +32,7 @@ def test_keeps_a_complete_set(tmp_path, capsys):
   assert capsys.readouterr().out.splitlines()[1].startswith('kept')
 
 
-def test_mistakes_are_told_in_one_line():
+def test_mistakes_are_reported_in_one_line():
   done = run('synthetic', '--out=never', '--size=33')
   assert done.returncode == 2
   assert done.stderr.startswith('error: size is 33') and done.stderr.count('\n') == 1

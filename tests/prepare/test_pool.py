@@ -50,7 +50,7 @@ def do(folder, *whats, workers=1, seconds=30.0):
   return {task[1]: got for task, got in run_all(work, tasks, workers=workers, seconds=seconds)}
 
 
-def test_a_late_death_costs_no_other_task(tmp_path):
+def test_a_process_that_dies_after_its_task_costs_no_other_task(tmp_path):
   got = do(tmp_path, 'a', 'dies late', 'slow', 'b')
   assert {what: result[0] for what, result in got.items()} == {k: k for k in got} and len(got) == 4
 
@@ -77,7 +77,7 @@ def test_a_worker_that_is_dead_when_its_next_task_comes(tmp_path, monkeypatch):
   assert do(tmp_path, 'a', 'b')['b'][0] == 'b'
 
 
-def test_parts_renew_the_time(tmp_path):
+def test_finished_parts_restart_the_time_limit(tmp_path):
   """Four seconds, where two are the limit: a part is done every half second."""
   assert do(tmp_path, 'a', 'long', seconds=2.0)['long'][0] == 'long'
 

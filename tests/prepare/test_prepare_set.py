@@ -179,7 +179,7 @@ def test_mistakes(tmp_path, options, message):
   assert '\n' not in str(e.value) and not (tmp_path / 'out').exists()
 
 
-def test_what_is_not_from_here_is_not_overwritten(tmp_path):
+def test_files_of_something_else_are_not_overwritten(tmp_path):
   ucf101_tree(tmp_path / 'source')
   (tmp_path / 'train.txt').write_text('mine')
   with pytest.raises(UserError, match='train.txt of something else'):
@@ -190,7 +190,7 @@ def test_what_is_not_from_here_is_not_overwritten(tmp_path):
     main('ucf101', tmp_path / 'source', f'--out={tmp_path}/out', '--split=2')
 
 
-def test_state_that_is_damaged_is_told(tmp_path):
+def test_damaged_state_is_reported(tmp_path):
   (tmp_path / 'videos').mkdir()
   (tmp_path / 'videos/v.mp4').touch()
   for path in ('prepare.json', 'train/manifest.json', 'train/.parts/plan.json'):

@@ -101,7 +101,7 @@ def test_complete_shards_are_kept(videos, tmp_path, encoded):
   assert write(videos, tmp_path / 'out') == first and len(encoded) == before
 
 
-def test_what_has_failed_is_done_again(videos, tmp_path, encoded, monkeypatch):
+def test_failed_videos_are_tried_again(videos, tmp_path, encoded, monkeypatch):
   """Interrupted anywhere, too: what was good is taken out of the shards that are there."""
   first = write(videos, tmp_path / 'out')
   old = contents(tmp_path / 'out')
@@ -246,7 +246,9 @@ def test_room_is_checked_first(videos, tmp_path, encoded, monkeypatch):
     write(videos, tmp_path / 'encoded')
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_later(videos, tmp_path, encoded, monkeypatch):
+def test_a_full_disk_is_reported_and_the_run_continues_later(
+  videos, tmp_path, encoded, monkeypatch
+):
   write(videos, tmp_path / 'whole')
 
   def full(*_):

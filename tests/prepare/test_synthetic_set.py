@@ -76,7 +76,7 @@ def test_refuses_a_folder_of_something_else(tmp_path):
   assert (tmp_path / 'mine').read_text() == 'precious'
 
 
-def test_what_the_command_says_of_what_is_in_its_way(tmp_path):
+def test_the_command_reports_what_is_in_its_way(tmp_path):
   there = tmp_path / 'set' / 'set.json'
   there.parent.mkdir()
   there.write_text('{')
