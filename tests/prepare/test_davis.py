@@ -155,7 +155,7 @@ def test_void_pixels_are_no_object(davis):
     (lambda root: shutil.rmtree(root / 'ImageSets'), 'has none of the lists train, val'),
     (lambda root: (root / 'ImageSets/2017/val.txt').write_text('\n'), 'names no sequence'),
     (lambda root: shutil.copytree(root, root / 'copy'), 'both have the split train'),
-    (lambda root: shutil.rmtree(root / 'JPEGImages'), 'none of the videos lies in'),
+    (lambda root: shutil.rmtree(root / 'JPEGImages'), 'none of the videos is in'),
   ],
 )
 def test_mistakes(davis, tmp_path, damage, message):
