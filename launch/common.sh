@@ -23,12 +23,12 @@ ends_for_good() { [ "$1" -eq 2 ] || [ "$1" -eq 130 ]; }
 
 # check_command VERB FLAGS...: ends with 2 if the verb would refuse them; uses no device.
 check_command() {
-  local verb="$1" argument told
+  local verb="$1" argument output
   shift
   [ -e "$root/vmae_jax/$verb.py" ] || die "there is no verb $verb: see vmae_jax/*.py, such as pretrain."
   if "$venv/bin/python" -c 'import ml_collections' >/dev/null 2>&1; then
-    told="$(cd "$root" && JAX_PLATFORMS=cpu "$venv/bin/python" -m "vmae_jax.$verb" --distributed \
-      --only_check_args "$@" 2>&1)" || die "${told#error: }"
+    output="$(cd "$root" && JAX_PLATFORMS=cpu "$venv/bin/python" -m "vmae_jax.$verb" --distributed \
+      --only_check_args "$@" 2>&1)" || die "${output#error: }"
     return
   fi
   say "(Flags are not checked, as $venv is not installed; only the config file is looked for.)"

@@ -69,7 +69,7 @@ parse_arguments() {
   [ ${#run[@]} -gt 0 ] || die 'give a verb and its flags after --, such as -- pretrain --config=...'
   parse_type
   for number in "$slices" "$restarts" "$wait_seconds"; do
-    case "$number" in *[!0-9]*) die "$number is no number." ;; esac
+    case "$number" in *[!0-9]*) die "$number is not a number." ;; esac
   done
   check_command "${run[@]}"
   [ -n "$dry_run" ] || command -v gcloud >/dev/null || die 'gcloud is not on the path: install the Google Cloud CLI.'
@@ -108,9 +108,9 @@ tpus() {
 
 # describe GROUP NAME FIELD: prints it, or NONE; fails if gcloud cannot tell (network, login).
 describe() {
-  local told="$temporary/told"
-  tpus "$1" describe "$2" --format="value($3)" 2>"$told" && return
-  if grep -q NOT_FOUND "$told"; then echo NONE; else cat "$told" >&2 && return 1; fi
+  local errors="$temporary/errors"
+  tpus "$1" describe "$2" --format="value($3)" 2>"$errors" && return
+  if grep -q NOT_FOUND "$errors"; then echo NONE; else cat "$errors" >&2 && return 1; fi
 }
 
 # Prints READY if all slices are; otherwise Google's state of the queued resource or of a slice,
@@ -187,15 +187,15 @@ start() {
 
 # ended CODE: handles an exit code of the first host that is not 0; returns if it shall start again.
 ended() {
-  local told code="$1"
+  local output for_good code="$1"
   if [ "$code" = 75 ]; then
     say '== saved and stopped; starting again'
     return
   fi
-  told="$(host all last)" || true
-  say "$told"
-  told="$(printf '%s\n' "$told" | grep -oE '^== .*: exit code (2|130)$' | head -n 1)" || true
-  if [ -n "$told" ]; then give_up "${told##* }" "a host ended with exit code ${told##* }"; fi
+  output="$(host all last)" || true
+  say "$output"
+  for_good="$(printf '%s\n' "$output" | grep -oE '^== .*: exit code (2|130)$' | head -n 1)" || true
+  if [ -n "$for_good" ]; then give_up "${for_good##* }" "a host ended with exit code ${for_good##* }"; fi
   sleep "$((2 * wait_seconds))" # Google reports a preemption after the hosts are gone.
   if [ "$(state)" != READY ]; then return; fi
   failures=$((failures + 1))

@@ -218,7 +218,7 @@ def test_config_and_workdir(arguments, parts, told):
   'argument, parts',
   [
     ('--wrkdir=a', ['no flag --wrkdir', "Did you mean 'workdir'?"]),
-    ('steps=3', ["'steps=3' is no flag", '--NAME=VALUE']),
+    ('steps=3', ["'steps=3' is not a flag", '--NAME=VALUE']),
     ('--distributed=often', ['--distributed=often']),
   ],
 )

@@ -228,8 +228,8 @@ def check(
     known = sum(name in journal.known for name in names)
     if known:
       print(
-        f'going on: {known} of {len(names)} videos were examined by an earlier start (to begin '
-        f'anew remove {out}/{JOURNAL}*).'
+        f'going on: {known} of {len(names)} videos were examined by an earlier start (to start '
+        f'over, remove {out}/{JOURNAL}*).'
       )
     silent = 0
     with tqdm(total=len(names), initial=known, unit='video', desc='decoding') as bar:

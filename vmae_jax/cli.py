@@ -95,13 +95,13 @@ def _config_values(argv: list[str]) -> dict[str, Any]:
 
 
 def refuse_arguments(argv: list[str]) -> None:
-  """Raises a UserError for arguments that are no flags, such as one with a forgotten `--`."""
+  """Raises a UserError for arguments that are not flags, such as one with a forgotten `--`."""
   if argv[1:]:
-    raise UserError(f'{argv[1]!r} is no flag: values are given as --NAME=VALUE.')
+    raise UserError(f'{argv[1]!r} is not a flag: values are given as --NAME=VALUE.')
 
 
 def one_checkpoint(argv: list[str]) -> str:
-  """The path of the checkpoint that must be the only argument beside flags."""
+  """The path of the checkpoint, which must be the only argument that is not a flag."""
   if len(argv) != 2:
     raise UserError(
       'give one checkpoint: a run, one of its checkpoints/STEP, or a model of transformers or .pth.'

@@ -116,7 +116,7 @@ DEFAULTS = dict(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
     threads=Number(0, 0),  # Decoding threads in a process; 0: one for each core.
-    # Decoding processes beside the training one; -1: one for each 12 cores, where there are more.
+    # Decoding processes beside the training one; -1: one for each 12 cores, if there are more.
     workers=Number(-1, -1),
     max_bad_share=0.05,  # More broken videos than this stop the run.
     changed=False,  # Allows a run to go on with other videos than it began with.

@@ -112,7 +112,7 @@ def _one_line_errors(what: str) -> Iterator[None]:
     + _LOGIN,
     errors.RevisionNotFoundError: ': there is no such revision',
     errors.RemoteEntryNotFoundError: ': the repository has no such file',
-    errors.HFValidationError: ' is no name of a model of the Hub',
+    errors.HFValidationError: ' is not a name of a model of the Hub',
     errors.LocalTokenNotFoundError: f': {_LOGIN}',
   }
   try:

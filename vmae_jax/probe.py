@@ -29,7 +29,7 @@ _EPOCHS = flags.DEFINE_integer('epochs', 20, 'Epochs of the attentive probe.', l
 _CACHE = flags.DEFINE_float(
   'cache_gb',
   4.0,
-  'Tokens for the attentive probe are kept in memory up to this size; more are encoded anew in '
+  'Tokens for the attentive probe are kept in memory up to this size; more are encoded again in '
   'each of its epochs.',
 )
 _BATCH = flags.DEFINE_integer('batch_size', 64, 'Clips encoded at a time.', lower_bound=1)

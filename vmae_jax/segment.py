@@ -40,7 +40,7 @@ _POSITIONS = flags.DEFINE_enum(
   'positions',
   'interpolate',
   ('interpolate', 'rebuild'),
-  'interpolate: those of the training grid, resized to the frame; rebuild: computed anew.',
+  'interpolate: those of the training grid, resized to the frame; rebuild: computed for the frame.',
 )
 _WEIGHTS = cli.define_weights()
 # A preset sets these; a flag that is given overrides it.
@@ -73,7 +73,7 @@ def main(argv):
   if bool(_DAVIS.value) == bool(_FRAMES.value):
     raise UserError('give --davis=FOLDER, or --frames=FOLDER_OR_VIDEO and --mask=FIRST.png.')
   if bool(_FRAMES.value) != bool(_MASK.value):
-    raise UserError('--frames and --mask=FIRST.png go together; DAVIS has masks of its own.')
+    raise UserError('--frames and --mask=FIRST.png go together; DAVIS has its own masks.')
   cli.need(_OUT)
   out = cli.here(_OUT.value)
   changes = {k: v for k, v in cli.values(*_CHANGES).items() if v is not None}

@@ -1,10 +1,10 @@
-"""Where arrays lie: the mesh, the batch's axes, and rules from parameter paths to axes.
+"""Sharding of arrays: the mesh, the batch's axes, and rules from parameter paths to axes.
 
 The mesh has three axes. The batch is split over `data` and `fsdp`; parameters, optimizer
 moments and EMA are split over `fsdp` (their input side) and `tensor` (heads and hidden
 units). Any size may be 1: one CPU is the mesh 1 x 1 x 1, and nothing else changes. Several
 slices of TPUs are joined by a slower network: `data` goes over the slices first, so that only
-sums of gradients cross it. Hosts of GPUs, which JAX counts as slices, are treated alike.
+sums of gradients cross it. Hosts of GPUs, which JAX counts as slices, are treated the same.
 """
 
 import math
@@ -117,7 +117,7 @@ def tensor_ways() -> int:
 
 
 def as_on_cpu() -> AbstractMesh:
-  """The current mesh, or one device, with CPUs as devices: to trace what is alike on all kinds."""
+  """The current mesh, or one device, with CPUs as devices: to trace what no device changes."""
   mesh, device = jax.sharding.get_abstract_mesh(), AbstractDevice('cpu', 1, 'cpu')
   shape = mesh.axis_sizes or (1,) * len(AXES)  # Within a mesh only one of its shape may be set.
   types = (AxisType.Auto,) * len(shape)

@@ -125,7 +125,7 @@ class TrainedModel:
     """(`params`, uint8 clips) -> logits of a classifier, jitted.
 
     Raises:
-      UserError: it is no classifier.
+      UserError: it is not a classifier.
     """
     return build_classifier(self.config, self.info, self.path)
 

@@ -335,7 +335,7 @@ def test_pod_waits_for_the_run_before(stays, tmp_path, launch):
     (('--name=a', '--zone=b', *RUN), 'give --name, --zone and --type'),
     (('--nmae=a', *RUN), '--nmae=a is not known'),
     ((*POD[:2], '--type=v9-8', '--dry-run', *RUN), '--type=v9-8: its system is not known'),
-    ((*POD, '--slices=two', *RUN), 'two is no number'),
+    ((*POD, '--slices=two', *RUN), 'two is not a number'),
     ((*POD, '--', 'pertrain', '--config=c'), 'there is no verb pertrain'),
     ((*POD, '--', 'pretrain', '--config=configs/videomea.py:b'), 'there is no config file'),
     ((*POD, *RUN, '--config.modle.size=b'), "it has no key 'modle'"),

@@ -1,4 +1,4 @@
-"""The record of videos that could not be read and were replaced, beside the checkpoints."""
+"""The table of videos that could not be read and were replaced, and when these are too many."""
 
 import csv
 import io

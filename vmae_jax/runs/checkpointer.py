@@ -112,7 +112,7 @@ class Checkpointer:
     steps = self._manager.all_steps()
     raise Unavailable(
       f'the checkpoint of step {step} cannot be saved in {self._folder}: {self._reason}. '
-      f'{f"The newest there is that of step {max(steps)}" if steps else "There is none"}; start '
+      f'{f"The newest one is that of step {max(steps)}" if steps else "There is none"}; start '
       'the same command again once this is mended.'
     )
 
@@ -219,7 +219,7 @@ class Checkpointer:
     reasons = '; '.join(f'{step} ({one_line(e)})' for step, e in failures.items())
     return UserError(
       f'none of the checkpoints in {self._folder} can be read: {reasons}. Move the folder away to '
-      'start anew.'
+      'start from scratch.'
     )
 
   def close(self) -> None:

@@ -17,7 +17,6 @@ FIELDS = {
   'bad_clips': 'bad clips {:.0f}',
 }
 SILENCE = 1200.0  # Seconds after which a line is printed before it is due.
-_ONLY_IF_ABOVE_ZERO = ('bad_clips',)
 
 
 class Progress:
@@ -99,5 +98,5 @@ def describe(scalars: Mapping[str, float | int]) -> str:
   return ', '.join(
     template.format(scalars[name])
     for name, template in FIELDS.items()
-    if name in scalars and (scalars[name] > 0 or name not in _ONLY_IF_ABOVE_ZERO)
+    if name in scalars and (scalars[name] > 0 or name != 'bad_clips')
   )

@@ -69,7 +69,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str) -> None:
 def make_step(
   config, supervised: Supervised, schedule: optax.Schedule, *, steps: int
 ) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
-  """The optimizer of a config, and the training step of a run of so many steps."""
+  """The optimizer of a config, and the training step of a run of `steps` steps."""
   optimizer = optax.chain(
     make_optimizer(config.optimizer, schedule),
     scale_by_layer(decay=config.optimizer.layer_decay, depth=supervised.model.encoder['depth']),

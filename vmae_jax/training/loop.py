@@ -83,7 +83,9 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     networks = same_networks(task.method.frozen, extra.get('networks', {}))
     kept = extra.get('log', {})
     if check_same_data(extra.get('data', {}), data, changed=config.data.changed):
-      kept = kept | {'counted_from': (start, int(state.replaced))}  # Counts broken videos anew.
+      kept = kept | {
+        'counted_from': (start, int(state.replaced))
+      }  # Counts broken videos from here.
     step_fn = jit_step(step_function, state, mesh)
     # Frozen networks are whole on every device: they are small compared with the train state.
     frozen = jax.device_put(task.method.frozen, sharding.replicated(mesh))

@@ -88,7 +88,7 @@ def train(config, workdir: str) -> TrainState:
 def make_step(
   config, method: Method, schedule: optax.Schedule, *, steps: int
 ) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
-  """The optimizer of a config, and the training step of a run of so many steps."""
+  """The optimizer of a config, and the training step of a run of `steps` steps."""
   optimizer = make_optimizer(config.optimizer, schedule)
   return optimizer, loop.make_step(config, method.loss, optimizer, steps=steps)
 
