@@ -67,7 +67,7 @@ class Patience:
     self._waiting: set[_Call] = set()
     self._stuck: dict[int, _Call] = {}
     self._closed = False
-    self._took: deque[float] = deque(maxlen=OF_LAST)  # Seconds, of calls that were answered.
+    self._took: deque[float] = deque(maxlen=OF_LAST)  # Seconds that the last calls took.
     # Seconds after which a call is late, and the number of calls until that is computed again.
     self._late, self._until_next = float('inf'), OF_LAST // 4
 
@@ -99,7 +99,7 @@ class Patience:
     late = self._late if hedge else self.seconds
     left = self.seconds
     while left > 0:
-      tick = min(left, TICK, max(late, 0.001))
+      tick = min(left, TICK, late if late > 0 else TICK)
       if call.ended.wait(tick):
         break
       left, before, late = left - tick, late, late - tick

@@ -283,3 +283,23 @@ def test_late_means_longer_than_all_but_a_thousandth():
   for i in range(2000):
     assert waiting._late == (float('inf') if i < 1025 else 0.01)
     waiting._note(1.0 if i == 7 else 0.01)
+
+
+def test_the_limit_holds_after_a_call_has_been_repeated(monkeypatch):
+  """Waits of a millisecond each would add up to far more on a busy machine."""
+  waits = []
+
+  class Counted(patience._Call):
+    def __init__(self, function):
+      super().__init__(function)
+      wait = self.ended.wait
+      self.ended.wait = lambda seconds: waits.append(seconds) or wait(seconds)
+
+  monkeypatch.setattr(patience, '_Call', Counted)
+  waiting, answer = Patience(0.3), threading.Event()
+  waiting._late = 0.1
+  with pytest.raises(NoAnswer):
+    waiting(0, 'a video', answer.wait, hedge=True)
+  answer.set()
+  waiting.close()
+  assert waits == pytest.approx([0.1, 0.2])
