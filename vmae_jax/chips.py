@@ -12,7 +12,7 @@ class Chip(NamedTuple):
 
   # Peak of dense bfloat16 arithmetic in FLOP/s, summed in float32; float16 for V100 and T4.
   flops: float
-  source: str  # Source of the figures.
+  source: str  # Source of the figures; 'in both': bandwidth summed over both directions.
   memory: int | None = None  # Bytes; known of devices that `estimate` can compile for.
   # Bytes a second that it can send to other chips of its slice or host, over all links: half of
   # the published figure if that counts both directions. None: no figure was found.
@@ -32,14 +32,9 @@ GIB = 2**30
 # so it stands for that direction on v4.
 _V4_SOURCE = f'{_TPU}v4 (all-reduce bandwidth of a pod of 4,096 chips: 1.1 PB/s)'
 _V4 = Chip(275e12, _V4_SOURCE, 32 * GIB, network=1.1e15 / 4096, clock=275e12 / 2**18)
-_V5E, _V5P, _V6E = (
-  Chip(flops, f'{_TPU}{page} in both directions)', memory * GIB, network, clock=flops / cycle)
-  for flops, page, memory, network, cycle in (
-    (197e12, 'v5e (400 GB/s', 16, 200e9, 2**17),
-    (459e12, 'v5p (1,200 GB/s', 95, 600e9, 2**18),
-    (918e12, 'v6e (800 GB/s', 32, 400e9, 2**19),
-  )
-)
+_V5E = Chip(197e12, f'{_TPU}v5e (400 GB/s in both)', 16 * GIB, 200e9, clock=197e12 / 2**17)
+_V5P = Chip(459e12, f'{_TPU}v5p (1,200 GB/s in both)', 95 * GIB, 600e9, clock=459e12 / 2**18)
+_V6E = Chip(918e12, f'{_TPU}v6e (800 GB/s in both)', 32 * GIB, 400e9, clock=918e12 / 2**19)
 _A100 = Chip(312e12, 'https://www.nvidia.com/en-us/data-center/a100')
 _A100_SXM = _A100._replace(
   source=f'{_A100.source} (80 GB; NVLink 600 GB/s in both)', memory=80 * 10**9, network=300e9

@@ -20,7 +20,7 @@ from vmae_jax.models.sizes import SIZES
 
 
 class Number(NamedTuple):
-  """A default with the least and the greatest value that a config may set; None sets no number."""
+  """A default with the least and the greatest value that a config may set; None leaves it open."""
 
   value: int | float | None
   least: float

@@ -247,7 +247,7 @@ def missing(paths: Sequence[str], *, seconds: float) -> tuple[list[str], list[st
     Unavailable: too many gave no answer.
   """
 
-  def there(path: str) -> bool:
+  def exists(path: str) -> bool:
     try:
       return is_folder(path) if path.endswith('/') else is_file(path)
     except PermissionError:  # Some buckets answer so for files that do not exist.
@@ -255,8 +255,8 @@ def missing(paths: Sequence[str], *, seconds: float) -> tuple[list[str], list[st
 
   answers: list[tuple[str, Any]] = []
   for first in range(0, len(paths), 100_000):  # Each pending look-up takes 2 KB.
-    some = paths[first : first + 100_000]
-    answers += zip(some, ask_all(there, some, seconds=seconds), strict=True)
+    chunk = paths[first : first + 100_000]
+    answers += zip(chunk, ask_all(exists, chunk, seconds=seconds), strict=True)
   silent = [path for path, answer in answers if isinstance(answer, NoAnswer)]
   return [path for path, answer in answers if answer is False], silent
 

@@ -195,8 +195,9 @@ class TrainedModel:
     frames, height, width = clips.shape[1:4]
     if height != width:
       raise UserError(f'frames of {height} x {width}: reconstruct takes squares.')
-    how = dict(of_file=source is not None)
-    method, config, forward = self._forward((frames, height), ratio, masking, **how)
+    method, config, forward = self._forward(
+      (frames, height), ratio, masking, of_file=source is not None
+    )
     batch = {'epoch': np.int32([0]), 'sample': np.int32([seed]), 'repeat': np.int32([0])}
     batch['video'] = clips
     if len(method.inputs) > 1:

@@ -58,8 +58,8 @@ def prepare_run_dir(
       written to.
     Unavailable: it cannot be written to now, such as on a full disk.
   """
-  past = {} if implied is None else dict(leaves(json.loads(implied.to_json())))
-  here, main = json.loads(config.to_json()), jax.process_index() == 0
+  defaults = {} if implied is None else dict(leaves(json.loads(implied.to_json())))
+  now, main = json.loads(config.to_json()), jax.process_index() == 0
   workdir = os.fspath(workdir)
   path = f'{workdir}/{CONFIG_FILE}'
   with make_run_dir(workdir):
@@ -67,14 +67,14 @@ def prepare_run_dir(
     names = storage.names(workdir) if storage.is_folder(workdir) else []
     found = [name for name in names if not name.startswith('.')]
     if storage.is_file(path):
-      _check_same(path, _read_json(path), here, ignore, past)
+      _check_same(path, _read_json(path), now, ignore, defaults)
     elif found:
       raise UserError(
         f'--workdir={workdir}: holds {found[0]!r} but no {CONFIG_FILE}, so it is no run of '
         'vmae_jax; choose a new or an empty folder.'
       )
     elif main:
-      _write_json(path, here)
+      _write_json(path, now)
     if main:
       remove_unfinished(workdir)  # First, as what they left may fill the disk.
       path = f'{workdir}/{ENVIRONMENT_FILE}'
@@ -118,8 +118,8 @@ def go_on_as_before(
   workdir = os.fspath(workdir)
   with _one_line_errors(workdir):
     if storage.is_file(path := f'{workdir}/{CONFIG_FILE}'):
-      there = dict(leaves(_read_json(path)))
-      missing = {key: value for key, value in earlier.items() if key not in there}
+      stored = dict(leaves(_read_json(path)))
+      missing = {key: value for key, value in earlier.items() if key not in stored}
       config.update_from_flattened_dict(missing)
 
 
@@ -197,8 +197,8 @@ def _read_json(path: str) -> Any:
     raise UserError(f'{path} is not JSON ({e}): repair it or choose another --workdir.') from e
 
 
-def _check_same(path: str, there: dict, here: dict, ignore: Sequence[str], past: dict) -> None:
-  differences = differing(there, here, ignore, past)
+def _check_same(path: str, stored: dict, now: dict, ignore: Sequence[str], implied: dict) -> None:
+  differences = differing(stored, now, ignore, implied)
   if differences:
     list_only = all(difference.startswith('data.train ') for difference in differences)
     hint = ', or set data.changed=True' if list_only else ''
@@ -210,18 +210,18 @@ def _check_same(path: str, there: dict, here: dict, ignore: Sequence[str], past:
     )
 
 
-def differing(there: dict, here: dict, ignore: Sequence[str], past: dict) -> list[str]:
+def differing(stored: dict, now: dict, ignore: Sequence[str], implied: dict) -> list[str]:
   """A line for each key in which two configs differ, except those that `ignore` names.
 
-  `past` has the values of keys, such as 'log.every_steps', that the older config `there` may lack.
+  `implied` has the values of keys, such as 'log.every_steps', that an older `stored` may lack.
   """
-  there, here = dict(leaves(there)), dict(leaves(here))
+  stored, now = dict(leaves(stored)), dict(leaves(now))
   found = []
-  for key in sorted(there.keys() | here.keys()):
+  for key in sorted(stored.keys() | now.keys()):
     ignored = any(f'{key}.'.startswith(f'{prefix}.') for prefix in ignore)
-    before, now = there.get(key, past.get(key, _ABSENT)), here.get(key, _ABSENT)
-    if before != now and not ignored:
-      found.append(f'{key} was {_show(before)}, is {_show(now)}')
+    before, after = stored.get(key, implied.get(key, _ABSENT)), now.get(key, _ABSENT)
+    if before != after and not ignored:
+      found.append(f'{key} was {_show(before)}, is {_show(after)}')
   return found
 
 

@@ -86,8 +86,8 @@ def clip_sampler(config) -> ClipSampler:
   """The sampler of training clips."""
   data, augment = config.data, config.data.randaugment
   look = RandAugment(**augment) if augment.operations else None
-  cut = dict(area=tuple(data.crop_area), resampling=data.resampling)
-  return loop.make_sampler(config, augment=look, **cut)
+  crop = dict(area=tuple(data.crop_area), resampling=data.resampling)
+  return loop.make_sampler(config, augment=look, **crop)
 
 
 def _find_start(
@@ -98,9 +98,9 @@ def _find_start(
   Returns:
     (shapes with shardings) -> parameters; None if a run goes on or starts from scratch.
   """
-  how = {name: supervised.model.encoder[name] for name in ('heads', 'position_grid')}
-  how['head'] = config.init_head
-  found = initialise.start_from(config, workdir, supervised.init, mesh, **how)
+  options = {name: supervised.model.encoder[name] for name in ('heads', 'position_grid')}
+  options['head'] = config.init_head
+  found = initialise.start_from(config, workdir, supervised.init, mesh, **options)
   if found is None:
     return None
   plan, start = found
@@ -211,11 +211,11 @@ class Evaluation:
   def _classify(self, params, step: int, spec: str, segments: int, crops: int, stopping):
     """Records and scores of one validation or test; None if it was stopped before the end."""
     data, views = self._config.data, dict(segments=segments, crops=crops, repeats=segments * crops)
-    how = {name: data[name] for name in 'frames size stride sampling resampling'.split()}
+    clip = {name: data[name] for name in 'frames size stride sampling resampling'.split()}
     records = classify(
       functools.partial(self._probabilities, params),
       self._sources[spec],
-      ViewSampler(**how, **views),
+      ViewSampler(**clip, **views),
       f'{self._workdir}/evaluation/step{step:07d}_{segments}x{crops}.jsonl',
       about={'step': step, 'data': spec},
       batch_size=self._config.test.batch_size,

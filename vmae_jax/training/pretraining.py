@@ -141,5 +141,5 @@ def _of_a_few(source: Source, data, ask: Callable[[Any], int], **options: Any) -
 
 def clip_sampler(config) -> ClipSampler:
   """The sampler of clips, with the frames around them that targets need."""
-  more = dict(window=window(config), vectors=codec_cells(config))
-  return loop.make_sampler(config, slot=config.model.patch[0], **more)
+  around = dict(window=window(config), vectors=codec_cells(config))
+  return loop.make_sampler(config, slot=config.model.patch[0], **around)
