@@ -1,12 +1,12 @@
-"""Shapes in types are checked at run time, and XLA hurries, in tests only.
+"""In tests, shapes in types are checked at run time, and XLA compiles with few optimizations.
 
-To compile is most of what tests do, and XLA takes half of that time for optimising programs that
-then run for milliseconds. Modules marked `optimised`, whose numbers are those of other
-implementations, are compiled with all optimizations, and as for training by `tests/run.sh --avx2`.
-So is everything by `tests/run.sh --slow`.
+Tests spend most of their time compiling, and XLA half of that on optimizing programs that then run
+for milliseconds. Modules marked `optimised`, which compare numbers with other implementations, are
+compiled with all optimizations, and with `tests/run.sh --avx2` as for training. With
+`tests/run.sh --slow` everything is.
 
-What one test has compiled is there for all others, those in other processes too, and for the next
-call of pytest where JAX_COMPILATION_CACHE_DIR names a folder: that takes a third of the time.
+Programs that one test has compiled are kept for all others, also in other processes, and for the
+next call of pytest if JAX_COMPILATION_CACHE_DIR names a folder: it then takes a third of the time.
 """
 
 import atexit
@@ -20,16 +20,16 @@ import pytest
 from tests.hurry import HURRIED, XLA_FLAGS
 
 # Set before JAX is imported.
-if XLA_FLAGS not in os.environ.get('XLA_FLAGS', ''):  # In a worker it is there.
+if XLA_FLAGS not in os.environ.get('XLA_FLAGS', ''):  # A worker inherits it.
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {XLA_FLAGS}'
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # In a worker it is: its parent has set it.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # A worker inherits it.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='vmae_jax_compiled_')
   atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 jaxtyping.install_import_hook('vmae_jax', 'beartype.beartype')
 
 
-# Begun first, so that at the end no process waits for another that is busy with one of them.
+# Long modules start first, so that at the end no process waits for one of them.
 LONG = 'test_runs', 'test_card', 'test_colabs', 'test_public_weights', 'test_stalled'
 
 
@@ -39,10 +39,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def usual_priority():
-  """SVT-AV1, which encodes videos for tests, makes the thread that calls it one of real time.
+  """Undoes the real-time priority that SVT-AV1, which encodes videos for tests, gives a thread.
 
-  Where the tests run as root it may, and all processes that later tests start inherit it: two of
-  them then wait for each other on two cores, and nothing else ever runs.
+  It can do so if the tests run as root. Processes that later tests start would inherit it: two of
+  them, waiting for each other on two cores, would let nothing else run.
   """
   yield
   if hasattr(os, 'sched_getscheduler') and os.sched_getscheduler(0) != os.SCHED_OTHER:
@@ -56,7 +56,7 @@ def optimisation(request):
     return
   import jax
 
-  jax.clear_caches()  # Else what other modules have compiled would be taken.
+  jax.clear_caches()  # Otherwise programs compiled by other modules would be used.
   jax.config.update('jax_disable_most_optimizations', False)
   with pytest.MonkeyPatch.context() as patch:  # For the processes that its tests start.
     patch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '0')

@@ -1,4 +1,4 @@
-"""A pre-training run as it is before its first step, for tests that need a checkpoint."""
+"""A pre-training run before its first step, for tests that need a checkpoint."""
 
 import jax
 import optax

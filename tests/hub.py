@@ -1,4 +1,4 @@
-"""A small server of the Hub's protocol on this machine: what huggingface_hub asks for, in memory.
+"""A small local server of the Hub's protocol, as far as huggingface_hub uses it, in memory.
 
 Written from what that library sends and accepts; the library is the client in the tests.
 """
@@ -57,11 +57,11 @@ class _Handler(BaseHTTPRequestHandler):
     return self.headers.get('Authorization') == f'Bearer {TOKEN}'
 
   def repository(self, parts):
-    """The files of a repository, or None, after an answer, where it is not to be seen."""
+    """The files of a repository; if it must not be seen, answers so and returns None."""
     name = '/'.join(parts[:2])
     if name in self.hub.repositories and (name not in self.hub.private or self.login):
       return self.hub.repositories[name]
-    # The real one says the same of what does not exist and of what is private.
+    # As the real Hub, which does not tell private from missing repositories.
     self.refuse(404 if self.login else 401, 'RepoNotFound')
     return None
 
@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
   do_HEAD = do_GET
 
   def body(self):
-    """Of a request with a length or in chunks."""
+    """The body of a request with a length or in chunks."""
     if self.headers.get('Transfer-Encoding') != 'chunked':
       return self.rfile.read(int(self.headers.get('Content-Length', 0)))
     data = b''

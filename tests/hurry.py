@@ -1,6 +1,6 @@
-"""How tests compile in less than half of the time, unless JAX_DISABLE_MOST_OPTIMIZATIONS is 0.
+"""Lets tests compile in less than half of the time, unless JAX_DISABLE_MOST_OPTIMIZATIONS is 0.
 
-To be imported before JAX.
+Import it before JAX.
 """
 
 import os

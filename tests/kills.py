@@ -1,17 +1,17 @@
-"""Kills small pre-trainings at random moments, again and again, and compares with one left alone.
+"""Kills small pre-trainings at random moments and compares them with unbroken runs.
 
     python -m tests.kills --seed=0 --count=200
 
 Each method is started, killed with SIGKILL at a random moment, started again and so on until it
 ends; then parameters, moments, counters and all lines of metrics.jsonl must equal those of an
-unbroken run to the last bit, each step logged once. Such runs follow one another until so many
-kills have hit a living process. Exit code 1 if any run differs or a start fails. What a method
-meets depends on the seed and its name alone, so that one can be done again by `--methods`.
+unbroken run to the last bit, each step logged once. Such runs follow one another until `--count`
+kills have hit a living process. Exit code 1 if any run differs or a start fails. The kills of a
+method depend on the seed and its name alone, so that one can be repeated by `--methods`.
 
 Moments (`KINDS`): in start-up; within a quarter of a second after a new checkpoint's folder
 appears, half-written or whole, or after a new line of metrics; at any time; with the disk full,
-which needs the right to mount one; and with --bucket, where the killed runs lie in a stand-in of
-Google's buckets, in place of that while the store answers 503.
+which needs the right to mount one. With --bucket the killed runs are in a bucket of a fake
+server, and instead of a full disk the server answers 503.
 """
 
 import argparse
@@ -40,20 +40,20 @@ OVERRIDES = (
   *('checkpoint.every_steps=2', 'log.every_steps=3', 'log.pictures_every_steps=20'),
   *('batch_size=2', 'data.repeats=2'),
 )
-IN_A_RUN = 10  # Kills, at most.
+IN_A_RUN = 10  # Most kills in a run.
 DISK = 300  # Megabytes; three runs of the largest method take less.
 
 
 def run_with_kills(folder, method, *, env, kills, draw, kinds, store=None, steps=STEPS):
-  """Lets one run of a method alone, and kills others so many times.
+  """Compares an unbroken run of a method with others, which are killed `kills` times in all.
 
   Args:
-    folder: Where the runs lie; a disk of its own if `kinds` has 'full'.
-    store: In whose bucket those that are killed lie, if it is not None.
-    steps: Of a run; a multiple of 3.
+    folder: Folder of the runs; a separate disk if `kinds` has 'full'.
+    store: The server whose bucket holds the killed runs; None: they are in `folder`, too.
+    steps: Steps of a run; a multiple of 3.
 
   Returns:
-    What was done, a line for each kill.
+    A line for each kill.
 
   Raises:
     AssertionError: two runs differ, or a start failed.
@@ -67,13 +67,13 @@ def run_with_kills(folder, method, *, env, kills, draw, kinds, store=None, steps
   startup = time.time() - begun
   output, _ = process.communicate(timeout=1200)
   assert process.returncode == 0, output
-  spans, told = {'start': startup, 'time': time.time() - begun}, []
+  spans, done = {'start': startup, 'time': time.time() - begun}, []
   workdir = f'{"gs://bucket" if store else folder}/{method}-killed'
-  while len(told) < kills:
-    most = len(told) + min(IN_A_RUN, kills - len(told))
+  while len(done) < kills:
+    most = len(done) + min(IN_A_RUN, kills - len(done))
     while True:
       process = start(workdir, *OVERRIDES, f'steps={steps}')
-      if len(told) < most:
+      if len(done) < most:
         about = _kill(process, workdir, spans, draw.choice(kinds), draw, store)
       output, _ = process.communicate(timeout=1200)
       (folder / 'filler').unlink(missing_ok=True)
@@ -81,19 +81,19 @@ def run_with_kills(folder, method, *, env, kills, draw, kinds, store=None, steps
         break
       code = process.returncode
       assert code == -signal.SIGKILL or (code == 74 and about.startswith(('full', 'busy'))), (
-        f'{told}\n{about}: exit code {code}\n{output}'
+        f'{done}\n{about}: exit code {code}\n{output}'
       )
-      told.append(f'{about}, code {code}')
+      done.append(f'{about}, code {code}')
     if store:
       fsspec.filesystem('gs').get(workdir, str(copy := folder / 'copy'), recursive=True)
     try:
       _compare(alone, copy if store else workdir, steps)
     except AssertionError as e:
-      raise AssertionError('\n'.join([*told, str(e)])) from e
+      raise AssertionError('\n'.join([*done, str(e)])) from e
     if store:
       shutil.rmtree(copy)
     storage.remove(workdir)
-  return told
+  return done
 
 
 def _kill(process, workdir, spans, kind, draw, store):
@@ -109,7 +109,7 @@ def _kill(process, workdir, spans, kind, draw, store):
       while process.poll() is None:
         file.write(bytes(1 << 16))
   if kind in ('full', 'busy'):
-    pause = draw.uniform(0, 20)  # Until after the save that ends the run, sometimes.
+    pause = draw.uniform(0, 20)  # Sometimes until after the failed save that ends the run.
   if kind == 'busy':
     store.answer = 503
   with contextlib.suppress(subprocess.TimeoutExpired):
@@ -143,7 +143,7 @@ def _compare(one, other, steps):
 
 @contextlib.contextmanager
 def disk(folder):
-  """A small disk in a folder; says whether it could be mounted."""
+  """Mounts a small disk in a folder; yields whether that was possible."""
   command = ['mount', '-t', 'tmpfs', '-o', f'size={DISK}m', 'tmpfs', str(folder)]
   mounted = subprocess.run(command, capture_output=True).returncode == 0
   try:
@@ -181,8 +181,8 @@ def main():
         cache = os.environ.get('JAX_COMPILATION_CACHE_DIR', folder / 'cache')
         options = dict(env=started.environment(cache=cache), kills=kills, draw=draw)
         try:
-          told = run_with_kills(folder, method, kinds=kinds, store=store, **options)
-          print(*told, f'{method}: {len(told)} kills, equal', sep='\n', flush=True)
+          done = run_with_kills(folder, method, kinds=kinds, store=store, **options)
+          print(*done, f'{method}: {len(done)} kills, equal', sep='\n', flush=True)
         except AssertionError as e:
           failed += 1
           print(f'{method}: DIFFERS\n{e}', flush=True)

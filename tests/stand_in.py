@@ -1,4 +1,4 @@
-"""A server of Google's protocol for buckets, on this machine, that can be told to be away."""
+"""A local server of Google's protocol for buckets, which can be made to fail."""
 
 import functools
 import http
@@ -14,8 +14,8 @@ class Store:
 
   Attributes:
     url: Where it listens.
-    answer: The status that it gives to everything, such as 503; 0 while it works.
-    storage: What it holds.
+    answer: The HTTP status that it gives to every request, such as 503; 0 while it works.
+    storage: Its content.
   """
 
   def __enter__(self) -> 'Store':
@@ -31,11 +31,11 @@ class Store:
     self._server.server_close()
 
   def names(self) -> list[str]:
-    """Of the objects in the bucket."""
+    """The names of the objects in the bucket."""
     return list(self.storage.objects.get('bucket', ()))
 
   def environment(self) -> dict[str, str]:
-    """What makes processes take this server for Google's."""
+    """Variables that make processes use this server in place of Google's."""
     return {
       'STORAGE_EMULATOR_HOST': self.url,
       'TENSORSTORE_GCS_HTTP_URL': self.url,
@@ -46,7 +46,7 @@ class Store:
 
 
 class _Server(http.server.HTTPServer):
-  request_queue_size = 128  # Who finds it full comes again a second later.
+  request_queue_size = 128  # A client that finds it full waits for a second.
 
   def handle_error(self, *_):  # A client that has gone.
     pass

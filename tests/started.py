@@ -19,7 +19,7 @@ SMOKE = f'{ROOT}/configs/videomae.py:smoke'
 
 
 def environment(devices=1, *, cache=None, **more):
-  """What a child process sees: so many emulated devices, and where programs are kept."""
+  """The environment of a child process, with emulated devices and a cache of compiled programs."""
   env = {k: v for k, v in os.environ.items() if not k.startswith(('JAX_', 'XLA_'))}
   env |= {
     'PYTHONPATH': str(ROOT),
@@ -75,8 +75,8 @@ def start_processes(workdir, *overrides, cache=None, count, devices, config=SMOK
 def run_processes(workdir, *overrides, code=0, **kwargs):
   """Runs one training in several processes to the end; returns what each has printed.
 
-  What ends as unavailable is started again, as launchers do: where other tests keep the machine
-  busy, a process may come later than the 30 s that Gloo waits for it.
+  If all end as unavailable they are started again, as by launchers: on a busy machine a process
+  may come later than the 30 s that Gloo waits for it.
   """
   for _ in range(3):
     processes = start_processes(workdir, *overrides, **kwargs)
@@ -114,7 +114,7 @@ def losses(workdir):
 
 
 def metrics(workdir):
-  """The lines of metrics.jsonl without what depends on the clock."""
+  """The lines of metrics.jsonl without values that depend on the clock."""
   clock = 'time clips_per_second step_seconds data_wait teraflops_per_second mfu'.split()
   lines = map(json.loads, (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines())
   return [{k: v for k, v in line.items() if k not in clock} for line in lines]
