@@ -1,4 +1,4 @@
-"""Attention through one function, whichever kernel computes it."""
+"""Attention: one function over several kernels."""
 
 import functools
 import re
@@ -13,12 +13,12 @@ from vmae_jax.models.attention_kernel import SAVED_NAME, attention_kernel, suppo
 from vmae_jax.types import Array, Float
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'mapped', 'pallas')
-# Tokens from which on a head's scores outweigh its queries, keys and values several times.
+# From this many tokens, a head's scores take several times the memory of its q, k and v.
 RECOMPUTE_FROM_TOKENS = 512
-# Tokens from which on `mapped` pays: on CPU as measured, on TPU by the compiler's count of cycles
-# (tests/benchmark: README.md, NOTES.md).
+# From this many tokens, `mapped` is faster: as measured on CPU, by the compiler's count of cycles
+# on TPU (tests/benchmark: README.md, NOTES.md).
 MAPPED_FROM_TOKENS = {'cpu': 384, 'tpu': RECOMPUTE_FROM_TOKENS}
-# Bytes of scores, in float32, that `mapped` computes at once, but at least those of one head.
+# Bytes of float32 scores that `mapped` computes at once; it computes at least those of one head.
 SCORES_BYTES = {'tpu': 40e6}
 
 
@@ -29,14 +29,14 @@ def attention(
   *,
   implementation: str = 'auto',
 ) -> Float[Array, 'b n g e']:
-  """softmax(q k^T / sqrt(e)) v, every query over every key; the softmax is in float32.
+  """softmax(q k^T / sqrt(e)) v: every query attends to every key; the softmax is in float32.
 
   Args:
-    implementation: `xla` (any device; many scores are computed again in the backward pass, since
-      kept they would be most of a step's memory), `cudnn` (NVIDIA, half precision), `mapped`
-      (some heads of one clip at a time, so that scores never leave the fast memory; they are
-      computed again in the backward pass), `pallas` (a kernel that does so on TPUs), or `auto`, see
-      `choose`.
+    implementation: `xla` (any device; from RECOMPUTE_FROM_TOKENS on, the backward pass recomputes
+      scores, which would otherwise take most of a step's memory), `cudnn` (NVIDIA, half
+      precision), `mapped` (a few heads of one clip at a time, so that scores stay in fast memory;
+      the backward pass recomputes them), `pallas` (a kernel that does the same on TPUs), or
+      `auto`, see `choose`.
   """
   if implementation == 'auto':
     implementation = choose(q, k)
@@ -50,7 +50,7 @@ def attention(
 
 
 def choose(q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e']) -> str:
-  """The implementation that `auto` takes where this is compiled for."""
+  """The implementation that `auto` means on the platform that the caller is compiled for."""
   platform = sharding.platform()
   if platform == 'gpu' and q.dtype in (jnp.bfloat16, jnp.float16) and _gpu_has_cudnn_kernels():
     if q.shape[-1] % 8 == 0 and q.shape[-1] <= 128:
@@ -59,21 +59,18 @@ def choose(q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e']) -> str:
     heads, tensor = q.shape[2], sharding.tensor_ways()
     if heads % tensor == 0 and supports(heads=heads // tensor, head=q.shape[3], keys=k.shape[1]):
       return 'pallas'
-  return (
-    'mapped'
-    if platform in MAPPED_FROM_TOKENS and _scores(q, k) >= MAPPED_FROM_TOKENS[platform] ** 2
-    else 'xla'
-  )
+  many = _scores(q, k) >= MAPPED_FROM_TOKENS.get(platform, float('inf')) ** 2
+  return 'mapped' if many else 'xla'
 
 
 def _gpu_has_cudnn_kernels() -> bool:
-  """Whether cuDNN attends on this process's GPU: NVIDIA's from Ampere (8.0) on.
+  """Whether cuDNN has attention kernels for this process's GPU: NVIDIA's from Ampere (8.0) on.
 
-  Of GPUs that are not here it is taken for granted.
+  This is assumed when the program is compiled for a GPU that this process does not have.
   """
   if jax.default_backend() != 'gpu':
     return True
-  # AMD's say gfx90a or the like.
+  # AMD's GPUs report gfx90a or the like.
   generation = re.match(r'(\d+)\.', str(jax.local_devices()[0].compute_capability))
   return generation is not None and int(generation[1]) >= 8
 
@@ -83,27 +80,29 @@ def _scores(q: Array, k: Array) -> int:
 
 
 def _on_each_device(kernel, q, k, v):
-  """The kernel over the clips and heads that each device holds; a loop over all would gather."""
+  """Runs the kernel on the clips and heads that each device holds.
+
+  Without this, a loop over all clips would gather them on every device.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return kernel(q, k, v)
   spec = sharding.spec(sharding.BATCH_AXES, None, 'tensor', shape=q.shape, mesh=mesh)
-  # Over which axes the results of a Pallas kernel vary is not known.
-  known = kernel is not attention_kernel
-  return jax.shard_map(kernel, in_specs=(spec,) * 3, out_specs=spec, check_vma=known)(q, k, v)
+  # JAX cannot tell over which mesh axes the results of a Pallas kernel vary.
+  check = kernel is not attention_kernel
+  return jax.shard_map(kernel, in_specs=(spec,) * 3, out_specs=spec, check_vma=check)(q, k, v)
 
 
 @jax.custom_vjp
 def _mapped(
   q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e'], v: Float[Array, 'b m g e']
 ) -> Float[Array, 'b n g e']:
-  """Some heads of one clip at a time, so that their n x m scores stay near the processor.
+  """Attention for a few heads of one clip at a time, so that n x m scores stay in fast memory.
 
-  A TPU's vector memory holds those of several heads, where `xla` writes those of all clips to the
-  main memory, in float32, and reads them several times; a CPU's caches hold those of one. The
-  backward pass computes the scores again and needs but their log-sum-exp to turn them into
-  weights, as in FlashAttention (Dao et al., 2022), without its blocks, which gained nothing when
-  measured on CPU.
+  A TPU's vector memory holds the scores of several heads, a CPU's caches those of one; `xla` writes
+  the float32 scores of all clips to main memory and reads them several times. The backward pass
+  recomputes the scores and needs only their log-sum-exp to turn them into weights, as in
+  FlashAttention (Dao et al., 2022), but without its blocks, which were no faster on CPU.
   """
   return _mapped_forward(q, k, v)[0]
 
@@ -114,7 +113,7 @@ def _mapped_forward(q, k, v):
     scores = _dot('hne,hme->hnm', q * q.shape[-1] ** -0.5, k)
     largest = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
-    # A column of ones makes the product count the weights, too: no pass over them for their sum.
+    # Because of a column of ones, the product also sums the weights, which saves a pass over them.
     v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
     out = jnp.einsum('hnm,hme->hne', weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     out, total = out[..., :-1], out[..., -1:]
@@ -132,8 +131,8 @@ def _mapped_backward(kept, d_out):
     scale = q.shape[-1] ** -0.5
     weights = jnp.exp(_dot('hne,hme->hnm', q * scale, k) - logsumexp)
     d_weights = _dot('hne,hme->hnm', d_out, v)
-    along = (d_out * out).sum(axis=-1, keepdims=True, dtype=jnp.float32)
-    d_scores = (weights * (d_weights - along)).astype(q.dtype)
+    delta = (d_out * out).sum(axis=-1, keepdims=True, dtype=jnp.float32)
+    d_scores = (weights * (d_weights - delta)).astype(q.dtype)
     return (
       jnp.einsum('hnm,hme->hne', d_scores, k) * scale,
       jnp.einsum('hnm,hne->hme', d_scores, q * scale),
@@ -152,13 +151,13 @@ def _dot(equation: str, a: Array, b: Array) -> Array:
 
 
 def _heads_at_once(q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e']) -> int:
-  """The most heads, of those that divide all, whose scores `SCORES_BYTES` holds."""
+  """The largest divisor of the number of heads whose scores fit into SCORES_BYTES, at least 1."""
   room = SCORES_BYTES.get(sharding.platform(), 0) / (_scores(q, k) * 4)
   return max((h for h in range(1, q.shape[2] + 1) if q.shape[2] % h == 0 and h <= room), default=1)
 
 
 def _in_groups(x: Float[Array, 'b n g e'], h: int) -> Float[Array, 'c h n e']:
-  """So many heads at a time, one group after another along the first axis."""
+  """Cuts the heads into groups of h and puts the groups of all clips along the first axis."""
   return einops.rearrange(x, 'b n (p h) e -> (b p) h n e', h=h)
 
 

@@ -1,10 +1,10 @@
-"""Attention as a kernel for TPUs, whose scores never leave the vector memory.
+"""An attention kernel for TPUs that keeps scores in vector memory.
 
 Scores have a row for each key and a column for each query, so that softmax adds up rows and no
-matrix of scores is transposed. Heads are not cut apart: 128 lanes hold two heads of 64, and in a
-product over the lanes of one the other's are zeros, which costs nothing, since matrix units are
-128 wide. So nothing is padded or transposed on the way to the kernel, as it would have to be for
-JAX's splash attention (tests/benchmark/NOTES.md has the counts of both).
+scores are transposed. Heads are not separated: 128 lanes hold two heads of 64. A product for one
+head has zeros in the lanes of the other, which costs nothing, since matrix units are 128 wide.
+Inputs therefore need no padding or transposition, as they would for JAX's splash attention
+(tests/benchmark/NOTES.md has the counts of both).
 """
 
 import functools
@@ -21,14 +21,14 @@ from vmae_jax.types import Array, Float
 
 SAVED_NAME = 'attention'  # Name of what the backward pass needs, for policies of remat.
 LANES = 128
-# Scores of a head that are at once in vector memory, in float32 and copies of half that size.
+# The most scores of one head in vector memory at once, in float32 and in copies of half that size.
 MOST_SCORES = 512 * 1600
 
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def supports(*, heads: int, head: int, keys: int) -> bool:
-  """Whether a device's heads fill lanes, and there is room for the scores of some queries."""
+  """Whether a device's heads fill whole lanes and the scores of some queries fit into memory."""
   fills = (head % LANES == 0 or LANES % head == 0) and heads * head % LANES == 0
   return fills and _queries_at_once(keys) > 0
 
@@ -41,9 +41,9 @@ def _queries_at_once(keys: int) -> int:
 def attention_kernel(
   q: Float[Array, 'b n g e'], k: Float[Array, 'b m g e'], v: Float[Array, 'b m g e']
 ) -> Float[Array, 'b n g e']:
-  """softmax(q k^T / sqrt(e)) v on one TPU; interpreted on a CPU, for tests.
+  """softmax(q k^T / sqrt(e)) v on one TPU; on a CPU the kernel is interpreted, for tests.
 
-  The backward pass computes scores again, as in FlashAttention (Dao et al., 2022).
+  The backward pass recomputes scores, as in FlashAttention (Dao et al., 2022).
   """
   return _forward(q, k, v)[0]
 
@@ -69,15 +69,15 @@ attention_kernel.defvjp(_forward, _backward)
 
 
 def _call(kernel: Callable[..., None], *arrays, out, head: int, sums: int = 0) -> tuple[Array, ...]:
-  """Runs a kernel for each clip and group of heads.
+  """Runs a kernel for each clip and each group of heads that fills the lanes.
 
   Args:
-    kernel: Takes references to parts of the arrays, of what it returns and of sums.
-    *arrays: Float 'b n (g e)', of which it sees 'n LANES', and 'b g 1 n' with 'g 1 n'. The second
-      are keys.
-    out: Arrays of the shapes that it returns, in either form.
+    kernel: Takes references to its parts of `arrays`, `out` and the sums.
+    *arrays: Float 'b n (g e)', of which the kernel sees 'n LANES' (or 'n e' if e is larger), or
+      'b g 1 n', of which it sees the rows of its heads. The second array holds the keys.
+    out: Arrays with the shapes and types of the results, in either form.
     head: e.
-    sums: How many arrays in float32 it adds up in, of the keys' part.
+    sums: The number of float32 accumulators, each of the shape of the kernel's part of the keys.
   """
   b, m, d = arrays[1].shape
   width = max(head, LANES)
@@ -126,13 +126,13 @@ def _backward_kernel(q_ref, k_ref, v_ref, out_ref, d_out_ref, *refs, head, at_on
 
   def some_queries(at):
     q, d_out, dqs = _scaled(q_ref[at, :], head), d_out_ref[at, :], []
-    along = (d_out.astype(jnp.float32) * out_ref[at, :].astype(jnp.float32)).T
+    delta = (d_out.astype(jnp.float32) * out_ref[at, :].astype(jnp.float32)).T
     for h, lanes in _heads(k, head):
       my_q, my_d_out = _only(q, lanes), _only(d_out, lanes)
       weights = jnp.exp(_product('me,ne->mn', k, my_q) - logsumexp_ref[h, :, at])
       dv_sum[...] += _product('mn,ne->me', weights.astype(v.dtype), my_d_out)
       d_weights = _product('me,ne->mn', v, my_d_out)
-      d_scores = weights * (d_weights - along[lanes].sum(axis=0, keepdims=True))
+      d_scores = weights * (d_weights - delta[lanes].sum(axis=0, keepdims=True))
       d_scores = d_scores.astype(q.dtype)
       dk_sum[...] += _product('mn,ne->me', d_scores, my_q)
       dqs.append(_product('me,mn->en', k, d_scores)[lanes])
@@ -144,7 +144,7 @@ def _backward_kernel(q_ref, k_ref, v_ref, out_ref, d_out_ref, *refs, head, at_on
 
 
 def _for_all_queries(function: Callable[..., None], n: int, at_once: int) -> None:
-  """Calls a function with slices of n queries, in a loop and, for what is left, once more."""
+  """Calls a function with slices of `at_once` of n queries in a loop, then with the rest."""
   rest = n % at_once
   if n > at_once:
 
@@ -164,11 +164,11 @@ def _scaled(q: Float[Array, 'n w'], head: int) -> Float[Array, 'n w']:
 
 
 def _heads(x: Float[Array, 'n w'], head: int) -> Iterator[tuple[int, slice]]:
-  """Number and lanes of each head."""
+  """The number and the lanes of each head."""
   return ((h, slice(h * head, (h + 1) * head)) for h in range(x.shape[1] // head))
 
 
 def _only(x: Float[Array, 'n w'], lanes: slice) -> Float[Array, 'n w']:
-  """Zeros in place of other heads' lanes."""
+  """x with zeros outside these lanes."""
   lane = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
   return jnp.where((lane >= lanes.start) & (lane < lanes.stop), x, jnp.zeros_like(x))

@@ -1,4 +1,4 @@
-"""Two autoencoders: encoder and decoders, and MAM2's, with a latent regressor between them."""
+"""Two autoencoders: one of an encoder and decoders, and MAM2's, with a regressor between them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from vmae_jax.models.blocks import layer_norm, xavier
-from vmae_jax.models.decoder import Decoder, LatentDecoder, Output, each_decoder
+from vmae_jax.models.decoder import Decoder, LatentDecoder, Output
 from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import token_grid
 from vmae_jax.models.positions import sincos_positions
@@ -19,25 +19,25 @@ from vmae_jax.types import Array, Float, Int, Num
 
 
 class Autoencoder(nn.Module):
-  """What both have in common."""
+  """What both autoencoders have in common."""
 
   encoder: Mapping[str, Any]  # Keyword arguments of `Encoder`.
-  decoder: Mapping[str, Any]  # Keyword arguments of the decoders but for their heads.
+  decoder: Mapping[str, Any]  # Keyword arguments of the decoders, without their heads.
   heads: Mapping[str, Output]  # Head -> what it predicts, and by which decoder.
   common: Mapping[str, Any]  # Keyword arguments of all parts, see `Shared`.
-  # Decoder -> arguments that it has in place of those in `decoder`.
+  # Decoder -> arguments that replace those in `decoder`.
   own: Mapping[str, Mapping[str, Any]] = FrozenDict()
 
   def _decoders(
     self, kind: type[nn.Module], predict: Callable[[Any], dict[str, Array]]
-  ) -> dict[str, Array]:
-    """What `predict` makes of all decoders, which are of this kind."""
-
-    def decode(name, outputs):
+  ) -> dict[str, Float[Array, 'b m _']]:
+    """Predictions of all heads in float32; decoders are of class `kind`, `predict` calls each."""
+    predictions = {}
+    for name in dict.fromkeys(output.decoder for output in self.heads.values()):
+      outputs = {head: o for head, o in self.heads.items() if o.decoder == name}
       sizes = {**self.decoder, **self.own.get(name, {})}
-      return predict(kind(**sizes, **self.common, outputs=outputs, name=name))
-
-    return each_decoder(self.heads, decode)
+      predictions |= predict(kind(**sizes, **self.common, outputs=outputs, name=name))
+    return {head: x.astype(jnp.float32) for head, x in predictions.items()}
 
 
 class MaskedAutoencoder(Autoencoder):
@@ -53,7 +53,7 @@ class MaskedAutoencoder(Autoencoder):
     """Predictions at the masked tokens, in the order of `masked`, in float32.
 
     Args:
-      video: A clip as the encoder takes it.
+      video: Clips as the encoder takes them.
       visible: Tokens that the encoder sees.
       masked: Tokens to predict: all hidden ones or some of them.
     """
@@ -63,24 +63,22 @@ class MaskedAutoencoder(Autoencoder):
 
 
 class RegressedAutoencoder(Autoencoder, kw_only=True):
-  """Regresses the latents of masked tokens, aligns them, and decodes them.
+  """Regresses the latents of masked tokens, aligns them with targets, and decodes them.
 
-  The encoder sees the visible tokens; the regressor predicts from them what the encoder would
-  make of the masked ones; decoders turn these latents, and nothing else, into predictions, so
-  that decoding a task and encoding a video are kept apart. The latents that the regressor
-  aims at come from the same encoder at work on the masked tokens alone, without gradient.
+  The encoder sees the visible tokens. From its latents, the regressor predicts the latents of the
+  masked tokens. Decoders see only these, so that the encoder, and no decoder, describes the video.
+  The target latents come from the same encoder, applied to the masked tokens alone, without
+  gradient. If the regressor's width differs from the encoder's, one projection with a norm leads
+  from one to the other.
 
-  Under the collection `losses` it sows `alignment`: the mean squared difference of regressed
+  It sows `alignment` in the collection `losses`: the mean squared difference between regressed
   and target latents, Float 'b m'.
-
-  Where the regressor's width is not the encoder's, one projection and norm leads from one to the
-  other.
 
   Source: MAM2 (Song et al., 2022); details from Context Autoencoder, on which it builds.
   """
 
   regressor: Mapping[str, Any]  # Keyword arguments of `Regressor`.
-  align: bool = True  # False: no latents of masked tokens are made, and nothing is sown.
+  align: bool = True  # False: no target latents are computed, and nothing is sown.
 
   @nn.compact
   def __call__(
@@ -89,7 +87,7 @@ class RegressedAutoencoder(Autoencoder, kw_only=True):
     visible: Int[Array, 'b k'],
     masked: Int[Array, 'b m'],
   ) -> dict[str, Float[Array, 'b m _']]:
-    """As of `MaskedAutoencoder`."""
+    """As in `MaskedAutoencoder`."""
     width, dtype = self.regressor['width'], self.common['dtype']
     encoder = Encoder(**self.encoder, **self.common, name='encoder')
     latents = encoder(video, visible)
@@ -109,7 +107,7 @@ class RegressedAutoencoder(Autoencoder, kw_only=True):
       latents, positions[visible], positions[masked]
     )
     if self.align:
-      # The parameters' gradient is cut, not only the output's: nothing is kept for a backward pass.
+      # This cuts the gradient at the parameters, so that nothing is kept for a backward pass.
       frozen = jax.lax.stop_gradient(encoder.variables['params'])
       targets = Encoder(**self.encoder, **self.common, parent=None).apply(
         {'params': frozen}, video, masked

@@ -15,8 +15,8 @@ xavier = nn.initializers.xavier_uniform()
 
 
 def _save_dots(primitive, *args, **params) -> bool:
-  """Keeps what layers made, and the output of attention, whichever kernel computes it: it is a
-  tenth of that and costs more to compute than its size tells."""
+  """Keeps the outputs of dense layers and of attention, whichever kernel computes it: attention's
+  is a tenth of theirs in size but costs more to compute than that."""
   policies = jax.checkpoint_policies
   return (
     policies.dots_with_no_batch_dims_saveable(primitive, *args, **params)
@@ -25,7 +25,7 @@ def _save_dots(primitive, *args, **params) -> bool:
   )
 
 
-# What the backward pass keeps instead of computing it again.
+# What is kept for the backward pass; the backward pass recomputes the rest.
 REMAT = {
   'none': None,
   'dots': _save_dots,
@@ -35,8 +35,8 @@ REMAT = {
 
 @jax.custom_vjp
 def add_bias(x: Float[Array, 'b n d'], bias: Float[Array, ' d']) -> Float[Array, 'b n d']:
-  """x + bias, whose gradient is a product with ones: a TPU adds up 32 x 1,568 rows so in a
-  twentieth of the cycles."""
+  """x + bias. The bias's gradient is computed as a product with ones: this way a TPU adds up
+  32 x 1,568 rows in a twentieth of the cycles."""
   return x + bias.astype(x.dtype)
 
 
@@ -52,8 +52,8 @@ add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), _add_bias_backward)
 class Attention(nn.Module):
   """Self-attention with a bias on queries and values and none on keys.
 
-  A key's bias would add the same number to all scores of a query, which softmax ignores.
-  One kernel makes q, k and v, so that the initial range is that of one (3d, d) matrix, as in
+  A bias on keys would add the same number to all scores of a query, which softmax ignores. One
+  kernel makes q, k and v, so that initial values have the range of one (3d, d) matrix, as in
   VideoMAE.
   """
 
@@ -78,9 +78,9 @@ class Attention(nn.Module):
   ) -> list[Float[Array, 'b n d']]:
     """x times the kernels of q, k and v, each split over `tensor` by heads.
 
-    Split as one matrix, a device would have q and half of k, and activations would have to move.
-    One product of all three would have to be cut apart again, which costs a TPU more than it saves,
-    but three gradients of x would be summed over `tensor` each by itself.
+    If the kernel were split as one matrix, a device would have q and half of k, and activations
+    would have to move between devices. The products are three, since cutting one apart costs a TPU
+    more than it saves; but one over `tensor`, which would sum the three gradients of x separately.
     """
     kernel = constrain_heads(kernel.reshape(len(kernel), 3, -1), heads=self.heads)
     if tensor_ways() > 1:
@@ -90,10 +90,10 @@ class Attention(nn.Module):
 
 @jax.checkpoint
 def gelu(x: Float[Array, '*s']) -> Float[Array, '*s']:
-  """Exact GELU, x * Phi(x). The backward pass computes it again from x.
+  """Exact GELU, x * Phi(x). The backward pass recomputes it from x.
 
-  Keeping x alone instead of the three factors of the derivative, and erf instead of erfc,
-  took 10 % off a ViT-B step on CPU.
+  On CPU, keeping x alone instead of the three factors of the derivative, and erf instead of erfc,
+  made a ViT-B step 10 % shorter.
   """
   return 0.5 * x * (1 + jax.lax.erf(x * 2**-0.5))
 
@@ -113,12 +113,12 @@ class Mlp(nn.Module):
 
 
 def layer_norm(*, eps: float, dtype: Any, name: str) -> nn.LayerNorm:
-  """LayerNorm with statistics in float32, variance by the two-pass formula."""
+  """LayerNorm with float32 statistics and the two-pass formula for the variance."""
   return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class LayerScale(nn.Module):
-  """Each value of a branch times a learnt number that starts at `init` (as in CaiT and CAE)."""
+  """Multiplies each channel of a branch by a learnt factor that starts at `init` (CaiT, CAE)."""
 
   init: float
 
@@ -129,16 +129,16 @@ class LayerScale(nn.Module):
 
 
 def decays(params: Any) -> Any:
-  """A tree that is True for what weight decay acts on: kernels; not biases, norms, mask tokens."""
+  """A tree that is True where weight decay acts: kernels, but no biases, norms or mask tokens."""
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
 def drop_path(keys: Key[Array, ' b'], *, rate: float, depth: int) -> Float[Array, 'depth 2 b']:
   """Factors of the two branches of each block for each clip: 0, or 1 / (the chance to be kept).
 
-  The chance to be left out rises linearly from 0 in the first block to `rate` in the last (as in
-  timm and VideoMAE). Drawn from the clips' keys and not inside the blocks, so that parts of a
-  batch and devices change nothing.
+  The chance that a branch is dropped rises linearly from 0 in the first block to `rate` in the last
+  (as in timm and VideoMAE). Factors are drawn from the clips' keys, so that they do not depend on
+  how a batch is split into parts or over devices.
   """
   kept = 1 - jnp.linspace(0, rate, depth)[:, None]
   draw = jax.vmap(lambda key: jax.random.bernoulli(key, kept, (depth, 2)), out_axes=-1)
@@ -151,24 +151,24 @@ class Shared(nn.Module, kw_only=True):
   eps: float = 1e-6  # Of LayerNorm.
   dtype: Any = jnp.float32  # Of matrix products and activations; parameters are float32.
   implementation: str = 'auto'  # Of attention, see `vmae_jax.models.attention`.
-  # Loops over one compiled block, which large models compile much faster with; False writes the
-  # blocks out, which takes fewer copies.
+  # True loops over one compiled block: large models compile much faster. False unrolls the loop,
+  # which takes fewer copies.
   scan: bool = False
-  remat: str = 'none'  # What the backward pass computes again, a key of REMAT.
-  # Initial value of learnt factors on the branches of a block; 0: no such factors.
+  remat: str = 'none'  # What is kept for the backward pass, a key of REMAT.
+  # Initial value of the learnt factors (`LayerScale`) on the branches of a block; 0: none.
   layer_scale: float = 0.0
 
   @property
   def shared(self) -> dict[str, Any]:
-    """These attributes as keyword arguments, for a part of this part."""
+    """These attributes as keyword arguments, for modules inside this one."""
     names = ('eps', 'dtype', 'implementation', 'scan', 'remat', 'layer_scale')
     return {name: getattr(self, name) for name in names}
 
 
 class Block(Shared):
-  """x + Attention(LN(x)), then x + Mlp(LN(x)), the branches scaled if `layer_scale` is not 0.
+  """x + Attention(LN(x)), then x + Mlp(LN(x)); branches are scaled if `layer_scale` is not 0.
 
-  `keep` are the factors of both branches for each clip, see `drop_path`.
+  `keep` holds the factors of both branches for each clip, see `drop_path`.
   """
 
   heads: int
@@ -191,22 +191,22 @@ class Block(Shared):
 
 
 def stack(body, *, depth: int, scan: bool, **kwargs):
-  """`body` lifted over `depth` layers, their parameters stacked along a leading axis.
+  """`body` applied `depth` times; the layers' parameters are stacked along a leading axis.
 
-  `scan=True` compiles one layer and loops over it; otherwise the layers are written out.
+  `scan=True` compiles one layer and loops over it; otherwise the loop is unrolled.
   """
   own = dict(variable_axes={'params': 0}, split_rngs={'params': True})
   return nn.scan(body, length=depth, unroll=1 if scan else depth, **own, **kwargs)
 
 
 def rematerialised(module: type[nn.Module], remat: str, *, scan: bool) -> type[nn.Module]:
-  """The module whose backward pass computes again what the policy `remat` does not keep.
+  """The module whose backward pass recomputes what the policy `remat` does not keep.
 
   Args:
     module: A block.
     remat: A key of REMAT.
-    scan: Whether the block is the body of a loop. Where layers are written out, the compiler must
-      be kept from finding that both passes compute the same (CSE): it would keep everything.
+    scan: Whether the block is the body of a loop. If the loop is unrolled, common subexpression
+      elimination must be prevented: it would find the first computation and keep its results.
   """
   policy = lookup(REMAT, remat, 'model.remat')
   return module if policy is None else nn.remat(module, prevent_cse=not scan, policy=policy)
@@ -215,7 +215,7 @@ def rematerialised(module: type[nn.Module], remat: str, *, scan: bool) -> type[n
 class Blocks(Shared):
   """`depth` blocks, their parameters stacked along a leading axis.
 
-  Parameters are the same whatever `scan` and `remat` are, so that checkpoints move between them.
+  The tree of parameters does not depend on `scan` and `remat`, so that checkpoints fit all of them.
   """
 
   depth: int

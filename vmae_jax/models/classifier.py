@@ -1,4 +1,4 @@
-"""The encoder with a classifier on the mean of its tokens, or on the first one."""
+"""The encoder with a classifier on the mean of its tokens, or on the first token."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from vmae_jax.types import Array, Float, Key
 
 
 class Classifier(nn.Module):
-  """All tokens, their mean, a fresh LayerNorm, one Dense (VideoMAE's fine-tuning model).
+  """Encodes all tokens, takes their mean, a new LayerNorm and one Dense (VideoMAE's fine-tuning).
 
   Source: VideoMAE's modeling_finetune.py, where `pool` is `use_mean_pooling`.
   """
@@ -21,19 +21,19 @@ class Classifier(nn.Module):
   encoder: Mapping[str, Any]  # Keyword arguments of `Encoder`.
   classes: int  # Number of classes.
   head_scale: float = 0.001  # Factor on the initial kernel of the last layer.
-  drop_path: float = 0.0  # Chance that a branch of the last block is left out in training.
-  dropout: float = 0.0  # Chance that a value before the last layer is left out in training.
-  # `mean` is as above, without the encoder's last LayerNorm; `first` takes the first token behind
-  # that LayerNorm instead, without a fresh one.
+  drop_path: float = 0.0  # Chance that training drops a branch of the last block, see `drop_path`.
+  dropout: float = 0.0  # Chance that training drops a value before the last layer.
+  # `mean` is as above, without the encoder's last LayerNorm; `first` takes the first token after
+  # that LayerNorm, and there is no new one.
   pool: str = 'mean'
 
   @nn.compact
   def __call__(
     self, video: Float[Array, 'b T H W C'], keys: Key[Array, ' b'] | None = None
   ) -> Float[Array, 'b c']:
-    """Logits in float32 of a normalised clip.
+    """Logits in float32 of normalised clips.
 
-    In training, `keys` are those of what is left out for each clip; None leaves nothing out.
+    In training, `keys` choose what is dropped for each clip; None drops nothing.
     """
 
     def draw(number):

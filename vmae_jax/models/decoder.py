@@ -1,4 +1,4 @@
-"""Decoders: from latents to predictions at masked tokens."""
+"""Decoders: from latents to predictions at the masked tokens."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -13,9 +13,8 @@ from vmae_jax.models.encoder import torch_uniform
 from vmae_jax.models.positions import sincos_positions
 from vmae_jax.types import Array, Float, Int
 
-# VideoMAE and CAE cut this normal at one standard deviation.
+# VideoMAE and CAE truncate this normal distribution at one standard deviation.
 mask_token_init = nn.initializers.truncated_normal(0.02, lower=-1.0, upper=1.0)
-
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   'none': lambda x: x,
@@ -25,19 +24,19 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class Output(NamedTuple):
-  """What a head adds to a decoder."""
+  """The output layers of a head."""
 
-  decoder: str  # The decoder's name; heads that name the same one share it up to their last layers.
-  width: int  # Of the prediction, for each token.
+  decoder: str  # The decoder's name; heads that name the same decoder share all but these layers.
+  width: int  # Values predicted for each token.
   hidden: int = 0  # Units of a hidden layer with GELU before the last one; 0: no such layer.
   activation: str = 'none'  # After the last layer, a key of ACTIVATIONS.
-  # Whether the last layer's sums stay in float32, as logits over codes must: 8 bits of one near 10
-  # are steps of 0.06.
+  # Whether the last layer's sums stay in float32, as logits over codes must: bfloat16 has steps of
+  # 0.06 near 10.
   logits: bool = False
 
 
 class _Sized(Shared):
-  """Attributes of both decoders."""
+  """Attributes that both decoders have."""
 
   width: int
   depth: int
@@ -60,14 +59,14 @@ class Decoder(_Sized):
   ) -> dict[str, Float[Array, 'b m _']]:
     """Predictions of each head at the masked tokens.
 
-    Positions are gathered and tokens never put back in order: visible tokens come first, mask
-    tokens after them.
+    Tokens are not put back in order: visible tokens come first, then mask tokens, each with its
+    own position.
 
     Args:
       latents: The encoder's output.
-      visible: Where the latents belong.
-      masked: Which tokens to predict.
-      tokens: n, all tokens of the clip.
+      visible: The latents' tokens.
+      masked: The tokens to predict.
+      tokens: n, the number of tokens of the clip.
     """
     width, dtype = self.width, self.dtype
     mask_token = self.param('mask_token', mask_token_init, (width,)).astype(dtype)
@@ -82,7 +81,7 @@ class Decoder(_Sized):
 
 
 class LatentDecoder(_Sized):
-  """CAE's and MAM2's decoder: sees the regressed latents of masked tokens and nothing else.
+  """CAE's and MAM2's decoder, which sees only the regressed latents of the masked tokens.
 
   Source: Chen et al., Context Autoencoder (2022); MAM2's own sizes are not known.
   """
@@ -100,23 +99,10 @@ class LatentDecoder(_Sized):
     return _predict(x, self.outputs, self.dtype)
 
 
-def each_decoder(
-  heads: Mapping[str, Output], decode: Callable[[str, dict[str, Output]], dict[str, Array]]
-) -> dict[str, Float[Array, 'b m _']]:
-  """Predictions of all heads in float32, from the decoders that they share.
-
-  `decode` gives those of a decoder, by its name and its heads.
-  """
-  predictions = {}
-  for name in dict.fromkeys(output.decoder for output in heads.values()):
-    predictions |= decode(name, {h: o for h, o in heads.items() if o.decoder == name})
-  return {head: x.astype(jnp.float32) for head, x in predictions.items()}
-
-
 def _predict(
   x: Float[Array, 'b m d'], outputs: Mapping[str, Output], dtype: Any
 ) -> dict[str, Float[Array, 'b m _']]:
-  """The last layers, parameters of the module that calls it."""
+  """Applies the output layers; their parameters belong to the module that calls this."""
   predictions = {}
   for name, output in outputs.items():
     y = x

@@ -1,4 +1,4 @@
-"""The encoder: patches that are visible become latents."""
+"""The encoder: from visible patches to latents."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from vmae_jax.types import Array, Float, Int, Num
 
 
 def gather(x: Num[Array, 'b n d'], index: Int[Array, 'b k']) -> Num[Array, 'b k d']:
-  """The tokens of each clip at `index`, without communication between devices."""
+  """The tokens of each clip at `index`; devices need not communicate for it."""
   return jnp.take_along_axis(x, index[..., None], axis=1)
 
 
@@ -27,8 +27,8 @@ def torch_uniform(fan_in: int):
 class Encoder(Shared):
   """Tubelet embedding, fixed positions, blocks and a last LayerNorm.
 
-  The embedding is a Dense on flattened patches, equal to VideoMAE's strided convolution, and
-  is computed for visible tokens alone.
+  The embedding is a Dense on flattened patches, which equals VideoMAE's strided convolution but is
+  computed for visible tokens alone.
   """
 
   width: int
@@ -36,13 +36,13 @@ class Encoder(Shared):
   heads: int
   mlp: int
   patch: tuple[int, int, int] = (2, 16, 16)  # Size of a patch in frames, rows and columns.
-  # Whether latents are normalised; a classifier norms after pooling instead.
+  # Whether there is a last LayerNorm; a classifier has one after pooling instead.
   final_norm: bool = True
-  # Of each channel, taken out of the clip with `std`; None: it is normalised already.
+  # Mean and deviation of each channel, by which clips are normalised; None: they already are.
   mean: tuple[float, ...] | None = None
   std: tuple[float, ...] | None = None
-  # None makes the table of positions anew for the clip's own tokens; (t, h, w) interpolates that of
-  # a clip of so many tokens.
+  # None computes the table of positions for the clip's own tokens; (t, h, w) interpolates the table
+  # of a clip of that many tokens.
   position_grid: tuple[int, int, int] | None = None
 
   @nn.compact
@@ -55,7 +55,7 @@ class Encoder(Shared):
     """Latents of the visible tokens, in the order of `visible`; of all tokens without it.
 
     Args:
-      video: A clip, normalised unless `mean` is given; then uint8, or floats in [0, 1].
+      video: Clips in uint8 or floats in [0, 1]; normalised if `mean` is None.
       visible: Token indices, or None for all.
       keep: Factors of the blocks' branches, see `drop_path`.
     """

@@ -1,8 +1,8 @@
-"""How many floating-point operations a model does, counted from its sizes.
+"""The floating-point operations (FLOPs) of a model, counted from its sizes.
 
 A multiplication and an addition count as two; norms, softmax, GELU and the optimizer (under
-2 %) are left out, as is usual for MFU. Counted rather than read from the compiler, which
-counts the body of a loop once.
+2 %) are left out, as is usual for MFU. The compiler's own count is not used: it counts the body of
+a loop once.
 """
 
 import math
@@ -17,7 +17,7 @@ from vmae_jax.models.decoder import Output
 
 
 def block_flops(*, n: int, width: int, mlp: int) -> int:
-  """One block over n tokens: qkv and projection, scores and weighted sum, MLP."""
+  """FLOPs of one block over n tokens: qkv and projection, scores and weighted sum, MLP."""
   return 2 * n * (4 * width * width + 2 * n * width + 2 * width * mlp)
 
 
@@ -37,16 +37,16 @@ def autoencoder_flops(
   patch_values: int,
   own: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> int:
-  """The forward pass of a `MaskedAutoencoder` for one clip.
+  """FLOPs of the forward pass of a `MaskedAutoencoder` for one clip.
 
   Args:
     encoder: Its width, depth and mlp.
-    decoder: The same of each decoder.
+    decoder: The same sizes of each decoder.
     heads: Head -> `Output`.
-    visible: Tokens that the encoder sees.
-    masked: Tokens that are predicted.
+    visible: The number of tokens that the encoder sees.
+    masked: The number of tokens that are predicted.
     patch_values: p.
-    own: Decoder -> sizes that it has in place of those in `decoder`.
+    own: Decoder -> sizes that replace those in `decoder`.
   """
   total = _encoder_flops(encoder, n=visible, patch_values=patch_values)
   for name in {output.decoder for output in heads.values()}:
@@ -69,10 +69,10 @@ def regressed_autoencoder_flops(
   own: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
   align: bool = True,
 ) -> tuple[int, int]:
-  """The forward pass of a `RegressedAutoencoder` for one clip, with and without gradient.
+  """FLOPs of the forward pass of a `RegressedAutoencoder` for one clip: (with, without) gradient.
 
-  `regressor` gives its width, depth and mlp, `align` says whether latents of masked tokens are
-  made. The other arguments are those of `autoencoder_flops`.
+  `regressor` gives its width, depth and mlp, `align` says whether target latents of masked tokens
+  are computed. The other arguments are those of `autoencoder_flops`.
   """
   d, both = regressor['width'], visible + masked
 
@@ -93,7 +93,7 @@ def regressed_autoencoder_flops(
 
 
 def _head_flops(heads: dict[str, Output], decoder: str, width: int) -> int:
-  """Those of the heads of one decoder, for one token."""
+  """FLOPs of the heads of one decoder, for one token."""
   total = 0
   for output in heads.values():
     if output.decoder == decoder:
@@ -103,12 +103,12 @@ def _head_flops(heads: dict[str, Output], decoder: str, width: int) -> int:
 
 
 def training_flops(forward: int) -> int:
-  """Forward and backward pass: the backward one does each product twice."""
+  """FLOPs of forward and backward pass: the backward pass has two products for each product."""
   return 3 * forward
 
 
 def traced_flops(function: Callable[..., Any], *args: Any) -> int:
-  """Products of matrices and convolutions in a function; loops of known length count unrolled."""
+  """FLOPs of a function's matrix products and convolutions; scans count all their iterations."""
   return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 

@@ -1,4 +1,4 @@
-"""Between a clip and its patches, in the one token layout of the package."""
+"""From a clip to its patches and back, in the package's one token layout."""
 
 import einops
 import jax
@@ -11,7 +11,7 @@ from vmae_jax.types import Array, Float, Num, UInt8
 
 
 def token_grid(video_shape: tuple[int, int, int], patch: tuple[int, int, int]) -> tuple[int, ...]:
-  """Tokens (t, h, w) of a clip of (T, H, W); a UserError where the patch does not divide a side."""
+  """Tokens (t, h, w) of a clip of (T, H, W); a UserError if the patch does not divide a side."""
   for name, size, step in zip(('frames', 'height', 'width'), video_shape, patch, strict=True):
     if size % step:
       below = size // step * step
@@ -34,10 +34,10 @@ def patchify(video: Num[Array, 'b T H W C'], *, patch: tuple[int, int, int]) -> 
 
 
 def _cut_bytes(video: UInt8[Array, 'b T H W C'], patch: tuple[int, int, int]):
-  """`patchify` for a TPU, which keeps channels apart and is slow at moving single bytes.
+  """`patchify` for a TPU, which stores channels apart and moves single bytes slowly.
 
-  A product with zeros and ones puts the channels of a row side by side, for less than half of the
-  cycles; bfloat16 holds all values of uint8.
+  A product with zeros and ones puts the channels of a row side by side and takes less than half of
+  the cycles. It is exact, since bfloat16 holds all values of uint8.
   """
   (pt, ph, pw), (w, c) = patch, video.shape[-2:]
   places = jnp.eye(w * c, dtype=jnp.bfloat16).reshape(w, c, -1)
@@ -45,7 +45,8 @@ def _cut_bytes(video: UInt8[Array, 'b T H W C'], patch: tuple[int, int, int]):
   patches = einops.rearrange(
     rows, 'b (t pt) (h ph) (w q) -> b (t h w) (pt ph q)', pt=pt, ph=ph, q=pw * c
   )
-  # Else the compiler would cut floats, of four times as many bytes, and the clip once for each use.
+  # Otherwise the compiler would convert to float first, four times as many bytes to move, and cut
+  # the clip once for each use.
   return jax.lax.optimization_barrier(patches)
 
 
@@ -59,13 +60,13 @@ def unpatchify(
 
 
 def unit_range(video: Num[Array, '*b C']) -> Float[Array, '*b C']:
-  """RGB in [0, 1]: uint8 over 255, floats as they are."""
+  """RGB in [0, 1]: uint8 is divided by 255, floats are left as they are."""
   return video.astype(jnp.float32) / 255 if video.dtype == jnp.uint8 else video
 
 
 def normalise(
   video: Float[Array, '*b C'], *, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, '*b C']:
-  """Frames or patches in [0, 1] with the given mean and deviation of each channel taken out."""
+  """Frames or patches in [0, 1], normalised by the mean and the deviation of each channel."""
   values = video.shape[-1] // len(mean)  # Of each channel, in a patch.
   return (video - np.tile(mean, values)) / np.tile(std, values)

@@ -1,4 +1,4 @@
-"""Fixed sine-cosine positions over the flattened token index."""
+"""Fixed sine-cosine positions of the flattened token index."""
 
 import math
 
@@ -8,11 +8,11 @@ from vmae_jax.types import Float
 
 
 def sincos_positions(n: int, d: int) -> Float[np.ndarray, 'n d']:
-  """VideoMAE's table: one dimension over the index (t * h + y) * w + x, sines at even columns.
+  """VideoMAE's table of positions, over the one index (t * h + y) * w + x.
 
-  Column j of row i has the angle i / 10000^(2 floor(j / 2) / d): sine for even j, cosine for
-  odd j. Computed in float64. Not a parameter: it follows from the clip's size, so that a
-  model takes any size, and checkpoints hold no positions.
+  Column j of row i is the sine (even j) or cosine (odd j) of i / 10000^(2 floor(j / 2) / d),
+  computed in float64. The table is no parameter: it follows from the clip's size, so that a model
+  takes clips of any size and checkpoints hold no positions.
 
   Source: VideoMAE's released code, `get_sinusoid_encoding_table`.
   """
@@ -25,9 +25,9 @@ def interpolated_positions(
 ) -> Float[np.ndarray, 'n d']:
   """The table of the grid `trained`, interpolated to `grid`: linear in time, bicubic in space.
 
-  Both are tokens (t, h, w) of clips. VideoMAE V2 and MGMAE fine-tune other sizes so;
-  `sincos_positions(n, d)` is the alternative. As PyTorch's `interpolate` without aligned corners
-  and without smoothing.
+  Both are tokens (t, h, w) of clips. VideoMAE V2 and MGMAE fine-tune other sizes in this way; the
+  alternative is `sincos_positions(n, d)`. The result is that of PyTorch's `interpolate` with
+  align_corners and antialias False.
   """
   table = sincos_positions(math.prod(trained), d).astype(np.float64).reshape(*trained, d)
   for axis, taps in enumerate((_linear_taps, _cubic_taps, _cubic_taps)):
@@ -43,13 +43,13 @@ def interpolated_positions(
 
 
 def _linear_taps(at):
-  """(index, weight) pairs of the two neighbours of each place."""
+  """(index, weight) of the two neighbours of each coordinate."""
   first = np.floor(at)
   return [(first, 1 - (at - first)), (first + 1, at - first)]
 
 
 def _cubic_taps(at):
-  """(index, weight) pairs of the four neighbours of each place: the cubic with a = -0.75."""
+  """(index, weight) of the four neighbours of each coordinate: cubic convolution, a = -0.75."""
   first, a = np.floor(at), -0.75
 
   def near(x):

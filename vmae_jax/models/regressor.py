@@ -1,4 +1,4 @@
-"""The latent regressor of CAE and MAM2: from visible latents to latents of masked tokens."""
+"""The latent regressor of CAE and MAM2: from latents of visible tokens to those of masked ones."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from vmae_jax.types import Array, Float
 
 
 class CrossAttention(nn.Module):
-  """Attention with a matrix of its own for each of q, k and v; biases as in `Attention`."""
+  """Attention with separate matrices for q, k and v; biases as in `Attention`."""
 
   heads: int
   dtype: Any = jnp.float32
@@ -47,7 +47,8 @@ class CrossAttention(nn.Module):
 
 
 class RegressorBlock(Shared):
-  """One block. Its norms are CAE's: the second one replaces the stream that the MLP adds to."""
+  """Cross-attention and an MLP. As in CAE, the MLP adds to the output of the second norm, not to
+  its input."""
 
   heads: int
   mlp: int
@@ -60,13 +61,13 @@ class RegressorBlock(Shared):
     query_positions: Float[Array, 'b m d'],
     positions: Float[Array, 'b j d'],
   ) -> Float[Array, 'b m d']:
-    """The next queries.
+    """The queries of the next block.
 
     Args:
-      queries: What is known of the masked tokens so far.
-      latents: Of the visible tokens: the same in every block.
-      query_positions: Of the masked tokens.
-      positions: Of visible and masked tokens, in this order; j = k + m.
+      queries: The masked tokens' latents so far.
+      latents: The visible tokens' latents, the same in every block.
+      query_positions: Positions of the masked tokens.
+      positions: Positions of visible and masked tokens, in this order; j = k + m.
     """
 
     def norm(name):
@@ -76,7 +77,7 @@ class RegressorBlock(Shared):
       return LayerScale(self.layer_scale, name=name)(x) if self.layer_scale else x
 
     queries = constrain_batch(queries)
-    # Masked tokens see each other; positions go into queries and keys, never into values.
+    # Masked tokens also attend to each other; positions go into queries and keys, not into values.
     keys = jnp.concatenate([latents, queries], axis=1)
     x = CrossAttention(self.heads, self.dtype, self.implementation, name='attention')(
       norm('norm_q')(queries + query_positions),
@@ -88,13 +89,13 @@ class RegressorBlock(Shared):
 
 
 class Regressor(Shared):
-  """Predicts the latents of masked tokens from those of visible ones.
+  """Predicts the latents of masked tokens from those of visible tokens.
 
-  Every masked token starts from one learnt mask token. What it learns of a token's content has
-  to come from the visible latents, so that the encoder, and not a decoder, does the encoding.
+  Every masked token starts from one learnt mask token, so that its content can only come from the
+  visible latents: the encoder, and not a decoder, has to describe the video.
 
-  Source: Chen et al., Context Autoencoder (2022), section 3.1 and its released code. That MAM2's
-  regressor has these blocks is our choice: the paper says what it is for, not what it is.
+  Source: Chen et al., Context Autoencoder (2022), section 3.1 and its released code. Using its
+  blocks for MAM2 is our choice: MAM2's paper gives the regressor's purpose, not its layers.
   """
 
   width: int
@@ -109,13 +110,13 @@ class Regressor(Shared):
     visible_positions: Float[Array, 'b k d'],
     masked_positions: Float[Array, 'b m d'],
   ) -> Float[Array, 'b m d']:
-    """Latents of the masked tokens, normalised like the encoder's of the visible tokens."""
+    """Latents of the masked tokens, after a last LayerNorm as the encoder has one."""
     mask_token = self.param('mask_token', mask_token_init, (self.width,))
     queries = jnp.broadcast_to(mask_token.astype(self.dtype), masked_positions.shape)
     positions = jnp.concatenate([visible_positions, masked_positions], axis=1)
     block = rematerialised(RegressorBlock, self.remat, scan=self.scan)
     block = block(self.heads, self.mlp, **self.shared, name='block')
-    once = dict(depth=self.depth, scan=self.scan, in_axes=nn.broadcast)
-    layers = stack(lambda block, x, *rest: (block(x, *rest), None), **once)
+    how = dict(depth=self.depth, scan=self.scan, in_axes=nn.broadcast)
+    layers = stack(lambda block, x, *rest: (block(x, *rest), None), **how)
     queries, _ = layers(block, queries, latents, masked_positions, positions)
     return layer_norm(eps=self.eps, dtype=self.dtype, name='norm')(queries)

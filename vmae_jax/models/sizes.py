@@ -1,8 +1,8 @@
 """The table of model sizes."""
 
-# S, B, L, H: VideoMAE's models and the decoder depths of its pre-training scripts.
-# giant: VideoMAE V2 (use it with model.patch = (2, 14, 14)), whose decoder has its encoder's
-#   ratio, too: int(512 * 48 / 11) hidden units.
+# s, b, l, h: VideoMAE's models, with the decoder depths of its pre-training scripts.
+# giant: VideoMAE V2 (with model.patch = (2, 14, 14)); its decoder has the encoder's MLP ratio, too:
+#   int(512 * 48 / 11) hidden units.
 # tiny and demo are ours, for tests, laptops and the demo.
 _NAMES = ('width', 'depth', 'heads', 'mlp')
 _TABLE = {  # Of the encoder, then of the decoder.
