@@ -61,7 +61,7 @@ def test_mistakes(path, tmp_path):
     load_params(path, kind='vqgan')
   foreign = tmp_path / 'foreign.safetensors'
   save_file({'a': np.zeros(2)}, foreign)
-  with pytest.raises(UserError, match='none of vmae_jax.*convert'):
+  with pytest.raises(UserError, match='not one of vmae_jax.*convert'):
     load_params(foreign, kind='thing')
   data = path.read_bytes()
   for name, damaged in (('cut', data[:-3]), ('text', b'hello'), ('empty', b'')):

@@ -1,8 +1,8 @@
 """The convolutional encoder and decoder of VQGAN.
 
 Esser et al., Taming Transformers for High-Resolution Image Synthesis, CVPR 2021, as in the
-authors' code. Modules have the names of that code, by which weights are found. Attention is at
-the last level and in the middle for frames of any size; the original says the same by the
+authors' code. Modules have the names of that code, so that weights are found by name. Attention is
+at the last level and in the middle, whatever the frames' size; the original states the same as the
 resolution that 256 pixels have there.
 """
 
@@ -14,17 +14,17 @@ from flax import linen as nn
 
 from vmae_jax.types import Array, Float
 
-# PyTorch's, in which the original is written; it also compiles much faster than flax's default.
+# PyTorch's default, as in the original; it also compiles much faster than flax's default.
 uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 def dense(width: int, dtype: Any, name: str | None = None) -> nn.Dense:
-  """A matrix at every position, which the original writes as a convolution of 1 x 1."""
+  """The same linear layer at every position; the original has a 1 x 1 convolution."""
   return nn.Dense(width, kernel_init=uniform, dtype=dtype, name=name)
 
 
 class Part(nn.Module):
-  """What all parts have in common."""
+  """What all modules of this file have in common."""
 
   groups: int
   dtype: Any
@@ -34,7 +34,7 @@ class Part(nn.Module):
     return nn.Conv(width, (3, 3), name=name, **how)
 
   def norm(self, name: str) -> nn.GroupNorm:
-    """GroupNorm with statistics in float32, variance by the two-pass formula."""
+    """GroupNorm with float32 statistics and the two-pass formula for the variance."""
     how = dict(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype)
     return nn.GroupNorm(self.groups, name=name, **how)
 
@@ -43,7 +43,7 @@ class Part(nn.Module):
 
 
 class ResnetBlock(Part):
-  """x + Conv(swish(Norm(Conv(swish(Norm(x)))))), x through a matrix if the width changes."""
+  """x + Conv(swish(Norm(Conv(swish(Norm(x)))))); if the width changes, x is projected to it."""
 
   width: int
 
@@ -86,8 +86,8 @@ class Level(Part):
       if self.attention:
         x = self.part(AttentionBlock, f'attn_{i}')(x)
     if self.resize == 'downsample':
-      # One row below and one column at the right. SAME would pad both sides of frames of odd
-      # size, and torch's padding=1 always pads both.
+      # Pads one row below and one column at the right. SAME would pad both sides if a size is odd,
+      # torch's padding=1 always does.
       x = self.conv(self.width, 'downsample', strides=2, padding=((0, 1), (0, 1)))(x)
     if self.resize == 'upsample':
       x = einops.repeat(x, 'b h w d -> b (h 2) (w 2) d')
@@ -96,7 +96,7 @@ class Level(Part):
 
 
 class Middle(Part):
-  """Block, attention, block at the lowest resolution."""
+  """A block, attention and a block at the lowest resolution."""
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
@@ -106,11 +106,11 @@ class Middle(Part):
 
 
 class Encoder(Part):
-  """Images in [-1, 1] to latents, 2 ** (levels - 1) times smaller."""
+  """From images in [-1, 1] to latents on a grid 2 ** (levels - 1) times smaller."""
 
-  channels: int  # Width of a level is channels times its multiplier.
-  multipliers: tuple[int, ...]  # One a level, from the finest to the coarsest.
-  blocks: int  # Residual blocks a level.
+  channels: int  # The width of a level is channels times its multiplier.
+  multipliers: tuple[int, ...]  # One for each level, from the finest to the coarsest.
+  blocks: int  # Residual blocks of each level.
   latent: int
 
   @nn.compact
@@ -126,9 +126,9 @@ class Encoder(Part):
 
 
 class Decoder(Part):
-  """Latents to images, in [-1, 1] up to overshoot; levels have one block more than given.
+  """From latents to images, in [-1, 1] or a little beyond; each level has `blocks` + 1 blocks.
 
-  Attributes are those of the encoder. Level 0 is the finest, hence the last.
+  Attributes are those of the encoder. Level 0 is the finest and comes last.
   """
 
   channels: int

@@ -19,15 +19,16 @@ FORMAT = 'vmae_jax'
 def save_params(
   path: str | Path, params: Mapping[str, Any], *, kind: str, config: Mapping[str, Any]
 ) -> None:
-  """Writes parameters and what is needed to build their model again; a UserError where it cannot.
+  """Writes parameters and what is needed to build their model; a UserError if it cannot be written.
 
-  The file appears, or replaces another, when it is complete. Keys are paths in the tree, such as
-  `encoder/conv/bias`. `kind` is the network, such as 'vqgan', `config` its fields, for JSON.
+  The file appears, or replaces another one, only when it is complete. Keys are paths in the tree,
+  such as `encoder/conv/bias`. `kind` is the network, such as 'vqgan', and `config` its fields,
+  which are stored as JSON.
   """
   path = Path(path)
-  # safetensors saves only arrays in C order rightly.
+  # safetensors saves only arrays in C order correctly.
   tensors = {k: np.asarray(v, order='C') for k, v in flatten_dict(params, sep='/').items()}
-  # One entry: safetensors writes several in any order, but equal networks should be equal files.
+  # One entry, since safetensors writes several in any order: equal networks make equal files.
   metadata = {FORMAT: json.dumps({'kind': kind, 'config': dict(config)}, sort_keys=True)}
   partial = path.with_name(f'.{path.name}.partial-{os.getpid()}')
   try:
@@ -41,7 +42,7 @@ def save_params(
 
 
 def read_kind(path: str | Path) -> str:
-  """The kind in a file that `save_params` wrote; '' for any other file."""
+  """The kind of network in a file that `save_params` wrote; '' for any other file."""
   try:
     with safe_open(path, framework='numpy') as f:
       return json.loads((f.metadata() or {}).get(FORMAT, '{}')).get('kind', '')
@@ -53,7 +54,7 @@ def load_params(path: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[st
   """The tree of NumPy arrays and the config that `save_params` wrote.
 
   Raises:
-    UserError: there is no such file, it is damaged, of another format or of another kind.
+    UserError: there is no such file, it is damaged, or it is of another format or kind.
   """
   if not Path(path).is_file():
     raise UserError(f'there is no file {path}.')
@@ -62,8 +63,8 @@ def load_params(path: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[st
       metadata = f.metadata() or {}
       if FORMAT not in metadata:
         raise UserError(
-          f'{path} is a safetensors file, but none of vmae_jax: python -m vmae_jax.convert '
-          f'{path} --out=FILE makes one of a checkpoint it knows.'
+          f'{path} is a safetensors file, but not one of vmae_jax: if it is a checkpoint of a '
+          f'known format, convert it with python -m vmae_jax.convert {path} --out=FILE.'
         )
       about = json.loads(metadata[FORMAT])
       if about['kind'] != kind:

@@ -1,7 +1,7 @@
-"""The built-in tokenizer: a code is a typical patch, found by k-means on the user's videos.
+"""The built-in tokenizer: each code is a typical patch, found by k-means on the user's videos.
 
-It has VQGAN's interface, needs no weights, and learns in under a minute on a CPU. Its codes
-describe colours and edges of a patch; VQGAN's describe textures, too.
+It has VQGAN's interface, needs no weights, and is trained in under a minute on a CPU. Its codes
+describe colours and edges of a patch; VQGAN's also describe textures.
 """
 
 from typing import Any
@@ -25,11 +25,11 @@ class PatchVQ(nn.Module):
     self.codebook = self.param('codebook', nn.initializers.uniform(1.0), shape)
 
   def config(self) -> dict[str, Any]:
-    """The fields that the parameters depend on, for a file."""
+    """The fields that the parameters depend on; `save_tokenizer` writes them."""
     return {'factor': self.factor, 'codes': self.codes}
 
   def patches(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w p']:
-    """The patches of images in [0, 1]; a UserError where sides are no multiples of the factor."""
+    """The patches of images in [0, 1]; a UserError if sides are no multiples of the factor."""
     check_sides(images, self.factor)
     return einops.rearrange(
       images, 'b (h p) (w q) C -> b h w (p q C)', p=self.factor, q=self.factor
@@ -47,5 +47,5 @@ class PatchVQ(nn.Module):
     return jnp.clip(images, 0, 1)
 
   def __call__(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b H W 3']:
-    """Images, RGB in [0, 1], encoded and decoded."""
+    """Encodes and decodes images, RGB in [0, 1]."""
     return self.decode(self.encode(images))

@@ -1,9 +1,9 @@
 """RAFT: optical flow by recurrent look-ups in a correlation volume.
 
 Teed and Deng, RAFT: Recurrent All-Pairs Field Transforms for Optical Flow, ECCV 2020; MGMAE's
-masks follow its flow. Numbers of parameters are as published: 990,162 (small) and 5,257,536
-(large). BatchNorm in the large context encoder is frozen: its weight, bias and running statistics
-are two vectors here, a scale and a bias.
+masks follow its flow. The numbers of parameters are the published ones: 990,162 (small) and
+5,257,536 (large). BatchNorm in the large context encoder is frozen: its weight, bias and running
+statistics become two vectors here, a scale and a bias.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ class RAFT(nn.Module):
   """The flow from first frames to second ones."""
 
   size: str  # 'small' or 'large'.
-  iterations: int = 6  # Updates of the flow; MGMAE has 6, torchvision 12 by default.
+  iterations: int = 6  # Updates of the flow: 6 in MGMAE, 12 by default in torchvision.
   # Type of convolutions and activations. Coordinates, correlations and flow are float32.
   dtype: Any = jnp.float32
 
@@ -64,20 +64,20 @@ class RAFT(nn.Module):
       self.convex_mask = ConvexMask(self.dtype)
 
   def features(self, frames: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
-    """The features of frames in [-1, 1] that are correlated, at an eighth of their size.
+    """The features of frames in [-1, 1] for correlations, at an eighth of the frames' size.
 
-    A UserError where a side of the frames is no multiple of 8.
+    Raises a UserError if a side of the frames is no multiple of 8.
     """
     height, width = frames.shape[1:3]
     if height % 8 or width % 8:
       raise UserError(
-        f'RAFT halves frames three times, and {height} x {width} pixels cannot be: choose a height '
-        'and a width that are multiples of 8.'
+        f'RAFT cannot take frames of {height} x {width} pixels: choose a height and a width that '
+        'are multiples of 8.'
       )
     return self.feature_encoder(frames)
 
   def context(self, frames: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
-    """The first state of the recurrent unit and its input in each iteration, of first frames."""
+    """Of first frames: the recurrent unit's first state and its input in all iterations."""
     return self.context_encoder(frames)
 
   def refine(
@@ -86,9 +86,9 @@ class RAFT(nn.Module):
     second: Float[Array, 'b h w d'],
     context: Float[Array, 'b h w _'],
   ) -> tuple[Float[Array, 'b h w 2'], Float[Array, 'b H W 2']]:
-    """Flow at an eighth of the size, in pixels of that size, and at full size.
+    """Flow at an eighth of the size, in pixels of that size, and flow at full size.
 
-    From `features` of the first and the second frames, and `context` of the first.
+    Takes the `features` of first and second frames and the `context` of first frames.
     """
     spec = SIZES[self.size]
     pyramid = correlation_pyramid(first, second, levels=LEVELS)
@@ -114,7 +114,7 @@ class RAFT(nn.Module):
   def __call__(
     self, first: Float[Array, 'b H W 3'], second: Float[Array, 'b H W 3']
   ) -> Float[Array, 'b H W 2']:
-    """Where each pixel of the first frames is in the second ones; frames are RGB in [-1, 1].
+    """The flow from first to second frames, which are RGB in [-1, 1].
 
     Returns:
       (x, y) in pixels: first[y, x] looks like second[y + flow_y, x + flow_x].
@@ -138,18 +138,18 @@ def raft_flow(
 ) -> Float[Array, 'b q H2 W2 2']:
   """Flow between pairs of frames of clips, all in one batch.
 
-  The features of each frame are computed once. The 15 pairs of 16 neighbouring frames of 224
+  The features of each frame are computed once. The 15 pairs of neighbours among 16 frames of 224
   pixels cost 133 GFLOP (small) or 590 GFLOP (large), compiled, with 6 iterations; the original's
-  15 calls cost 140 and 752. Correlations take 49 MB a clip.
+  15 calls cost 140 and 752. The correlations of a clip take 49 MB.
 
   Args:
     params: RAFT's parameters.
     clip: RGB in [0, 1].
     pairs: (first, second) frames of each flow.
-    eighth: Returns the flow at an eighth of the size, in pixels of that size.
+    eighth: Whether to return the flow at an eighth of the size, in pixels of that size.
 
   Returns:
-    (x, y) in pixels, for each clip in the order of `pairs`.
+    (x, y) in pixels, in the order of `pairs` for each clip.
 
   Raises:
     UserError: a side of the frames is no multiple of 8.

@@ -1,7 +1,7 @@
 """RAFT's correlation volume: how similar each place of one frame is to all places of another.
 
-Coordinates are pixels of the map, not values in [-1, 1]: the original divides by a level's size
-less one, which is zero at the coarsest level of frames of 64 and of 112 pixels.
+Coordinates are in pixels of the map. The original has values in [-1, 1] and divides by a level's
+size minus one, which is zero at the coarsest level of frames of 64 and of 112 pixels.
 """
 
 import math
@@ -14,10 +14,10 @@ from vmae_jax.types import Array, Float
 
 
 def hat(points: Float[Array, '*q'], size: int) -> Float[Array, '*q {size}']:
-  """Weights by which linear interpolation at the points mixes values at 0, 1, ... size - 1.
+  """Weights of linear interpolation at the points, between values at 0, 1, ... size - 1.
 
-  Outside there are zeros, which fade in over one pixel. A product with these weights gives the
-  values of a gather, and accelerators are fast at products.
+  Values outside are zero: within one pixel beyond the ends, the weights fall to 0. A product with
+  these weights replaces a gather, since accelerators are fast at products.
   """
   return jnp.maximum(0.0, 1.0 - jnp.abs(points[..., None] - jnp.arange(size)))
 
@@ -25,17 +25,17 @@ def hat(points: Float[Array, '*q'], size: int) -> Float[Array, '*q {size}']:
 def correlation_pyramid(
   first: Float[Array, 'b h w d'], second: Float[Array, 'b h w d'], *, levels: int
 ) -> list[Float[Array, 'b h w _ _']]:
-  """Scalar products of all features of the first frame with those of the second, in float32.
+  """Dot products of all features of the first frame with all of the second, in float32.
 
-  Each level has half the rows and columns of the one before, rounded down. In small frames the
-  last ones may have none.
+  The second frame has half the rows and columns in each next level, rounded down. Of small frames,
+  the last levels may be empty.
   """
   pyramid = []
   for _ in range(levels):
     how = dict(precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
     products = jnp.einsum('bhwd,byxd->bhwyx', first, second, **how)
     pyramid.append(products / math.sqrt(first.shape[-1]))
-    # Products are linear: the mean of four of them is the product with the mean.
+    # The mean of four products is the product with the mean.
     second = nn.avg_pool(second, (2, 2), (2, 2))
   return pyramid
 
@@ -43,7 +43,7 @@ def correlation_pyramid(
 def look_up(
   pyramid: list[Float[Array, 'b h w _ _']], target: Float[Array, 'b h w 2'], *, radius: int
 ) -> Float[Array, 'b h w l']:
-  """Correlations around the places that the flow points to, bilinear, zero outside.
+  """Correlations around the places that the flow points to: bilinear, zero outside the frame.
 
   Args:
     pyramid: The result of `correlation_pyramid`.
@@ -51,8 +51,8 @@ def look_up(
     radius: Radius of the window at each level, in pixels of the level.
 
   Returns:
-    (2 radius + 1) ** 2 values a level, finest level first; in a window x varies slowest, as the
-    weights were trained.
+    (2 radius + 1) ** 2 values for each level, the finest level first. Within a window x varies
+    slowest, as in the original, whose weights expect it.
   """
   offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
   found = []
@@ -60,7 +60,7 @@ def look_up(
     centre = target / 2**i
     x = hat(centre[..., 0, None] + offsets, level.shape[-1])
     y = hat(centre[..., 1, None] + offsets, level.shape[-2])
-    # Full precision: these weights are coordinates.
+    # In full precision, since the weights x and y stand for coordinates.
     rows = jnp.einsum('bhwyx,bhwjy->bhwjx', level, y, precision=lax.Precision.HIGHEST)
     window = jnp.einsum('bhwjx,bhwix->bhwij', rows, x, precision=lax.Precision.HIGHEST)
     found.append(window.reshape(*target.shape[:3], -1))

@@ -1,4 +1,4 @@
-"""RAFT's convolutional encoder: a frame -> a map of an eighth of its size."""
+"""RAFT's convolutional encoder: from a frame to a map of an eighth of its size."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from vmae_jax.types import Array, Float
 def conv(
   width: int, kernel: int | tuple[int, int], *, stride: int = 1, dtype: Any, name: str
 ) -> nn.Conv:
-  """A convolution padded by half its kernel on both sides, as RAFT was trained.
+  """A convolution padded by half its kernel on both sides, as in the trained RAFT.
 
-  With stride 2, 'SAME' pads frames of even size on one side only.
+  With stride 2, 'SAME' would pad frames of even size on one side only.
   """
   kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
   padding = [(k // 2, k // 2) for k in kernel]
@@ -22,7 +22,7 @@ def conv(
 
 
 def instance_norm(x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
-  """Zero mean and unit variance of each channel over the map; statistics in float32."""
+  """Gives each channel zero mean and unit variance over the map; statistics are float32."""
   y = x.astype(jnp.float32)
   y -= y.mean(axis=(1, 2), keepdims=True)
   y *= jax.lax.rsqrt(jnp.square(y).mean(axis=(1, 2), keepdims=True) + 1e-5)
@@ -30,7 +30,7 @@ def instance_norm(x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
 
 
 class Affine(nn.Module):
-  """A frozen BatchNorm: its weights and running statistics as one scale and one bias."""
+  """A frozen BatchNorm, whose weights and running statistics make one scale and one bias."""
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
@@ -40,7 +40,7 @@ class Affine(nn.Module):
 
 
 class ConvNormRelu(nn.Module):
-  """A convolution, the norm ('instance', 'batch' or 'none') and, if asked for, ReLU."""
+  """A convolution, a norm ('instance', 'batch' or 'none') and a ReLU if `relu`."""
 
   width: int
   kernel: int
@@ -60,7 +60,7 @@ class ConvNormRelu(nn.Module):
 
 
 class Block(nn.Module):
-  """Residual block: two 3x3 convolutions or, with a bottleneck, 1x1, 3x3 and 1x1."""
+  """A residual block of two 3x3 convolutions or, with a bottleneck, of 1x1, 3x3 and 1x1."""
 
   width: int
   norm: str
@@ -82,7 +82,7 @@ class Block(nn.Module):
       y = layer(self.width, 3, 'layer2')(y)
     if self.stride != 1:
       x = layer(self.width, 1, 'skip', self.stride, relu=False)(x)
-    # y has been through a ReLU already: this is how RAFT was trained.
+    # y already is the output of a ReLU, as in the trained RAFT.
     return nn.relu(x + y)
 
 

@@ -1,4 +1,4 @@
-"""RAFT's recurrent update of the flow, and the two ways to bring it to full size."""
+"""RAFT's recurrent update of the flow, and its two ways of upsampling the flow."""
 
 from typing import Any
 
@@ -31,11 +31,11 @@ class Gru(nn.Module):
 
 
 class Update(nn.Module):
-  """One iteration: correlations, flow and context -> hidden state and change of the flow."""
+  """One iteration: from correlations, flow and context to hidden state and change of the flow."""
 
   corr: tuple[int, ...]  # Widths of the layers on the correlations: 1x1, then 3x3.
   flow: tuple[int, int]  # Widths of the layers on the flow: 7x7 and 3x3.
-  motion: int  # Width of the layer after both.
+  motion: int  # Width of the layer on both together.
   kernels: tuple[tuple[int, int], ...]  # Kernels of the recurrent units.
   head: int  # Width of the layer before the change of the flow.
   dtype: Any = jnp.float32
@@ -65,21 +65,21 @@ class Update(nn.Module):
 
 
 class ConvexMask(nn.Module):
-  """Scores of nine coarse neighbours, whose mean is the flow of a pixel at full size."""
+  """For each pixel at full size, the scores of its nine coarse neighbours."""
 
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, hidden: Float[Array, 'b h w d']) -> Float[Array, 'b h w 576']:
     y = nn.relu(conv(256, 3, dtype=self.dtype, name='layer1')(hidden))
-    # The quarter balances gradients in training; the weights were trained with it.
+    # The trained weights expect this factor, which balances gradients in training.
     return 0.25 * conv(576, 1, dtype=self.dtype, name='layer2')(y).astype(jnp.float32)
 
 
 def upsample_convex(
   flow: Float[Array, 'b h w 2'], scores: Float[Array, 'b h w 576']
 ) -> Float[Array, 'b H W 2']:
-  """Eight times as large: each pixel is a convex mean of the 3x3 coarse flows around it."""
+  """Flow at eight times the size: each pixel is a convex combination of 3 x 3 coarse flows."""
   h, w = flow.shape[1:3]
   padded = jnp.pad(8 * flow, ((0, 0), (1, 1), (1, 1), (0, 0)))
   around = [padded[:, y : y + h, x : x + w] for y in range(3) for x in range(3)]
@@ -90,7 +90,7 @@ def upsample_convex(
 
 
 def upsample_bilinear(flow: Float[Array, 'b h w 2']) -> Float[Array, 'b H W 2']:
-  """Eight times as large; the outermost samples of both grids coincide ("align corners")."""
+  """Flow at eight times the size, bilinear; corner samples of both grids coincide."""
   h, w = flow.shape[1:3]
   y, x = (hat(jnp.linspace(0.0, n - 1, 8 * n), n) for n in (h, w))
   return 8 * jnp.einsum('bhwc,Hh,Ww->bHWc', flow, y, x, precision='highest')

@@ -1,4 +1,4 @@
-"""A frozen encoder as a teacher: a target asks it for its tokens."""
+"""A frozen encoder as a teacher, whose tokens are the target."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,20 +14,21 @@ from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Array, Float, Num
 
-UNTRAINED = 'untrained'  # A config may give this in place of a path.
-AVERAGE = 'average'  # Or this: the moving average of the model that learns.
+# A config may give these in place of a path.
+UNTRAINED = 'untrained'
+AVERAGE = 'average'  # The moving average of the model that is trained.
 
 
 class Teacher(NamedTuple):
   """An encoder and where it comes from."""
 
   encoder: Encoder  # Takes clips in uint8 or [0, 1].
-  params: Any  # Its parameters; of the moving average, their shapes.
-  # Frames, rows and columns of the clips that it was trained on. One of single frames is an image
-  # teacher: it sees the first frame of each time slot.
+  params: Any  # Its parameters; for the moving average only their shapes.
+  # Frames, rows and columns of the clips that it was trained on. A teacher that was trained on
+  # single frames sees the first frame of each time slot.
   clip: tuple[int, int, int]
   where: str  # The checkpoint or file.
-  # A checksum of its parameters: of two runs with the same one, targets are the same.
+  # A checksum of its parameters: runs with the same checksum have the same targets.
   digest: str = ''
 
   def tokens(
@@ -39,17 +40,17 @@ class Teacher(NamedTuple):
     layers: Sequence[int],
     norm: bool,
   ) -> list[Float[Array, 'b n _']]:
-    """Tokens after each of some blocks, in the layout of the model's.
+    """Tokens after each of the given blocks, in the model's token layout.
 
     Args:
       params: `self.params` on the devices.
       clip: uint8, or floats in [0, 1].
-      patch: The patch of the model that learns.
-      layers: Blocks: 1 for the first, -1 for the last.
-      norm: Applies the teacher's last LayerNorm, if it has one, to each.
+      patch: The patch of the model that is trained.
+      layers: Blocks: 1 is the first, -1 the last.
+      norm: Whether the teacher's last LayerNorm, if it has one, is applied to each.
 
     Raises:
-      UserError: there is no such block, or its tokens are not the model's.
+      UserError: there is no such block, or the teacher's grid of tokens is not the model's.
     """
     encoder, wanted = self.encoder, token_grid(clip.shape[1:4], patch)
     if wrong := [layer for layer in layers if not 1 <= abs(layer) <= encoder.depth]:
@@ -65,10 +66,11 @@ class Teacher(NamedTuple):
       raise UserError(
         f'the teacher {self.where} makes {"x".join(map(str, grid))} tokens of '
         f'{"a frame" if images else "a clip"}, the model {"x".join(map(str, wanted))} of a clip: '
-        'take one with the same patches.'
+        'choose a teacher with the same patches.'
       )
     trained = token_grid(self.clip, encoder.patch)
-    if trained[1:] != grid[1:] or trained[0] < grid[0]:  # The same numbers would be other places.
+    # Positions are indices of tokens, which stand for other places in a grid of another size.
+    if trained[1:] != grid[1:] or trained[0] < grid[0]:
       places = encoder.position_grid or (min(grid[0], trained[0]), *trained[1:])
       encoder = encoder.clone(position_grid=places)
     encoder = encoder.clone(final_norm=False)
@@ -91,19 +93,19 @@ class Teacher(NamedTuple):
 
 
 def averaged(teachers: Mapping[str, Teacher]) -> dict[str, Any]:
-  """What a step adds to the frozen networks for those that are its own average: shapes."""
+  """What a step adds to the frozen networks for a teacher that is the moving average: shapes."""
   found = [x.params for x in teachers.values() if x.where == AVERAGE]
   return {AVERAGE: {'encoder': found[0]}} if found else {}
 
 
 def params_of(name: str, teacher: Teacher, frozen: Mapping[str, Any]) -> Any:
-  """The parameters of a teacher among all frozen ones of a step."""
+  """A teacher's parameters, from the frozen networks of a step."""
   return frozen[AVERAGE]['encoder'] if teacher.where == AVERAGE else frozen[f'teacher {name}']
 
 
 def of_compute_type(params: Any, dtype: Any) -> Any:
-  """Parameters with their kernels in the type that products are computed in, which are the same
-  then and take half the memory."""
+  """Parameters with kernels in the type of the matrix products: the results are the same, and in
+  bfloat16 they take half the memory."""
 
   def cast(path, x):
     return x.astype(dtype) if path[-1].key == 'kernel' else x

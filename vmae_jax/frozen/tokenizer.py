@@ -1,4 +1,4 @@
-"""A frozen tokenizer as a file."""
+"""Files of frozen tokenizers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ _HOW_TO_GET_ONE = (
 
 
 class Tokenizer(NamedTuple):
-  """A frozen network and its file."""
+  """A frozen tokenizer and its file."""
 
   model: VQGAN | PatchVQ
   params: Mapping[str, Any]
@@ -31,14 +31,14 @@ class Tokenizer(NamedTuple):
 
 
 def param_shapes(model: VQGAN | PatchVQ) -> dict[str, Any]:
-  """A model's parameters, as shapes."""
+  """The shapes of a model's parameters."""
   side = model.factor
   images = jnp.zeros((1, side, side, 3))
   return jax.eval_shape(lambda: model.init(jax.random.key(0), images))['params']
 
 
 def save_tokenizer(path: str | Path, model: VQGAN | PatchVQ, params: Mapping[str, Any]) -> None:
-  """Writes a tokenizer to one safetensors file; errors are those of `save_params`."""
+  """Writes a tokenizer to a safetensors file, see `save_params`."""
   kind = next(kind for kind, cls in MODELS.items() if isinstance(model, cls))
   save_params(path, params, kind=kind, config=model.config())
 
@@ -77,7 +77,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def untrained_tokenizer() -> Tokenizer:
-  """For smoke runs and tests: its codes are the nearest of 64 random colours."""
+  """A tokenizer for smoke runs and tests: a code is the nearest of 64 random colours."""
   model = PatchVQ(factor=8, codes=64)
   colours = jax.random.uniform(jax.random.key(0), (model.codes, 1, 3))
   codebook = jnp.tile(colours, (1, model.factor**2, 1)).reshape(model.codes, -1)

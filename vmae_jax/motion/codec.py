@@ -1,25 +1,26 @@
-"""Flow from the codec: the motion vectors that a decoder gives beside its frames, for nothing.
+"""Flow from the codec's motion vectors, which a decoder gives with its frames at no cost.
 
-Encoders say of most blocks from where in another frame they are copied. That is no true motion (a
-blank wall may be copied from anywhere), but much like it, and it costs no device anything.
+For most blocks, an encoder stores the place in another frame that they are copied from. This is not
+the true motion (a blank wall may be copied from anywhere), but close to it, and needs no work on
+the device.
 
-What becomes of vectors, where a choice has to be made:
+How vectors become flow, where there is a choice:
 
-- They become velocities, in cells of a coarse grid for each frame of the video: vectors over the
-  number of frames to the one that they point to, later frames of B-frames reversed, and the mean
-  where a block has several.
-- Decoders tell the direction of a reference, but not which one it is: it is taken to be the nearest
-  frame on that side that others may refer to. (H.264 allows any of up to 16; encoders mostly take
+- They become velocities on a coarse grid, in cells per frame of the video: a vector is divided by
+  the number of frames to its reference, with its sign changed if the reference is later (in
+  B-frames). A block with several vectors has their mean.
+- Decoders give the direction of a reference, but not its number: it is taken to be the nearest
+  frame on that side that others may refer to. (H.264 allows any of up to 16; encoders mostly choose
   the nearest.)
 - Flow from one frame of a clip to the next is the velocity in the later one, as most vectors point
-  back in time, times the frames of the video between them, whatever the stride; between frames
-  further apart it is the sum, and backwards its reverse. What moves is taken to go on as it does.
+  back in time, times the number of frames of the video between them: velocities are taken to be
+  constant over a stride. Flow over several frames is the sum; backward flow is the negative.
 - A cell without vectors (blocks, or whole frames, that are coded by themselves) gets the mean of
-  the 3 x 3 cells around it; if these have none, what is in its place in the nearest frame of the
-  clip; if none has any, it stands still. `known` counts.
-- libav gives vectors of H.264, MPEG-1, 2 and 4, H.263 and their kin, and none of H.265, VP8, VP9
-  and AV1. Nor have pictures any, and videos whose frames have to be counted (`data.video`) although
-  their codec reorders them.
+  the 3 x 3 cells around it; if these have none, the value at its place in the nearest frame of the
+  clip; if no frame has one, 0. `known` says which cells have their own.
+- libav gives vectors for H.264, MPEG-1, 2 and 4, H.263 and related codecs, but not for H.265, VP8,
+  VP9 and AV1. There are none for pictures, either, or for videos whose frames have to be counted
+  (`data.video`) although their codec reorders them.
 """
 
 import bisect
@@ -37,16 +38,16 @@ from av.video.frame import PictureType
 
 from vmae_jax.types import Array, Bool, Float, Int
 
-BLOCK = 8  # Pixels: the smallest blocks that libav tells apart; those of 16 are four of them.
+BLOCK = 8  # Side in pixels of the smallest blocks that libav reports; one of 16 counts as four.
 
 
 class Blocks(NamedTuple):
   """Velocities of the blocks of a frame.
 
   Attributes:
-    values: (x, y), to the right and downwards, in pixels for each frame of the video; NaN where a
-      block has no vector.
-    top, left: The pixel of the picture at which they begin.
+    values: (x, y), to the right and downwards, in pixels per frame of the video; NaN where a block
+      has no vector.
+    top, left: The pixel of the picture at which the blocks begin.
   """
 
   values: Float[np.ndarray, 'y x 2']
@@ -54,44 +55,45 @@ class Blocks(NamedTuple):
   left: int = 0
 
   def turned(self, size: tuple[int, int], swap: bool, flips: tuple[bool, bool]) -> 'Blocks':
-    """Those of the picture as it is shown.
+    """The blocks of the picture as it is shown.
 
     Args:
       size: Height and width of the stored picture.
-      swap: Whether its columns are shown as rows; before
-      flips: top and bottom, and left and right, are mirrored.
+      swap: Whether rows and columns are swapped; this comes first.
+      flips: Whether top and bottom, and left and right, are then mirrored.
     """
     values, begins = self.values, []
     if swap:
       values, size = values.transpose(1, 0, 2)[..., ::-1], size[::-1]
     for axis, flip in enumerate(flips):
       begins.append(size[axis] - BLOCK * values.shape[axis] if flip else 0)
-      if flip:  # Of rows y changes its sign, of columns x.
+      if flip:  # Mirrored rows change the sign of y, mirrored columns that of x.
         values = np.flip(values, axis) * np.where([axis == 1, axis == 0], -1, 1)
     return Blocks(values, *begins)
 
 
 def block_motion(frame: av.VideoFrame, gaps: tuple[int, int], *, codec: str) -> Blocks:
-  """The motion of a decoded frame as it is stored.
+  """The motion of a decoded frame, as the frame is stored.
 
   Args:
-    frame: Of a decoder with the option export_side_data=mvs.
-    gaps: Frames from the reference that is shown before it, and to that after it; 0 for none.
-    codec: The decoder's name. Of MPEG-4's B-frames vectors of 0 are left out: libav gives them for
-      blocks in direct mode, too.
+    frame: From a decoder with the option export_side_data=mvs.
+    gaps: The number of frames from the reference that is shown before the frame, and to the one
+      after it; 0 if there is none.
+    codec: The decoder's name. In B-frames of MPEG-4, vectors of 0 are ignored, since libav also
+      gives them for blocks in direct mode.
   """
   rows, columns = (-(-n // 16) * 16 // BLOCK for n in (frame.height, frame.width))
   side_data = frame.side_data.get(Type.MOTION_VECTORS)
   if side_data is None:
     return Blocks(np.full((rows, columns, 2), np.nan, np.float32))
   found = side_data.to_ndarray()
-  frames = np.where(found['source'] < 0, -gaps[0], gaps[1])  # To the reference, which lies there:
-  there = np.stack([found['motion_x'], found['motion_y']]) / np.maximum(found['motion_scale'], 1)
+  frames = np.where(found['source'] < 0, -gaps[0], gaps[1])  # From the frame to the reference.
+  vector = np.stack([found['motion_x'], found['motion_y']]) / np.maximum(found['motion_scale'], 1)
   use = frames != 0
   if codec == 'mpeg4' and frame.pict_type == PictureType.B:
-    use &= there.any(axis=0)
-  velocity = there / np.where(use, frames, 1)
-  # A vector is of one, two or four blocks.
+    use &= vector.any(axis=0)
+  velocity = vector / np.where(use, frames, 1)
+  # A vector belongs to one, two or four blocks.
   down, right = np.array([(0, 0, 1, 1), (0, 1, 0, 1)], np.int16)
   y, x = (
     ((found[f'dst_{x}'] - (found[side] >> 1)) // BLOCK)[:, None] + more
@@ -110,17 +112,17 @@ def block_motion(frame: av.VideoFrame, gaps: tuple[int, int], *, codec: str) -> 
 def cut_motion(
   frames: Sequence[Blocks | None], box: tuple[int, int, int, int], *, flip: bool, cells: int
 ) -> Float[np.ndarray, 'T c c 2']:
-  """The motion of a clip that is cut out of pictures and resized.
+  """The motion of a clip that is cropped from pictures and resized.
 
   Args:
-    frames: The blocks of each frame, as pictures are shown; None where there are none.
-    box: x, y, width and height of what is cut out.
+    frames: The blocks of each frame, as the picture is shown; None if it has none.
+    box: x, y, width and height of the crop.
     flip: Whether the clip is mirrored left and right.
-    cells: Along each side of the clip.
+    cells: The number of cells along each side of the clip.
 
   Returns:
-    Float16: cells for each frame of the video, the mean over the area of each cell; NaN where no
-    block in it has a vector.
+    Float16: velocity in cells per frame of the video, the mean over the area of each cell; NaN
+    where no block in the cell has a vector.
   """
   out = np.full((len(frames), cells, cells, 2), np.nan, np.float16)
   there = [i for i, blocks in enumerate(frames) if blocks is not None]
@@ -131,7 +133,7 @@ def cut_motion(
   _, top, left = frames[there[0]]
 
   def share(start: int, length: int, first: int, count: int) -> Float[np.ndarray, 'c q']:
-    """Pixels of each cell that lie in each block."""
+    """How many pixels of each cell lie in each block, along one axis."""
     cell = start + np.arange(cells + 1) * length / cells
     block = first + BLOCK * np.arange(count + 1)
     ends = np.minimum(cell[1:, None], block[1:]) - np.maximum(cell[:-1, None], block[:-1])
@@ -151,15 +153,15 @@ def cut_motion(
 def reference_gaps(
   packets: Sequence[av.Packet], context: av.VideoCodecContext, *, timed: bool
 ) -> list[tuple[int, int]]:
-  """For each packet the frames from the reference before it, and to that after it; 0 for none.
+  """For each packet, the frames from the reference before it and to the one after it; 0 if none.
 
-  That a frame is one, H.264 says (nal_ref_idc). Other codecs with vectors refer to all but
-  B-frames, which are shown before a frame that is decoded earlier.
+  H.264 marks the frames that are references (nal_ref_idc). In other codecs with vectors all frames
+  are, except B-frames, which are shown before a frame that is decoded earlier.
 
   Args:
-    packets: Of the stream, in its order.
-    context: What decodes them.
-    timed: Whether time stamps tell when frames are shown; else in the order of packets.
+    packets: All packets of the stream, in its order.
+    context: Their decoder.
+    timed: Whether time stamps tell in which order frames are shown; else it is that of packets.
   """
   shown = list(range(len(packets)))
   if timed:
@@ -181,7 +183,10 @@ def reference_gaps(
 
 
 def _h264_refers(data: memoryview, length: int) -> bool:
-  """nal_ref_idc of the first slice; units have their length, of so many bytes, or a start code."""
+  """Whether nal_ref_idc of the first slice is not 0.
+
+  Units begin with their length in `length` bytes or, if this is 0, with a start code.
+  """
   if length:
     starts, at = [], 0
     while at + length < len(data):
@@ -206,7 +211,7 @@ def codec_flow(
     clip: Not used.
     pairs: Frames (i, j): from i to j.
     vectors: What `cut_motion` gives.
-    times: Which frame of the video each frame of the clip is.
+    times: The number in the video of each frame of the clip.
   """
   frames = jnp.diff(times, axis=1, prepend=times[:, :1])[..., None, None, None]
   moved = jnp.cumsum(filled(vectors.astype(jnp.float32)) * frames, axis=1)
@@ -215,12 +220,12 @@ def codec_flow(
 
 
 def known(vectors: Float[Array, '*b 2']) -> Bool[Array, '*b']:
-  """Which cells have vectors of their own."""
+  """Whether each cell has vectors of its own."""
   return jnp.isfinite(vectors[..., 0])
 
 
 def filled(vectors: Float[Array, 'b T c c 2']) -> Float[Array, 'b T c c 2']:
-  """Vectors with values in the place of those that are missing; see the top of this file."""
+  """Vectors with missing values filled in; see the top of this file."""
   has = known(vectors)[..., None]
   both = jnp.concatenate([jnp.where(has, vectors, 0), has], axis=-1)
   for axis in (2, 3):  # Sums of 3 x 3.
@@ -231,7 +236,7 @@ def filled(vectors: Float[Array, 'b T c c 2']) -> Float[Array, 'b T c c 2']:
   vectors = jnp.where(has, vectors, around)
 
   def nearest(vectors, reverse):
-    """Of each cell the nearest earlier (later) frame's vector and how far away that is."""
+    """For each cell the nearest earlier (later) frame's vector, and that frame's distance."""
 
     def step(carried, frame):
       value, age = carried

@@ -1,4 +1,4 @@
-"""Optical flow between pairs of a clip's frames, by any of several estimators."""
+"""Optical flow between pairs of a clip's frames, from one of several estimators."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from vmae_jax.types import Array, Float
 Pair = tuple[int, int]
 
 # (clip Float 'b T H W C' in [0, 1], *, pairs, **options) -> Float 'b q H W 2', on its own grid.
-# RAFT takes its parameters before the clip; `codec` also takes what the loader gives of it.
+# RAFT takes its parameters before the clip; `codec` also takes the loader's `vectors` and `times`.
 ESTIMATORS = {'inverse_search': inverse_search, 'raft': raft_flow, 'codec': codec_flow}
 
 
@@ -24,7 +24,7 @@ class Flow:
   """Where the content of frame i is in frame j, for pairs (i, j); a pytree.
 
   Attributes:
-    values: What is at x in frame i is at x + flow in frame j: (x, y), x to the right and y
+    values: Content at p in frame i is at p + flow in frame j: (x, y), x to the right and y
       downwards, in pixels of the flow's own grid, which may be coarser than the clip's.
     pairs: The pair of each entry of `values`; static.
   """
@@ -72,8 +72,8 @@ def needs_flow(pairs: Callable[..., tuple[Pair, ...]]) -> Callable[[Callable], C
   """Decorator of a masking or target that needs optical flow, as its argument `flow`.
 
   Args:
-    pairs: (frames of a clip, **its options) -> the pairs of frames between which it needs the flow;
-      none if the clip has too few frames.
+    pairs: (frames of a clip, **its options) -> the pairs of frames whose flow it needs; no pairs
+      if the clip has too few frames.
   """
 
   def mark(function: Any) -> Any:

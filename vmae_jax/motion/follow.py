@@ -1,4 +1,4 @@
-"""Points followed from the start of every time slot of a clip, with the frames they are in.
+"""Points that are followed from the start of every time slot of a clip, and their frames.
 
 Axes beside those of `vmae_jax.types`: t time slots; L steps, from one of l = L + 1 frames to the
 next; Hc and Wc rows and columns of cells, one point each.
@@ -24,9 +24,9 @@ class Followed(NamedTuple):
   """What targets along trajectories need.
 
   Attributes:
-    frames: The first frame of each slot and those that its steps end in, in [0, 1]; of
-      `follow_slots` the first alone.
-    tracks: The tracks, with a batch axis (b t): the slots of a clip one after another.
+    frames: The first frame of each slot and the frames that its steps end in, in [0, 1];
+      `follow_slots` gives only the first.
+    tracks: The tracks, with a batch axis (b t): the slots of a clip stand one after another.
   """
 
   frames: Float[Array, 'b t l H W C']
@@ -34,11 +34,12 @@ class Followed(NamedTuple):
 
 
 def clip_pairs(frames: int, *, gap: int = 1) -> list[tuple[int, int]]:
-  """The pairs whose flow `follow_clip` needs: neighbours in the clip.
+  """The pairs of frames whose flow `follow_clip` needs: neighbours in the clip.
 
   Args:
-    frames: Of the clip.
-    gap: The frames of a time slot, for `follow_slots`: from each slot's first frame to the next.
+    frames: The number of frames of the clip.
+    gap: For `follow_slots`, the frames of a time slot: pairs then lead from each slot's first frame
+      to the next slot's.
   """
   return [(i, i + gap) for i in range(0, frames - gap, gap)]
 
@@ -46,12 +47,12 @@ def clip_pairs(frames: int, *, gap: int = 1) -> list[tuple[int, int]]:
 def follow_window(
   window: Float[Array, 'b t l H W C'], *, estimator: Callable[..., Array], **options
 ) -> Followed:
-  """Follows points at the video's own rate (MME's motion interpolation).
+  """Follows points at the video's own frame rate (MME's motion interpolation).
 
-  The encoder sees every stride-th frame and has to predict how points move in between.
+  The model sees every stride-th frame and has to predict how points move in between.
 
   Args:
-    window: Consecutive frames of the video from the first one of each time slot on.
+    window: Consecutive frames of the video, starting with the first frame of each time slot.
     estimator: An entry of ESTIMATORS with its options bound.
     **options: The options of `_follow`.
   """
@@ -63,13 +64,13 @@ def follow_window(
 def follow_clip(
   clip: Float[Array, 'b T H W C'], flow: Flow, *, slot: int, steps: int, **options
 ) -> Followed:
-  """Follows points along the clip's own frames: cheaper, and in larger steps.
+  """Follows points along the clip's own frames, which is cheaper and takes larger steps.
 
-  In the last slots the steps end after the clip; points that start there are not valid.
+  Points of the last slots, whose steps would end after the clip, are not valid.
 
   Args:
     clip: The clips in [0, 1].
-    flow: Flow of `clip_pairs`, at least.
+    flow: Flow of (at least) the pairs of `clip_pairs`.
     slot: Frames in a time slot.
     steps: L.
     **options: The options of `_follow`.
@@ -90,13 +91,13 @@ def follow_clip(
 def follow_slots(clip: Float[Array, 'b T H W C'], flow: Flow, *, slot: int, **options) -> Followed:
   """Follows the points of the clip's first frame from slot to slot.
 
-  A slot has the step from its first frame to the next slot's, of points that lay in their cells in
-  the first frame of all; the last one repeats the step before. Its points are valid if they were in
-  the frame until then.
+  All slots have the same points, each in the cell where it starts in the clip's first frame. A slot
+  has one step, from its first frame to the next slot's; the last slot repeats the step before.
+  Points are valid in a slot if they have not left the frame until then.
 
   Args:
     clip: The clips in [0, 1].
-    flow: Flow of `clip_pairs` with the gap `slot`.
+    flow: Flow of the pairs of `clip_pairs` with the gap `slot`.
     slot: Frames in a time slot.
     **options: The options of `_follow`.
 
@@ -105,7 +106,7 @@ def follow_slots(clip: Float[Array, 'b T H W C'], flow: Flow, *, slot: int, **op
   pairs = clip_pairs(clip.shape[1], gap=slot)
   tracks = _follow(clip[:, None, ::slot], flow.take(pairs), **options).tracks
 
-  def each(x):  # A step more, the last one, and slots beside clips.
+  def each(x):  # Repeats the last step and moves slots into the batch axis.
     x = jnp.concatenate([x, x[:, -1:]], axis=1)
     return x.reshape(-1, 1, *x.shape[2:])
 
@@ -133,10 +134,10 @@ def _follow(
 
   Args:
     frames: The frames of each slot.
-    flow: Flow from each of them to the next, for all slots.
+    flow: Flow from each frame to the next, for all slots.
     pitch: Height and width of a cell in pixels.
-    smooth: Takes the median of 3 x 3 flow values first.
-    camera: Records steps without the camera's motion; points still follow the whole flow.
+    smooth: Whether to take the median of 3 x 3 flow values first.
+    camera: Whether to record steps without the camera's motion; points still follow the whole flow.
     integer: See `track`.
   """
   flow = median(flow) if smooth else flow

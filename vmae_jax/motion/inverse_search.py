@@ -1,14 +1,14 @@
 """Optical flow without weights: dense inverse search, from coarse to fine.
 
-Each frame becomes a pyramid of grey images. At each level frame i is cut into overlapping
-patches, and each patch is searched for in frame j: first where its neighbours were found, then by
-Gauss-Newton steps with the gradient of the patch itself, which stays the same in all steps
-(inverse search). A step is kept only if the patch fits better. The flow of a pixel is the mean
-over the patches that contain it, each weighted by how well it explains this pixel, and is the
-start of the next level. There is no smoothness term, so that edges of motion stay sharp.
+Each frame becomes a pyramid of grey images. At each level, frame i is cut into overlapping patches,
+and each patch is searched for in frame j: first with the flow of its neighbours, then by
+Gauss-Newton steps with the gradient of the patch itself, which stays the same in all steps (inverse
+search). A change is kept only if the patch fits better. The flow of a pixel is the mean over the
+patches that contain it, each weighted by how well it explains this pixel. The next level starts
+from it. There is no smoothness term, so that motion keeps sharp edges.
 
 Source: Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016, without its
-variational refinement. That patches try their neighbours' flow all at once is our choice.
+variational refinement. Trying the neighbours' flow for all patches in parallel is our choice.
 """
 
 import jax
@@ -18,9 +18,9 @@ import numpy as np
 from vmae_jax import sharding
 from vmae_jax.types import Array, Float
 
-PATCH, STRIDE = 8, 4  # Side of a patch, and pixels to the next one: half, so that four overlap.
-MAX_SIDE = 128  # The most pixels of a side of the finest level, to save time.
-MIN_SIDE = 16  # The fewest pixels of a side of the coarsest level.
+PATCH, STRIDE = 8, 4  # Side of a patch, and pixels to the next one, half a side: four overlap.
+MAX_SIDE = 128  # Maximum side of the finest level in pixels, to save time.
+MIN_SIDE = 16  # Minimum side of the coarsest level in pixels.
 GREY = (0.299, 0.587, 0.114)
 
 
@@ -38,18 +38,19 @@ def inverse_search(
   Args:
     clip: RGB in [0, 1].
     pairs: Frames (i, j): from i to j.
-    rounds: Times that patches try their neighbours' flow and improve the best, at each level.
+    rounds: How often patches try their neighbours' flow and improve the best, at each level.
     steps: Gauss-Newton steps in a round.
-    damping: Added to a patch's squared gradients, so that one without detail stays where it is.
+    damping: Added to a patch's squared gradients, so that patches without detail do not move.
     noise: Difference in brightness below which all patches explain a pixel equally well.
 
   Returns:
-    On a grid of H and W over the smallest power of 2 that makes neither longer than MAX_SIDE.
+    Flow in pixels of its grid: H and W over the smallest power of 2 that makes neither larger than
+    MAX_SIDE.
   """
   i, j = (np.array(frames) for frames in zip(*pairs, strict=True))
   rows = len(clip) * len(pairs)
   flow = None
-  # Elsewhere than on CPUs a product would round brightness.
+  # Not a matrix product, in which accelerators would round brightness.
   for level in reversed(_levels((clip * jnp.array(GREY)).sum(-1))):
     h, w = level.shape[-2:]
     more = [(0, max(PATCH - n, -n % STRIDE)) for n in (h, w)]
@@ -85,7 +86,7 @@ def _search(
   steps: int,
   damping: float,
 ) -> Float[Array, 'r 2 n']:
-  """Improves how far (right, down) each patch has moved; there are `places` of them, y by x.
+  """Improves `moved`, how far (right, down) each of `places` (y by x) patches has moved.
 
   A patch's mean brightness is subtracted, so that a change of light has no effect.
   """
@@ -101,9 +102,10 @@ def _search(
     return jnp.square(difference(moved)).sum((1, 2))
 
   def better(state, other):
-    there, here = misfit(other), state[1]
-    moved = jnp.where((there < here)[:, None], other, state[0])
-    return (moved, jnp.minimum(there, here)), None
+    moved, least = state
+    error = misfit(other)
+    moved = jnp.where((error < least)[:, None], other, moved)
+    return (moved, jnp.minimum(error, least)), None
 
   def step(_, moved):
     error = difference(moved)
@@ -124,7 +126,7 @@ def _search(
 
 
 def _levels(grey: Float[Array, 'b T H W']) -> list[Float[Array, 'b T _ _']]:
-  """Images from fine to coarse."""
+  """The pyramid's images, from fine to coarse."""
 
   def halve(image):
     return _apply(*map(_halve, image.shape[-2:]), image)
@@ -140,17 +142,17 @@ def _levels(grey: Float[Array, 'b T H W']) -> list[Float[Array, 'b T _ _']]:
 def _gradient(
   image: Float[Array, 'b T h w'],
 ) -> tuple[Float[Array, 'b T h w'], Float[Array, 'b T h w']]:
-  """Central differences downwards and to the right."""
+  """Central differences: downwards, and to the right."""
   around = jnp.pad(image, ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
   down = around[..., 2:, 1:-1] - around[..., :-2, 1:-1]
   return down / 2, (around[..., 1:-1, 2:] - around[..., 1:-1, :-2]) / 2
 
 
-# The places of patches are the last axis: TPUs pad the last two axes to 8 x 128.
+# The patch's number is the last axis, because TPUs pad the last two axes to 8 x 128.
 
 
 def _cut(image: Float[Array, 'r h w']) -> Float[Array, 'r p p n']:
-  """All patches of an image whose sides STRIDE divides, row after row."""
+  """All patches of an image, row after row; its sides are multiples of STRIDE."""
   rows, h, w = image.shape
   tiles = image.reshape(rows, h // STRIDE, STRIDE, w // STRIDE, STRIDE).transpose(0, 2, 4, 1, 3)
   tiles = jnp.concatenate([tiles[..., :-1, :], tiles[..., 1:, :]], 1)
@@ -159,7 +161,7 @@ def _cut(image: Float[Array, 'r h w']) -> Float[Array, 'r p p n']:
 
 
 def _paste(patches: Float[Array, 'r p p n'], places: tuple[int, int]) -> Float[Array, 'r h w']:
-  """The sum of all patches where they were cut; the transpose of `_cut`."""
+  """The sum of all patches at their places in the image; the transpose of `_cut`."""
   patches = patches.reshape(*patches.shape[:3], *places)
   still = ((0, 0), (0, 0), (0, 0))
   up, down = patches[:, :STRIDE], patches[:, STRIDE:]
@@ -177,9 +179,9 @@ def _without_mean(patches: Float[Array, 'r p p n']) -> Float[Array, 'r p p n']:
 def _look_up(
   image: Float[Array, 'r h w'], moved: Float[Array, 'r 2 n'], places: tuple[int, int]
 ) -> Float[Array, 'r p p n']:
-  """The image in each patch's place moved by (right, down), bilinearly.
+  """The image at each patch's place moved by (right, down), bilinear.
 
-  The image's edge is repeated outside; a patch moves out by at most its own side.
+  Outside, the image's edge is repeated; a patch moves out by at most its own side.
   """
   rows, h, w = image.shape
   y, x = np.indices(places).reshape(2, -1) * STRIDE
@@ -203,36 +205,36 @@ def _look_up(
 def _look_up_by_products(
   image: Float[Array, 'r h w'], left: Float[Array, 'r n'], top: Float[Array, 'r n']
 ) -> Float[Array, 'r p p n']:
-  """The image in patches at (left, top) without a gather, which takes a TPU value by value.
+  """The image in patches at (left, top) without a gather, which a TPU does value by value.
 
-  Columns are mixed by a product with weights that are mostly 0. Of the rows that gives, those of a
-  patch are moved up by 64, 32, ..., 1 rows, or not.
+  A product with weights that are mostly 0 interpolates along rows. Of its result, a patch's rows
+  are then selected by shifts of 64, 32, ..., 1 rows, one for each bit of the first row's number.
   """
   h, w = image.shape[1:]
   bits = [2**k for k in reversed(range((h + PATCH).bit_length()))]
   image = jnp.pad(image, ((0, 0), (PATCH, sum(bits) + 1 - h), (0, 0)), mode='edge')
   at = jnp.clip(left[:, None] + np.arange(PATCH)[:, None], 0, w - 1)
   weights = jnp.maximum(0, 1 - jnp.abs(at[:, :, None] - np.arange(w)[:, None]))
-  # Of factors that are exact to 2**-16 as much brightness is lost: a 250th of a level.
+  # Factors are exact to 2**-16, and so is brightness: to a 250th of one of its 256 levels.
   rows = jnp.einsum('rhw,rqwn->rhqn', image, weights, precision='high')
   first = jnp.floor(top)
   down, first = (top - first)[:, None, None], (first + PATCH).astype(jnp.int32)[:, None, None]
   for bit in bits:
-    still = bit + PATCH  # Rows that the bits below may reach.
-    rows = jnp.where(first & bit, rows[:, bit : bit + still], rows[:, :still])
+    kept = bit + PATCH  # The rows that lower bits may still select.
+    rows = jnp.where(first & bit, rows[:, bit : bit + kept], rows[:, :kept])
   return rows[:, :-1] * (1 - down) + rows[:, 1:] * down
 
 
 def _apply(
   rows: Float[np.ndarray, 'y2 y'], columns: Float[np.ndarray, 'x2 x'], image: Float[Array, '*b y x']
 ) -> Float[Array, '*b y2 x2']:
-  """A change of scale, by a matrix for the rows and one for the columns."""
+  """Resizes an image by one matrix for its rows and one for its columns."""
   wide = jnp.matmul(image, columns.T, precision=jax.lax.Precision.HIGHEST)
   return jnp.matmul(rows, wide, precision=jax.lax.Precision.HIGHEST)
 
 
 def _halve(n: int) -> Float[np.ndarray, 'm n']:
-  """n pixels to half as many, rounded up: weights 1 3 3 1, edges repeated."""
+  """Matrix from n pixels to half as many, rounded up: weights 1 3 3 1, edges repeated."""
   out = np.zeros((-(-n // 2), n), np.float32)
   for row, line in enumerate(out):
     for place, weight in zip(range(2 * row - 1, 2 * row + 3), (1, 3, 3, 1), strict=True):
@@ -241,6 +243,6 @@ def _halve(n: int) -> Float[np.ndarray, 'm n']:
 
 
 def _enlarge(n: int, m: int) -> Float[np.ndarray, 'm n']:
-  """n pixels to the first m of twice as many, linearly, edges repeated."""
+  """Matrix from n pixels to the first m of twice as many: linear, edges repeated."""
   at = np.clip((np.arange(m) + 0.5) / 2 - 0.5, 0, n - 1)
   return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n))).astype(np.float32)

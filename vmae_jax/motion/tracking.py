@@ -1,9 +1,9 @@
-"""Points followed along optical flow: the trajectories of MME's motion target.
+"""Points that follow optical flow: the trajectories of MME's motion target.
 
 Points start in the middle of the cells of a grid and are moved from frame to frame by the flow at
 their place. Positions are (x, y) in pixels of the clip, x to the right and y downwards, from the
-frame's corner: pixel i covers [i, i + 1], its middle is i + 0.5. So a mirrored clip has mirrored
-positions, and a grid of any size covers the same frame.
+frame's corner: pixel i covers [i, i + 1], and its middle is i + 0.5. With these coordinates a
+mirrored clip has mirrored positions, and grids of all sizes cover the same frame.
 
 Axes beside those of `vmae_jax.types`: L steps; Hc and Wc rows and columns of cells, one point each.
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from vmae_jax.types import Array, Bool, Float
 
-LONGEST = 20  # Pixels; the released code cuts longer steps to this.
+LONGEST = 20  # In pixels; the released code clips each component of a step to +- this.
 
 
 @flax.struct.dataclass
@@ -24,10 +24,10 @@ class Tracks:
   """Where points went; a pytree.
 
   Attributes:
-    displacements: What was recorded for each step, in pixels of the clip.
-    positions: Before each step and after the last one. A point that has left the frame is put
-      back on its edge before the next step.
-    inside: Whether the point was in the frame at the beginning of each step and of all before.
+    displacements: The recorded displacement of each step, in pixels of the clip.
+    positions: Positions before each step and after the last one. A point that has left the frame
+      is put back on its edge before the next step.
+    inside: Whether the point was in the frame at the start of this and of all earlier steps.
   """
 
   displacements: Float[Array, 'b L Hc Wc 2']
@@ -36,7 +36,7 @@ class Tracks:
 
   @property
   def valid(self) -> Bool[Array, 'b Hc Wc']:
-    """Whether the point was in the frame at the beginning of every step."""
+    """Whether the point was in the frame at the start of every step."""
     return self.inside[:, -1]
 
 
@@ -55,12 +55,12 @@ def track(
       the clip.
     size: Height and width of the clip.
     pitch: Height and width of a cell, in pixels of the clip.
-    described: Recorded as displacements in place of `flow`, on the same grid, such as flow
-      without the camera's motion; points still follow `flow`. (The released code moves them by
-      what it records.)
-    integer: Follows the released code: flow is truncated to whole pixels and taken from the pixel
-      that the point is in, and recorded steps are cut to LONGEST. Motion of less than a pixel
-      is lost.
+    described: Flow that is recorded as displacements in place of `flow`, on the same grid, such as
+      flow without the camera's motion; points still follow `flow`. (In the released code points
+      follow the recorded flow.)
+    integer: Follows the released code: flow is taken from the pixel that the point is in and
+      truncated to whole pixels, and recorded steps are clipped to LONGEST. Motion of less than a
+      pixel is lost.
   """
   height, width = size
   both = flow if described is None else jnp.concatenate([flow, described], axis=-1)
@@ -90,7 +90,7 @@ def track(
 def _bilinear(
   flow: Float[Array, 'h w f'], position: Float[Array, 'Hc Wc 2'], size: tuple[int, int]
 ) -> Float[Array, 'Hc Wc f']:
-  """The flow at points, in pixels of the clip; beyond its outermost values it is constant."""
+  """The flow at the points, bilinear, in pixels of the clip; constant beyond outermost values."""
   rows, columns, _ = flow.shape
   last = jnp.array([columns - 1, rows - 1], jnp.float32)
   place = jnp.clip(position / _scale(flow, size)[:2] - 0.5, 0, last)
@@ -106,25 +106,25 @@ def _bilinear(
 def _truncated(
   flow: Float[Array, 'h w f'], position: Float[Array, 'Hc Wc 2'], size: tuple[int, int]
 ) -> Float[Array, 'Hc Wc f']:
-  """The flow of the pixel that a point is in, towards zero to whole pixels of the clip."""
+  """The flow of the pixel that a point is in, truncated to whole pixels of the clip."""
   x, y = jnp.moveaxis((position / _scale(flow, size)[:2]).astype(int), -1, 0)
   return jnp.trunc(flow[y, x] * _scale(flow, size))
 
 
 def _scale(flow: Float[Array, 'h w f'], size: tuple[int, int]) -> Float[Array, ' f']:
-  """Pixels of the clip per pixel of the flow's grid: x, y, repeated where two flows are stacked."""
+  """Pixels of the clip per pixel of the flow's grid: (x, y), twice if two flows are stacked."""
   h, w, f = flow.shape
   return jnp.array([size[1] / w, size[0] / h] * (f // 2), jnp.float32)
 
 
 def median(flow: Float[Array, '*b h w 2']) -> Float[Array, '*b h w 2']:
-  """The median of each 3 x 3 window and component, edges repeated.
+  """The median of each component over each 3 x 3 window, with edges repeated.
 
   It removes single wrong values and keeps the edges of moving objects sharp. The paper applies it
   before each look-up; the released code has the filter but does not use it.
   """
 
-  def three(x, axis):  # The lowest, middle and highest of neighbours along an axis.
+  def three(x, axis):  # The lowest, middle and highest of three neighbours along an axis.
     pad = [(0, 0)] * x.ndim
     pad[axis] = (1, 1)
     padded, n = jnp.pad(x, pad, mode='edge'), x.shape[axis]
@@ -132,8 +132,8 @@ def median(flow: Float[Array, '*b h w 2']) -> Float[Array, '*b h w 2']:
     low, high = jnp.minimum(a, b), jnp.maximum(a, b)
     return jnp.minimum(low, c), jnp.maximum(low, jnp.minimum(high, c)), jnp.maximum(high, c)
 
-  # If each column of a window is sorted, the median of all nine is the middle one of: the highest
-  # of the lowest, the middle of the middle ones, and the lowest of the highest.
+  # With each column of a window sorted, the median of all nine values is the median of three: the
+  # highest of the columns' lowest, the median of their middle ones, the lowest of their highest.
   low, middle, high = three(flow, -3)
   a, b, c = three(low, -2)[2], three(middle, -2)[1], three(high, -2)[0]
   return jnp.maximum(jnp.minimum(a, b), jnp.minimum(jnp.maximum(a, b), c))

@@ -1,7 +1,6 @@
-"""Warping of maps along optical flow: exact in pixel coordinates, zeros outside.
+"""Warping of maps along optical flow, in pixel coordinates.
 
-`x + flow` may be anywhere: between pixels values are interpolated, and beyond the edge they fade
-to zero within one pixel.
+Between pixels values are interpolated; beyond the edge they fall to zero within one pixel.
 """
 
 from collections.abc import Callable
@@ -23,18 +22,18 @@ def warp_backward(
   Args:
     image: The map of frame j.
     flow: Flow from frame i to frame j; the result belongs to frame i.
-    released_scale: Shortens the flow by (W - 1) / W and (H - 1) / H, as MGMAE's released code
-      does: it divides by W / 2 where its grid spans W - 1 pixels.
+    released_scale: Whether to multiply the flow by (W - 1) / W and (H - 1) / H, as MGMAE's released
+      code does: it divides by W / 2, but its grid spans W - 1 pixels.
   """
   height, width = image.shape
   if released_scale:
     flow = flow * jnp.array([(width - 1) / width, (height - 1) / height])
-  if sharding.platform() == 'tpu':  # It gathers value by value; most weights are 0.
+  if sharding.platform() == 'tpu':  # A gather would be slow there: it goes value by value.
     target = _targets(flow)
     rows = jnp.einsum('yx,HWy->HWx', image, hat(target[..., 1], height), precision='high')
     return (rows * hat(target[..., 0], width)).sum(-1)
   corners, weights = _corners(flow)
-  # All look-ups outside the image take the one pixel of zeros around it.
+  # Corners outside the image lie on a border of zeros, one pixel wide.
   padded = jnp.pad(image, 1).reshape(-1)
   index = (corners[..., 1] + 1) * (width + 2) + corners[..., 0] + 1
   return (padded[index] * weights).sum(0)
@@ -43,17 +42,17 @@ def warp_backward(
 def splat_forward(
   image: Float[Array, 'H W'], flow: Float[Array, 'H W 2'], *, released_scale: bool = False
 ) -> Float[Array, 'H W']:
-  """Sends each pixel to where the flow points to, and takes the mean of what arrives.
+  """Average splatting: sends each pixel to where the flow points; arriving values are averaged.
 
-  Papers call it average splatting: bilinear weights, zero where nothing arrives.
+  Weights are bilinear; the result is zero where nothing arrives.
 
   Args:
     image: The map of frame i.
     flow: Flow from frame i to frame j; the result belongs to frame j.
-    released_scale: An error: only the backward warp has it.
+    released_scale: Must be False: only the backward warp has this option.
 
   Raises:
-    UserError: released_scale was asked for.
+    UserError: released_scale is set.
   """
   if released_scale:
     raise UserError('released_scale belongs to the backward warp: leave one of the two out.')
@@ -67,7 +66,7 @@ def splat_forward(
 
 
 def _targets(flow: Float[Array, 'H W 2']) -> Float[Array, 'H W 2']:
-  """Where the flow of each pixel points to."""
+  """The position (x, y) that each pixel's flow points to."""
   height, width, _ = flow.shape
   return jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height)), -1) + flow
 
@@ -77,7 +76,7 @@ def _corners(
 ) -> tuple[Int[Array, '4 H W 2'], Float[Array, '4 H W']]:
   """The four pixels (x, y) around each target of the flow, and their bilinear weights.
 
-  Pixels further outside than one are moved to one pixel outside of the image.
+  Pixels more than one pixel outside the image are moved to one pixel outside.
   """
   height, width, _ = flow.shape
   target = _targets(flow)
@@ -89,7 +88,7 @@ def _corners(
   return corners, weights
 
 
-# Name -> what fills the pixels that a warp left at exactly zero: (base map, map before).
+# Name -> values for pixels that a warp leaves at exactly zero: (base map, map before the warp).
 HOLE_FILLINGS = {
   'consistent': lambda base, before: base,
   'previous': lambda base, before: before,
@@ -105,12 +104,12 @@ def chain(
   warp: Callable[..., Array],
   fill: Callable[..., Array],
 ) -> Float[Array, 'e H W']:
-  """Warps a map from frame to frame, outwards from the base frame; returns all of them.
+  """Warps a map from frame to frame, outwards from the base frame; returns the map of each step.
 
   Args:
     base: The map of the base frame.
-    flows: One for each step, as `warp` takes it.
-    started: Steps that are taken; the map stays the base map until the first of them.
+    flows: The flow of each step, as `warp` takes it.
+    started: Whether each step is taken; until the first of them the map is the base map.
     warp: `warp_backward` or `splat_forward`.
     fill: An entry of HOLE_FILLINGS.
   """
