@@ -88,5 +88,5 @@ def test_patches_and_steps_must_fit():
   flow = Flow(jnp.zeros((4, 28, 28, 2)), flow_pairs(16, gap=3))
   with pytest.raises(UserError, match='gap, which is 3'):
     moving_block(jax.random.key(0), CLIP, flow, grid=GRID, ratio=0.5, gap=3)
-  with pytest.raises(UserError, match='patches have to be square'):
+  with pytest.raises(UserError, match='patches must be square'):
     moving_block(jax.random.key(0), CLIP, flow, grid=(8, 14, 7), ratio=0.5)

@@ -1,4 +1,4 @@
-"""Maskings: rules that choose which tokens are hidden."""
+"""Maskings: functions that choose which tokens are hidden."""
 
 from vmae_jax.masking.blocks import blocks
 from vmae_jax.masking.decoder import random_share, running_cell
@@ -21,7 +21,7 @@ MASKINGS = {
   'moving_block': moving_block,
 }
 
-# (key, mask, *, grid, ratio) -> Mask: which tokens are decoded, for one clip.
+# (key, mask, *, grid, ratio) -> Mask with the tokens that are decoded, for one clip.
 DECODER_MASKINGS = {'running_cell': running_cell, 'random': random_share}
 
 __all__ = ['DECODER_MASKINGS', 'MASKINGS', 'Mask', 'split']

@@ -1,7 +1,7 @@
-"""Maps from which motion-guided masking starts: which places of the base frame are visible.
+"""Base maps of motion-guided masking: high values are the visible places of the base frame.
 
 Each is (key, *, grid (h, w), cell (rows and columns of a token), visible) -> Float 'H W', with
-maximum 1 and no zeros: a warp marks with 0 what has left the frame.
+maximum 1 and no zeros, because a warp writes 0 where nothing of the map arrives.
 """
 
 import functools
@@ -15,16 +15,16 @@ from vmae_jax.masking.mask import hide_at_random
 from vmae_jax.types import Array, Float, Key
 
 Size = tuple[int, int]  # Rows and columns.
-_NEVER_ZERO = 1e-8  # As in the released code.
+_HIDDEN = 1e-8  # Value of hidden places, not quite 0; as in the released code.
 
 
 def gaussians(
   key: Key[Array, ''], *, grid: Size, cell: Size, visible: int, combine: Callable[..., Any]
 ) -> Float[Array, 'H W']:
-  """A peak in the middle of each of `visible` tokens: exp(-(d / side of a token)^2).
+  """A peak in the middle of each of `visible` random tokens: exp(-(distance / side of a token)^2).
 
-  Where peaks overlap, `combine` is the maximum (MGMAE's choice) or the sum, in which close peaks
-  win over lone ones.
+  Overlapping peaks are combined by their maximum (MGMAE's choice) or their sum, in which peaks with
+  close neighbours are higher than single ones.
   """
   h, w = grid
   chosen = jnp.argsort(jax.random.uniform(key, (h * w,)))[:visible]
@@ -40,17 +40,17 @@ def gaussians(
 
 
 def pixels(key: Key[Array, ''], *, grid: Size, cell: Size, visible: int) -> Float[Array, 'H W']:
-  """The share of visible tokens, as single pixels of the flow's grid."""
+  """Random single pixels of the flow's grid, as large a share as that of the visible tokens."""
   shape = grid[0] * cell[0], grid[1] * cell[1]
   count = shape[0] * shape[1] * visible // (grid[0] * grid[1])
   chosen = hide_at_random(key, n=shape[0] * shape[1], hidden=count)
-  return jnp.where(chosen.reshape(shape), 1.0, _NEVER_ZERO)
+  return jnp.where(chosen.reshape(shape), 1.0, _HIDDEN)
 
 
 def tokens(key: Key[Array, ''], *, grid: Size, cell: Size, visible: int) -> Float[Array, 'H W']:
-  """Whole tokens, with sharp edges."""
+  """Random whole tokens, with sharp edges."""
   chosen = hide_at_random(key, n=grid[0] * grid[1], hidden=visible).reshape(grid)
-  field = jnp.where(chosen, 1.0, _NEVER_ZERO)
+  field = jnp.where(chosen, 1.0, _HIDDEN)
   return field.repeat(cell[0], 0).repeat(cell[1], 1)
 
 

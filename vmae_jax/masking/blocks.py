@@ -1,4 +1,4 @@
-"""Masks of blocks: large connected places are hidden, for the whole clip."""
+"""Block masking (V-JEPA): large blocks are hidden for the whole clip."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,32 +21,32 @@ def blocks(
   kinds: Sequence[tuple[int, float]] = ((8, 0.15), (2, 0.7)),
   aspect: tuple[float, float] = (0.75, 1.5),
 ) -> Mask:
-  """Blocks that may overlap are hidden in all time slots alike, and only what they hide counts.
+  """Hides blocks, which may overlap, in all time slots alike; only their tokens count in the loss.
 
-  int(ratio * h * w) places are not shown: those in blocks, and others at random, which are not
-  counted in the loss. (Counts must not depend on the clip. Where blocks leave too few places, the
-  last rows of the last block are shown.)
+  int(ratio * h * w) places of each slot are hidden, since the number must not depend on the clip:
+  those in blocks and, if these are fewer, random others, which do not count in the loss. If blocks
+  cover more places, the last rows of the last block are visible.
 
-  V-JEPA shows each clip under one mask of each kind, and drops tokens from the end until all clips
-  of a device have equally many: of 24 clips 23 % are shown beside 8 blocks and 6 % beside 2. Ours
-  draws one kind for each clip and visit.
+  V-JEPA shows each clip with one mask of each kind, and drops tokens from the end until all clips
+  of a device have equally many: for 24 clips 23 % are visible beside 8 blocks and 6 % beside 2.
+  Drawing one kind for each clip and visit is our choice.
 
   Args:
     key: The clip's key.
     clip, flow: Not used.
     grid: Tokens (t, h, w).
-    ratio: Share of tokens that are not shown.
-    kinds: How many blocks, and the share of the picture that each covers.
+    ratio: Share of hidden tokens.
+    kinds: Each is the number of blocks and the share of the picture that each block covers.
     aspect: Bounds of the blocks' height over width, drawn once for each clip.
 
   Raises:
-    UserError: kinds that are none.
+    UserError: `kinds` is empty or has a number or a share out of range.
 
   Source: V-JEPA (Bardes et al., 2024), section 3.2 and its released `multiblock3d.py`.
   """
   t, h, w = grid
   if not kinds or not all(number > 0 and 0 < share <= 1 for number, share in kinds):
-    raise UserError(f'masking blocks: kinds is {kinds}: it takes pairs such as (8, 0.15).')
+    raise UserError(f'masking blocks: kinds is {kinds}: give pairs such as (8, 0.15).')
   numbers, shares = map(jnp.array, zip(*kinds, strict=True))
   most = max(number for number, _ in kinds)
   kind_key, aspect_key, row_key, column_key, rest_key = jax.random.split(key, 5)
@@ -64,7 +64,7 @@ def blocks(
   columns = covered(column_key, jnp.sqrt(cells / tall), w)
   inside = (rows[:, :, None] & columns[:, None]).reshape(most, -1)
   inside &= (jnp.arange(most) < numbers[kind])[:, None]
-  # The first block that covers a place; then the others, at random.
+  # The number of the first block that covers a place; other places follow in random order.
   first = jnp.where(inside.any(axis=0), inside.argmax(axis=0), most)
   first = first + jnp.where(first == most, jax.random.uniform(rest_key, (h * w,)), 0.0)
   hidden = count(ratio, h * w)

@@ -1,4 +1,4 @@
-"""Masking of the decoder: predict only some of the hidden tokens."""
+"""Decoder masking: only some of the hidden tokens are predicted."""
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ from vmae_jax.types import Array, Key
 def running_cell(
   key: Key[Array, ''], mask: Mask, *, grid: tuple[int, int, int], ratio: float
 ) -> Mask:
-  """Decodes a moving pattern of 2 x 2 cells: a fixed share of each cell and slot.
+  """Decodes a fixed share of each 2 x 2 cell of each slot, in a pattern that moves.
 
-  The pattern advances by one place of the cell in each time slot and starts at a random one,
-  so that all places are decoded equally often. The decoder gets a mask token for each of them,
-  also where the encoder saw the token; the loss counts only those that it did not.
+  The pattern starts at a random place of the cell and advances by one place in each time slot, so
+  that all places are decoded equally often. The decoder gets a mask token for each decoded place,
+  even if the encoder sees its token; the loss counts only tokens that the encoder does not see.
 
   Args:
     key: The clip's key.
@@ -24,7 +24,7 @@ def running_cell(
     ratio: Share of tokens that is not decoded: 0.25, 0.5 or 0.75.
 
   Raises:
-    UserError: the grid is odd, or no whole number of places of a cell is left out.
+    UserError: h or w is odd, or `ratio` is none of these.
 
   Source: VideoMAE V2 (Wang et al., 2023), section 3.2.
   """
@@ -48,8 +48,7 @@ def random_share(
 ) -> Mask:
   """Decodes a random choice of the hidden tokens, in raster order.
 
-  Where each masked token costs much, as with MAM2's regressor and alignment, this is what
-  makes a step affordable.
+  It makes a step affordable if masked tokens are expensive, as with MAM2's regressor and alignment.
 
   Args:
     key: The clip's key.

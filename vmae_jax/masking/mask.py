@@ -1,4 +1,4 @@
-"""The result of a masking: static numbers of visible and masked tokens."""
+"""The result of a masking; the numbers of visible and masked tokens are static."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ Grid = tuple[int, int, int]  # Tokens (t, h, w) of a clip.
 
 
 class Mask(NamedTuple):
-  """Indices of one clip's tokens, each group in raster order; with a batch axis after vmap.
+  """Indices of one clip's tokens, both lists in raster order; with a batch axis after vmap.
 
   Attributes:
     visible: Tokens that the encoder sees.
@@ -25,16 +25,16 @@ class Mask(NamedTuple):
 
 
 def count(ratio: float, n: int) -> int:
-  """How many of n are hidden: rounded down, as the released codes do."""
+  """How many of n tokens are hidden: ratio * n, rounded down as in the released codes."""
   return int(ratio * n + 1e-6)  # 0.58 * 100 is 57.99999...
 
 
 def hide_at_random(key: Key[Array, ''], *, n: int, hidden: int) -> Bool[Array, ' {n}']:
-  """`hidden` of n tokens, each choice equally likely."""
+  """True for `hidden` of n tokens, all choices equally likely."""
   return jnp.argsort(jnp.argsort(jax.random.uniform(key, (n,)))) < hidden
 
 
 def split(hidden: Bool[Array, ' n'], *, visible: int) -> Mask:
-  """The `Mask` of a map with exactly `visible` tokens that are not hidden."""
+  """The `Mask` for a map of hidden tokens, exactly `visible` of which are False."""
   order = jnp.argsort(hidden, stable=True)
   return Mask(order[:visible], order[visible:], jnp.ones(hidden.shape[0] - visible))

@@ -1,4 +1,4 @@
-"""TrackMAE's masking: half of what is visible moves much, half of it little."""
+"""TrackMAE's masking: half of the visible tokens move much, half of them little."""
 
 import math
 
@@ -13,7 +13,7 @@ from vmae_jax.types import Array, Float, Key
 
 
 def flow_pairs(frames: int, *, gap: int = 2, **_) -> tuple[Pair, ...]:
-  """From the first frame on, each to the one `gap` later."""
+  """Pairs from a frame to the one `gap` later, each starting where the last one ends."""
   return tuple((i, i + gap) for i in range(0, frames - gap, gap)) if gap > 0 else ()
 
 
@@ -30,21 +30,21 @@ def motion_bins(
 ) -> Mask:
   """Hides int(ratio * h * w) places, the same in every time slot, chosen by how far they move.
 
-  A point is followed from the middle of each place of the first frame through the clip. The half of
-  the places whose points take the longest steps on average gives int(moving * k) of the k visible
-  ones, the other half the rest, each at random.
+  From the middle of each place of the first frame, a point is followed through the clip. Of k
+  visible places, int(moving * k) are drawn at random from the half of all places whose points have
+  the longest mean steps, and the rest from the other half.
 
   Args:
     key: The clip's key.
     clip: Only its shape is used.
-    flow: Between the pairs of `flow_pairs`.
+    flow: Flow of the pairs of `flow_pairs`.
     grid: Tokens (t, h, w).
     ratio: Share of hidden tokens.
-    moving: Share of the visible places that are drawn from those that move much.
-    gap: Frames in a step; the frames of a time slot in the release.
+    moving: Share of the visible places that are drawn from the half that moves more.
+    gap: Frames of a step; those of a time slot in the released code.
 
   Raises:
-    UserError: places that are not square, or more visible ones than a half has.
+    UserError: patches are not square, or a half has fewer places than are to be visible.
 
   Source: TrackMAE (Vandeghen et al., 2026), its released `create_mask_cotracker_motion_bins`, whose
   points are CoTracker3's.
@@ -52,7 +52,7 @@ def motion_bins(
   t, h, w = grid
   pitch, n = clip.shape[1] // h, h * w
   if clip.shape[2] // w != pitch:
-    raise UserError('masking motion_bins: patches have to be square: choose another model.patch.')
+    raise UserError('masking motion_bins: patches must be square: choose another model.patch.')
   visible = n - count(ratio, n)
   fast, half = int(moving * visible), math.ceil(n / 2)
   if not 0 <= moving <= 1 or fast > half or visible - fast > n - half:
@@ -63,7 +63,7 @@ def motion_bins(
   tracks = track(flow.take(flow_pairs(len(clip), gap=gap))[None], size=clip.shape[1:3], pitch=pitch)
   lengths = jnp.linalg.norm(tracks.displacements[0], axis=-1).mean(axis=0).reshape(-1)
   still = jnp.argsort(jnp.argsort(-lengths, stable=True)) >= half
-  # Places in the order of the two halves, each shuffled.
+  # The places of the half that moves more, then those of the other, each half shuffled.
   order = jnp.argsort(jax.random.uniform(key, (n,)) + still)
   chosen = jnp.concatenate([order[:fast], order[half : half + visible - fast]])
   slot = jnp.ones(n, bool).at[chosen].set(False)

@@ -1,12 +1,12 @@
-"""MGMAE's masking: what is visible in one frame is followed along the optical flow.
+"""MGMAE's masking: the visible tokens follow the optical flow.
 
-A map of one base frame says which places are visible. It is warped to all other frames, from
-neighbour to neighbour, along the flow; in each time slot the tokens with its highest values are
-visible. So a moving object is visible, or hidden, in all slots alike, and a hidden token cannot
-be copied from the same content at another time.
+A map of one base frame says which places are visible. It is warped along the flow to all other
+frames, from neighbour to neighbour; in each time slot the tokens with the map's highest values are
+visible. A moving object is therefore visible, or hidden, in all slots alike, and a hidden token
+cannot be copied from the same content at another time.
 
-Source: MGMAE (Huang et al., 2023), section 3, and its released code. Where that code errs, the
-default is what the paper means, and an option named `released_...` is what the code does.
+Source: MGMAE (Huang et al., 2023), section 3, and its released code. Where that code has a mistake,
+the default is what the paper describes, and an option named `released_...` does what the code does.
 """
 
 import functools
@@ -35,10 +35,10 @@ def flow_pairs(
   released_left_flow: bool = False,
   **_,
 ) -> tuple[Pair, ...]:
-  """The pairs of frames between which `motion_guided` needs the flow, with the same options.
+  """The pairs of frames whose flow `motion_guided` needs, with the same options.
 
   Raises:
-    UserError: an unknown name.
+    UserError: a name is unknown.
   """
   below, above = _steps(frames, base_frame, warp, released_left_flow)
   return tuple(sorted({*below, *above}))
@@ -47,10 +47,10 @@ def flow_pairs(
 def _steps(
   frames: int, base_frame: str, warp: str, released_left_flow: bool
 ) -> tuple[list[Pair], list[Pair]]:
-  """Pairs of frames in the order of the steps: down from the base frame, and up from it."""
+  """The frames of each step, in order: of the steps back from the base frame, and of those on."""
   check_name(warp, WARPS, 'masking motion_guided, warp')
   choose = lookup(BASE_FRAMES, base_frame, 'masking motion_guided, base_frame')
-  # A random base frame may lie anywhere: all steps are there, and some are not taken.
+  # A random base frame may be any frame: both lists have all steps, and not all of them are taken.
   low, high = (choose(frames),) * 2 if choose else (frames - 1, 0)
   below = [(i, i + 1) for i in range(low - 1, -1, -1)]
   above = [(i, i - 1) for i in range(high + 1, frames)]
@@ -84,27 +84,27 @@ def motion_guided(
   Args:
     key: The clip's key.
     clip: Only its shape is used.
-    flow: Between the pairs of `flow_pairs`, on any grid that the tokens divide.
+    flow: Flow of the pairs of `flow_pairs`, on any grid with whole cells for the tokens.
     grid: Tokens (t, h, w).
     ratio: Share of hidden tokens.
-    base_map: A name in BASE_MAPS: what is visible in the base frame.
+    base_map: A name in BASE_MAPS: the map of the base frame.
     base_frame: `middle` (frame T // 2), `first`, or `random` for each clip (the released code
       draws one for a whole batch).
-    warp: `backward` looks the neighbour's map up along the flow towards it; `forward` sends
-      the neighbour's map along its own flow, the paper's alternative.
-    holes: Value of a place that no content of the neighbouring frame reaches: `consistent`
-      the base map's value there, `previous` the neighbouring map's, `none` zero.
-    top: Tokens with the highest scores are visible in each `slot`, or over the whole `clip`.
+    warp: `backward` reads the neighbour's map along the flow towards the neighbour; `forward`, the
+      paper's alternative, sends the neighbour's map along the flow from the neighbour.
+    holes: The value of a place that no content of the neighbouring frame reaches: the base map's
+      value there (`consistent`), the neighbouring map's (`previous`) or zero (`none`).
+    top: Whether the tokens with the highest scores of each `slot` or of the whole `clip` are
+      visible.
     exposure: Chance that normal noise is added to the scores of one random slot.
-    released_count: int((1 - ratio) * h * w) visible tokens a slot: 19 of 196 for 0.9, where
+    released_count: int((1 - ratio) * h * w) tokens of a slot are visible: 19 of 196 for 0.9, while
       tube masking shows 20. The base map has 20 peaks in either case.
     released_scale: See `warp_backward`.
-    released_left_flow: Below the base frame the flow runs the wrong way (from the neighbour
-      nearer to the base, where it should run towards it), so visible tokens move against
-      the content there.
+    released_left_flow: Before the base frame the flow has the wrong direction (from the neighbour
+      nearer to the base instead of towards it), so that visible tokens move against the content.
 
   Raises:
-    UserError: an unknown name, or the flow's grid does not divide into tokens.
+    UserError: a name is unknown, or the flow's grid does not divide into tokens.
   """
   t, h, w = grid
   map_key, noise_key = jax.random.split(key)
@@ -145,10 +145,10 @@ def warped_maps(
 ) -> Float[Array, 'T H2 W2']:
   """The base map warped to every frame, on the flow's grid.
 
-  Takes all options of `motion_guided`; those of the choice of tokens change nothing here.
+  It takes all options of `motion_guided` and ignores those that do not concern the maps.
 
   Raises:
-    UserError: an unknown name, or the flow's grid does not divide into tokens.
+    UserError: a name is unknown, or the flow's grid does not divide into tokens.
   """
   t, h, w = grid
   frames = clip.shape[0]
@@ -175,15 +175,15 @@ def warped_maps(
   down = warp_along(flow.take(below), jnp.arange(len(below))[::-1] < middle)[::-1]
   up = warp_along(flow.take(above), jnp.arange(frames - len(above), frames) > middle)
 
-  def repeated(maps):  # The base map, for the frames that these maps lack.
+  def missing(maps):  # The base map, for frames that no step leads to.
     return jnp.broadcast_to(base, (frames - len(maps), *base.shape))
 
-  down, up = jnp.concatenate([down, repeated(down)]), jnp.concatenate([repeated(up), up])
+  down, up = jnp.concatenate([down, missing(down)]), jnp.concatenate([missing(up), up])
   return jnp.where((jnp.arange(frames) < middle)[:, None, None], down, up)
 
 
 def token_scores(maps: Float[Array, 'T H W'], *, grid: Grid, pixels: int) -> Float[Array, 't h w']:
-  """The sum of the maps over each token, as if they had `pixels` pixels in all."""
+  """The sum of the maps over each token, scaled as if all maps together had `pixels` pixels."""
   t, h, w = grid
   frames, rows, columns = maps.shape
   cells = maps.reshape(t, frames // t, h, rows // h, w, columns // w)
@@ -193,7 +193,7 @@ def token_scores(maps: Float[Array, 'T H W'], *, grid: Grid, pixels: int) -> Flo
 def _expose(
   key: Key[Array, ''], scores: Float[Array, 't h w'], *, chance: float
 ) -> Float[Array, 't h w']:
-  """Adds noise to one random slot, sometimes."""
+  """Adds normal noise to one random slot, with the given chance."""
   noise_key, slot_key, chance_key = jax.random.split(key, 3)
   noise = jax.random.normal(noise_key, scores.shape)
   chosen = jnp.arange(scores.shape[0]) == jax.random.randint(slot_key, (), 0, scores.shape[0])
@@ -202,7 +202,7 @@ def _expose(
 
 
 def _hide(scores: Float[Array, 't h w'], *, visible: int, top: str) -> Bool[Array, ' n']:
-  """All but the tokens with the highest scores; of equal ones the first is visible."""
+  """True for all but the tokens with the highest scores; of equal ones the first is visible."""
   t, h, w = scores.shape
   check_name(top, TOP, 'masking motion_guided, top')
   groups = scores.reshape((t, h * w) if top == 'slot' else (1, t * h * w))

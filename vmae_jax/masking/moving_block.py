@@ -1,4 +1,4 @@
-"""MGM's masking: what is hidden is one block, which moves with the content under it."""
+"""MGM's masking: one hidden block, which moves with the content under it."""
 
 import math
 
@@ -12,7 +12,7 @@ from vmae_jax.motion.flow import Flow, needs_flow
 from vmae_jax.motion.tracking import median, track
 from vmae_jax.types import Array, Float, Key
 
-STILL = 0.1  # Pixels a step, added to all: where nothing moves, each place is as likely.
+STILL = 0.1  # Added to the lengths of steps, in pixels: in a still clip all are equally likely.
 
 
 @needs_flow(flow_pairs)
@@ -26,34 +26,34 @@ def moving_block(
   gap: int = 2,
   aspect: tuple[float, float] = (0.75, 1.5),
 ) -> Mask:
-  """Hides int(ratio * h * w) places in each time slot: those nearest to a point that is followed.
+  """Hides in each time slot the int(ratio * h * w) places nearest to a point that follows the flow.
 
-  Distance is the larger one of those along x and y, so that the places are a rectangle, cut off at
-  the frame's edges; what lies beyond them is hidden on the other side. The point starts in the
-  middle of a place of the first frame, drawn in proportion to the mean length of its steps, and
-  stays on the edge if its content leaves the frame.
+  The distance is the larger of those along x and y, so that hidden places are a rectangle. If it
+  reaches beyond the frame's edge, more places are hidden on the other side. The point starts in the
+  middle of a place of the first frame, drawn in proportion to the mean length of the place's steps,
+  and stays on the edge if its content leaves the frame.
 
   Args:
     key: The clip's key.
     clip: Only its shape is used.
-    flow: Between the pairs of `flow_pairs`, by its median over 3 x 3 values.
+    flow: Flow of the pairs of `flow_pairs`; its median over 3 x 3 values is used.
     grid: Tokens (t, h, w).
     ratio: Share of hidden tokens.
-    gap: Frames in a step: those of a time slot.
+    gap: Frames of a step, which must be those of a time slot.
     aspect: Bounds of the block's height over width, in places, drawn for each clip.
 
   Raises:
-    UserError: places that are not square, or steps that are not one for each time slot.
+    UserError: patches are not square, or `gap` is not the number of frames of a time slot.
 
-  Source: MGM (Fan et al., 2023), whose masks are guided over time by the codec's motion vectors; no
-  code is public. How the block is shaped, where it starts and how it follows is our choice.
+  Source: MGM (Fan et al., 2023), whose masks follow the codec's motion vectors over time; no code
+  is public. The block's shape, its start and how it follows the flow are our choices.
   """
   t, h, w = grid
   pitch = clip.shape[1] // h
   if clip.shape[2] // w != pitch or gap * t != len(clip):
     raise UserError(
-      f'masking moving_block: patches have to be square, and gap, which is {gap}, their frames: '
-      'choose another model.patch or gap.'
+      f'masking moving_block: patches must be square, and gap, which is {gap}, must be the frames '
+      'of a patch: choose another model.patch or gap.'
     )
   values = median(flow.take(flow_pairs(len(clip), gap=gap)))
   tracks = track(values[None], size=clip.shape[1:3], pitch=pitch)
@@ -63,7 +63,7 @@ def moving_block(
   low, high = map(math.log, aspect)
   tall = jnp.exp(jax.random.uniform(aspect_key, minval=low, maxval=high) / 2)
   centre = tracks.positions[0].reshape(t, h * w, 2)[:, place] / pitch
-  # After the last step a point may be outside.
+  # The position after the last step may be outside the frame.
   x, y = (jnp.clip(centre[:, i], 0, side) - 0.5 for i, side in enumerate((w, h)))
   rows, columns = (jnp.abs(jnp.arange(n) - at[:, None]) for n, at in ((h, y), (w, x)))
   distance = jnp.maximum(rows[:, :, None] / tall, columns[:, None] * tall).reshape(t, -1)

@@ -1,4 +1,4 @@
-"""Random maskings, which use neither the clip nor its motion."""
+"""Random maskings, which use neither the clip nor its flow."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from vmae_jax.types import Array, Key
 
 
 def tube(key: Key[Array, ''], clip: Any, flow: Any, *, grid: Grid, ratio: float) -> Mask:
-  """The same places hidden in every time slot (VideoMAE): int(ratio * h * w) a slot."""
+  """Hides the same int(ratio * h * w) places in every time slot (VideoMAE)."""
   t, h, w = grid
   hidden = count(ratio, h * w)
   slot = hide_at_random(key, n=h * w, hidden=hidden)
@@ -18,7 +18,7 @@ def tube(key: Key[Array, ''], clip: Any, flow: Any, *, grid: Grid, ratio: float)
 
 
 def per_slot(key: Key[Array, ''], clip: Any, flow: Any, *, grid: Grid, ratio: float) -> Mask:
-  """Places drawn anew in every time slot, int(ratio * h * w) each (MotionMAE)."""
+  """Hides int(ratio * h * w) places of every time slot, drawn anew for each slot (MotionMAE)."""
   t, h, w = grid
   hidden = count(ratio, h * w)
   slots = jax.vmap(lambda k: hide_at_random(k, n=h * w, hidden=hidden))(jax.random.split(key, t))
@@ -26,14 +26,14 @@ def per_slot(key: Key[Array, ''], clip: Any, flow: Any, *, grid: Grid, ratio: fl
 
 
 def random(key: Key[Array, ''], clip: Any, flow: Any, *, grid: Grid, ratio: float) -> Mask:
-  """Tokens anywhere in space and time, int(ratio * n) in all (MAE-ST)."""
+  """Hides int(ratio * n) tokens anywhere in space and time (MAE-ST)."""
   t, h, w = grid
   hidden = count(ratio, t * h * w)
   return split(hide_at_random(key, n=t * h * w, hidden=hidden), visible=t * h * w - hidden)
 
 
 def frame(key: Key[Array, ''], clip: Any, flow: Any, *, grid: Grid, ratio: float) -> Mask:
-  """Whole time slots, int(ratio * t) of them: the baseline that VideoMAE ablates against."""
+  """Hides int(ratio * t) whole time slots: a baseline in VideoMAE's ablations."""
   t, h, w = grid
   hidden = count(ratio, t)
   slots = hide_at_random(key, n=t, hidden=hidden)
