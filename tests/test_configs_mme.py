@@ -72,7 +72,7 @@ def test_points_of_a_token():
     build_method(config)
   config = mme.get_config('b,k400_paper')
   config.tracking.points = 4
-  with pytest.raises(UserError, match='aligned_hog follows 2 x 2 points'):
+  with pytest.raises(UserError, match='aligned_hog needs 2 x 2 points'):
     build_method(config)
 
 

@@ -79,5 +79,5 @@ def test_grey_and_global():
 def test_unknown_directions_and_scopes_are_named():
   with pytest.raises(UserError, match="'up'.*backward, forward"):
     frame_difference(clip(), None, patch=PATCH, direction='up')
-  with pytest.raises(UserError, match='but one frame'):
+  with pytest.raises(UserError, match='one frame has no differences'):
     frame_difference(clip(), None, patch=(1, 8, 8), scope='slot')

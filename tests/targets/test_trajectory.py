@@ -144,7 +144,7 @@ def test_one_path_a_token_and_one_step_a_path():
   np.testing.assert_allclose(found(average=True)[0, 0], [1, 1, 1, 1])
   np.testing.assert_allclose(found(total=True)[0, 0], [2, 4, 1, 1, 1, 1, 5, 1])
   np.testing.assert_allclose(found(average=True, total=True)[0, 0], [2, 2])
-  with pytest.raises(UserError, match='patch_std is of the deviations'):
+  with pytest.raises(UserError, match='patch_std needs several paths'):
     target(tracks_of(d), grid=(1, 1, 1), average=True)
 
 

@@ -1,4 +1,4 @@
-"""What is predicted: functions from a clip to values for every token."""
+"""Targets: functions from a clip to the values to predict for every token."""
 
 from vmae_jax.targets.codes import codes
 from vmae_jax.targets.features import features
@@ -11,9 +11,9 @@ from vmae_jax.targets.trajectory import trajectory
 
 # (clip, followed, *, patch, **options) -> Float 'b n p', Int 'b n f' of codes, or a `Target`:
 #   clip      'b T H W C', uint8 or floats in [0, 1], not normalised
-#   followed  points along the flow, or None, see `motion.follow.Followed`
+#   followed  points that follow the flow, or None, see `motion.follow.Followed`
 #   patch     size of a patch in frames, rows and columns
-# A function says with a decorator what else it needs: `target.needs`, `motion.flow.needs_flow`.
+# A decorator declares what else a function needs: `target.needs`, `motion.flow.needs_flow`.
 TARGETS = {
   'pixels': pixels,
   'frame_difference': frame_difference,

@@ -11,7 +11,7 @@ from vmae_jax.motion.follow import Followed
 from vmae_jax.targets.target import needs
 from vmae_jax.types import Array, Int, Num
 
-# Which frames of a time slot are tokenised -> their places in it.
+# Name -> the frames of a time slot that are tokenised.
 FRAMES = {'first': slice(0, 1), 'last': slice(-1, None), 'both': slice(None)}
 
 
@@ -27,18 +27,18 @@ def codes(
 ) -> Int[Array, 'b n f']:
   """The code of each patch in one frame of its time slot, or in all of them.
 
-  Frames are resized so that the tokenizer gives one code a patch: to 112 x 112 for patches of
-  16 in 224 x 224 and a tokenizer that halves three times (as CAE does); as they are where
-  the tokenizer reduces them as much as the patches do.
+  Frames are resized so that the tokenizer gives one code for each patch: from 224 x 224 to 112 x
+  112 for patches of 16 and a tokenizer that halves three times (as in CAE). They are not resized if
+  the tokenizer's factor is the patch's side.
 
   Args:
     clip, followed, patch: See `TARGETS`.
     encode: The tokenizer: frames 'q H W C' in [0, 1] -> codes Int 'q h w'.
-    factor: How many times smaller its codes are than its frames, each way.
-    frames: `first`, `last` or `both` of a slot (`both` means all, if it has more than two). Our
-      choice: the first frame and frame differences together determine the whole slot.
+    factor: Rows (and columns) of its frames for each row (and column) of its codes.
+    frames: `first`, `last` or `both` frames of a slot (`both` means all if it has more than two).
+      The default is our choice: first frame and frame differences determine the whole slot.
 
-  Source: MAM2 says that codes of a VQGAN are predicted; which frames and size is not known.
+  Source: MAM2 predicts the codes of a VQGAN; of which frames and at which size is not known.
   """
   pt, ph, pw = patch
   place = lookup(FRAMES, frames, 'target codes, frames')

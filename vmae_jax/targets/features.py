@@ -1,4 +1,4 @@
-"""Tokens of another encoder: the targets of MVD, SALT and V-JEPA."""
+"""Tokens of another encoder, the teacher: the targets of MVD, SALT and V-JEPA."""
 
 from collections.abc import Callable, Sequence
 
@@ -33,20 +33,20 @@ def features(
   norm: bool = True,
   normalise: str = 'none',
 ) -> Float[Array, 'b n p']:
-  """A teacher's tokens of the whole clip, of which it sees every patch.
+  """A teacher's tokens of the clip; the teacher sees every patch.
 
   Args:
     clip, followed, patch: See `TARGETS`.
-    teacher: `Teacher.tokens` with its parameters; in a config a name in its block `teachers`.
-    layers: The teacher's blocks: 1 for the first, -1 for the last. Values of several stand one
-      after another.
-    norm: Applies the teacher's last LayerNorm to each layer, as MVD and V-JEPA do to the last.
-    normalise: `none`, as MVD; `token`, zero mean and unit deviation over a token's values
-      (LayerNorm without parameters, V-JEPA and MVD's option); `clip`, over a clip's tokens for each
-      value (TrackMAE's for CLIP).
+    teacher: `Teacher.tokens` with its parameters; in a config, a name in the block `teachers`.
+    layers: The teacher's blocks: 1 is the first, -1 the last. Values of several are concatenated.
+    norm: Whether the teacher's last LayerNorm is applied to each layer, as MVD and V-JEPA apply it
+      to the last.
+    normalise: `none` (MVD); `token`, zero mean and unit deviation over a token's values (LayerNorm
+      without parameters: V-JEPA, and an option of MVD); or `clip`, the same over all tokens of a
+      clip for each value (TrackMAE with CLIP).
 
   Raises:
-    UserError: an unknown option, or a teacher that does not fit.
+    UserError: an option is unknown, or the teacher does not fit.
 
   Source: MVD's released `engine_for_pretraining.py`; V-JEPA's `train.py`.
   """

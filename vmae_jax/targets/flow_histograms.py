@@ -1,4 +1,4 @@
-"""Motion as histograms of flow and of its boundaries: what MME compares its trajectories with."""
+"""Motion as histograms of flow and of motion boundaries, which MME compares trajectories with."""
 
 import einops
 import jax.numpy as jnp
@@ -9,18 +9,18 @@ from vmae_jax.motion.flow import Flow, needs_flow
 from vmae_jax.targets.optical_flow import flow_pairs
 from vmae_jax.types import Array, Float, Num
 
-BINS = 8  # Of directions, all the way round.
+BINS = 8  # Bins of 45 degrees.
 
 
 def _histograms(
   vectors: Float[Array, 'b T h w 2'], *, t: int, rows: int, columns: int, still: float = 0.0
 ) -> Float[Array, 'b t _ _ bins']:
-  """Lengths of vectors by direction, shared between the two nearest bins, summed over each cell.
+  """Histograms of direction for each cell: a vector's length is shared by the two nearest bins.
 
   Args:
     vectors: (x, y), y downwards.
-    t, rows, columns: Cells in time, from top to bottom and from left to right.
-    still: Vectors shorter than this count as one each in a last bin of their own; 0: no such bin.
+    t, rows, columns: The numbers of cells in time, from top to bottom and from left to right.
+    still: Each vector shorter than this counts as 1 in an extra last bin instead; 0: no such bin.
   """
   length = jnp.sqrt(jnp.square(vectors).sum(axis=-1))
   place = jnp.arctan2(vectors[..., 1], vectors[..., 0]) * (BINS / (2 * np.pi))
@@ -36,7 +36,7 @@ def _histograms(
 def _cells(
   clip: Num[Array, 'b T H W C'], flow: Flow, patch: tuple[int, int, int], gap: int, name: str
 ) -> tuple[Float[Array, 'b T h w 2'], dict[str, int]]:
-  """Flow in pixels of the clip, of every frame, and the numbers of cells: 2 x 2 of each token."""
+  """Flow of every frame in pixels of the clip, and the numbers of cells: 2 x 2 for each token."""
   _, frames, height, width, _ = clip.shape
   values = flow.take(flow_pairs(frames, gap=gap))
   rows, columns = 2 * height // patch[1], 2 * width // patch[2]
@@ -51,7 +51,7 @@ def _cells(
 
 
 def _of_tokens(cells: Float[Array, 'b t y x k'], *, eps: float = 1e-3) -> Float[Array, 'b n f']:
-  """Each token's values over their length, in the order (bin, row and column of the cell)."""
+  """Each token's values, divided by their norm, in the order (bin, row and column of the cell)."""
   values = einops.rearrange(cells, 'b t (h y) (w x) k -> b (t h w) (k y x)', y=2, x=2)
   return values / jnp.sqrt(jnp.square(values).sum(axis=-1, keepdims=True) + eps**2)
 
@@ -66,21 +66,21 @@ def hof(
   gap: int = 1,
   still: float = 0.4,
 ) -> Float[Array, 'b n f']:
-  """Histograms of optical flow: its lengths by direction in 2 x 2 cells of a token.
+  """Histograms of optical flow (HOF) in 2 x 2 cells of a token.
 
   Args:
     clip, followed, patch, flow, gap: See `optical_flow`.
-    still: Shorter flow, in pixels, counts in a ninth bin.
+    still: Flow shorter than this, in pixels, counts in a ninth bin.
 
   Returns:
-    36 values a token, of length 1, in the order (bin, row and column of the cell); bin 0 is motion
-    to the right, bin 2 downwards.
+    36 values for each token, with norm 1, in the order (bin, row and column of the cell); bin 0 is
+    motion to the right, bin 2 downwards.
 
   Raises:
     UserError: the flow's grid does not divide into cells.
 
-  Source: dense trajectories (Wang et al., 2013), section 3.2: 8 directions and a bin for what
-  rests, L2. That it stands for a token's time slot is our choice.
+  Source: dense trajectories (Wang et al., 2013), section 3.2: 8 directions and a bin for no motion,
+  L2 norm. Computing it for a token's time slot is our choice.
   """
   values, cells = _cells(clip, flow, patch, gap, 'hof')
   return _of_tokens(_histograms(values, **cells, still=still))
@@ -95,14 +95,14 @@ def mbh(
   patch: tuple[int, int, int],
   gap: int = 1,
 ) -> Float[Array, 'b n f']:
-  """Motion boundary histograms: gradients of flow, which are 0 where the camera pans.
+  """Motion boundary histograms (MBH): of the flow's gradients, which a camera pan does not change.
 
   Args:
     clip, followed, patch, flow, gap: See `optical_flow`.
 
   Returns:
-    64 values a token: those of the flow to the right, then those downwards, each of length 1, in
-    the order of `hof`, without its ninth bin.
+    64 values for each token: 32 of the flow to the right, then 32 of that downwards, both with norm
+    1 and in the order of `hof`, without a ninth bin.
 
   Raises:
     UserError: the flow's grid does not divide into cells.

@@ -12,7 +12,7 @@ from vmae_jax.types import Array, Float, Num
 PADS = {'repeat': 'edge', 'zero': 'constant'}
 DIRECTIONS = ('backward', 'forward')
 SCOPES = ('consecutive', 'slot')
-# Root of the mean squared difference of frames in MotionMAE's published clip, in [0, 1] units.
+# Root mean square of frame differences in MotionMAE's published clip, for pixels in [0, 1].
 TYPICAL = 0.055
 
 
@@ -31,29 +31,29 @@ def frame_difference(
   eps: float = 0.03,
   scale: float = TYPICAL,
 ) -> Float[Array, 'b n p']:
-  """Signed differences of sampled frames, in the order of the pixels of a patch.
+  """Signed differences of the clip's frames, in the order of the pixels of a patch.
 
   By default D_t = F_t - F_(t-1) over all frames of the clip and D_0 = D_1, in [-1, 1] before
-  normalisation: what MotionMAE's published pictures show when measured (their text reads like
-  an absolute value).
+  normalisation. MotionMAE's published pictures show this when measured, while its text reads like
+  an absolute value.
 
   Args:
     clip, followed, patch: See `TARGETS`.
-    gap: In sampled frames; adjacent ones are best in MotionMAE's ablation.
+    gap: Distance in frames of the clip; 1 is best in MotionMAE's ablation.
     direction: `backward`, F_t - F_(t-gap) at frame t, or `forward`, F_(t+gap) - F_t.
-    scope: `consecutive` frames of the clip, or those of one time `slot` only, which needs no
-      padding and depends on no neighbour (the tubelet's own difference).
-    pad: Value of frames without a partner: `repeat` the nearest difference or `zero`.
-    absolute: Without its sign.
-    grey: Mean over the channels.
-    normalise: `patch`, `global` or `none`. Our choice: neither paper's normalisation is known,
-      and raw differences would weigh next to nothing beside normalised pixels.
-    eps: With `patch`: added to a patch's standard deviation. Ours, and far above the pixels'
-      1e-6, which would blow the noise of still patches up.
-    scale: With `global`: what differences are divided by.
+    scope: `consecutive` takes differences over the clip; `slot` only within each time slot, which
+      needs no padding and does not depend on other slots.
+    pad: Value of frames without a partner: `repeat` the nearest difference, or `zero`.
+    absolute: Whether to take absolute values.
+    grey: Whether to take the mean over the channels.
+    normalise: `patch`, `global` or `none`. The default is our choice: neither paper's normalisation
+      is known, and raw differences would weigh next to nothing beside normalised pixels.
+    eps: With `patch`: added to a patch's standard deviation. It is our choice and far above the
+      pixels' 1e-6, which would amplify the noise of still patches.
+    scale: With `global`: differences are divided by it.
 
   Raises:
-    UserError: an unknown option, or a gap that leaves no difference.
+    UserError: an option is unknown, or `gap` leaves no difference.
   """
   pt, ph, pw = patch
   check_name(direction, DIRECTIONS, 'target frame_difference, direction')
@@ -65,7 +65,7 @@ def frame_difference(
     raise UserError(
       f'frame_difference: gap is {gap}, of {frames} frames: choose 1 to {frames - 1}.'
       if frames > 1
-      else 'frame_difference: there is but one frame to take differences of (scope, model.patch).'
+      else 'frame_difference: one frame has no differences: change scope or model.patch.'
     )
   clip = unit_range(clip)
   if grey:

@@ -1,4 +1,4 @@
-"""Shape as histograms of oriented gradients: the target of MaskFeat and the shapes of MME.
+"""Shape as histograms of oriented gradients (HOG): MaskFeat's target and MME's shape target.
 
 Axes beside those of `vmae_jax.types`: Hc and Wc rows and columns of cells; L steps of a track.
 Cells are half as high and as wide as patches, so that a token has 2 x 2 of them.
@@ -28,26 +28,26 @@ EPS = 1e-10
 
 
 def _linear(phase: Float[Array, '*b'], k: int) -> Float[Array, '*b']:
-  """The share of bin k, whose centre is at k: a hat function on the circle."""
+  """The share of bin k, whose centre is at k, by linear interpolation on the circle."""
   if k == 0:
     return jnp.maximum(0, jnp.maximum(1 - phase, phase - (BINS - 1)))
   return jnp.maximum(0, 1 - jnp.abs(phase - k))
 
 
 def _hard(phase: Float[Array, '*b'], k: int) -> Float[Array, '*b']:
-  """1 for bin k if the phase is from k to below k + 1, else 0."""
+  """1 if the phase is in [k, k + 1), else 0."""
   inside = (phase >= k) & (phase < k + 1)
   return ((inside | (phase >= BINS)) if k == 0 else inside).astype(jnp.float32)
 
 
 class Variant(NamedTuple):
-  """Where the two methods differ.
+  """Where MME and MaskFeat differ.
 
   Attributes:
     pad: How frames are padded by one pixel: a mode of `jnp.pad`.
     weight: (phase in [0, 9], k) -> the share of a pixel's gradient that goes to bin k.
-    mean: Cells hold the mean over their pixels, or the sum.
-    from_y: Angles are counted from down to right, or from right to down.
+    mean: Whether cells hold the mean over their pixels, or the sum.
+    from_y: Whether angles are counted from down to right, or from right to down.
   """
 
   pad: str
@@ -73,25 +73,25 @@ def hog(
   std: tuple[float, ...] = IMAGENET_STD,
   gaussian: int = 0,
 ) -> Float[Array, '*b Hc Wc C 9']:
-  """The strength of gradients of each direction, in each cell and channel.
+  """The strength of gradients of each direction, for each cell and channel.
 
   Args:
     frames: In [0, 1].
     cell: Height and width of a cell in pixels.
-    variant: `mme` (edge pixels repeated, gradients shared between the two nearest bins,
-      means) or `maskfeat` (frames reflected, whole gradients to one bin, sums).
-    norm: `l2`, over the bins of a cell, so that values lie in [0, 1], or `none`, as MME's
-      released scripts have it.
-    std: Channels are divided by it, as in the model's input. (What is subtracted there makes
-      no difference to gradients, nor does this to `l2`.)
-    gaussian: Side of squares of pixels whose gradients count by a Gaussian with a deviation of
-      half a side, or 0 for none; for MaskFeat, whose release leaves it off.
+    variant: `mme` (edge pixels repeated, gradients shared by the two nearest bins, means) or
+      `maskfeat` (frames reflected, each gradient in one bin, sums).
+    norm: `l2`, over the bins of a cell, so that values lie in [0, 1], or `none`, as in MME's
+      released scripts.
+    std: Channels are divided by it, as in the model's input. (The mean that is subtracted there
+      does not change gradients, and `std` does not change the values with `l2`.)
+    gaussian: Side of squares of pixels in which gradients are weighted by a Gaussian with a
+      deviation of half a side; 0: no weights. An option of MaskFeat, which its release turns off.
 
   Raises:
-    UserError: an unknown name, or sides that cells or windows do not divide.
+    UserError: a name is unknown, or frames do not divide into cells or squares.
 
   Source: MaskFeat (Wei et al., 2022), section 3, `HOGLayerC` of its release; MME's
-  `m3video/feat.py` without its faults: no random bias, and bins add up.
+  `m3video/feat.py` without its mistakes: there is no random bias, and bins add up.
   """
   spec = lookup(VARIANTS, variant, 'target hog, variant')
   check_name(norm, NORMS, 'target hog, norm')
@@ -117,7 +117,7 @@ def hog(
 def _sobel(
   frames: Float[Array, '*b H W C'], pad: str
 ) -> tuple[Float[Array, '*b H W C'], Float[Array, '*b H W C']]:
-  """Eight times the slope to the left and upwards."""
+  """Eight times the slopes of brightness: to the left, and upwards."""
   padded = jnp.pad(frames, [(0, 0)] * (frames.ndim - 3) + [(1, 1), (1, 1), (0, 0)], mode=pad)
   above, middle, below = padded[..., :-2, :, :], padded[..., 1:-1, :, :], padded[..., 2:, :, :]
   down, across = above - below, above + 2 * middle + below
@@ -126,15 +126,15 @@ def _sobel(
   return gx, gy
 
 
-# The arc tangent of sqrt(s) over sqrt(s) for s in [0, 1]; of a slope, in bins.
+# A polynomial for arctan(sqrt(s)) / sqrt(s), s in [0, 1]: slope * it(slope^2) is an angle, in bins.
 _SERIES = Chebyshev.interpolate(lambda s: np.arctan(np.sqrt(s)) / np.sqrt(s), 8, domain=[0, 1])
 _ARCTAN = (BINS / np.pi * Polynomial.cast(_SERIES).coef[::-1]).astype(np.float32)
 
 
 def _phase(x: Float[Array, '*b'], y: Float[Array, '*b']) -> Float[Array, '*b']:
-  """The angle from x to y in bins, in [0, 9]: that of a vector or of its opposite.
+  """The angle of (x, y) in bins, in [0, 9]; a vector and its opposite have the same angle.
 
-  XLA's arctan2 takes ten times as long on CPUs: longer than the rest of the histogram.
+  XLA's arctan2 takes ten times as long on CPUs, longer than the rest of the histogram.
   """
   x, y = jnp.where(y < 0, -x, x), jnp.abs(y)
   short, long = jnp.minimum(jnp.abs(x), y), jnp.maximum(jnp.abs(x), y)
@@ -150,10 +150,10 @@ def _pool(
   weight: Callable[[Array, int], Array],
   cell: int,
 ) -> Float[Array, '*b Hc Wc C 9']:
-  """The sum of gradients over each cell, by bin.
+  """The sum of gradients over each cell, for each bin.
 
-  All bins are summed over a cell's rows in one pass, so that their weights stay in registers: 9
-  weights for each pixel would need nine times the memory of the clip.
+  One pass sums all bins over a cell's rows, so that weights stay in registers: 9 weights for each
+  pixel would need nine times the memory of the clip.
   """
   channels = size.shape[-1]
   size, phase = (
@@ -171,7 +171,7 @@ def _pool(
 
 
 def _gaussian(side: int, shape: tuple[int, int]) -> Float[np.ndarray, 'H W']:
-  """Squares of Gaussian weights, side by side, each with the sum 1."""
+  """Squares of Gaussian weights, side by side; the weights of each add up to 1."""
   at = np.exp(-0.5 * np.square((np.arange(side) - (side - 1) / 2) / (side // 2)))
   square = np.outer(at, at) / at.sum() ** 2
   return np.tile(square, (shape[0] // side, shape[1] // side)).astype(np.float32)
@@ -192,12 +192,12 @@ def hog_target(
 
   Args:
     clip, followed, patch: See `TARGETS`.
-    frame: The frame of the slot: `middle` (number p_t // 2 from 0: the second of two, as MME's
-      release) or `first` (as MaskFeat).
+    frame: The frame of the slot: `middle` (number p_t // 2 from 0, the second of two: MME's
+      release) or `first` (MaskFeat).
     variant, norm, std, gaussian: See `hog`.
 
   Returns:
-    In the order (channel, bin, row and column of the cell in its token): 108 for RGB.
+    Values in the order (channel, bin, row and column of the cell in its token): 108 for RGB.
   """
   at = lookup(FRAMES, frame, 'target hog, frame')(patch[0])
   frames = unit_range(clip[:, at :: patch[0]])
@@ -216,27 +216,30 @@ def aligned_hog(
   norm: str = 'l2',
   std: tuple[float, ...] = IMAGENET_STD,
 ) -> Target:
-  """The histograms along the paths of a token's points: the paper's shape features.
+  """The histograms along the paths of a token's points: the shape features of MME's paper.
+
+  Each step has the histogram of the cell that the point is in when the step starts. (The released
+  code takes that of the cell where the path starts.)
 
   Args:
-    clip: Not used: histograms are those of the frames that points are followed in.
-    followed: Frames in which the L steps of each time slot start (more of them, such as the one
-      where the last step ends, are not used), and tracks on the same cells. (The released code
-      looks histograms up where the points start.)
+    clip: Only its number of channels is used.
+    followed: The frames in which the L steps of each time slot start (a frame more, in which the
+      last step ends, is ignored), and tracks on the same cells.
     patch: Size of a patch in frames, rows and columns.
     later: Weight in the loss of steps after the first; 0.1 in the released code.
     variant, norm, std: See `hog`.
 
   Returns:
-    In the order (channel, bin, step, row and column of the cell in its token): 108 L for RGB.
+    Values in the order (channel, bin, step, row and column of the cell in its token): 108 L for
+    RGB.
   """
   b, t = followed.frames.shape[:2]
   cell = cell_of(patch)
   if followed.tracks.displacements.shape[2] * cell != followed.frames.shape[3]:
-    raise UserError('aligned_hog follows 2 x 2 points of a token: set tracking.points to 2.')
+    raise UserError('aligned_hog needs 2 x 2 points in each token: set tracking.points to 2.')
   steps = followed.tracks.displacements.shape[1]
   plain = functools.partial(hog, cell=cell, variant=variant, norm=norm, std=std)
-  # Slot by slot, to save memory: the frames of all slots are several times the clip.
+  # One slot at a time, to save memory: the frames of all slots are several times the clip.
   cells = jax.lax.map(lambda slot: plain(followed.frames[:, slot, :steps]), jnp.arange(t))
   cells = einops.rearrange(cells, 't b L y x C k -> (b t) L y x (C k)')
   values = einops.rearrange(
@@ -249,7 +252,7 @@ def aligned_hog(
   )
   if later == 1:
     return Target(values)
-  # Weights are made for a sum over values and a mean over steps; losses take the mean of all.
+  # Losses take the mean over all values; `step_weights` includes the mean over steps already.
   weights = steps * step_weights(steps, later=later, values=clip.shape[-1] * BINS)
   return Target(values, jnp.broadcast_to(jnp.asarray(weights), values.shape))
 
@@ -257,20 +260,20 @@ def aligned_hog(
 def along(
   cells: Float[Array, 'b L Hc Wc f'], tracks: Tracks, *, cell: int
 ) -> Float[Array, 'b L Hc Wc f']:
-  """The values of the cells in which points are at each of L steps."""
+  """The values of the cell that each point is in, at the start of each of L steps."""
   end = jnp.array([cells.shape[3] - 1, cells.shape[2] - 1])
   places = jnp.clip(tracks.positions[:, : cells.shape[1]] // cell, 0, end).astype(int)
   return jax.vmap(jax.vmap(lambda values, at: values[at[..., 1], at[..., 0]]))(cells, places)
 
 
 def step_weights(steps: int, *, later: float, values: int = 3 * BINS) -> Float[np.ndarray, ' f']:
-  """The weight of each value of `aligned_hog` in a sum of squared errors.
+  """The weight of each value of `aligned_hog` in a sum of squared errors: the released alpha.
 
-  The mean over steps of 1 for the first and `later` for the others (the released alpha).
+  It is 1 / L for the first step and `later` / L for others.
 
   Args:
     steps: L.
-    later: Weight of all steps but the first.
+    later: Weight of all steps after the first.
     values: Number of values of each of a token's 4 cells.
   """
   alpha = np.array([1.0] + [later] * (steps - 1), np.float32) / steps
@@ -278,10 +281,10 @@ def step_weights(steps: int, *, later: float, values: int = 3 * BINS) -> Float[n
 
 
 def cell_of(patch: tuple[int, int, int], parts: int = 2) -> int:
-  """Height and width of a cell, and the pitch of tracks, in pixels: a part of a patch.
+  """The side of a cell in pixels, if a patch has `parts` x `parts` cells; also the pitch of tracks.
 
   Raises:
-    UserError: patches are not square or do not divide.
+    UserError: patches are not square, or their side is no multiple of `parts`.
   """
   _, height, width = patch
   if height != width or height % parts:
@@ -293,7 +296,7 @@ def cell_of(patch: tuple[int, int, int], parts: int = 2) -> int:
 
 
 def bin_angles(variant: str) -> Float[np.ndarray, '9']:
-  """The direction of the gradient at the middle of each bin, in radians from right to down."""
+  """The gradient's direction at the middle of each bin, in radians from right to down."""
   if VARIANTS[variant].from_y:
     return np.pi / 2 - (np.arange(BINS) + 0.5) * np.pi / BINS
   return np.arange(BINS) * np.pi / BINS

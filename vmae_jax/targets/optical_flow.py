@@ -10,7 +10,7 @@ from vmae_jax.types import Array, Float, Num
 
 
 def flow_pairs(frames: int, *, gap: int = 1, **_) -> tuple[Pair, ...]:
-  """From each frame to the one `gap` later, as far as the clip goes."""
+  """Pairs from each frame to the one `gap` later, if the clip has it."""
   return tuple((i, i + gap) for i in range(frames - gap)) if gap > 0 else ()
 
 
@@ -27,27 +27,28 @@ def optical_flow(
   eps: float = 0.1,
   scale: float = 2.0,
 ) -> Float[Array, 'b n f']:
-  """Where the content of each cell of a token goes, frame by frame: mean flow in pixels.
+  """The mean flow of each cell of a token, for each frame, in pixels of the clip.
 
-  The flow is that of the step, from the estimator that `motion.name` names, which maskings share.
+  The flow is from the estimator `motion.name` and is shared with maskings.
 
   Args:
     clip, followed, patch: See `TARGETS`.
-    flow: Of the pairs that `flow_pairs` names, on any grid that the cells divide.
-    gap: From a frame to the one in which its content is looked for, in sampled frames. The last
-      frames, which have none, repeat the flow of the last one that has.
-    cells: In a token's row and column; the mean over each cell is predicted. Ours: whole pixels
-      would be more values than an estimate is worth.
-    normalise: `patch`, each token's deviation from its mean, which says nothing of a token that
-      moves as one; `global` or `none`. Ours, as neither paper tells how flow is scaled.
+    flow: Flow of the pairs of `flow_pairs`, on any grid that divides into cells.
+    gap: Flow is from a frame to the one `gap` later in the clip. The last `gap` frames repeat the
+      flow of the last frame that has one.
+    cells: Cells in a token's row and column. The default is our choice: an estimate is too coarse
+      for the flow of each pixel to be worth predicting.
+    normalise: `patch`, each token's deviation from its mean, which is zero if the token moves as a
+      whole; `global` or `none`. The default is our choice: neither paper says how flow is scaled.
     eps: With `patch`: added to a token's standard deviation, in pixels.
-    scale: With `global`: what the flow is divided by, in pixels.
+    scale: With `global`: the flow is divided by it, in pixels.
 
   Returns:
-    In the order (frame, row and column of the cell, x and y), x to the right and y downwards.
+    Values in the order (frame, row and column of the cell, x and y), x to the right and y
+    downwards.
 
   Raises:
-    UserError: an unknown option, or sides that do not divide.
+    UserError: an option is unknown, or the flow's grid does not divide into cells.
   """
   function = lookup(NORMALISATIONS, normalise, 'target optical_flow, normalise')
   _, frames, height, width, _ = clip.shape

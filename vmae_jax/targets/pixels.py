@@ -1,4 +1,4 @@
-"""The pixels themselves, each patch normalised or raw."""
+"""The pixels themselves, normalised by patch or not."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ from vmae_jax.types import Array, Float, Num
 def normalise_patches(
   patches: Float[Array, 'b n p'], *, channels: int, eps: float
 ) -> Float[Array, 'b n p']:
-  """Zero mean and unit (unbiased) standard deviation for each token and channel.
+  """Gives each token and channel zero mean and unit (unbiased) standard deviation.
 
   Args:
     patches: Values ordered (p_t, p_h, p_w, channel).
@@ -23,11 +23,12 @@ def normalise_patches(
   count = patches.shape[-1] // channels
   if sharding.platform() != 'tpu':
     x = patches.reshape(*patches.shape[:-1], count, channels)
-    for _ in range(2):  # What rounding leaves of the mean would be all there is in a flat patch.
+    # Twice: in a flat patch, the rounding error of the first mean would be all that remains.
+    for _ in range(2):
       x = x - x.mean(axis=-2, keepdims=True)
     std = jnp.sqrt(jnp.square(x).sum(axis=-2, keepdims=True) / (count - 1))
     return (x / (std + eps)).reshape(patches.shape)
-  # Channels lie side by side: an axis of three would fill 3 of a TPU's 128 lanes.
+  # No axis for channels: it would fill 3 of a TPU's 128 lanes.
   mine = [np.arange(patches.shape[-1]) % channels == c for c in range(channels)]
 
   def sums(x):
@@ -37,14 +38,14 @@ def normalise_patches(
     return sum(jnp.where(m, y, 0) for m, y in zip(mine, each, strict=True))
 
   x = patches - back([s / count for s in sums(patches)])
-  rest, squares = sums(x), sums(jnp.square(x))  # As above.
-  # Not below 0 by rounding, in a flat patch.
+  rest, squares = sums(x), sums(jnp.square(x))  # The rest of the mean, as above.
+  # In a flat patch, rounding could make this negative.
   left = [jnp.maximum(s - r * r / count, 0) for s, r in zip(squares, rest, strict=True)]
   std = [jnp.sqrt(s / (count - 1)) for s in left]
   return (x - back([r / count for r in rest])) * back([1 / (s + eps) for s in std])
 
 
-# (patches, channels, eps of a patch's deviation, scale of all) -> patches.
+# (patches, channels, eps of `patch`, scale of `global`) -> normalised patches.
 NORMALISATIONS = {
   'patch': lambda patches, *, channels, eps, scale: normalise_patches(
     patches, channels=channels, eps=eps
@@ -63,16 +64,14 @@ def pixels(
   eps: float = 1e-6,
   scale: float = 0.225,
 ) -> Float[Array, 'b n p']:
-  """Pixels of each token, per channel normalised over the patch as VideoMAE does.
+  """Pixels of each token, normalised over the patch for each channel, as in VideoMAE.
 
   Args:
-    clip: uint8, or floats in [0, 1].
-    followed: Not used.
-    patch: Size of a patch in frames, rows and columns.
+    clip, followed, patch: See `TARGETS`.
     normalise: `patch`, `global` or `none`.
-    eps: Added to a patch's standard deviation (1e-6 in VideoMAE). A larger one, in units of
-      intensity, keeps noise in flat patches from being blown up.
-    scale: With `global`: what all pixels are divided by.
+    eps: With `patch`: added to a patch's standard deviation (1e-6 in VideoMAE). A larger value, in
+      units of intensity, amplifies the noise of flat patches less.
+    scale: With `global`: pixels are divided by it.
 
   Source: VideoMAE section 3; papers' released code, `engine_for_pretraining.py`.
   """

@@ -14,13 +14,13 @@ def _patch_std(
   d: Float[Array, 'b n 2 L q'], *, scale: float, eps: float
 ) -> Float[Array, 'b n 2 L q']:
   """Zero mean and unit (unbiased) deviation over the points of a token, for each component."""
-  # In pixels, not yet scaled: four equal steps equal their mean exactly, so that no rounding error
-  # is left for a small eps to blow up.
+  # Computed in pixels, since four equal whole steps equal their mean exactly: scaled steps would
+  # leave a rounding error, which a small eps would amplify.
   d = d - d.mean(axis=-1, keepdims=True)
   if d.shape[-1] == 1:
     raise UserError(
-      'trajectory: patch_std is of the deviations between the points of a token, of which there is '
-      'one (average, tracking.points): set the normalise of the head to none or total_length.'
+      'trajectory: patch_std needs several paths in a token, and there is one (average, '
+      'tracking.points): set normalise of the head to none or total_length.'
     )
   std = jnp.sqrt(jnp.square(d).sum(axis=-1, keepdims=True) / (d.shape[-1] - 1))
   return d / (std + eps * scale)
@@ -29,7 +29,7 @@ def _patch_std(
 def _total_length(
   d: Float[Array, 'b n 2 L q'], *, scale: float, eps: float
 ) -> Float[Array, 'b n 2 L q']:
-  """Over the length of the path."""
+  """Steps over the length of their path."""
   length = jnp.linalg.norm(d, axis=2, keepdims=True).sum(axis=3, keepdims=True)
   return d / (length + eps * scale)
 
@@ -62,25 +62,26 @@ def trajectory(
     clip: Only its shape is used.
     followed: Tracks, with the same number q of points in each token (tracking.points squared).
     patch: Size of a patch in frames, rows and columns.
-    normalise: `patch_std`, the deviations between a token's points (as released): no more than
-      1.5 in size for 4 points, and zero where the token moves as one. `total_length`: over the
-      length of the path, as dense trajectories are. `none`.
-    scale: In pixels; 20 as released. Steps of that length are 1.
-    eps: Added to the deviation or the length, in units of `scale`. The released 1e-6 makes as
-      much of noise as of motion; ours is a fifth of a pixel.
-    mean: Appends the token's mean steps over `scale`, which no normalisation changes.
-    average: One path a token, the mean over its points (MME's `AvgTraj`).
-    total: One step a path, from its start to its end (MME's `AccuTraj`).
-    lost: Whether tokens count whose points have all left the frame (released: `--no_loss_mask`).
-
-  Raises:
-    UserError: an unknown normalisation, or deviations of one point.
+    normalise: `patch_std`, as in the released code: steps minus their mean over a token's points,
+      over their deviation. Values are at most 1.5 in size for 4 points, and zero if the token moves
+      as a whole. `total_length`: steps over the length of their path, as in dense trajectories.
+      `none`.
+    scale: In pixels; 20 in the released code. A step of this length has the value 1.
+    eps: Added to the deviation or the length, in units of `scale`. The released 1e-6 amplifies
+      noise to the size of motion; ours is a fifth of a pixel.
+    mean: Whether to append the token's mean steps over `scale`, which are not normalised.
+    average: Whether to predict one path for each token, the mean over its points (MME's `AvgTraj`).
+    total: Whether to predict one step for each path, from its start to its end (MME's `AccuTraj`).
+    lost: Whether tokens count if all their points have left the frame (released: `--no_loss_mask`).
 
   Returns:
     Values in the order (component, step, row and column of the point in its token), 2 L q of them
-    (q is 1 with `average`, L with `total`), and with `mean` those of (component, step), 2 L. The
-    weight of a token is 1 if at least one of its points stayed in the frame, as released, else 0;
-    there is none with `lost`.
+    (with q = 1 for `average`, L = 1 for `total`), and with `mean` 2 L more in the order (component,
+    step). The weight of a token is 1 if at least one of its points stayed in the frame, as in the
+    released code, else 0; with `lost` there are no weights.
+
+  Raises:
+    UserError: a normalisation is unknown, or `patch_std` is asked for with one point.
 
   Source: MME (Sun et al., 2023), equation 3; order and scale of the released `engine.py`.
   """
