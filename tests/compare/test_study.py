@@ -186,7 +186,7 @@ def test_targets_of_another_clip():
     other['motion'].values, there['motion'].values[jnp.array([4, 5, 6, 7, 0, 1, 2, 3])]
   )
   config.optimizer.accumulate = 2
-  with pytest.raises(UserError, match='are all of one video'):
+  with pytest.raises(UserError, match='are from one video'):
     build_method(config)
 
 

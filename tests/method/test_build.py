@@ -55,7 +55,7 @@ def test_a_cosine_has_no_weight_for_each_value():
   config.heads.shape.update(target='aligned_hog', options={}, loss='cosine')
   build_method(config)
   config.heads.shape.options.later = 0.1
-  with pytest.raises(UserError, match='aligned_hog weighs each value'):
+  with pytest.raises(UserError, match='aligned_hog has a weight for each value'):
     build_method(config)
 
 

@@ -1,11 +1,11 @@
-"""Changes of the look of clips, on the devices: colours, grey, blur, solarising.
+"""Augmentation of the look of clips, on the devices: colours, grey, blur, solarising.
 
-All of them are drawn from a clip's own key, so that devices, batches and restarts change nothing,
-and all frames of a clip get the same: a place that does not move keeps one colour. Order, functions
-and strengths are those of BYOL (appendix B), as dm-pix has them: brightness is added, contrast is
-about each channel's mean (here over all frames, not each), saturation and hue are those of HSV.
-BYOL draws the order of the four anew for each image; for many clips at once that would compute each
-of them four times.
+All changes are drawn from a clip's own key, so that they do not depend on devices, batches and
+restarts. All frames of a clip are changed alike: a place that does not move keeps one colour.
+Order, functions and strengths are BYOL's (appendix B), as dm-pix has them: brightness is added,
+contrast is relative to each channel's mean (here over all frames together), saturation and hue are
+those of HSV. BYOL draws the order of these four for each image; here it is fixed, since a batch
+would have to compute each of them four times.
 """
 
 import functools
@@ -20,11 +20,11 @@ import numpy as np
 from vmae_jax.models.patches import unit_range
 from vmae_jax.types import Array, Float, Key, Num
 
-# Chances in the config's block `augment`: if all are 0, nothing is computed at all.
+# Chances in the config's block `augment`; if all are 0, nothing is computed.
 CHANCES = ('jitter', 'grey', 'blur', 'solarise')
 STRENGTHS = ('brightness', 'contrast', 'saturation', 'hue')  # Strengths of the jitter.
-THRESHOLD = 0.5  # Values from here on are inverted by solarising.
-BLUR_SHARE = 0.1  # Width of the blur's kernel, of the picture's shorter side.
+THRESHOLD = 0.5  # Solarising inverts values from this one on.
+BLUR_SHARE = 0.1  # Width of the blur's kernel, as a share of the picture's shorter side.
 
 Images = dict[str, Num[Array, 'b ...']]
 
@@ -34,8 +34,7 @@ def build_augmentation(
 ) -> Callable[[Key[Array, ' b'], Images], Images]:
   """(keys, images) -> images, with the options of a config's block `augment`.
 
-  Args:
-    block: None in a run that is older than this block.
+  The block is None in the config of a run that is older than it.
   """
   if block is None or not any(block[name] for name in CHANCES):
     return lambda keys, images: images
@@ -56,16 +55,16 @@ def augment(
   sigma: tuple[float, float],
   solarise: float,
 ) -> Images:
-  """Changes the look of each clip, of all its frames alike.
+  """Changes the look of each clip, the same for all its frames.
 
   Args:
     keys: The keys of the clips for this purpose.
     images: Name -> 'b ... H W 3', uint8 or in [0, 1]: a clip and, if there is one, its window.
-    jitter, grey, blur, solarise: Chances of each change, the first one of the colours.
-    brightness: The greatest amount that is added or taken away.
-    contrast, saturation: The greatest distance of the factor from 1.
-    hue: The greatest turn, as a share of a whole one.
-    sigma: Bounds of the blur's width in pixels.
+    jitter, grey, blur, solarise: The chance of each change; `jitter` is that of the colours.
+    brightness: The largest amount that is added or subtracted.
+    contrast, saturation: The largest distance of the factor from 1.
+    hue: The largest rotation, as a share of the whole circle.
+    sigma: Bounds of the blur's standard deviation in pixels.
 
   Returns:
     The same names and shapes, in [0, 1].
@@ -79,7 +78,7 @@ def augment(
       changed = frames
       if brightness:
         changed = _clip(dm_pix.adjust_brightness(changed, brightness * signed[0]))
-      if contrast:  # As one tall picture, so that a still place does not flicker.
+      if contrast:  # All frames as one tall picture, so that a still place does not flicker.
         tall = changed.reshape(-1, *changed.shape[2:])
         tall = dm_pix.adjust_contrast(tall, 1 + contrast * signed[1])
         changed = _clip(tall.reshape(changed.shape))
@@ -101,7 +100,7 @@ def augment(
     return _clip(frames)
 
   images = jax.tree.map(unit_range, images)
-  # All images at once, since the contrast of a window is about the same mean as its clip's.
+  # All images together, so that a clip and its window have the same mean for contrast.
   rows = [x.reshape(len(x), -1, *x.shape[-3:]) for x in images.values()]
   ends = np.cumsum([x.shape[1] for x in rows])[:-1]
   changed = jnp.split(jax.vmap(one)(keys, jnp.concatenate(rows, axis=1)), ends, axis=1)
@@ -113,9 +112,9 @@ def gaussian_blur(
 ) -> Float[Array, 'F H W C']:
   """Blurs each frame by a Gaussian of `sigma` pixels; beyond its edges a frame is mirrored.
 
-  The kernel's size depends on that of the picture alone. The numbers are those of dm-pix, whose
-  convolution is not used: for clips with different kernels it becomes one with a group for each
-  clip and channel, many times slower (150 times on 8 emulated devices).
+  The kernel's size depends only on the picture's. Results are those of dm-pix, but its convolution
+  is not used: with a kernel for each clip it has a group for each clip and channel and is many
+  times slower (150 times on 8 emulated devices).
   """
   radius = blur_radius(frames.shape[1:3])
   kernel = jnp.exp(-(jnp.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
@@ -130,7 +129,7 @@ def gaussian_blur(
 
 
 def blur_radius(size: tuple[int, ...]) -> int:
-  """Pixels on each side of the middle of the kernel, for pictures of (H, W): 11 of 224 x 224."""
+  """Pixels on each side of the kernel's middle, for pictures of (H, W): 11 for 224 x 224."""
   return max(1, round(BLUR_SHARE * min(size) / 2))
 
 

@@ -1,4 +1,4 @@
-"""Builds the `Method` that a config describes; looks up its names and checks its options."""
+"""Builds the `Method` that a config describes: looks up names and checks options."""
 
 import functools
 import math
@@ -33,12 +33,12 @@ def build_method(config, *, teachers: Mapping[str, Teacher] | None = None) -> Me
   """The method that a config describes.
 
   Args:
-    config: Of pre-training.
-    teachers: Those of the config that have paths; see `training.teachers`.
+    config: A config of pre-training.
+    teachers: The config's teachers that have a path; see `training.teachers`.
 
   Raises:
-    UserError: a name or option that does not exist, sizes that do not divide, or a target
-      whose tokenizer or teacher is missing.
+    UserError: a name or option does not exist, sizes do not divide, or a target's tokenizer or
+      teacher is missing.
   """
   data, patch = config.data, tuple(config.model.patch)
   grid = token_grid((data.frames, data.size, data.size), patch)
@@ -100,18 +100,18 @@ def build_method(config, *, teachers: Mapping[str, Teacher] | None = None) -> Me
 
 
 def _outputs(config, targets: dict[str, Target], tokenizer: Tokenizer | None) -> dict[str, Output]:
-  """The output that each head adds to its decoder, from the shapes of targets."""
+  """The output layers of each head, from the shapes of targets."""
   outputs = {}
   for name, head in config.heads.items():
     width = targets[name].values.shape[-1]
     logits = head.loss == 'cross_entropy'
-    if logits:  # For each of a token's f codes.
+    if logits:  # A token has f codes, each with logits over all codes.
       width *= tokenizer.model.codes
     weights = targets[name].weights
     if head.loss == 'cosine' and weights is not None and weights.shape[-1] > 1:
       raise UserError(
-        f'heads.{name}: the target {head.target} weighs each value, and the loss cosine takes them '
-        'together: choose another loss.'
+        f'heads.{name}: the target {head.target} has a weight for each value, which the loss '
+        'cosine cannot use: choose another loss.'
       )
     activation = head.get('activation', 'none')
     check_name(activation, ACTIVATIONS, f'heads.{name}.activation')
@@ -133,13 +133,13 @@ def _head(
   codes = _needs(head, 'tokenizer')
   if codes != (head.loss == 'cross_entropy'):
     raise UserError(
-      f'heads.{name}: the target codes goes with the loss cross_entropy, and no other does; '
-      f'it has target {head.target} and loss {head.loss}.'
+      f'heads.{name} has target {head.target} and loss {head.loss}: the target codes needs the '
+      'loss cross_entropy, and no other target can have it.'
     )
   other_clip, repeats = head.get('other_clip', False), config.data.repeats
   if other_clip and config.batch_size // config.optimizer.accumulate <= repeats:
     raise UserError(
-      f'heads.{name}.other_clip: the clips that are computed together are all of one video: '
+      f'heads.{name}.other_clip: all clips that are computed together are from one video: '
       'choose a larger batch_size, or fewer data.repeats or optimizer.accumulate.'
     )
   asks_for_flow = hasattr(function, 'flow_pairs')
@@ -148,7 +148,7 @@ def _head(
 
   def target(clip, flow, followed, frozen):
     found = own_target(clip, flow, followed, frozen)
-    if other_clip:  # Of another video: the clips of one stand side by side.
+    if other_clip:  # Rolls by all clips of one video, which are neighbours in the batch.
       return jax.tree.map(lambda x: jnp.roll(x, repeats, axis=0), found)
     return found
 
@@ -181,8 +181,8 @@ def _maskings(
     return masking, None
   if config.regressor.name != 'none' and decoded.name == 'running_cell':
     raise UserError(
-      'decoder_masking running_cell also decodes tokens that are visible, which a regressor must '
-      'not be shown as targets: take decoder_masking.name random.'
+      'decoder_masking running_cell also decodes visible tokens, which a regressor must not get as '
+      'targets: choose decoder_masking.name=random.'
     )
   decoder_masking = DECODER_MASKINGS[decoded.name]
   return masking, jax.vmap(functools.partial(decoder_masking, grid=grid, ratio=decoded.ratio))
@@ -191,7 +191,7 @@ def _maskings(
 def _motion(
   config, raft_size: str | None
 ) -> tuple[Callable[..., Flow | None], Callable[..., Followed | None]]:
-  """`Method.flow`, of all pairs of frames that anything needs, and `Method.follow`."""
+  """`Method.flow`, for all pairs of frames that maskings and targets need, and `Method.follow`."""
   pairs, tracking = _flow_pairs(config), config.tracking
   options = dict(
     # Older runs have no such key.
@@ -219,7 +219,7 @@ def _motion(
       return None
     clip, T = images['video'], config.data.frames
     if (window := images.get('window')) is not None:
-      rows = len(window) * window.shape[1], window.shape[2]  # Each slot's by themselves.
+      rows = len(window) * window.shape[1], window.shape[2]  # Each slot is a row of its own.
       moved = {name: images[name][:, T:] for name in ('vectors', 'times') if name in images}
       moved = {name: x.reshape(*rows, *x.shape[2:]) for name, x in moved.items()}
       return follow_lib.follow_window(window, estimator=estimator(frozen, moved), **options)
@@ -232,14 +232,17 @@ def _motion(
 
 
 def window(config) -> int:
-  """How many neighbouring video frames the loader must add to each time slot."""
+  """How many neighbouring video frames the loader must add to each time slot, or 0."""
   tracking = config.tracking
   check_name(tracking.rate, RATES, 'tracking.rate')
   return tracking.steps + 1 if _tracked(config) and tracking.rate == 'video' else 0
 
 
 def codec_cells(config) -> int:
-  """Cells of the codec's motion that the loader must add along each side of a clip: two a token."""
+  """Cells of the codec's motion along each side of a clip that the loader must add, or 0.
+
+  Each token has at least two along each of its sides.
+  """
   if config.motion.name != 'codec' or not (_flow_pairs(config) or window(config)):
     return 0
   _, h, w = token_grid((config.data.frames, *(config.data.size,) * 2), tuple(config.model.patch))
@@ -247,7 +250,7 @@ def codec_cells(config) -> int:
 
 
 def _needs(head, name: str) -> bool:
-  """Whether the target of a head needs `points`, the `tokenizer` or a `teacher`."""
+  """Whether a head's target needs `name`: `points`, the `tokenizer` or a `teacher`."""
   return name in getattr(TARGETS.get(head.target), 'needs', ())
 
 
@@ -256,7 +259,7 @@ def _tracked(config) -> bool:
 
 
 def _flow_pairs(config) -> list[tuple[int, int]]:
-  """All pairs of the clip's frames between which maskings or targets need the flow."""
+  """All pairs of the clip's frames whose flow maskings or targets need."""
   frames, pairs = config.data.frames, set()
   if _tracked(config) and not window(config):
     gap = config.model.patch[0] if config.tracking.rate == 'slot' else 1
@@ -270,8 +273,8 @@ def _flow_pairs(config) -> list[tuple[int, int]]:
       asked = pairs_of(frames, **options)
       if not asked:
         raise UserError(
-          f'{name} follows motion from frame to frame, and data.frames is {frames}: give clips '
-          f'more frames, or take another {key}.'
+          f'{name} follows motion from frame to frame, but data.frames is {frames}: choose more '
+          f'frames, or another {key}.'
         )
       pairs |= set(asked)
   return sorted(pairs)
@@ -298,7 +301,7 @@ def asked_teachers(config) -> list[str]:
 
 
 def _teachers(config, found: Mapping[str, Teacher]) -> dict[str, Teacher]:
-  """The teachers that heads ask for: those that were found, and those that need no file."""
+  """The teachers that heads ask for: those in `found`, and those that need no file."""
   data, teachers = config.data, {}
   for name in asked_teachers(config):
     path = config.teachers[name].path
@@ -325,7 +328,7 @@ def _teachers(config, found: Mapping[str, Teacher]) -> dict[str, Teacher]:
 
 
 def _load_raft(config) -> tuple[str | None, Any]:
-  """Size and parameters of RAFT, if it is named and anything needs flow, else None."""
+  """Size and parameters of RAFT, or (None, None) if another estimator or no flow is used."""
   motion = config.motion
   estimator = lookup(ESTIMATORS, motion.name, 'motion.name')
   given = ('params', 'clip', 'pairs', 'size', 'vectors', 'times')

@@ -1,4 +1,4 @@
-"""The way from a batch to the loss, the same for every method: read `Method.forward` first."""
+"""From a batch to the loss, in the same steps for every method: read `Method.forward` first."""
 
 import math
 from collections.abc import Callable
@@ -25,26 +25,25 @@ from vmae_jax.types import Array, Float, Key
 
 
 class Head(NamedTuple):
-  """One thing to predict: (clip, flow, followed, frozen) -> Target of all tokens, loss, weight, and
-  whether its teacher is the average of the model itself."""
+  """One thing to predict."""
 
-  target: Callable[..., Target]
-  loss: Callable[..., Array]
+  target: Callable[..., Target]  # (clip, flow, followed, frozen) -> Target of all tokens.
+  loss: Callable[..., Array]  # An entry of LOSSES.
   weight: float
-  averaged: bool = False
+  averaged: bool = False  # Whether its teacher is the moving average of the model itself.
 
 
 class Forward(NamedTuple):
   """The results of `Method.forward`.
 
   Attributes:
-    clip: In [0, 1], with the look of this visit.
+    clip: The clips in [0, 1], augmented.
     flow: Optical flow between the clip's frames, or None.
-    followed: Points that targets follow, or None.
-    mask: Which tokens are visible and which are predicted.
+    followed: The points that targets use, or None.
+    mask: The visible and the predicted tokens.
     targets: Head -> its target for all tokens, without a gradient.
     predictions: Head -> the prediction for the masked tokens.
-    own_losses: Loss that the model itself defines -> its value for each masked token.
+    own_losses: A loss that the model itself defines -> its value for each masked token.
   """
 
   clip: Float[Array, 'b T H W 3']
@@ -61,21 +60,22 @@ class Method(NamedTuple):
 
   Attributes:
     model: The wiring: an autoencoder with one output for each head.
-    augment: (keys 'b', images in [0, 1]) -> the same images with another look.
-    flow: (images, frozen) -> the optical flow that masks or targets ask for, or None.
-    follow: (images, flow, frozen) -> the points that targets follow, or None.
-    masking: (keys 'b', clip, flow) -> Mask with a batch axis: all hidden tokens are predicted.
-    decoder_masking: (keys 'b', Mask) -> the same with part of the hidden tokens, or None: all.
+    augment: (keys 'b', images) -> the images with changed colours and blur.
+    flow: (images, frozen) -> the optical flow that masks or targets need, or None.
+    follow: (images, flow, frozen) -> the points that targets need, or None.
+    masking: (keys 'b', clip, flow) -> Mask with a batch axis, in which all hidden tokens are
+      predicted.
+    decoder_masking: (keys 'b', Mask) -> Mask in which part of them are predicted; None: all are.
     heads: What the model predicts.
-    own_losses: Loss that the model itself defines -> its weight.
-    tokenizer: The frozen tokenizer that a target asks for, or None.
-    teachers: The teachers that targets ask for.
-    frozen: Parameters of frozen networks that a step needs; in no state and no checkpoint. A step
-      adds the moving average of the model's own, if the state has one (`teacher.AVERAGE`).
+    own_losses: A loss that the model itself defines -> its weight.
+    tokenizer: The frozen tokenizer that a target needs, or None.
+    teachers: The teachers that targets need.
+    frozen: Parameters of the frozen networks that a step needs; they are in no state and no
+      checkpoint. A step adds the model's moving average, if the state has one (`teacher.AVERAGE`).
     window: Frames that the loader adds to each time slot for `follow`, or 0.
-    vectors: Cells of the codec's motion that it adds along each side of a clip for `flow` and
-      `follow`, or 0.
-    shuffled: Whether the model sees the frames of a clip in random order; targets keep theirs.
+    vectors: Cells of the codec's motion along each side of a clip that the loader adds for `flow`
+      and `follow`, or 0.
+    shuffled: Whether the model sees the frames of a clip in random order; targets do not.
     grid: Tokens (t, h, w).
     patch: Size of a patch in frames, rows and columns.
     seed: Seed of all random numbers on the devices.
@@ -108,10 +108,11 @@ class Method(NamedTuple):
       params: Parameters of the model.
       batch: From the loader: `inputs`, with a batch axis, and `epoch`, `sample` and `repeat`.
       frozen: `self.frozen`, on the devices.
-      decode_all: Predicts all hidden tokens, as pictures want it.
+      decode_all: Whether to predict all hidden tokens, as pictures need.
     """
     images = self.augment(clip_keys(self.seed, batch, 'look'), _images(batch))
-    # Mostly still uint8, of which model and targets cut the same patches, a quarter of the bytes.
+    # Without augmentation this is still uint8: a quarter of the bytes of floats, and model and
+    # targets share its patches.
     video = images['video']
     images = self._in_unit_range(images, batch)
     clip = images['video']
@@ -136,7 +137,7 @@ class Method(NamedTuple):
   def loss(
     self, params: Any, batch: dict[str, Array], frozen: Any
   ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
-    """The weighted sum of the heads' mean losses at masked tokens, and its parts."""
+    """The weighted sum of the heads' mean losses at masked tokens, and metrics."""
     out = self.forward(params, batch, frozen)
     targets = jax.tree.map(lambda x: gather(x, out.mask.masked), out.targets)
 
@@ -165,7 +166,7 @@ class Method(NamedTuple):
     """Fresh float32 parameters."""
     (t, h, w), (pt, ph, pw) = self.grid, self.patch
     clip = jnp.zeros((1, t * pt, h * ph, w * pw, 3))
-    # Which tokens are masked makes no difference to the parameters.
+    # Parameters do not depend on which tokens are masked.
     index = jnp.arange(2)[None]
     return self.model.init(key, clip, index[:, :1], index[:, 1:])['params']
 
@@ -180,7 +181,7 @@ class Method(NamedTuple):
     )
 
   def flops(self) -> int:
-    """Floating-point operations of a training step for one clip, flow and targets among them."""
+    """Floating-point operations of a training step for one clip, including flow and targets."""
     mask = self.mask_shape()
     sizes = dict(
       encoder=self.model.encoder,
@@ -209,13 +210,13 @@ class Method(NamedTuple):
       return flow, [head.target(clip, flow, followed, frozen) for head in self.heads.values()]
 
     frozen = self.frozen | averaged(self.teachers)
-    # TPUs look up by products, most of whose factors are 0.
+    # On TPUs look-ups are products, most of whose factors are 0; these should not count.
     with jax.sharding.use_abstract_mesh(sharding.as_on_cpu()):
       return flops_lib.traced_flops(ask, self._example(), frozen)
 
   @property
   def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the loader gives for a clip beside the numbers of its visit."""
+    """What the loader gives for a clip, beside `epoch`, `sample` and `repeat`."""
     t, T, H, W = self.grid[0], *(n * p for n, p in zip(self.grid, self.patch, strict=True))
     shapes = {'video': ((T, H, W, 3), jnp.uint8)}
     if self.window:
@@ -227,7 +228,7 @@ class Method(NamedTuple):
     return {name: jax.ShapeDtypeStruct(*how) for name, how in shapes.items()}
 
   def _in_unit_range(self, images: dict[str, Array], batch: dict[str, Array]) -> dict[str, Array]:
-    """Images in [0, 1], with what else there is of a batch's clips."""
+    """`inputs`, with images in [0, 1]."""
     return {name: batch[name] for name in self.inputs} | jax.tree.map(unit_range, images)
 
   def _example(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,12 +1,12 @@
-"""The random keys of a clip on the devices, one for each purpose."""
+"""A clip's random keys on the devices, one for each purpose."""
 
 import jax
 
 from vmae_jax.types import Array, Int32, Key
 
 # Purpose -> the number that is folded into the clip's key. Maskings get the key itself and may
-# split it or fold small numbers in, so the other purposes of pre-training have large ones;
-# fine-tuning has no masks. A run goes on bit for bit only while its purposes keep their numbers.
+# split it or fold in small numbers, so that the other purposes of pre-training have large numbers;
+# fine-tuning has no masks. Runs continue bit for bit only as long as these numbers do not change.
 PURPOSES = {
   'mask': None,
   'look': 10**6,
@@ -19,11 +19,11 @@ PURPOSES = {
 
 
 def clip_keys(seed: int, batch: dict[str, Array], purpose: str) -> Key[Array, ' b']:
-  """One key a clip, for one purpose: a function of (seed, epoch, sample, repeat) alone.
+  """One key for each clip, for one purpose: a function of (seed, epoch, sample, repeat) alone.
 
   Args:
     seed: The seed of the run.
-    batch: From the loader; its `epoch`, `sample` and `repeat` say which visit a clip is.
+    batch: From the loader, with `epoch`, `sample` and `repeat` of each clip.
     purpose: A key of PURPOSES.
   """
   number = PURPOSES[purpose]

@@ -1,4 +1,4 @@
-"""How far a prediction is from its target, for each token."""
+"""Losses: how far a prediction is from its target, for each token."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def smooth_l1(
   target: Float[Array, 'b m p'],
   weights: Float[Array, '#b #m #p'] | float = 1.0,
 ) -> Float[Array, 'b m']:
-  """Mean of weights x Huber losses over a token's values, which are squares / 2 up to 1."""
+  """Mean of weights x Huber losses over a token's values: x^2 / 2 up to 1, |x| - 1/2 beyond."""
   return (weights * optax.losses.huber_loss(prediction, target)).mean(axis=-1)
 
 
@@ -39,7 +39,7 @@ def cosine(
   target: Float[Array, 'b m p'],
   weights: Float[Array, '#b #m 1'] | None = None,
 ) -> Float[Array, 'b m']:
-  """1 - the cosine of the angle between a token's values and those predicted, times its weight."""
+  """1 - the cosine similarity of a token's values and their prediction, times its weight."""
   distance = optax.losses.cosine_distance(prediction, target, epsilon=1e-6)
   return distance if weights is None else distance * weights[..., 0]
 
@@ -47,9 +47,9 @@ def cosine(
 def effective_rank(tokens: Float[Array, 'b m d']) -> Float[Array, '']:
   """In how many directions tokens differ: the participation ratio of their covariance.
 
-  That is (sum of eigenvalues)^2 / (sum of their squares), which needs none of them: 1 if all lie on
-  a line, d if they spread evenly; 0 if all are alike, to which a teacher that is an average of its
-  student can collapse.
+  It is (sum of eigenvalues)^2 / (sum of their squares), computed without eigenvalues: d if tokens
+  spread evenly, 1 if they lie on a line, 0 if all are equal. A teacher that is the moving average
+  of its student can collapse to the last.
   """
   x = tokens.reshape(-1, tokens.shape[-1])
   x = x - x.mean(axis=0)
@@ -69,13 +69,13 @@ def cross_entropy(
 def code_accuracy(
   prediction: Float[Array, 'b m p'], target: Int[Array, 'b m f']
 ) -> Float[Array, 'b m']:
-  """The share of a token's f codes that have the largest logit."""
+  """The share of a token's f codes for which the target has the largest logit."""
   logits = code_logits(prediction, target.shape[-1])
   return (logits.argmax(axis=-1) == target).mean(axis=-1)
 
 
 def code_logits(prediction: Float[Array, '*b p'], f: int) -> Float[Array, '*b f c']:
-  """The logits over c codes of each of a token's f codes."""
+  """The logits over all c codes, for each of a token's f codes."""
   return prediction.reshape(*prediction.shape[:-1], f, -1)
 
 

@@ -1,7 +1,7 @@
 """Augmentation of fine-tuning on the devices: erased boxes, mixed clips, smoothed labels.
 
-All random numbers are drawn from the keys of single clips, so that devices and parts of a batch
-change nothing. The papers' scripts draw one ratio and one kind of mixing for a whole batch;
+All random numbers are drawn from the keys of single clips, so that they do not depend on devices
+and parts of a batch. The papers' scripts draw one ratio and one kind of mixing for a whole batch;
 here each clip has its own (timm's mode `elem`).
 """
 
@@ -16,16 +16,16 @@ Side = Float[Array, ''] | Int[Array, '']
 
 
 def pair(batch: dict[str, Array]) -> dict:
-  """The batch with, under `other`, the clip that each may be mixed with: the last for the first.
+  """The batch with the clips that its clips may be mixed with as `other`: the batch in reverse.
 
-  Paired before a batch is split into parts, so that the pairs are always the same.
+  Clips are paired before a batch is split into parts, so that pairs do not depend on the parts.
   """
   names = ('video', 'label', 'epoch', 'sample', 'repeat')
   return batch | {'other': {name: constrain_batch(batch[name][::-1]) for name in names}}
 
 
 def _box(top: Side, left: Side, height: Side, width: Side, size: Size) -> Bool[Array, 'H W']:
-  """True inside."""
+  """True inside the box."""
   y, x = jnp.arange(size[0])[:, None], jnp.arange(size[1])
   return (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
 
@@ -33,13 +33,14 @@ def _box(top: Side, left: Side, height: Side, width: Side, size: Size) -> Bool[A
 def erase(
   keys: Key[Array, ' b'], clip: Float[Array, 'b T H W C'], *, chance: float
 ) -> Float[Array, 'b T H W C']:
-  """Fills a box, the same in all frames, with noise for each pixel (random erasing, mode `pixel`).
+  """Random erasing, mode `pixel`: fills a box, the same in all frames, with noise for each pixel.
 
-  Area from 2 % to a third of the picture, aspect from 0.3 to 1 / 0.3, ten tries until one fits.
+  The box covers 2 % to a third of the picture, with an aspect of 0.3 to 1 / 0.3; the first of ten
+  tries that fits is taken.
 
   Args:
     keys: The keys of the clips.
-    clip: Normalised.
+    clip: Normalised clips.
     chance: Probability that a clip has a box.
   """
   if not chance:
@@ -67,15 +68,15 @@ def erase(
 def own_share(
   keys: Key[Array, ' b'], size: Size, *, chance: float, mixup: float, cutmix: float, switch: float
 ) -> Float[Array, 'b H W']:
-  """The clip's own share of each pixel: one number (mixup), or 1 outside a box (cutmix).
+  """The clip's own share in each pixel: one number (mixup), or 0 in a box and 1 outside (cutmix).
 
   Args:
     keys: The keys of the clips.
     size: Size of the picture.
     chance: Probability that a clip is mixed.
-    mixup: alpha of the Beta distribution of the share; 0: never.
+    mixup: alpha of the Beta distribution of the share; 0: no mixup.
     cutmix: The same for the share outside the box, whose centre is drawn uniformly.
-    switch: Chance of cutmix where both are on.
+    switch: Probability of cutmix if both are on.
   """
   switch = switch if mixup and cutmix else float(cutmix > 0)
 
@@ -87,7 +88,7 @@ def own_share(
     share = jax.random.beta(share, alpha, alpha)
     height, width = (jnp.floor(n * jnp.sqrt(1 - share)) for n in size)
     y, x = jnp.floor(y * size[0]), jnp.floor(x * size[1])
-    # The box is cut off at the edges of the picture, so that its share may be smaller.
+    # The picture's edges may cut off a part of the box, so that its share is smaller.
     box = _box(y - height // 2, x - width // 2, height // 2 * 2, width // 2 * 2, size)
     own = jnp.where(cut, 1.0 - box, share)
     return jnp.where(mixed < chance, own, 1.0)
@@ -96,5 +97,5 @@ def own_share(
 
 
 def smoothed(labels: Int[Array, ' b'], *, classes: int, smoothing: float) -> Float[Array, 'b c']:
-  """Labels as targets: 1 - smoothing in their class, plus the smoothing spread over all classes."""
+  """Targets: 1 - smoothing for the label's class, plus smoothing / classes for every class."""
   return jax.nn.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes

@@ -1,4 +1,4 @@
-"""The train state: what a step changes and a checkpoint holds."""
+"""The train state, which a step changes and a checkpoint holds."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class TrainState:
     ema: Moving average of the parameters, or None.
     skipped: Steps without a finite loss and gradient.
     skipped_in_a_row: The same since the last good step.
-    replaced: Clips that were cut from other videos than the broken ones that they replace.
+    replaced: The number of clips that replaced those of broken videos.
   """
 
   step: Int32[Array, '']
@@ -37,11 +37,10 @@ class TrainState:
 
 def init_state(params: Any, optimizer: optax.GradientTransformation, *, ema: float) -> TrainState:
   """The state before the first step."""
-
   return TrainState(
     params=params,
     opt_state=optimizer.init(params),
     ema=jax.tree.map(jnp.copy, params) if ema > 0 else None,
-    # Each its own array: buffers that are donated must not be shared.
+    # Each counter is an array of its own, as donated buffers must not be shared.
     **{name: jnp.zeros((), jnp.int32) for name in COUNTERS},
   )

@@ -1,4 +1,4 @@
-"""Fine-tuning as a loss function: a classifier on clips that are erased, mixed and smoothed."""
+"""Fine-tuning as a loss function: a classifier with erased and mixed clips and smoothed labels."""
 
 import functools
 import math
@@ -25,12 +25,12 @@ class Supervised(NamedTuple):
 
   Attributes:
     model: The classifier.
-    augment: (keys 'b', {'video': clip in [0, 1]}) -> the same with another look.
+    augment: (keys 'b', {'video': clip in [0, 1]}) -> the same with changed colours and blur.
     normalise: clip in [0, 1] -> the model's input.
-    clip: Frames, rows, columns and channels of a clip.
+    clip: The numbers of frames, rows, columns and channels of a clip.
     seed: Seed of all random numbers on the devices.
     erase: Chance that a clip has an erased box.
-    mix: (keys 'b', (H, W)) -> the clip's own share of each pixel, or None: no mixing.
+    mix: (keys 'b', (H, W)) -> the clip's own share in each pixel, or None: no mixing.
     smoothing: Label smoothing.
   """
 
@@ -45,17 +45,17 @@ class Supervised(NamedTuple):
 
   @property
   def frozen(self) -> dict[str, Any]:
-    """Parameters of frozen networks, as of a `Method`: none."""
+    """Parameters of frozen networks, as in `Method`: none."""
     return {}
 
   def target_flops(self) -> int:
-    """Of flow, points and targets, as of a `Method`: none."""
+    """Floating-point operations of flow, points and targets, as in `Method`: 0."""
     return 0
 
   def init(self, key: Key[Array, '']) -> Any:
-    """Fresh float32 parameters: kernels of blocks from N(0, 0.02), as VideoMAE's classifier.
+    """Fresh float32 parameters; kernels of blocks are from N(0, 0.02), as in VideoMAE's classifier.
 
-    Its truncation at +-2 is a hundred standard deviations away.
+    VideoMAE's truncation at +-2 has no effect: it is a hundred standard deviations away.
     """
     params = self.model.init(key, jnp.zeros((1, *self.clip)))['params']
     blocks = flatten_dict(params['encoder']['blocks'])
@@ -76,11 +76,11 @@ class Supervised(NamedTuple):
   def loss(
     self, params: Any, batch: dict[str, Any], frozen: Any
   ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
-    """Cross-entropy to the mixed targets, and the accuracy.
+    """Cross-entropy with the mixed targets, and the accuracy.
 
     Args:
       params: Parameters of the model.
-      batch: From the loader, and `mixing.pair`ed if clips are mixed.
+      batch: From the loader, after `mixing.pair` if clips are mixed.
       frozen: Not used.
     """
 
@@ -108,7 +108,7 @@ class Supervised(NamedTuple):
     return mixing.erase(keys, self.normalise(clip), chance=self.erase)
 
   def probabilities(self, params: Any, video: UInt8[Array, 'b T H W C']) -> Float[Array, 'b c']:
-    """The model's probabilities of each class, for clips without augmentation."""
+    """The probability of each class, for clips without augmentation."""
     return jax.nn.softmax(self.model.apply({'params': params}, self.normalise(unit_range(video))))
 
 
@@ -121,7 +121,7 @@ def build_supervised(config: ml_collections.ConfigDict, *, classes: int) -> Supe
   model, data, mix = config.model, config.data, config.mixing
   encoder, common = encoder_arguments(model)
   clip = (data.frames, data.size, data.size, len(data.mean))
-  token_grid(clip[:3], encoder['patch'])  # Raises where the clip is no whole number of patches.
+  token_grid(clip[:3], encoder['patch'])  # Raises if patches do not divide the clip.
   grid = tuple(model.position_grid) if model.positions == 'interpolate' else None
   classifier = Classifier(
     encoder | common | {'position_grid': grid},

@@ -1,4 +1,4 @@
-"""The model that a config describes: encoder, perhaps a regressor, and decoders."""
+"""The model that a config describes: an encoder, decoders and, for MAM2, a regressor."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | Regr
   own = _own_decoders(config, decoder, used={output.decoder for output in heads.values()})
   if regressor.name == 'none':
     return MaskedAutoencoder(encoder, decoder, heads, common, own)
-  given = {key: regressor.get(key) for key in _SIZES}  # Older runs have but the depth.
+  given = {key: regressor.get(key) for key in _SIZES}  # Older runs only have the depth.
   given = {key: value for key, value in given.items() if value is not None}
   sizes = decoder | _own_sizes('regressor', given, decoder)
   sizes['layer_scale'] = decoder['layer_scale'] = regressor.layer_scale
@@ -34,15 +34,15 @@ def build_model(config, *, heads: dict[str, Output]) -> MaskedAutoencoder | Regr
 
 
 def aligned(config) -> bool:
-  """Whether a regressor's latents are compared with the encoder's own."""
+  """Whether the regressor's latents are aligned with the encoder's."""
   return config.regressor.name != 'none' and config.regressor.alignment_weight > 0
 
 
 def _own_decoders(config, decoder: dict, *, used: set[str]) -> dict[str, dict[str, int]]:
-  """Decoder -> sizes that it has in place of those in `decoder`.
+  """Decoder -> sizes that replace those in `decoder`.
 
   Raises:
-    UserError: a decoder that no head uses, a size that does not exist, or heads that do not fit.
+    UserError: no head uses a decoder, a size does not exist, or heads do not divide the width.
   """
   found = {}
   for name, sizes in config.get('decoders', {}).items():  # Older runs have none.
@@ -63,12 +63,12 @@ def _own_sizes(key: str, own: dict[str, int], decoder: dict) -> dict[str, int]:
 
 
 def pixel_statistics(data) -> dict[str, tuple[float, ...]]:
-  """Arguments of an `Encoder` that takes clips which are not normalised."""
+  """Arguments of an `Encoder` for clips that are not normalised."""
   return {'mean': tuple(data.mean), 'std': tuple(data.std)}
 
 
 def model_arguments(model) -> tuple[dict, dict, dict]:
-  """Arguments of encoder, decoder and both, from the config block `model`."""
+  """Arguments of the encoder, of the decoder and of both, from the config block `model`."""
   encoder, common = encoder_arguments(model)
   given = dict(width=model.decoder_width, depth=model.decoder_depth, heads=model.decoder_heads)
   decoder = SIZES[model.size]['decoder'] | {k: v for k, v in given.items() if v is not None}
@@ -83,7 +83,7 @@ def model_arguments(model) -> tuple[dict, dict, dict]:
 
 
 def encoder_arguments(model) -> tuple[dict, dict]:
-  """Arguments of the encoder alone and those that decoders share, from the config block `model`."""
+  """Arguments of the encoder alone, and those shared with decoders, from the block `model`."""
   size = lookup(SIZES, model.size, 'model.size')
   encoder = {k: v for k, v in size.items() if k != 'decoder'} | {'patch': tuple(model.patch)}
   fastest = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
