@@ -79,7 +79,7 @@ def test_a_study_goes_on_where_it_was_stopped(file, tmp_path):
   workdir = tmp_path / 'study'
   process = start(f'{file}:one', f'--workdir={workdir}')
   for line in process.stdout:
-    if 'MAM2 of seed 0' in line:
+    if 'MAM2, seed 0' in line:
       process.send_signal(signal.SIGTERM)
       break
   output = process.communicate(timeout=300)[0]
@@ -103,7 +103,7 @@ def test_a_study_goes_on_where_it_was_stopped(file, tmp_path):
   (output,) = started.wait_for(
     [start(f'{file}:faster', f'--workdir={workdir}')], code=EXIT_USER_ERROR
   )
-  assert 'holds a run of another config: optimizer.base_lr was ' in output
+  assert 'holds a run with another config: optimizer.base_lr was ' in output
 
 
 def test_what_was_measured_otherwise_is_measured_anew(file, tmp_path):

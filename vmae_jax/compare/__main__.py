@@ -3,8 +3,8 @@
   python -m vmae_jax.compare configs/compare.py:demo --workdir=runs/study
 
 Trains and measures all missing runs, one after the other, and writes results.json, results.md and
-figures. The same command continues where it was stopped. On a cluster, use one job for each run:
-`--list` prints the names of the runs, and `--only=ARM,SEED` does one of them, as in
+figures. The same command continues after a stop. On a cluster, use one job for each run: `--list`
+prints the names of the runs, and `--only=ARM,SEED` does one of them, as in
 
   python -m vmae_jax.compare configs/compare.py:demo --workdir=DIR \
     --only=$(python -m vmae_jax.compare configs/compare.py:demo --list | \
@@ -24,8 +24,8 @@ def main(argv: list[str]) -> None:
     'study', metavar='STUDY', help='FILE:ARGUMENT, such as configs/compare.py:demo'
   )
   parser.add_argument('--workdir', help='folder for runs and results')
-  parser.add_argument('--only', metavar='ARM,SEED', help='does this run alone')
-  parser.add_argument('--list', action='store_true', help='prints the names of all runs, and ends')
+  parser.add_argument('--only', metavar='ARM,SEED', help='do only this run')
+  parser.add_argument('--list', action='store_true', help='print the names of all runs and exit')
   args = parser.parse_args(argv[1:])
   from vmae_jax.compare.study import Study, run_study
 

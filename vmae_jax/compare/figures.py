@@ -11,21 +11,21 @@ from matplotlib.ticker import MaxNLocator
 from vmae_jax.compare.summary import title
 from vmae_jax.visualize.curves import styled
 
-# An arm has the same in all figures.
+# An arm has the same marker, colour and line in all figures.
 MARKERS = 'osDv^<>Pph*X' * 9
 COLOURS = [f'C{i}' for i in range(len(MARKERS))]
 LEGEND = dict(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5))
-LINES = [('-', '--', ':')[i // 7 % 3] for i in range(len(MARKERS))]  # There are 7 colours.
+LINES = [('-', '--', ':')[i // 7 % 3] for i in range(len(MARKERS))]  # The style has 7 colours.
 
 
 @styled()
 def draw_figures(
   summary: Mapping[str, Any], folder: Path, held_out: Mapping[str, Iterable[Sequence[str]]]
 ) -> None:
-  """Writes one label against the other, accuracy over clips and FLOPs, and gains.
+  """Writes the figures of a study to a folder.
 
-  The folder gets LABEL-LABEL.png for the first two labels, curves.png, and gain-LABEL.png for each
-  of `held_out`.
+  LABEL-LABEL.png has the accuracies of the first two labels, curves.png accuracy over clips and
+  FLOPs, and gain-LABEL.png, for each label in `held_out`, gains over the baseline.
   """
   measures = summary['arms'][summary['baseline']]['measures']
   labels = list(dict.fromkeys(key.split('/')[0] for key in measures))
@@ -36,7 +36,7 @@ def draw_figures(
     figures['-'.join(last)] = _against(summary, *last.values())
   early = next(iter(summary['arms'][summary['baseline']]['curve'].values()))
   of_labels = ([key for key in early if key.startswith(f'{label}/')] for label in labels[:2])
-  if keys := [found[-1] for found in of_labels if found]:  # Some probes are of the end alone.
+  if keys := [found[-1] for found in of_labels if found]:  # Some probes have only the last step.
     figures['curves'] = _curves(summary, keys)
   for label, pairs in held_out.items():
     figures[f'gain-{label}'] = _gains(summary, label, [name for name, _ in pairs])
@@ -46,25 +46,25 @@ def draw_figures(
 
 
 def _gains(summary: Mapping[str, Any], label: str, names: list[str]) -> plt.Figure:
-  """Paired differences to the baseline on each of a label's held-out sets."""
+  """Paired differences from the baseline on each of a label's held-out sets."""
   figure, axes = plt.subplots(figsize=(8.5, 4.5), layout='constrained')
   axes.axhline(0, color='grey', lw=1)
   for i, ((name, arm), marker, colour, line) in enumerate(
     zip(summary['arms'].items(), MARKERS, COLOURS, LINES, strict=False)
   ):
     found = {key.split('/')[0]: value for key, value in arm['differences'].items()}
-    there = [found[f'{label}, {one}'] for one in names if f'{label}, {one}' in found]
-    if name == summary['baseline'] or len(there) < len(names):
+    measured = [found[f'{label}, {one}'] for one in names if f'{label}, {one}' in found]
+    if name == summary['baseline'] or len(measured) < len(names):
       continue
-    bars = [100 * (one['half_width'] or 0) for one in there]
-    gains = [100 * one['mean'] for one in there]
+    bars = [100 * (one['half_width'] or 0) for one in measured]
+    gains = [100 * one['mean'] for one in measured]
     look = dict(marker=marker, color=colour, ls=line, capsize=3)
-    look['label'] = _counted(name, len(there[0]['values']), summary)
-    beside = 0.5 * (i / len(summary['arms']) - 0.5)  # So that bars do not hide each other.
-    axes.errorbar([at + beside for at in range(len(names))], gains, yerr=bars, **look)
+    look['label'] = _counted(name, len(measured[0]['values']), summary)
+    shift = 0.5 * (i / len(summary['arms']) - 0.5)  # So that bars do not hide each other.
+    axes.errorbar([at + shift for at in range(len(names))], gains, yerr=bars, **look)
   axes.set_xticks(range(len(names)), [textwrap.fill(one, 12) for one in names])
   axes.set_ylabel(f'gain over {summary["baseline"]}, {label}, top-1 [points]')
-  axes.set_title('Probes as learnt, on further held-out clips' + _bars(summary))
+  axes.set_title('The same probes on further held-out clips' + _bars(summary))
   if axes.get_legend_handles_labels()[0]:
     axes.legend(**LEGEND)
   axes.grid(alpha=0.3)
@@ -80,7 +80,7 @@ def _bars(summary: Mapping[str, Any]) -> str:
 
 
 def _counted(name: str, seeds: int, summary: Mapping[str, Any]) -> str:
-  """An arm's name, with its number of seeds where not all have as many."""
+  """An arm's name, with its number of seeds unless all arms have this number."""
   if all(len(arm['seeds']) == seeds for arm in summary['arms'].values()):
     return name
   return f'{name} ({seeds} seed{"s" * (seeds != 1)})'
@@ -89,7 +89,7 @@ def _counted(name: str, seeds: int, summary: Mapping[str, Any]) -> str:
 def _against(summary: Mapping[str, Any], x: str, y: str) -> plt.Figure:
   figure, axes = plt.subplots(figsize=(8.5, 4.5), layout='constrained')
   for (name, arm), marker, colour in zip(summary['arms'].items(), MARKERS, COLOURS, strict=False):
-    if x not in arm['measures'] or y not in arm['measures']:  # Measured before these were asked.
+    if x not in arm['measures'] or y not in arm['measures']:  # From before they were added.
       continue
     one, other = arm['measures'][x], arm['measures'][y]
     bars = {'xerr': 100 * (one['half_width'] or 0), 'yerr': 100 * (other['half_width'] or 0)}

@@ -1,4 +1,4 @@
-"""What a run of a study is asked: which labels its frozen tokens tell, and how."""
+"""How the runs of a study are measured: probes of labels on frozen tokens."""
 
 import dataclasses
 import json
@@ -18,9 +18,9 @@ from vmae_jax.evaluation.encoder import build_encoder, init_encoder, load_encode
 from vmae_jax.evaluation.features import TOKENS_DTYPE, Batch, middle_clips, token_batches
 from vmae_jax.evaluation.probing import FROZEN, TITLES, open_labelled
 from vmae_jax.evaluation.results import a_tenth, count_classes
-from vmae_jax.types import Array, Float, Int, UInt8
+from vmae_jax.types import Array, Bool, Float, Int, UInt8
 
-# Of frames 'T', for one clip: what becomes of their order.
+# Name -> (the frames' numbers, a generator) -> the same numbers in another order, for one clip.
 VIEWS: dict[str, Callable[[Int[np.ndarray, ' T'], np.random.Generator], Int[np.ndarray, ' T']]] = {
   'as they are': lambda frames, _: frames,
   'shuffled': lambda frames, rng: rng.permutation(frames),
@@ -29,20 +29,20 @@ VIEWS: dict[str, Callable[[Int[np.ndarray, ' T'], np.random.Generator], Int[np.n
 
 
 class Tokens(NamedTuple):
-  """Of the clips of a set: tokens of each layer, and which clips could be read."""
+  """Tokens of a set's clips."""
 
   layers: dict[int, Float[np.ndarray, 's t n d']]
-  valid: np.ndarray
+  valid: Bool[np.ndarray, ' s']  # Whether a clip could be read.
 
 
 class Labelled(NamedTuple):
-  """Tokens of clips, and the label of each."""
+  """Tokens and labels of a set's clips."""
 
   tokens: Tokens
   labels: Int[np.ndarray, ' s']
 
   def pooled(self, layer: int) -> tuple[Float[np.ndarray, 'r td'], Int[np.ndarray, ' r']]:
-    """Means of time slots of what could be read, and its labels."""
+    """Of clips that could be read: the mean tokens of their time slots, and the labels."""
     valid = self.tokens.valid
     pooled = self.tokens.layers[layer][valid].astype(np.float32).mean(2)
     return pooled.reshape(len(pooled), -1), self.labels[valid]
@@ -52,21 +52,21 @@ class Labelled(NamedTuple):
 class Measures:
   """How runs are measured."""
 
-  # Name -> data to learn from and held-out data, see `open_source`.
+  # Label -> (training data, held-out data), see `open_source`.
   labels: dict[str, Sequence[str]]
   probes: tuple[str, ...] = ('knn', 'linear', 'attentive')  # Keys of `probing.TITLES`.
-  # Of the encoder, see `build_encoder`; each is measured by k-NN and linear probes.
+  # Layers of the encoder, see `build_encoder`, for k-NN and linear probes.
   layers: tuple[int, ...] = (-1,)
-  layer: int = -1  # The one that attentive probes and all that follows are of.
-  # Of which labels accuracy on held-out clips with shuffled frames is measured, too.
+  layer: int = -1  # The layer for attentive probes and for all of the following.
+  # Labels whose accuracy is also measured on held-out clips with shuffled frames.
   order_gap: tuple[str, ...] = ()
-  # Of which labels it is measured on further held-out data, pairs of a name and data; by the last
-  # of `probes`, as they learnt from the label's own.
+  # Label -> (name, data) of further held-out sets, for the last of `probes`, which is trained on
+  # the label's training data.
   held_out: Mapping[str, Sequence[Sequence[str]]] = dataclasses.field(default_factory=dict)
-  arrow: bool = False  # Whether it is measured if clips are told from their reverse.
-  epochs: int = 10  # Passes of attentive probes.
-  rates: tuple[float, ...] = (1e-3, 3e-4)  # Learning rates that attentive probes choose among.
-  batch_size: int = 64  # Clips at a time.
+  arrow: bool = False  # Whether to measure if probes distinguish clips from reversed clips.
+  epochs: int = 10  # Passes over the training data for attentive probes.
+  rates: tuple[float, ...] = (1e-3, 3e-4)  # Learning rates that attentive probes choose from.
+  batch_size: int = 64  # Clips in a batch.
 
   def __post_init__(self):
     for probe in self.probes:
@@ -78,11 +78,11 @@ class Measures:
       raise UserError(f'measures.layer is {self.layer}, which is not among layers {self.layers}.')
 
   def to_dict(self) -> dict[str, Any]:
-    """As JSON has it."""
+    """The attributes as JSON stores them."""
     return json.loads(json.dumps(dataclasses.asdict(self)))
 
   def of_run(self, checkpoint: str, *, whole: bool = True) -> dict[str, Any]:
-    """Measures a checkpoint; `whole=False` leaves all but k-NN and linear probes off."""
+    """Measures a checkpoint; `whole=False` measures only k-NN and linear probes of `layer`."""
     layers = self.layers if whole else (self.layer,)
     encodes = {}
     for layer in layers:
@@ -91,7 +91,7 @@ class Measures:
     return self._measure(config, encodes, whole)
 
   def of_fresh(self, config) -> dict[str, Any]:
-    """Measures the encoder of a config as it is before any training."""
+    """Measures the untrained encoder of a config."""
     encodes = {}
     for layer in self.layers:
       encoder, encode = build_encoder(config, pool='tokens', layer=layer)
@@ -100,12 +100,15 @@ class Measures:
     return self._measure(config, encodes, True)
 
   def _measure(self, config, encodes, whole: bool) -> dict[str, Any]:
-    """label -> probe -> layer -> top-1; beside the labels 'arrow of time' and 'LABEL, shuffled'."""
+    """label -> probe -> layer -> top-1.
+
+    Further labels are 'LABEL, shuffled', 'LABEL, NAME' for held-out sets, and 'arrow of time'.
+    """
     tokens: dict[tuple, Tokens] = {}
 
     def read(source: DataSet, view: str = 'as they are') -> Tokens:
       clips = tuple(map(source.name, range(len(source))))
-      about = getattr(source, 'about', str)()  # Made-up sets of other knobs share names.
+      about = getattr(source, 'about', str)()  # Synthetic sets with other options share names.
       if (clips, about, view) not in tokens:
         encode = encodes if view == 'as they are' else {self.layer: encodes[self.layer]}
         tokens[clips, about, view] = self._read(config, encode, source, view)
@@ -126,7 +129,7 @@ class Measures:
         learnt, Labelled(read(val), _labels(val)), further, whole=whole
       )
       more |= {f'{name}, {title}': top1 for title, top1 in rest.items()}
-    found |= more  # Figures are of the first labels.
+    found |= more  # At the end, since figures show the first labels.
     if whole and self.arrow:
       both = [
         _joined(self.layer, read(source), read(source, 'reversed')) for source in (train, val)
@@ -141,18 +144,18 @@ class Measures:
       for batch in loader:
         sample, good = np.asarray(batch['sample']), np.asarray(batch['valid'])
         video = _in_order(batch['video'], sample, view)
-        there = sample >= 0
-        valid[sample[there]] = good[there]
+        real = sample >= 0  # The last batch is padded.
+        valid[sample[real]] = good[real]
         for layer, encode in encodes.items():
           found = np.asarray(encode(video).astype(TOKENS_DTYPE))
           found = found.reshape(*found.shape[:2], -1, found.shape[-1])
           if layer not in kept:
             kept[layer] = np.zeros((len(source), *found.shape[1:]), TOKENS_DTYPE)
-          kept[layer][sample[there]] = found[there]
+          kept[layer][sample[real]] = found[real]
     return Tokens(kept, valid)
 
   def _probe(self, train: Labelled, val: Labelled, further=None, *, whole=True):
-    """probe -> layer -> top-1; and the same of each of `further`, by the last probe alone."""
+    """probe -> layer -> top-1; and the same for each of `further`, of the last probe alone."""
     tests, last = {'': val} | (further or {}), self.probes[-1]
     found: dict[str, dict[str, dict[str, float]]] = {title: {} for title in tests}
     for layer in train.tokens.layers:
@@ -210,7 +213,7 @@ def _labels(source: DataSet) -> Int[np.ndarray, ' s']:
 
 
 def _joined(layer: int, one: Tokens, other: Tokens) -> Labelled:
-  """Clips of two sets, with the set as their label."""
+  """The clips of two sets, labelled by their set, 0 or 1."""
   tokens = Tokens(
     {layer: np.concatenate([one.layers[layer], other.layers[layer]])},
     np.concatenate([one.valid, other.valid]),

@@ -1,4 +1,4 @@
-"""A study: arms by seeds, each trained and measured once, whatever stops it in between."""
+"""A study: arms x seeds, each trained and measured once, even if the process is stopped."""
 
 import json
 from collections.abc import Iterator
@@ -23,23 +23,24 @@ from vmae_jax.training.finetuning import finetune
 from vmae_jax.training.pretraining import train
 from vmae_jax.training.tokenizer import learn_tokenizer
 
-UNTRAINED = 'untrained'  # The arm that every study has: fresh weights, measured as all others.
+UNTRAINED = 'untrained'  # An arm that every study has: fresh weights, measured like the others.
 
 
 class Study:
-  """What a study's file says.
+  """A study, from the config in its file.
 
   Attributes:
-    arms: Name -> the config of its runs, but for the seed; the first is the baseline.
-    seeds: Of the runs. Runs of one seed share the encoder's first weights and the order of clips.
+    arms: Name -> the config of its runs, without the seed; the first is the baseline.
+    seeds: Seeds of the runs. Runs with one seed share the encoder's initial weights and the order
+      of clips.
     measures: How a run is measured.
-    finetuning: Name -> a config of fine-tuning from each run, whose held-out accuracy is measured,
-      too; but for `init_from` and the seed.
-    tokenizer: Options of `learn_tokenizer` beside `videos`, `factor` and `codes`: of the tokenizer
-      that is learnt before the first run for arms that predict codes and name none.
+    finetuning: Name -> a config, without `init_from` and the seed. Each run is fine-tuned with it,
+      and the held-out accuracy is one of the run's measures.
+    tokenizer: `videos`, `factor`, `codes` and further options of `learn_tokenizer`, for a tokenizer
+      that is trained before the first arm that predicts codes and has none.
 
   Raises:
-    UserError: the file lacks a key, or a value in it is wrong.
+    UserError: a key is missing, or a value is wrong.
   """
 
   def __init__(self, config: ml_collections.ConfigDict):
@@ -54,14 +55,14 @@ class Study:
     others = {name: arm for name, arm in config.arms.items() if name != config.baseline}
     self.arms = {config.baseline: config.arms[config.baseline]} | others
     if not self.seeds or UNTRAINED in self.arms:
-      raise UserError(f'a study needs seeds, and no arm of the name {UNTRAINED!r}.')
+      raise UserError(f'a study needs seeds, and no arm may have the name {UNTRAINED!r}.')
 
   def runs(self) -> Iterator[tuple[str, int]]:
-    """All pairs of arm and seed, seed by seed, so that early results are paired."""
+    """All pairs of arm and seed, one seed after the other, so that early results are paired."""
     return ((arm, seed) for seed in self.seeds for arm in (*self.arms, UNTRAINED))
 
   def asked(self) -> dict[str, Any]:
-    """All that is measured of a run, as JSON has it."""
+    """All that is measured of a run, as JSON stores it."""
     finetuning = {k: _plain(v) for k, v in self.finetuning.items()}
     return {'frozen': self.measures.to_dict(), 'finetuning': finetuning}
 
@@ -74,13 +75,13 @@ class Study:
 
 
 def run_study(study: Study, workdir: Path, *, only: str | None = None) -> None:
-  """Does what is not yet done, and writes what all results together say.
+  """Trains and measures the runs that are not done, and writes the results of all.
 
-  In the folder ARM/SEED is a run, with its result.json; `only`, 'ARM,SEED', does this run alone.
+  The folder ARM/SEED has a run and its result.json. `only`, 'ARM,SEED', does only this run.
 
   Raises:
-    UserError: there is no such run, or a run was measured under another config.
-    Preempted: the process was asked to stop; a run under way has saved its state.
+    UserError: there is no such run, or a run in the folder has another config.
+    Preempted: the process was asked to stop; the current run has saved its state.
   """
   runs = list(study.runs())
   names = {f'{arm},{seed}': (arm, seed) for arm, seed in runs}
@@ -91,9 +92,9 @@ def run_study(study: Study, workdir: Path, *, only: str | None = None) -> None:
     config = study.config(arm, seed)
     if _done(folder, config, study):
       continue
-    print(f'== {arm} of seed {seed}, run {number} of {1 if only else len(runs)}', flush=True)
+    print(f'== {arm}, seed {seed}, run {number} of {1 if only else len(runs)}', flush=True)
     result = _frozen(arm, config, folder, study)
-    _write(folder / 'result.json', result)  # Fine-tuning is long, and may be stopped.
+    _write(folder / 'result.json', result)  # Before fine-tuning, which is long and may be stopped.
     _finetuned(arm, result, folder, study)
     _write(folder / 'result.json', result)
     write_results(study, workdir)
@@ -101,7 +102,7 @@ def run_study(study: Study, workdir: Path, *, only: str | None = None) -> None:
 
 
 def _frozen(arm: str, config, folder: Path, study: Study) -> dict[str, Any]:
-  """Trains a run and measures its frozen encoder, unless a result says what that gave."""
+  """Trains a run and measures its frozen encoder, unless its result has these measures."""
   measures = study.measures
   asked = study.asked()['frozen']
   past = read_result(folder)
@@ -124,11 +125,11 @@ def _frozen(arm: str, config, folder: Path, study: Study) -> dict[str, Any]:
 
 
 def _finetuned(arm: str, result: dict[str, Any], folder: Path, study: Study) -> None:
-  """Adds held-out accuracy after fine-tuning from a run, as `Measures.of_run` gives others."""
-  asked, there = study.asked()['finetuning'], result['measures']['finetuning']
+  """Adds held-out accuracy after fine-tuning from a run, in the form of `Measures.of_run`."""
+  asked, done = study.asked()['finetuning'], result['measures']['finetuning']
   found = list(result['measured'].values())[-1]
   for name, config in study.finetuning.items():
-    if there.get(name) == asked[name]:
+    if done.get(name) == asked[name]:
       continue
     config = config.copy_and_resolve_references()
     config.init_from = '' if arm == UNTRAINED else str(folder / 'run')
@@ -137,11 +138,11 @@ def _finetuned(arm: str, result: dict[str, Any], folder: Path, study: Study) -> 
     finetune(config, str(workdir))
     top1 = json.loads((workdir / 'summary.json').read_text())['test_top1']
     found[name] = {FINETUNED: {'-1': top1}}
-    there[name] = asked[name]
+    done[name] = asked[name]
 
 
 def _tokenizer(path: Path, options: dict[str, Any]) -> str:
-  """The study's tokenizer, learnt if it is not there."""
+  """The path of the study's tokenizer, which is trained if there is none."""
   if not path.exists():
     rest = dict(options)
     source = open_source(rest.pop('videos'))
@@ -152,32 +153,32 @@ def _tokenizer(path: Path, options: dict[str, Any]) -> str:
 
 
 def _done(folder: Path, config, study: Study) -> bool:
-  """Whether a run is there, measured as the study says; an error if it is another one."""
+  """Whether a run is measured as the study asks; a UserError if it has another config."""
   result = read_result(folder)
   if result is None:
     return False
-  past = dict(leaves(_plain(implied())))  # Of keys that are younger than the run.
+  past = dict(leaves(_plain(implied())))  # The values of keys that are newer than the run.
   if changed := differing(result['config'], _plain(config), RUN_KEYS, past):
     raise UserError(
-      f'{folder} holds a run of another config: {first_few(changed, separator="; ")}. Give another '
-      '--workdir.'
+      f'{folder} holds a run with another config: {first_few(changed, separator="; ")}. Give '
+      'another --workdir.'
     )
-  # What is measured otherwise is measured anew, of what was trained.
-  there, asked = result['measures'], study.asked()
-  tuned = there.get('finetuning', {})
-  return there.get('frozen') == asked['frozen'] and all(
+  # If other measures were asked for, the trained run is measured again.
+  done, asked = result['measures'], study.asked()
+  tuned = done.get('finetuning', {})
+  return done.get('frozen') == asked['frozen'] and all(
     tuned.get(name) == config for name, config in asked['finetuning'].items()
   )
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-  """What a run was found to be; None if it is not done."""
+  """A run's result.json; None if there is none."""
   path = folder / 'result.json'
   return json.loads(path.read_text()) if path.exists() else None
 
 
 def write_results(study: Study, workdir: Path) -> None:
-  """results.json, results.md and figures of all runs that are done."""
+  """Writes results.json, results.md and figures of all runs that are done."""
   results = {}
   for arm, seed in study.runs():
     if result := read_result(workdir / arm / str(seed)):

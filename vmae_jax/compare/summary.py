@@ -1,4 +1,4 @@
-"""What the runs of a study say together: means, intervals, paired differences."""
+"""The results of all runs of a study together: means, intervals and paired differences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from scipy import stats
 from vmae_jax.evaluation.probing import TITLES
 from vmae_jax.evaluation.results import markdown
 
-LEVEL = 0.95  # Of all intervals.
-FINETUNED = 'fine-tuned'  # What stands for a probe where the whole model has learnt a label.
+LEVEL = 0.95  # The confidence level of all intervals.
+FINETUNED = 'fine-tuned'  # Stands for a probe if the whole model is trained on the label.
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
-  """Mean, half the width of Student's 95 % interval (None for one value), and the values."""
+  """The mean, half the width of Student's 95 % interval (None for one value), and the values."""
   n, half = len(values), None
   if n > 1:
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
@@ -22,16 +22,17 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
 
 
 def summarise(arms: Mapping[str, Mapping[int, Mapping[str, Any]]], *, steps: int) -> dict[str, Any]:
-  """Of every arm and measure: mean and interval, and of the difference to the first arm.
+  """For every arm and measure: mean and interval, also of the difference from the baseline.
 
-  Differences are taken seed by seed: runs of a seed share first weights and the order of clips.
+  Differences are between runs with the same seed, which share initial weights and order of clips.
 
   Args:
-    arms: Arm -> seed -> what `study` wrote of the run; the first arm is the baseline.
+    arms: Arm -> seed -> the run's result.json; the first arm is the baseline.
+    steps: Steps of a run.
 
   Returns:
     `arms`: arm -> `seeds`, `measures` ('LABEL/PROBE/LAYER' -> `interval`), `differences` (the
-    same, of seeds that both arms have), and `curve` (step -> the same as `measures`);
+    same, for seeds that both arms have), and `curve` (step -> the same as `measures`);
     `baseline`, `steps`, `level`.
   """
   flat = {
@@ -85,7 +86,7 @@ def _intervals(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-  """The summary as Markdown, for people: one table of accuracies, one of differences."""
+  """The summary as Markdown: a table of accuracies and a table of differences."""
   arms, baseline = summary['arms'], summary['baseline']
   keys = list(arms[baseline]['measures'])
   lines = [
@@ -94,7 +95,7 @@ def table(summary: Mapping[str, Any]) -> str:
     '',
     *rows(arms, keys, 'measures'),
     '',
-    f'Difference to {baseline}, seed by seed, in points.',
+    f'Difference from {baseline}, seed by seed, in points.',
     '',
     *rows({name: arm for name, arm in arms.items() if name != baseline}, keys, 'differences'),
   ]
@@ -102,18 +103,18 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def rows(arms: Mapping[str, Any], keys: Sequence[str], part: str) -> list[str]:
-  """A table's lines: `keys` of a summary's `part`, 'measures' or 'differences', for each arm."""
+  """Lines of a table: `keys` of a summary's `part`, 'measures' or 'differences', for each arm."""
   lines = [('arm', 'seeds', *map(title, keys))]
   for name, arm in arms.items():
     cells = (_cell(arm[part].get(key), signed=part == 'differences') for key in keys)
-    # Differences are of the seeds that both arms have.
+    # Differences only have the seeds that both arms have.
     seeds = max((len(found['values']) for found in arm[part].values()), default=0)
     lines.append((name, seeds, *cells))
   return markdown(lines)
 
 
 def title(key: str) -> str:
-  """What a measure is called in a table."""
+  """The title of a measure in a table."""
   label, probe, layer = key.split('/')
   return f'{label}, {TITLES.get(probe, probe)}' + ('' if layer == '-1' else f', layer {layer}')
 

@@ -1,7 +1,7 @@
-"""The training step compiled ahead of time, for devices that need not be there.
+"""The training step, compiled ahead of time for devices that need not be present.
 
-It is the step that `vmae_jax.training.pretraining` runs, under the same mesh and shardings; only
-shapes are needed, no arrays.
+It is the step that `vmae_jax.training.pretraining` runs, with the same mesh and shardings. It is
+compiled from shapes, without arrays.
 """
 
 import importlib.metadata
@@ -25,32 +25,32 @@ from vmae_jax.training.pretraining import make_step
 from vmae_jax.training.step import jit_step
 from vmae_jax.training.teachers import build_method
 
-_ANY_NUMBER = 10**6  # Of steps and videos: they only enter the learning rate.
+_ANY_NUMBER = 10**6  # Of steps and videos, which only determine the learning rate.
 
 
 class CompiledStep(NamedTuple):
-  """What the compiler says of a step, on one of the devices."""
+  """What the compiler reports about a step, for one of the devices."""
 
-  fits: bool  # Whether its memory suffices.
-  # Kind -> bytes; 'all' is their sum and `limit` what there is. Where the compiler refused the
-  # step, it tells but these two beside what is held by shape.
+  fits: bool  # Whether the device's memory is large enough.
+  # Kind -> bytes; `all` is their sum and `limit` the device's memory. If the compiler refuses a
+  # step, it reports only these two, and the kinds that follow from shapes are added.
   memory: dict[str, int]
-  # As the compiler counts, which takes the body of a loop once; None if it does not tell.
+  # As the compiler counts, with the body of a loop once; None if it does not report it.
   flops: float | None
-  collectives: list[Collective]  # What is sent between devices.
-  # Of a core, by part of the model, where the compiler tells them; see `read_cycles`.
+  collectives: list[Collective]  # Operations between devices.
+  # Part of the model -> cycles of a core; empty if the compiler does not report them.
   cycles: dict[str, int]
-  # Of libraries and by hand, such as cuDNN's attention: target -> how often one runs.
+  # Kernel of a library, such as cuDNN's attention, or our own -> how often it runs.
   kernels: dict[str, int]
-  # Arrays of the state that a step leaves on other devices than it found them, so that the next one
-  # would be compiled anew.
+  # The number of the state's arrays whose sharding the step changes: with any, the next step would
+  # be compiled again.
   resharded: int
-  seconds: float  # That tracing and compiling took.
-  compiler: str  # Its name and version.
+  seconds: float  # The time that tracing and compiling took.
+  compiler: str  # Name and version of the compiler.
 
 
 def resolve(config: ml_collections.ConfigDict, platform: str) -> ml_collections.ConfigDict:
-  """A copy whose `auto` type is what it becomes on the platform, whatever runs this process."""
+  """A copy of the config with the model.dtype that `auto` means on the platform."""
   config = config.copy_and_resolve_references()
   if platform in ('tpu', 'gpu') and config.model.dtype == 'auto':
     config.model.dtype = 'bfloat16'
@@ -58,7 +58,7 @@ def resolve(config: ml_collections.ConfigDict, platform: str) -> ml_collections.
 
 
 def batch_shapes(config, method: Method, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-  """What the loader delivers for a step."""
+  """The shapes and shardings of a batch from the loader."""
   b = config.batch_size
   shapes = {name: (x.shape, x.dtype) for name, x in method.inputs.items()}
   shapes |= {name: ((), jnp.int32) for name in ('label', 'epoch', 'sample', 'repeat')}
@@ -74,12 +74,12 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Metho
   """Compiles the training step of a config for the devices of a mesh.
 
   Args:
-    config: Of pre-training, checked; see `resolve`.
-    mesh: Its devices may be those of a topology.
-    limit: Bytes of memory of a device. The compiler for TPUs itself refuses what does not fit.
+    config: A config of pre-training, checked and resolved, see `resolve`.
+    mesh: A mesh of devices, which may be those of a topology.
+    limit: Bytes of memory of a device. The compiler for TPUs refuses steps that do not fit.
 
   Returns:
-    What came of it, and the method.
+    The compiled step, and the method.
 
   Raises:
     UserError: the config cannot be built.
@@ -124,7 +124,7 @@ def compile_step(config, mesh: Mesh, *, limit: int) -> tuple[CompiledStep, Metho
     CompiledStep(
       fits=memory['all'] <= limit,
       memory=memory | {'limit': limit},
-      flops=(compiled.cost_analysis() or {}).get('flops'),  # None of GPUs that are not here.
+      flops=(compiled.cost_analysis() or {}).get('flops'),  # None for GPUs that are not present.
       collectives=read_collectives(text, devices=mesh.size),
       cycles=read_cycles(text),
       kernels=read_kernels(text),
@@ -141,15 +141,15 @@ def _placed(x: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
 
 
 def _device_bytes(tree: Any) -> int:
-  """What one device holds of a tree of shapes with shardings."""
+  """The bytes of a tree of shapes with shardings on one device."""
   return sum(
     int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )
 
 
 def _memory(arguments: dict[str, int], analysis) -> dict[str, int]:
-  """Bytes by kind, from what is held by shape and the compiler's analysis."""
-  # The compiler's layouts fill up short axes, and it leaves out what the step does not read.
+  """Bytes by kind, from those of the arguments and the compiler's analysis."""
+  # The compiler's layouts pad short axes, and it leaves out arguments that the step does not read.
   padding = max(analysis.argument_size_in_bytes - sum(arguments.values()), 0)
   memory = arguments | {
     'padding of the above': padding,
@@ -164,9 +164,12 @@ _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
 def _exhausted(message: str, held: int) -> dict[str, int]:
-  """What the TPU compiler says when memory does not suffice; raises for any other error.
+  """`all` and `limit` from the TPU compiler's message that memory is exhausted.
 
-  It says all that is used, or temporaries alone: these are beside the bytes that are held.
+  The message has all that is used, or only temporaries, to which the `held` bytes are added.
+
+  Raises:
+    RuntimeError: the message is another one.
   """
   size = r'([\d.]+)([KMGT]?)'
   if match := re.search(rf'Used {size} of {size} hbm', message):

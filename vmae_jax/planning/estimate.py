@@ -1,4 +1,4 @@
-"""What a run would need and cost on a TPU slice or the devices at hand: numbers and tables."""
+"""What a run needs and costs on a TPU slice, GPUs or the local devices: numbers and a table."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from vmae_jax.planning.slices import slice_devices
 from vmae_jax.training.loop import count_steps
 
 GIB = 2**30
-MFU = 0.4  # Expected of a step whose cycles no compiler counts.
+MFU = 0.4  # Assumed for a step if the compiler does not count cycles.
 
 
 def estimate(
@@ -27,20 +27,21 @@ def estimate(
   decode_rate: float,
   video_bytes: float,
 ) -> tuple[dict[str, Any], aot.CompiledStep]:
-  """Compiles the step of a config and derives what a run needs.
+  """Compiles the step of a config and computes what a run needs.
 
   Args:
-    topology: As `slice_devices` takes it, or local.
-    mfu: Share of the peak that the step is expected to reach; None: what the cycles that the
-      compiler counts come to, or MFU where it counts none.
-    videos: In the training set; None: as many as data.train names, if it names any.
-    decode_rate: Clips a second that a host's core decodes.
+    topology: A name that `slice_devices` takes, or local.
+    mfu: Share of the peak that the step is expected to reach; None: from the cycles that the
+      compiler counts, or MFU if it counts none.
+    videos: The size of the training set; None: that of data.train, if it is given.
+    decode_rate: Clips that a core of a host decodes in a second.
+    video_bytes: Bytes of a video file.
 
   Returns:
-    All numbers, for JSON, see `table`; and the step.
+    All numbers, for JSON and `table`; and the compiled step.
 
   Raises:
-    UserError: an unknown topology, or a config that cannot work there.
+    UserError: a topology is unknown, or the config cannot work on it.
   """
   config, mesh, limit = prepare(config, topology)
   steps = _steps(config, videos)
@@ -60,7 +61,7 @@ def estimate(
     decode_rate=decode_rate,
     video_bytes=video_bytes,
     repeats=config.data.repeats,
-    # Cut-outs cross, up to 8/7 as wide as they become: see `ClipSampler.shape`.
+    # Crops are sent before they are resized, with sides of up to 8/7: see `ClipSampler.shape`.
     clip_bytes=sum(x.size * x.dtype.itemsize for x in images) * 64 // 49 // config.batch_size,
   )
   rate, seconds = speed['clips_per_second'], speed['step_seconds']
@@ -96,9 +97,9 @@ def estimate(
 
 
 def published(devices) -> tuple[float | None, float | None]:
-  """FLOP/s of a device, and bytes a second that it can send; None where nothing is known.
+  """Published FLOP/s of a device, and bytes per second that it can send; None if not known.
 
-  Between slices, and hosts of GPUs, another network counts, of which nothing is known here.
+  The network between slices, or between hosts of GPUs, is not known.
   """
   devices = list(devices)
   chip = chips.CHIPS.get(devices[0].device_kind)
@@ -110,7 +111,7 @@ def published(devices) -> tuple[float | None, float | None]:
 
 
 def prepare(config, topology: str):
-  """The config as it becomes there, checked; the mesh; the memory of a device."""
+  """The config, resolved and checked for the topology; the mesh; the bytes of a device's memory."""
   devices = jax.devices() if topology == 'local' else slice_devices(topology)
   config = aot.resolve(config, devices[0].platform)
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
@@ -119,7 +120,7 @@ def prepare(config, topology: str):
 
 
 def _memory_limit(devices: list) -> int:
-  """Bytes of one device: as it says itself, as published, or its share of the machine's."""
+  """Bytes of a device: as the device reports, as published, or a CPU's share of the machine's."""
   if devices[0].platform == 'cpu':
     return psutil.virtual_memory().total // len(devices)
   chip = chips.CHIPS.get(devices[0].device_kind)
@@ -127,24 +128,24 @@ def _memory_limit(devices: list) -> int:
     return chip.memory
   try:
     limit = (devices[0].memory_stats() or {}).get('bytes_limit')
-  except jax.errors.JaxRuntimeError:  # It is not here; launch/xla_flags.sh gives JAX 0.9 of it.
+  except jax.errors.JaxRuntimeError:  # Not present; launch/xla_flags.sh gives JAX 0.9 of it.
     limit = chip and chip.memory and int(0.9 * chip.memory)
   if limit is None:
     raise UserError(
-      f'{devices[0].device_kind} does not tell its memory, nor is it in vmae_jax/chips.py.'
+      f'the memory of {devices[0].device_kind} is not known: add the device to vmae_jax/chips.py.'
     )
   return limit
 
 
 def _steps(config, videos: int | None) -> int | None:
-  """Steps of the run, or None where the size of the training set is not known."""
+  """The number of steps of the run, or None if the size of the training set is not known."""
   if not videos and config.data.train:
     videos = len(open_source(config.data.train, root=config.data.root))
   return count_steps(config, videos=videos or 0) if videos or config.steps else None
 
 
 def table(result: dict[str, Any]) -> str:
-  """The numbers of `estimate` for a person."""
+  """The numbers of `estimate` as text."""
   memory, speed, model = dict(result['memory']), result['speed'], result['model']
   total, limit = memory.pop('all'), memory.pop('limit')
   axes = ' x '.join(f'{name} {size}' for name, size in result['mesh'].items())
@@ -205,7 +206,7 @@ def size_text(count: int) -> str:
 
 def _time(result: dict[str, Any], speed: dict[str, float | None]) -> list[str]:
   if speed['step_seconds'] is None:
-    return [f'No published peak of {result["device"]} is known: no time can be told.']
+    return [f'No published peak of {result["device"]} is known: there is no estimate of time.']
   lines = [
     f'a step takes at least {speed["arithmetic_seconds"] * 1e3:.1f} ms of arithmetic '
     f'({result["peak_flops"] / 1e12:.0f} TFLOP/s a chip)'

@@ -1,4 +1,4 @@
-"""Measures what a host hands over to its devices, beside copying as many bytes."""
+"""Measures how fast a host feeds its devices, compared with copying as many bytes."""
 
 import collections
 import contextlib
@@ -17,16 +17,15 @@ from vmae_jax.data.loader import Loader
 from vmae_jax.data.sources import FileSource, open_source
 from vmae_jax.training import finetuning, pretraining
 
-WARM_UP = 12  # Batches that do not count, until all memory has been written to once.
+WARM_UP = 12  # Batches before timing starts, in which all memory is written to once.
 ROUNDS = 3
 
-
-# Frames in a file, and what gives those of some places as UInt8 'n H W 3'.
+# The number of frames of a file, and a function from frame numbers to UInt8 'n H W 3'.
 Opened = tuple[int, Callable[[np.ndarray], Any]]
 
 
 class Replay(ClipSampler):
-  """Gives the clips of its first visit at every visit: one copy, as a decoder's pictures take."""
+  """Gives the clips of its first visit at every visit, by one copy, as for decoded pictures."""
 
   def draw(self, source, epoch, sample, pixels):
     if 'first' not in vars(self):
@@ -57,12 +56,12 @@ RIVALS = {'decord': _decord, 'torchcodec': _torchcodec}
 
 @dataclasses.dataclass
 class Rival:
-  """The frames of the loader's visits, whole, as another library reads them."""
+  """The whole frames of the loader's visits, read by another library."""
 
   open_video: Callable[[str], Opened]
   paths: list[str]
   sampler: ClipSampler  # Chooses the frames.
-  visits: int  # How many there are, one file after the other.
+  visits: int  # The number of visits, one file after the other.
 
   def __len__(self) -> int:
     return self.visits
@@ -75,21 +74,21 @@ class Rival:
 
 
 def feed(config, *, batches: int, decode: bool) -> dict[str, dict[str, float]]:
-  """What the host hands over; see `vmae_jax.benchmark`.
+  """How fast the host feeds its devices; see `vmae_jax.benchmark`.
 
   Args:
-    config: Of pre-training or fine-tuning.
-    batches: That are timed in each row, taking turns.
+    config: A config of pre-training or fine-tuning.
+    batches: Timed batches of each row in each of ROUNDS rounds.
     decode: Whether to read the videos of data.train, too.
 
   Returns:
-    Row -> clips_per_second and milliseconds of CPU time a clip, of this process and those that it
-    has started and that have ended.
+    Row -> `clips_per_second`, and `cpu_ms`: milliseconds of CPU time for each clip, of this process
+    and the processes that it has started and that have ended.
   """
   data, rows = config.data, {}
   sampler = (pretraining if 'heads' in config else finetuning).clip_sampler(config)
   source = open_source(data.train or 'synthetic:train', root=data.root, seconds=data.seconds)
-  if not data.train:  # Its clips cross as large as those of videos, not as its pictures are.
+  if not data.train:  # Its clips are sent with the size of videos' clips, not of its pictures.
     source.largest = None
 
   def cpu() -> float:
@@ -141,7 +140,7 @@ def feed(config, *, batches: int, decode: bool) -> dict[str, dict[str, float]]:
       rival[0]
       read = functools.partial(collections.deque, DataLoader(rival, batch_size=None), maxlen=0)
       measure(name, read, batches * config.batch_size)
-    except (ImportError, OSError, RuntimeError) as e:  # torchcodec has all three, without FFmpeg.
+    except (ImportError, OSError, RuntimeError) as e:  # torchcodec without FFmpeg: any of these.
       print(f'{name} is left out: {str(e).splitlines()[0]}')
   return {
     name: {'clips_per_second': x['clips'] / x['seconds'], 'cpu_ms': x['cpu'] / x['clips'] * 1e3}
@@ -150,7 +149,7 @@ def feed(config, *, batches: int, decode: bool) -> dict[str, dict[str, float]]:
 
 
 def feed_table(rows: dict[str, dict[str, float]]) -> str:
-  """The rows of `feed` for a person."""
+  """The rows of `feed` as text."""
   lines = [f'{"":12}{"clips/s":>10}{"ms of CPU a clip":>18}{"of copying":>12}']
   for name, row in rows.items():
     share = row['clips_per_second'] / rows['copying']['clips_per_second']

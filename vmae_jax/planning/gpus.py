@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs that can be compiled for without one, by what XLA is told of them."""
+"""NVIDIA GPUs that programs can be compiled for without the GPU, from XLA's descriptions."""
 
 import importlib.util
 import re
@@ -10,9 +10,9 @@ from jaxlib import xla_client
 
 from vmae_jax.errors import UserError
 
-# XLA's description of a GPU (GpuTargetConfigProto). Figures: openxla/xla, November 2026,
-# xla/backends/gpu/target_config/specs. What is the same for all of them is in _TARGET. A GPU that
-# is at hand tells its own: python -m vmae_jax.planning.gpus.
+# Values of XLA's description of a GPU (GpuTargetConfigProto), from openxla/xla, November 2026,
+# xla/backends/gpu/target_config/specs. _TARGET has those that are the same for all of these GPUs.
+# For a GPU that is present, python -m vmae_jax.planning.gpus prints its own.
 GPUS = {
   'a100': dict(
     name='NVIDIA A100-SXM4-80GB', major=8, cores=108, fpus=64, shared=167936, optin=166912,
@@ -53,9 +53,10 @@ def is_gpu(topology: str) -> bool:
 
 
 def gpu_devices(topology: str) -> list:
-  """GPUs that need not be there: programs can be compiled for them, by defaults and not by trial.
+  """Devices for which programs can be compiled without GPUs, by defaults instead of autotuning.
 
-  A UserError where what compiles for GPUs is not installed.
+  Raises:
+    UserError: JAX for CUDA is not installed.
   """
   hosts, gpu, count = _NAME.fullmatch(topology).groups()
   if importlib.util.find_spec('jax_plugins') is None:
@@ -71,17 +72,17 @@ def gpu_devices(topology: str) -> list:
 
 
 def untried(device) -> dict[str, bool]:
-  """Options of the compiler for a device: those of a GPU that is not here leave products to cuBLAS.
+  """Options of the compiler for a device: for a GPU that is not present, cuBLAS does all products.
 
-  Where it can, XLA tries which tiles suit a product best in Triton's language. Those it takes
-  without trials it fails to compile for some shapes, such as float32 (n, 224) x (224, 112).
+  With a GPU, XLA tries which tiles of a Triton kernel are best for a product. Without one it takes
+  default tiles, and fails to compile these for some shapes, such as float32 (n, 224) x (224, 112).
   """
   absent = device.platform == 'gpu' and device not in jax.devices()
   return {'xla_gpu_enable_triton_gemm': False} if absent else {}
 
 
 def describe(devices: list) -> str:
-  """XLA's description of GPUs: of those at hand as it is, of others as it was told above."""
+  """XLA's description of GPUs: the true one of GPUs that are present, of others that above."""
   return str(xla_client.get_topology_for_devices(devices).target_config)
 
 

@@ -1,15 +1,15 @@
-"""From a compiled step to what a run costs: time, chips, and the hosts that feed it."""
+"""What a run costs: time, chips and the work of hosts, computed from a compiled step."""
 
 from typing import NamedTuple
 
 
 class Feed(NamedTuple):
-  """What is assumed of the data."""
+  """What is assumed about the data."""
 
-  decode_rate: float  # Clips that one core decodes in a second, the first from each video.
-  video_bytes: float  # Of a file.
+  decode_rate: float  # Clips that one core decodes in a second; only a video's first clip counts.
+  video_bytes: float  # Bytes of a video file.
   repeats: int  # Clips cut from one decoded video.
-  clip_bytes: int  # That cross to the device for one clip.
+  clip_bytes: int  # Bytes sent to the device for each clip.
 
 
 def speed(
@@ -23,20 +23,22 @@ def speed(
   mfu: float,
   counted: float | None = None,
 ) -> dict[str, float | None]:
-  """Seconds of a step: the least by arithmetic and by network, and those to expect.
+  """Seconds of a step: lower bounds from arithmetic and from network, and the expected time.
 
   Args:
-    clip_flops: Of a training step, for one clip.
+    clip_flops: Floating-point operations of a training step for one clip.
+    batch: Clips in a step.
+    devices: The number of devices.
     sent: Bytes that each device sends in a step.
     peak: FLOP/s of a device, or None if unknown.
-    network: Bytes a second that a device can send, or None if unknown.
-    mfu: The share of the peak that the step is expected to reach where `counted` is None.
-    counted: Seconds of a step by the compiler's own count, or None if it counts none.
+    network: Bytes per second that a device can send, or None if unknown.
+    mfu: The share of the peak that the step is expected to reach if `counted` is None.
+    counted: Seconds of a step by the compiler's own count, or None if there is none.
 
   Returns:
-    What cannot be told is None. `mfu` is the share of the peak that `step_seconds` means. The
-    network's floor is not added: it hides behind arithmetic or is what keeps a step from reaching
-    the MFU.
+    Values that cannot be computed are None. `mfu` is the share of the peak that follows from
+    `step_seconds`. The time of the network is not added: either it overlaps with arithmetic, or it
+    is a reason why a step does not reach the peak.
   """
   arithmetic = peak and clip_flops * batch / devices / peak
   step = max(counted, arithmetic or 0.0) if counted else arithmetic and arithmetic / mfu
@@ -50,13 +52,13 @@ def speed(
 
 
 def cost(*, step_seconds: float, steps: int, devices: int) -> dict[str, int | float]:
-  """Hours of a run and of all its chips together, without start-up and evaluation."""
+  """Hours and chip-hours of a run, without start-up and evaluation."""
   hours = step_seconds * steps / 3600
   return {'steps': steps, 'hours': hours, 'chip_hours': hours * devices}
 
 
 def feeding(*, clips_per_second: float, hosts: int, feed: Feed) -> dict[str, float]:
-  """What each host must do so that the devices never wait: cores, disk or network, and bus."""
+  """What each host needs so that devices never wait: cores, and bytes per second read and sent."""
   videos = clips_per_second / feed.repeats / hosts
   return {
     'cores': videos / feed.decode_rate,

@@ -1,14 +1,14 @@
-"""Compiled programs as texts (optimised HLO): what runs and how often, what is sent, what it costs.
+"""Reads compiled programs as text (optimised HLO): what runs and how often, what is sent, cycles.
 
-A program is a list of computations, some of which are called by others: the body of a loop as
-often as the loop runs, a fusion's computation once a call. What is read is what one device
-executes in one run of the program.
+A program is a list of computations that call each other: a loop calls its body as often as it runs,
+a fusion calls its computation once. Results are for one device and one run of the program.
 
-The cycles of each operation are libtpu's counts, by which the compiler chooses; they are no
-measurement, and leave out gathers, for which it has no count, and what chips wait for each other.
-They tell where to look, and which of two programs it holds to be cheaper. Of kernels
-(`vmae_jax.models.attention_kernel`) it tells none: theirs were counted in its final schedules, one
-bundle of instructions a cycle (`benchmark bundles`).
+The cycles of each operation are libtpu's estimates, from which the compiler chooses between
+programs. They are no measurement, and do not include gathers, for which there is no estimate, or
+the time that chips wait for each other. They show where time goes, and which of two programs the
+compiler takes for cheaper. There are none for our kernels (`vmae_jax.models.attention_kernel`):
+these were counted in the compiler's final schedules, at one bundle of instructions per cycle
+(`benchmark bundles`).
 """
 
 import collections
@@ -22,7 +22,7 @@ from vmae_jax.models.attention_kernel import LANES
 _HEADER = re.compile(r'^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$')
 _CALLED = re.compile(r'\b(calls|to_apply|body|branch_computations)=\{?((?:%?[\w.-]+(?:, )?)+)')
 _LOOP = re.compile(r' while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)')
-# Of GPUs' libraries and of Pallas on TPUs; other custom calls are the compiler's own.
+# Calls of GPU libraries, and of Pallas kernels on TPUs; other custom calls are the compiler's own.
 _TARGET = re.compile(r'custom_call_target="(__[^"]+|tpu_custom_call)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 KINDS = (
@@ -34,21 +34,21 @@ _OPERATION = re.compile(
   rf'(?P<kind>{"|".join(KINDS)})(?P<start>-start)?\('
 )
 _ARRAY = re.compile(r'\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]')
-# Where the compiler fuses an all-reduce and the slice of it that a device keeps.
+# The compiler's fusion of an all-reduce with the slice of its result that a device keeps.
 _FUSED_SCATTER = re.compile(r'^all-reduce-scatter')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _SCOPE = re.compile(r'op_name="([^"]*)"')
 _MODULE = re.compile(r'/((?:\w+_)?(?:encoder|decoder|regressor))/')
 _LAYER = re.compile(r'/(attention|mlp)\d?/')
-# Bundles of attention's kernels on a TPU: of each program of the grid, and for each head, 128
-# queries and key; v5e's where a chip has not been counted.
+# Bundles of the attention kernels: for each program of the grid, and for each combination of head,
+# 128 queries and one key. They were counted for v5e and are used for other chips, too.
 _KERNELS = {'forward': (386, 0.662), 'backward': (572, 1.186)}
 _KERNEL = re.compile(r'%\S*?(forward|backward)_kernel\S* = .*custom_call_target="tpu_custom_call"')
 _SHAPES = re.compile(r'\b(?:bf16|f32)\[([\d,]+)\]')
 
 
 class Computation:
-  """The lines of a computation, and whether it is one of a fusion or an asynchronous call."""
+  """The lines of a computation, and whether a fusion or an asynchronous call uses it."""
 
   def __init__(self):
     self.lines, self.fused = [], False
@@ -58,10 +58,10 @@ def executed(text: str) -> Iterator[tuple[str, Computation, int]]:
   """Name of each computation of `compiled.as_text()`, the computation, and how often it runs.
 
   Yields:
-    Callers before what they call; 0 times for those in a loop that does not say how long it is.
+    Callers before the computations that they call; 0 times for those in a loop of unknown length.
 
   Raises:
-    ValueError: the text is no program.
+    ValueError: the text is no compiled program.
   """
   bodies, entry = _computations(text)
   for name, times in _executions(bodies, entry).items():
@@ -69,7 +69,7 @@ def executed(text: str) -> Iterator[tuple[str, Computation, int]]:
 
 
 def read_kernels(text: str) -> dict[str, int]:
-  """For each library's or own kernel how often it runs; in loops of unknown length once."""
+  """How often each kernel (a library's or our own) runs; one in a loop of unknown length once."""
   found = collections.Counter()
   for _, computation, times in executed(text):
     for line in computation.lines:
@@ -79,7 +79,7 @@ def read_kernels(text: str) -> dict[str, int]:
 
 
 def _computations(text: str) -> tuple[dict[str, Computation], str]:
-  """Computations by name, and the name of the one that runs first."""
+  """Computations by name, and the name of the entry computation."""
   bodies, entry, current = {}, None, None
   for line in text.splitlines():
     if match := _HEADER.match(line):
@@ -116,14 +116,14 @@ def _executions(bodies: dict[str, Computation], entry: str) -> dict[str, int]:
 
   visit(entry)
   times = collections.Counter({entry: 1})
-  for name in reversed(order):  # Callers before what they call.
+  for name in reversed(order):  # Callers come before what they call.
     for called, count in calls[name]:
       times[called] += times[name] * count
   return {name: times[name] for name in reversed(order)}
 
 
 def _trips(line: str, condition: Computation, bodies: dict[str, Computation]) -> int:
-  """How often a loop runs, or 0 if neither it nor its condition says so."""
+  """How often a loop runs, or 0 if neither the loop nor its condition says it."""
   if known := _TRIPS.search(line):
     return int(known[1])
   lines = list(condition.lines)
@@ -138,15 +138,15 @@ class Collective(NamedTuple):
   """One operation between devices."""
 
   kind: str  # One of KINDS.
-  # Of the whole: what is summed (all-reduce, reduce-scatter), what each device has afterwards
-  # (all-gather, all-to-all), what moves (collective-permute).
+  # Bytes of the whole array that is summed (all-reduce, reduce-scatter), that each device has
+  # afterwards (all-gather, all-to-all), or that moves (collective-permute).
   bytes: int
-  group: int  # Devices that take part together.
+  group: int  # The number of devices that take part together.
   times: int  # How often it runs in one run of the program.
 
   @property
   def sent(self) -> float:
-    """Bytes that each device must send, in all its runs, by the best known algorithm (a ring)."""
+    """Bytes that each device sends in all runs, with the best known algorithm (a ring)."""
     if self.kind in ('collective-permute', 'collective-broadcast'):
       return float(self.bytes * self.times)
     ways = 2 if self.kind == 'all-reduce' else 1  # Summed, then spread.
@@ -156,11 +156,11 @@ class Collective(NamedTuple):
 def read_collectives(text: str, *, devices: int) -> list[Collective]:
   """All operations between devices in a compiled program, `compiled.as_text()`.
 
-  `devices` run it, and are the group of an operation that names none.
+  `devices` is the number of devices that run it; an operation without a group is between all.
 
   Raises:
-    ValueError: the text is no program, its groups of devices are in no known form, or a loop with
-      such operations does not say how often it runs.
+    ValueError: the text is no compiled program, a group of devices has an unknown form, or a loop
+      with such operations has an unknown length.
   """
   found, seen = [], set()
   for name, computation, times in executed(text):
@@ -168,7 +168,7 @@ def read_collectives(text: str, *, devices: int) -> list[Collective]:
       match = _OPERATION.match(line)
       if match is None:
         continue
-      # An operation that other work hides is cut in parts, each in a fusion of its own.
+      # An operation that overlaps with other work is split into parts, each in its own fusion.
       channel = re.search(r'channel_id=(\d+)', line)
       if computation.fused and channel:
         if (match['kind'], channel[1]) in seen:
@@ -181,7 +181,7 @@ def read_collectives(text: str, *, devices: int) -> list[Collective]:
 
 
 def summarise(collectives: list[Collective]) -> dict[str, dict[str, int | float]]:
-  """For each kind: how many operations, how often they run, their bytes and what is sent."""
+  """For each kind: the number of operations, how often they run, their bytes and those sent."""
   rows = collections.defaultdict(lambda: dict(operations=0, runs=0, bytes=0, sent=0.0))
   for c in collectives:
     row = rows[c.kind]
@@ -196,7 +196,7 @@ def _collective(match, line: str, computation: str, times: int, devices: int) ->
   kind, group = match['kind'], _group(line, devices)
   sizes = [_bytes(*array) for array in _ARRAY.findall(match['shape'])]
   total = sum(sizes)
-  if match['start'] and kind == 'all-gather':  # The shape is (what each has, the whole).
+  if match['start'] and kind == 'all-gather':  # The shape is (part of a device, whole array).
     total = total * group // (group + 1)
   elif match['start'] and kind == 'collective-permute':  # (from, to, two semaphores)
     total = sizes[0]
@@ -213,9 +213,9 @@ def _bytes(dtype: str, shape: str) -> int:
 
 
 def _group(line: str, devices: int) -> int:
-  """Devices in a group: {{0,1},{2,3}}, [groups,size]<=[...] or mesh['a'=4,'b'=2] {'a'}.
+  """The size of a group: {{0,1},{2,3}}, [groups,size]<=[...] or mesh['a'=4,'b'=2] {'a'}.
 
-  Before the axes of the latter, the order of its devices may stand: device_ids=([2,4]T(1,0)).
+  The last may have the order of devices before the axes: device_ids=([2,4]T(1,0)).
   """
   if named := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', line):
     sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", named[1])}
@@ -232,9 +232,8 @@ def _group(line: str, devices: int) -> int:
 def read_cycles(text: str) -> dict[str, int]:
   """Cycles of a core in one run of `compiled.as_text()`, by part of the model, the largest first.
 
-  Returns:
-    Nothing where the compiler does not tell, as on CPU and GPU. A loop that does not say how often
-    it runs counts once.
+  It is empty if the compiler does not report cycles, as on CPU and GPU. A loop of unknown length
+  counts once.
   """
   parts = collections.Counter()
   for _, computation, times in executed(text):

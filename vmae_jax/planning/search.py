@@ -1,4 +1,4 @@
-"""The cheapest mesh and remat for a batch, and the largest batches, all of them compiled."""
+"""Finds the cheapest mesh and remat for a batch, and the largest batches, by compiling them."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -10,26 +10,25 @@ from vmae_jax.planning.aot import CompiledStep
 from vmae_jax.planning.estimate import GIB, prepare, published, size_text
 from vmae_jax.planning.program import summarise
 
-# From the cheapest in time to the cheapest in memory, and how much arithmetic comes on top: with
-# `full` a second forward pass to three passes in all, with `dots` what is not worth counting.
+# Remat -> additional arithmetic, from the least time to the least memory. `full` adds a second
+# forward pass to the cost of three; what `dots` adds is negligible.
 REMATS = {'none': 0.0, 'dots': 0.0, 'full': 1 / 3}
 
 
 def search(config, topology: str, *, step: CompiledStep, clip_flops: int) -> dict[str, Any]:
-  """Finds what the config's batch needs at least, and how large a batch could be.
+  """Finds the cheapest mesh and remat for the config's batch, and the largest batches.
 
-  Parameters are split over more and more chips (`mesh.fsdp`) for as long as that may save
-  recomputation (`model.remat`). Of what fits, the cheapest has the least floor of a step, by
-  arithmetic or by network, then the least remat. `mesh.tensor` stays as the config has it.
-
-  Prints a line for each step that it compiles, for that takes minutes.
+  Parameters are split over more and more chips (`mesh.fsdp`) as long as this may save recomputation
+  (`model.remat`). Of the settings that fit, the cheapest is that with the lowest lower bound of a
+  step's time, by arithmetic or network, then that with the least remat. `mesh.tensor` is not
+  changed. Compiling takes minutes; a line is printed for each step.
 
   Args:
-    step: Of the config as it is, which `estimate` has compiled.
-    clip_flops: Of a step for one clip, without what is computed again.
+    step: The step of the unchanged config, compiled by `estimate`.
+    clip_flops: Floating-point operations of a step for one clip, without recomputation.
 
   Returns:
-    All numbers, for JSON; see `table`.
+    All numbers, for JSON and `table`.
 
   Raises:
     UserError: as `estimate`.
@@ -37,7 +36,7 @@ def search(config, topology: str, *, step: CompiledStep, clip_flops: int) -> dic
   config, mesh, limit = prepare(config, topology)
   devices = list(mesh.devices.flat)
   ways = mesh.shape['data'] * mesh.shape['fsdp']
-  step_clips = ways * config.optimizer.accumulate  # In a batch for one clip at a time on each.
+  step_clips = ways * config.optimizer.accumulate  # Clips in a batch for one clip at a time a chip.
   wanted = config.batch_size // step_clips
   first = mesh.shape['fsdp']
   compiled = {(first, config.model.remat, wanted): step}
@@ -90,7 +89,7 @@ def search(config, topology: str, *, step: CompiledStep, clip_flops: int) -> dic
 
 
 def _floor(step: CompiledStep, clip_flops: int, batch: int, devices: list, remat: str) -> float:
-  """Seconds that a step takes at least; 0 where neither peak nor network are known."""
+  """Seconds that a step takes at least; 0 if neither peak nor network is known."""
   peak, network = published(devices)
   sent = sum(row['sent'] for row in summarise(step.collectives).values())
   work = dict(clip_flops=clip_flops, batch=batch, devices=len(devices), sent=sent)
@@ -102,15 +101,15 @@ def _floor(step: CompiledStep, clip_flops: int, batch: int, devices: list, remat
 def fitting(
   compile_at: Callable[[int, str], CompiledStep], sizes: list[int]
 ) -> Iterator[tuple[int, str, CompiledStep]]:
-  """The least remat that fits, and those beyond it that splitting the parameters makes possible.
+  """The least remat that fits, and settings that fit with less remat but more fsdp.
 
   Args:
     compile_at: (fsdp, remat) -> the compiled step.
-    sizes: Of fsdp, the smallest first.
+    sizes: Values of fsdp, the smallest first.
 
   Yields:
-    fsdp, remat and the step: each with less remat than the one before. What more fsdp cannot
-    make fit, since it splits only parameters, their moments and gradients, is not compiled.
+    fsdp, remat and the step, each with less remat than the one before. fsdp splits only parameters,
+    their moments and gradients; settings that cannot fit for this reason are not compiled.
   """
   left, at_first = [*REMATS], {}
   for fsdp in sizes:
@@ -126,12 +125,12 @@ def fitting(
 
 
 def _held(memory: dict[str, int]) -> int:
-  """Bytes of parameters and what the optimizer and their average add."""
+  """Bytes of parameters, the optimizer's state and the average of parameters."""
   return sum(memory.get(kind, 0) for kind in ('parameters', 'optimizer', 'average of parameters'))
 
 
 def _may_fit(memory: dict[str, int], parts: float) -> bool:
-  """Whether a step could fit if all that fsdp splits, gradients too, went into so many parts."""
+  """Whether a step could fit if all that fsdp splits, including gradients, had so many parts."""
   split = _held(memory) + memory.get('parameters', 0)
   return memory['all'] - split * (1 - 1 / parts) <= memory['limit']
 
@@ -142,15 +141,16 @@ def largest_batches(
   start: int,
   known: Mapping[str, CompiledStep],
 ) -> Iterator[tuple[str, int, dict[int, CompiledStep]]]:
-  """For each remat the largest power of two of clips a chip that fits.
+  """For each remat, the largest power of two of clips per chip that fits.
 
-  Every answer is compiled: the largest fits and twice as many do not. Where a remat begins, the
-  memory of a step that is known tells where to look; else twice of what fits with less remat.
+  Every answer is compiled: this number fits and twice the number does not. For each remat, the
+  memory of one step gives the first guess. This is a step in `known`, or one with twice the clips
+  that fit with less remat.
 
   Args:
-    compile_at: (clips a chip, remat) -> the compiled step.
-    start: The first number of clips a chip to try.
-    known: Remat -> the step for `start` clips, where it has been compiled.
+    compile_at: (clips per chip, remat) -> the compiled step.
+    start: The first number of clips per chip to try.
+    known: Remat -> the step for `start` clips, if it has been compiled.
 
   Yields:
     remat, the largest number of clips (0 if not even one fits), and all that was compiled.
@@ -175,7 +175,7 @@ def largest_batches(
 
 
 def _by_memory(clips: int, memory: dict[str, int]) -> int:
-  """The power of two that memory, taken to be what is held and a share for each clip, allows."""
+  """The power of two of clips that fit if memory is a constant part and a share for each clip."""
   held = _held(memory)
   share = max(memory['all'] - held, 1) / clips
   room = max(memory['limit'] - held, share)
@@ -183,7 +183,7 @@ def _by_memory(clips: int, memory: dict[str, int]) -> int:
 
 
 def table(result: dict[str, Any]) -> str:
-  """The numbers of `search` for a person."""
+  """The numbers of `search` as text."""
   lines = []
   if result['settings']:
     memory = f'GiB at {result["wanted"]} clips a chip   '

@@ -1,4 +1,4 @@
-"""The TPU slices, or GPUs, that can be compiled for without one."""
+"""TPU slices and GPUs that programs can be compiled for without the hardware."""
 
 import math
 import re
@@ -12,8 +12,8 @@ from vmae_jax.planning.gpus import GPUS, gpu_devices, is_gpu
 
 _FLAT = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
 _CUBES = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8', '8x8x8')
-# Name of a TPU -> shapes of slices that it comes in (of cubes, larger ones exist, too), and the
-# names of its cores' configuration in libtpu. With megacore, two cores are one device.
+# Name of a TPU -> the shapes of its slices (there are larger cubes, too), and libtpu's name for the
+# configuration of its cores. With megacore, two cores are one device.
 SLICES = {
   'v4': (_CUBES, 'megacore'),
   'v5e': (_FLAT, 'default'),
@@ -23,16 +23,16 @@ SLICES = {
 
 
 def parse_slice(name: str) -> dict[str, Any]:
-  """What libtpu has to be told of one slice or several; a UserError where there are no such.
+  """libtpu's options for one slice or several; a UserError if there is no such slice.
 
-  They are named v5e:4x4 or v5p:4x4x8; 2*v5e:16x16 are two slices, joined by their hosts' network.
+  Names are v5e:4x4 or v5p:4x4x8; 2*v5e:16x16 are two slices, joined by their hosts' network.
   """
   match = re.fullmatch(r'(?:([1-9]\d*)\*)?((\w+):(\d+x\d+(?:x\d+)?))', name)
   if match is None:
     known = '; '.join(f'{tpu}:{{{",".join(shapes)}}}' for tpu, (shapes, _) in SLICES.items())
     raise UserError(
-      f'--topology={name} is not known. There is: local; {known}; of several slices '
-      f'N*SLICE; {", ".join(GPUS)}, as h200:8 or, of several hosts, 2*h200:8.'
+      f'--topology={name} is not known: choose local; {known}; N*SLICE for several slices; or '
+      f'{", ".join(GPUS)}, as h200:8 or, for several hosts, 2*h200:8.'
     )
   count, slice_name, tpu, shape = match.groups()
   shapes, cores = lookup(SLICES, tpu, '--topology')
@@ -53,10 +53,10 @@ def parse_slice(name: str) -> dict[str, Any]:
 
 
 def slice_devices(name: str) -> list:
-  """Devices of a TPU slice, or GPUs, that need not be there: programs can be compiled for them.
+  """Devices of TPU slices, or GPUs, for which programs can be compiled without the hardware.
 
   Raises:
-    UserError: as `parse_slice`, or libtpu, which knows them, is not installed.
+    UserError: there is no such slice, or libtpu (or JAX for CUDA) is not installed.
   """
   if is_gpu(name):
     return gpu_devices(name)
@@ -67,5 +67,5 @@ def slice_devices(name: str) -> list:
     reason = ' '.join(str(e).split())[:200]
     raise UserError(
       f'--topology={name} cannot be compiled for: {reason} If libtpu is not installed: '
-      f'pip install "jax[tpu]=={jax.__version__}" (or take --topology=local).'
+      f'pip install "jax[tpu]=={jax.__version__}" (or choose --topology=local).'
     ) from e
