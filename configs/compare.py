@@ -5,10 +5,10 @@
 A study has `arms` (name -> a run's config), `baseline` (the arm that the others are compared with),
 `seeds`, `measures` (arguments of `vmae_jax.compare.measures.Measures`), `finetuning` (name -> a
 config to fine-tune each run with) and, for arms that predict codes, `tokenizer`. Here `demo` has
-one seed and `full` all. `frozen` is `full` without fine-tuning; `full` in the same workdir adds it
-to these runs. `gate` is the baseline alone and the same model untrained: run it first, as the
-baseline must be better for the other arms to mean anything. For your own data, change data.train of
-the arms and LABELS, which are lists of the same videos with different labels.
+one seed and `full` has all. `frozen` is `full` without fine-tuning; `full` in the same workdir adds
+it to these runs. `gate` is only the baseline and the same model untrained: run it first, since
+other arms mean nothing unless the baseline is better. For your own data, change data.train of the
+arms, and LABELS, which are lists of the same videos with different labels.
 """
 
 import ml_collections
@@ -25,7 +25,7 @@ LABELS = {
   for label in ('motion', 'look')
 }
 SEEDS = (1, 2, 3, 4, 5)
-SPEEDS = (25, 50, 100, 150, 200)  # In per cent; sprites move by 0.9 to 2.4 pixels a frame at 100.
+SPEEDS = (25, 50, 100, 150, 200)  # In per cent; 100 is 0.9 to 2.4 pixels a frame.
 MOTIONS = f'synthetic:val,{SET},label=motion,clips=1152,speed={{}}'
 
 
@@ -36,7 +36,7 @@ def get_config(arg='demo'):
     config.log.pictures_every_steps = config.steps
     config.checkpoint.every_steps = config.checkpoint.keep_every_steps = config.steps // 2
   c.baseline = 'pixels'
-  # With seed 0 the settings of the demo were chosen.
+  # Without seed 0, with which the demo's settings were chosen.
   seeds = {'demo': (1,), 'gate': (100, 101), 'frozen': SEEDS, 'full': SEEDS}
   c.seeds = lookup(seeds, arg, 'configs/compare.py')
   c.measures = dict(
@@ -46,12 +46,12 @@ def get_config(arg='demo'):
     rates=(5e-3, 3e-3, 1e-3),
     order_gap=('motion',),
     held_out={'motion': [(f'{x} % of the speed', MOTIONS.format(x / 100)) for x in SPEEDS]},
-    arrow=False,  # For data of your own: made-up clips, played backwards, are clips of the set.
+    arrow=False,  # For your own data: synthetic clips played backwards look like others of the set.
   )
   c.finetuning = {
     f'{label} of {clips} clips': classifier(label, clips)
     for label in LABELS
-    for clips in (82, 819, 8192)  # 1 %, 10 % and all.
+    for clips in (82, 819, 8192)  # 1 %, 10 % and all clips.
     if arg != 'frozen'
   }
   c.tokenizer = dict(videos=f'synthetic:train,{SET}', factor=4, codes=256)
@@ -60,13 +60,13 @@ def get_config(arg='demo'):
 
 
 def classifier(label, clips):
-  """Fine-tuning with the labels of so many clips."""
+  """A config of fine-tuning with the labels of this number of clips."""
   c = finetune.get_config('demo')
   c.data.train = f'synthetic:train,{SET},label={label},clips={clips}'
   c.data.val = f'synthetic:val,{SET},label={label},clips=1152'
   c.batch_size, c.steps = 16, 400
-  # With the demo's rate, a sixth of it, runs from the pixels arm ended at chance; this one was
-  # chosen with 819 clips of motion, from that arm and MotionMAE's, of seed 1.
+  # With the demo's learning rate, a sixth of this one, runs from the arm `pixels` ended at chance.
+  # This one was chosen with 819 clips labelled by motion, from `pixels` and MotionMAE of seed 1.
   c.optimizer.base_lr, c.optimizer.layer_decay = 4.8e-2, 1.0
   c.optimizer.warmup_epochs = 20 * c.batch_size / clips
   c.test.every_epochs, c.test.segments = 0.0, 1
@@ -75,7 +75,7 @@ def classifier(label, clips):
 
 
 def arms():
-  """The methods' demos, which share encoder, data, batches and schedule; controls; crossovers."""
+  """The methods' demos, with the same encoder, data, batches and schedule; controls; crossovers."""
   twice = motionmae.get_config('demo')
   twice.heads.motion = twice.heads.pixels.copy_and_resolve_references()
   other = motionmae.get_config('demo')
@@ -95,6 +95,6 @@ def arms():
     'pixels and flow': flow,
     'pixels and differences, tubes': tubes,
     'pixels and differences, guided masks': guided,
-    'differences of another clip': other,  # Control: the same scale and cost, no information.
-    'pixels twice': twice,  # Control: a second head.
+    'differences of another clip': other,  # A control: the same scale and cost, no information.
+    'pixels twice': twice,  # A control: a second head without another target.
   }

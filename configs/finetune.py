@@ -12,30 +12,30 @@ Arguments: SIZE,DATASET with SIZE in tiny s b l h giant, DATASET in
   k400_mme ssv2_mme ucf101_mme hmdb51_mme     MME's, after pre-training on K400
 
 or a word: `demo` (the synthetic set, minutes on a laptop), `videos` (a few videos of your own),
-`smoke` (seconds). With SIZE,DATASET the number of classes is DATASET's: for your own classes add
---config.data.classes=0, which counts those of data.train.
+`smoke` (seconds). With SIZE,DATASET the number of classes is DATASET's: for your own data add
+--config.data.classes=0, which counts the classes of data.train.
 
 MotionMAE and MAM2 have published no recipe; MotionMAE tests UCF101 with 10 x 3 views. VideoMAE has
-no script for HMDB51. If a paper has no recipe for a size, that of its ViT-B is used.
+no script for HMDB51. If a paper has no recipe for a size, its recipe for ViT-B is used.
 
 Numbers in RECIPES are as in the papers' scripts: videos in a step, the learning rate for 256 of
 them, epochs over the videos; `recipe` converts them to clips. MME's scripts give the batch only for
-SSv2: here K400 takes VideoMAE's 384, and UCF101 and HMDB51 take 128.
+SSv2: here K400 has VideoMAE's 384, UCF101 and HMDB51 have 128.
 
-As in the released code: which frames make a clip (data.sampling: 'linspace', or 'segment' for
-SSv2), the views of the test, initial values of the classifier, and how frames become 224 x 224
-(data.resampling). 'bilinear' takes the four nearest pixels, of the crop in training (as
-F.interpolate) and of the whole frame in validation and test (as cv2.resize, shorter side to 224);
-pixels are equal to within one level of 255. 'antialiased', the default of other configs, averages
-when it shrinks frames. This gives smoother clips, in a test on average 0.4 (176 x 144) to 3.4
-levels (480 x 368) away from 'bilinear', to which weights fine-tuned with 'bilinear' are not used.
+As in the released code: the frames of a clip (data.sampling: 'linspace', or 'segment' for SSv2),
+the views of the test, initial values of the classifier, and the resizing of frames to 224 x 224
+(data.resampling). 'bilinear' interpolates between the four nearest pixels, of the crop in training
+(as F.interpolate) and of the whole frame in validation and test (as cv2.resize, shorter side to
+224); pixels are equal to within one level of 255. 'antialiased', the default of other configs,
+averages when it shrinks frames. Its clips are smoother, on average 0.4 (176 x 144) to 3.4 levels
+(480 x 368) away from 'bilinear' in a test, and weights fine-tuned with 'bilinear' do not expect it.
 
-Our choices that differ from it: validation on the middle clip; mixing ratios drawn for each clip;
-SSv2's training segments cover the whole video (there its last 0 to 15 frames, the rest of a
-division by 16, are left out, and a video shorter than 16 frames is a still); no video of an epoch
-is dropped (there epochs x floor(videos / batch) steps: 0.02 % fewer for K400 with 384 videos, 0.7 %
-for UCF101, 3 % for HMDB51); the last weights are tested, as the best ones would be chosen on the
-test videos.
+Our choices, which differ from the released code: validation uses the middle clip; mixing ratios are
+drawn for each clip; SSv2's training segments cover the whole video (there the last 0 to 15 frames,
+the rest of a division by 16, are left out, and a video shorter than 16 frames is a still); no video
+of an epoch is dropped (there are epochs x floor(videos / batch) steps: 0.02 % fewer for K400 with
+384 videos, 0.7 % for UCF101, 3 % for HMDB51); the last weights are tested, as choosing the best
+ones would need the test videos.
 
 Expected (the authors' model zoos, ViT-B, top-1): VideoMAE K400 81.5, SSv2 70.8, UCF101 91.3; MGMAE
 K400 81.8, SSv2 72.3; MME, pre-trained on K400: K400 81.8, SSv2 71.5, UCF101 96.5, HMDB51 78.0.
@@ -44,7 +44,7 @@ K400 81.8, SSv2 72.3; MME, pre-trained on K400: K400 81.8, SSv2 71.5, UCF101 96.
 from vmae_jax import config as base
 from vmae_jax import config_finetuning
 
-# Recipe -> size -> what differs from config_finetuning.default(); 'b' stands for other sizes.
+# Recipe -> size -> what differs from config_finetuning.default(); sizes not given are as 'b'.
 RECIPES = {
   'k400': {
     's': dict(videos=384, repeats=2, lr=5e-4, epochs=150),
@@ -93,7 +93,7 @@ def get_config(arg=None):
   dataset = variant.split('_')[0]
   c.data.classes = CLASSES[dataset]
   if dataset == 'ssv2':
-    # Left and right are part of the classes; frames from all over the video.
+    # Some classes differ only in left and right. Frames are from the whole video.
     c.data.flip, c.data.sampling, c.test.segments = False, 'segment', 2
   return c
 
@@ -109,7 +109,7 @@ def papers(
 
 
 def demo(c):
-  """Ours: the motions of the synthetic set, among them directions; small, for two CPU cores."""
+  """Ours: the synthetic set's motions, which include directions; small, for two CPU cores."""
   c.model.size = 'demo'
   c.model.scan = True  # Compiles in half the time.
   c.model.patch, c.model.position_grid = (2, 4, 4), (4, 6, 6)
@@ -144,7 +144,7 @@ def videos(c):
 
 
 def smoke(c):
-  """Ours: a few steps with everything switched on, to see that it works."""
+  """Ours: a few steps with everything switched on, to check that it works."""
   videos(c)
   c.data.train, c.data.val = 'synthetic:train', 'synthetic:val'
   c.data.size, c.data.stride, c.data.flip = 32, 1, False

@@ -16,13 +16,14 @@ tokenizer is one of taming-transformers' VQGANs, or one trained on your own vide
 
 From the paper: an encoder, a regressor and two separate decoders; VQGAN codes as appearance;
 RGB differences as motion, the best of the targets it tried; 400 epochs on K400.
-From Context Autoencoder, on which it builds: the regressor's and decoders' blocks, 4 of each at
-the encoder's width, scales from 0.1, alignment to the encoder's own latents with weight 2.
+From Context Autoencoder, on which it builds: the blocks of regressor and decoders, 4 of each with
+the encoder's width, layer scales that start at 0.1, alignment with the encoder's own latents with
+weight 2.
 Our choice, as the paper's details were not available: tube masks and VideoMAE's recipe; codes of
-the first frame of each time slot; consecutive differences over a fixed scale; a motion weight
-of 1; 400 epochs on the other sets, too (small ones, such as UCF101, may need more). Only a fifth
-of the masked tokens, drawn anew each time, is aligned, regressed and decoded (decoder_masking),
-because with all of them a step costs as much as seven VideoMAE steps.
+the first frame of each time slot; differences of consecutive frames over a fixed scale; a weight
+of 1 for motion; 400 epochs on the other sets, too (small ones, such as UCF101, may need more). Only
+a random fifth of the masked tokens is regressed, aligned and decoded (decoder_masking), because
+with all of them a step costs as much as seven VideoMAE steps.
 
 The paper also tried optical flow in place of differences:
 --config.heads.motion.target=optical_flow, with the estimator motion.name (for `demo`, `videos` and
@@ -62,10 +63,10 @@ def get_config(arg=None):
   c.model.decoder_depth = 4
   c.decoder_masking.name, c.decoder_masking.ratio = 'random', 0.8
   small = arg in ('demo', 'videos', 'smoke')
-  if small:  # Ours: masks that a small model learns from sooner, and strong motion.
+  if small:  # Ours: masks from which a small model learns sooner, and a scale for strong motion.
     c.masking.name = 'per_slot'
     c.model.decoder_depth = c.regressor.depth = 1 if arg == 'demo' else 2
-    if arg == 'demo':  # With a weight of 2 so small an encoder ends at chance.
+    if arg == 'demo':  # With an alignment weight of 2, so small an encoder ends at chance.
       c.decoder_masking.ratio, c.regressor.alignment_weight = 0.5, 0.1
     else:
       c.decoder_masking.name = 'none'

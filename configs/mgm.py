@@ -8,17 +8,17 @@ arXiv 2308.12962. Its code is not public.
 
 Arguments as in videomae.py, which also has all values that are not named here.
 
-From the paper (abstract, introduction): the codec's motion vectors place the mask over time, and
+From the paper (abstract, introduction): the mask follows the codec's motion vectors over time, and
 pixels are predicted. The paper compares with random masks of 90 %, which it says hide too much.
 Our choice, as the rest of the text was not available: 75 % hidden, as one rectangle that starts
 where things move and follows them (vmae_jax/masking/moving_block.py); how vectors with several
 references, blocks without vectors, and steps between the frames of a clip are handled
 (vmae_jax/motion/codec.py).
 
-Vectors come with decoding: H.264, MPEG-1, 2, 4 and H.263 have them; H.265, VP9, AV1, pictures and
-TFDS have none. In clips without vectors the block does not move. In the log, `codec_clips` is the
-share of clips that have vectors, and `codec_cells` the share of cells of their grids that do.
-`prepare --shards` encodes all videos with H.264. The synthetic set is encoded as it is drawn.
+Decoders give vectors for H.264, MPEG-1, 2, 4 and H.263, but not for H.265, VP9, AV1, pictures and
+TFDS. In clips without vectors the block does not move. In the log, `codec_clips` is the share of
+clips that have vectors, and `codec_cells` the share of their grids' cells that have one.
+`prepare --shards` encodes all videos with H.264. Clips of the synthetic set are encoded, too.
 --config.motion.name=inverse_search estimates motion instead.
 
 Cost of a step, ViT-B, in GFLOP a clip (counted): 336, as with tubes of 75 % (tubes of 90 %: 203).

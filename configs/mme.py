@@ -20,14 +20,14 @@ say. NAME_released is what the released script for K400 does:
   decoder               1 block of 192     2 of 2 x 384      1 block of 192
   last activations      sigmoid, none      sigmoid, none     sigmoid, tanh
 
-`clean` also predicts the mean step of a token, because with deviations alone a token that moves as
-a whole looks still. Our choice: tanh only in `released`, since it cannot reach a third of its
-targets; in `paper`, the decoder (from the code's own FLOP count) and the normalisation (the text
-says only that there is one). We do not copy the release's random bias and lost gradients in HOG, or
-its lossy flow. The release removes the camera's motion from the flow: here
+`clean` also predicts the mean step of a token, because deviations alone do not show the motion of a
+token that moves as a whole. Our choice: tanh only in `released`, since it cannot reach a third of
+its targets; in `paper`, the decoder (from the code's own FLOP count) and the normalisation (the
+text only says that there is one). We do not copy the release's random bias and lost gradients in
+HOG, or its lossy flow. The release removes the camera's motion from the flow: here
 --config.tracking.camera. The paper compares trajectories with flow, HOF and MBH: heads.motion with
-the target optical_flow, hof or mbh, no options, and the activation none. Without one head:
---config.heads.shape.target=none.
+the target optical_flow, hof or mbh, no options, and the activation none.
+--config.heads.shape.target=none turns a head off.
 The recipe for K400 is the release's; SSv2's was not released (400 epochs, as the table of results
 says). UCF101's is VideoMAE's.
 Expected after fine-tuning (ViT-B, top-1, the release's table): K400 81.8, SSv2 69.2.
@@ -52,7 +52,7 @@ def get_config(arg=None):
     c.model.decoder_width, c.model.decoder_depth = 192, 1
     c.model.decoder_heads = 3 if c.model.size == 's' else 6
   c.tracking.steps = 3 if small else 6
-  # Sums over values, means over tokens, half of each: 54 = 108 / 2, 16 = 32 / 2.
+  # As released: half the sum over a token's values, mean over tokens: 54 = 108 / 2, 16 = 32 / 2.
   shape = dict(
     target='hog',
     options=dict(norm='l2'),
@@ -62,7 +62,7 @@ def get_config(arg=None):
     hidden=512,
     activation='sigmoid',
   )
-  # Deviations do not change with the scale; of the mean step it makes values about 1.
+  # `scale` does not change the deviations; with it values of the mean step are about 1.
   motion = dict(
     target='trajectory',
     options=dict(normalise='patch_std', mean=True, scale=2.0, eps=0.1),

@@ -9,16 +9,16 @@ Paper: Wang et al., Masked Video Distillation, CVPR 2023, arXiv 2212.04500, and 
     --config.teachers.video.path=videomae_b_k400_1600.pth --config.teachers.image.path=runs/images_b
 
 Arguments as in videomae.py, which also has all values that are not named here, and ARGUMENT_image
-to train an image teacher: a masked autoencoder of single frames. A teacher is any run, or
-checkpoint of another implementation, with the same patches. A teacher trained on single frames sees
-the first frame of each time slot.
+to train an image teacher: a masked autoencoder of single frames. A teacher is any run, or a
+checkpoint of another implementation, with the same patches. A teacher that was trained on single
+frames sees the first frame of each time slot.
 
 From the paper: tube masks of 90 %. Each teacher has its own decoder, 2 blocks of the encoder's
 width, which predicts the teacher's last tokens after its last LayerNorm; smooth L1, 1:1; 400
 epochs, a learning rate that ends at 1e-4 for 1,024 clips.
 Our choice: no drop path (0.1 there), VideoMAE's positions in the student, no bias between encoder
 and decoder. The paper's image teacher, MAE's own image weights, cannot be loaded (class token,
-two-dimensional positions), so the paper's results are with another teacher than yours.
+two-dimensional positions): the paper's results are with another teacher.
 
 Cost of a step, ViT-B from B, in GFLOP a clip (counted): 1,095, of which 361 are the video teacher
 and 280 the image teacher, as both see all tokens (VideoMAE: 203).

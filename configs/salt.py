@@ -1,4 +1,4 @@
-"""SALT: the latents of a frozen encoder that was itself trained on pixels, under masks of blocks.
+"""SALT: predicts the latents of a frozen encoder that was trained on pixels, with masks of blocks.
 
 Paper: Rethinking JEPA: Compute-Efficient Video SSL with Frozen Teachers, arXiv 2509.24317. Its code
 is not public, and the paper's details were not available: this follows the abstract.

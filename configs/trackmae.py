@@ -14,8 +14,8 @@ points start at the token's place in the *first* frame, so a token late in the c
 the content of that place has moved. Losses 1:1; a step for each time slot, the last one repeated;
 800 epochs, 512 clips in a step.
 Our choice: points follow the built-in optical flow from slot to slot (there CoTracker3), on a grid
-of 28 x 28 (there 14 x 14, interpolated with `--upsample`). Steps are normalised over a token's
-points with a floor of a fifth of a pixel, and their mean is predicted, too, as in mme.py;
+of 28 x 28 (there 14 x 14, interpolated with `--upsample`). Steps are normalised by their deviation
+over a token's points plus a fifth of a pixel, and their mean is predicted, too, as in mme.py;
 NAME_released has neither. Points that have left the frame do not count (there they do).
 
 The paper's best model predicts CLIP's features in place of pixels, with a weight of 0.25 for
@@ -47,7 +47,7 @@ def get_config(arg=None):
   with c.heads.unlocked():
     c.heads.tracks = dict(
       target='trajectory',
-      # Deviations do not change with the scale; of the mean step it makes values about 1.
+      # `scale` does not change the deviations; with it values of the mean step are about 1.
       options=dict(normalise='patch_std', eps=5e-8)  # 1e-6 pixels.
       if released
       else dict(normalise='patch_std', mean=True, scale=2.0, eps=0.1),

@@ -56,8 +56,8 @@ def ucf101(c):
 
 
 def few(c):
-  """Ours, and not tuned: what UCF101's recipe changes, in small batches and a length in steps, so
-  that it is as long for 300 videos as for 3,000. Without `init_from` so few videos teach little."""
+  """Ours, and not tuned: UCF101's recipe with small batches, for a number of steps that does not
+  depend on the number of videos. Without `init_from` so few videos teach little."""
   ucf101(c)
   c.epochs, c.steps, c.batch_size, c.data.repeats = 0.0, 20000, 64, 4
   c.optimizer.clip_norm = 1.0  # Fresh heads on trained weights.
@@ -71,24 +71,25 @@ def laptop(c):
   c.model.patch = (2, 8, 8)
   c.data.train = 'synthetic:train'
   c.data.frames, c.data.size, c.data.stride = 8, 32, 1
-  # Many small steps: the plateau that all sizes of batch go through first is as many steps long.
+  # Many steps with small batches: training starts with a plateau, which takes the same number of
+  # steps with batches of all sizes.
   c.batch_size, c.epochs = 16, 0.0
   c.optimizer.base_lr, c.optimizer.base_min_lr = 1.6e-2, 1.6e-4
   c.optimizer.warmup_epochs, c.optimizer.clip_norm = 0.3, 1.0
 
 
 def demo(c):
-  """Ours: the synthetic set, with which an encoder learns looks and loses nothing of motions.
+  """Ours: the synthetic set, on which an encoder learns looks and does not lose motions.
 
-  Chosen on a seed of its own: a patch is as large as the finest that is drawn, a grid of 6 x 6
-  leaves tubes something to hide, and a small decoder of raw pixels teaches sooner than one of
-  normalised patches.
+  Settings were chosen with seed 0, which studies do not use: a patch is as large as the finest
+  detail that is drawn, a grid of 6 x 6 has enough places for tubes to hide, and a model learns
+  sooner with a small decoder of raw pixels than with one of normalised patches.
   """
   laptop(c)
   c.model.patch = (2, 4, 4)
   c.model.decoder_width, c.model.decoder_depth, c.model.decoder_heads = 64, 1, 2
   c.data.train, c.data.size = 'synthetic:train,frames=8,size=24', 24
-  c.data.crop = 'centre'  # All of the frame.
+  c.data.crop = 'centre'  # The whole frame.
   c.steps = 3600
   c.masking.ratio = 0.75
   c.heads.pixels.options = dict(normalise='global')
@@ -109,7 +110,7 @@ def videos(c):
 
 
 def smoke(c):
-  """Ours: a few steps from memory, to see that everything works."""
+  """Ours: a few steps on synthetic clips, to check that everything works."""
   laptop(c)
   c.masking.ratio = 0.5
   c.heads.pixels.options.eps = 0.05

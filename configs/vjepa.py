@@ -1,4 +1,4 @@
-"""V-JEPA: the latents of the moving average of the model itself, under masks of blocks.
+"""V-JEPA: predicts the latents of the model's own moving average, with masks of blocks.
 
 Paper: Bardes et al., Revisiting Feature Prediction for Learning Visual Representations from Video,
 2024, arXiv 2404.08471, and its released code.
@@ -21,8 +21,8 @@ positions, initial values, a projection without bias and the length in epochs (t
 3,072 clips, from a mix of 2 million videos); gradients of encoder and predictor are clipped
 together and from the start.
 
-`rank_latents` in the log is the effective rank of the targets: if it falls towards 0, they
-collapse, and the loss with them. Everything that reads the run uses the moving average
+`rank_latents` in the log is the effective rank of the targets: if it falls towards 0, the targets
+collapse, and the loss falls with them. Everything that reads the run uses the moving average
 (`init_weights`).
 
 Cost of a step, ViT-B, in GFLOP a clip (counted): 785, of which 361 are the moving average, which
@@ -47,7 +47,7 @@ def get_config(arg=None):
   if arg not in ('demo', 'videos', 'smoke'):
     c.optimizer.base_lr, c.optimizer.base_min_lr = 6.25e-4 / 12, 1e-6 / 12
   else:
-    c.optimizer.ema, c.optimizer.ema_end = 0.98, 0.996  # A tenth of the memory: few steps.
+    c.optimizer.ema, c.optimizer.ema_end = 0.98, 0.996  # Over a tenth as many steps.
   return c
 
 
