@@ -26,10 +26,7 @@ from vmae_jax import config as base
 
 def get_config(arg=None, file='configs/videomae.py'):
   size, variant = base.parse_arg(
-    arg,
-    words=('demo', 'videos', 'smoke'),
-    datasets=('k400', 'ssv2', 'ucf101', 'few'),
-    file=file,
+    arg, words=('demo', 'videos', 'smoke'), datasets=('k400', 'ssv2', 'ucf101', 'few'), file=file
   )
   c = base.default()
   c.method = 'videomae'

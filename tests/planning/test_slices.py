@@ -19,7 +19,7 @@ from vmae_jax.planning import slices
     ('v5p:4x4', ['v5p slice is one of 2x2x1', 'multiples of 4']),
     ('v4:4x4x6', ['v4 slice is one of']),
     ('2*v5e:3x3', ['2*v5e:3x3: a v5e slice is one of']),
-    ('0*v5e:2x2', ['--topology=0*v5e:2x2 is not known', 'of several slices N*SLICE']),
+    ('0*v5e:2x2', ['--topology=0*v5e:2x2 is not known', 'N*SLICE for several slices']),
   ],
 )
 def test_unknown_slices(name, parts):

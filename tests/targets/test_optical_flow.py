@@ -53,12 +53,12 @@ def test_gap_and_mistakes():
   values = np.ones((1, 2, 8, 8, 2))
   found = optical_flow(CLIP, None, flow=flow(values, gap=2), patch=PATCH, gap=2, cells=1)
   np.testing.assert_allclose(found, 1.0)  # 2 pixels over a scale of 2.
-  with pytest.raises(UserError, match='choose fewer cells'):
+  with pytest.raises(UserError, match='cannot be cut into 16 x 16 cells.* fewer cells'):
     optical_flow(CLIP, None, flow=flow(np.ones((1, 3, 8, 8, 2))), patch=PATCH, cells=8)
   config = mam2_with_flow()
   config.data.frames = 2
   config.heads.motion.options.gap = 2
-  with pytest.raises(UserError, match='take another heads.motion.target'):
+  with pytest.raises(UserError, match='or another heads.motion.target'):
     build_method(config)
 
 

@@ -22,7 +22,6 @@ from vmae_jax.types import Array, Bool, Float, Int, UInt8
 
 # Name -> (the frames' numbers, a generator) -> the same numbers in another order, for one clip.
 VIEWS: dict[str, Callable[[Int[np.ndarray, ' T'], np.random.Generator], Int[np.ndarray, ' T']]] = {
-  'as they are': lambda frames, _: frames,
   'shuffled': lambda frames, rng: rng.permutation(frames),
   'reversed': lambda frames, _: frames[::-1],
 }
@@ -106,11 +105,11 @@ class Measures:
     """
     tokens: dict[tuple, Tokens] = {}
 
-    def read(source: DataSet, view: str = 'as they are') -> Tokens:
+    def read(source: DataSet, view: str = '') -> Tokens:
       clips = tuple(map(source.name, range(len(source))))
       about = getattr(source, 'about', str)()  # Synthetic sets with other options share names.
       if (clips, about, view) not in tokens:
-        encode = encodes if view == 'as they are' else {self.layer: encodes[self.layer]}
+        encode = {self.layer: encodes[self.layer]} if view else encodes
         tokens[clips, about, view] = self._read(config, encode, source, view)
       return tokens[clips, about, view]
 
@@ -200,8 +199,8 @@ class Measures:
 def _in_order(
   video: UInt8[Array, 'b T H W 3'], sample: Int[np.ndarray, ' b'], view: str
 ) -> UInt8[Array, 'b T H W 3']:
-  """The clips with their frames in another order, the same at every call."""
-  if view == 'as they are':
+  """The clips with their frames in the order of a view, the same at every call; '' is no view."""
+  if not view:
     return video
   frames = np.arange(video.shape[1])
   order = [VIEWS[view](frames, np.random.default_rng(i + 1)) for i in sample]

@@ -14,9 +14,8 @@ from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Array, Float, Num
 
-# A config may give these in place of a path.
-UNTRAINED = 'untrained'
-AVERAGE = 'average'  # The moving average of the model that is trained.
+# A config may give this, or UNTRAINED, in place of a path: the moving average of the trained model.
+AVERAGE = 'average'
 
 
 class Teacher(NamedTuple):

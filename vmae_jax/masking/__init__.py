@@ -8,8 +8,12 @@ from vmae_jax.masking.motion_guided import motion_guided
 from vmae_jax.masking.moving_block import moving_block
 from vmae_jax.masking.random import frame, per_slot, random, tube
 
-# (key, clip, flow, *, grid, ratio, **options) -> Mask, for one clip. `flow` is None unless the
-# function is decorated with `motion.flow.needs_flow`.
+# (key, clip, flow, *, grid, ratio, **options) -> Mask, for one clip:
+#   key    the clip's key
+#   clip   'T H W C' in [0, 1]; the functions here use only its shape
+#   flow   flow of the pairs that the decorator `motion.flow.needs_flow` declares, or None
+#   grid   tokens (t, h, w)
+#   ratio  share of hidden tokens
 MASKINGS = {
   'tube': tube,
   'per_slot': per_slot,

@@ -32,10 +32,7 @@ def blocks(
   Drawing one kind for each clip and visit is our choice.
 
   Args:
-    key: The clip's key.
-    clip, flow: Not used.
-    grid: Tokens (t, h, w).
-    ratio: Share of hidden tokens.
+    key, clip, flow, grid, ratio: See `MASKINGS`.
     kinds: Each is the number of blocks and the share of the picture that each block covers.
     aspect: Bounds of the blocks' height over width, drawn once for each clip.
 

@@ -35,11 +35,7 @@ def motion_bins(
   the longest mean steps, and the rest from the other half.
 
   Args:
-    key: The clip's key.
-    clip: Only its shape is used.
-    flow: Flow of the pairs of `flow_pairs`.
-    grid: Tokens (t, h, w).
-    ratio: Share of hidden tokens.
+    key, clip, flow, grid, ratio: See `MASKINGS`.
     moving: Share of the visible places that are drawn from the half that moves more.
     gap: Frames of a step; those of a time slot in the released code.
 

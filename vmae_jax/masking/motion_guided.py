@@ -82,11 +82,7 @@ def motion_guided(
   """Hides int(ratio * h * w) tokens in each time slot; the visible ones follow the motion.
 
   Args:
-    key: The clip's key.
-    clip: Only its shape is used.
-    flow: Flow of the pairs of `flow_pairs`, on any grid with whole cells for the tokens.
-    grid: Tokens (t, h, w).
-    ratio: Share of hidden tokens.
+    key, clip, flow, grid, ratio: See `MASKINGS`.
     base_map: A name in BASE_MAPS: the map of the base frame.
     base_frame: `middle` (frame T // 2), `first`, or `random` for each clip (the released code
       draws one for a whole batch).

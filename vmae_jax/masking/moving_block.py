@@ -31,14 +31,10 @@ def moving_block(
   The distance is the larger of those along x and y, so that hidden places are a rectangle. If it
   reaches beyond the frame's edge, more places are hidden on the other side. The point starts in the
   middle of a place of the first frame, drawn in proportion to the mean length of the place's steps,
-  and stays on the edge if its content leaves the frame.
+  follows the median of 3 x 3 flow values, and stays on the edge if its content leaves the frame.
 
   Args:
-    key: The clip's key.
-    clip: Only its shape is used.
-    flow: Flow of the pairs of `flow_pairs`; its median over 3 x 3 values is used.
-    grid: Tokens (t, h, w).
-    ratio: Share of hidden tokens.
+    key, clip, flow, grid, ratio: See `MASKINGS`.
     gap: Frames of a step, which must be those of a time slot.
     aspect: Bounds of the block's height over width, in places, drawn for each clip.
 

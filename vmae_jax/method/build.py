@@ -120,11 +120,7 @@ def _outputs(config, targets: dict[str, Target], tokenizer: Tokenizer | None) ->
 
 
 def _head(
-  name: str,
-  head,
-  config,
-  tokenizer: Tokenizer | None,
-  teachers: dict[str, Teacher],
+  name: str, head, config, tokenizer: Tokenizer | None, teachers: dict[str, Teacher]
 ) -> Head:
   function = lookup(TARGETS, head.target, f'heads.{name}.target')
   loss = lookup(LOSSES, head.loss, f'heads.{name}.loss')
@@ -305,7 +301,7 @@ def _teachers(config, found: Mapping[str, Teacher]) -> dict[str, Teacher]:
   data, teachers = config.data, {}
   for name in asked_teachers(config):
     path = config.teachers[name].path
-    if path not in (AVERAGE, teacher_lib.UNTRAINED):
+    if path not in (AVERAGE, UNTRAINED):
       if name not in found:
         raise UserError(
           f'teachers.{name} has no weights: give --config.teachers.{name}.path=PATH, a run of '

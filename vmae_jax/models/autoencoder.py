@@ -45,10 +45,7 @@ class MaskedAutoencoder(Autoencoder):
 
   @nn.compact
   def __call__(
-    self,
-    video: Num[Array, 'b T H W C'],
-    visible: Int[Array, 'b k'],
-    masked: Int[Array, 'b m'],
+    self, video: Num[Array, 'b T H W C'], visible: Int[Array, 'b k'], masked: Int[Array, 'b m']
   ) -> dict[str, Float[Array, 'b m _']]:
     """Predictions at the masked tokens, in the order of `masked`, in float32.
 
@@ -82,10 +79,7 @@ class RegressedAutoencoder(Autoencoder, kw_only=True):
 
   @nn.compact
   def __call__(
-    self,
-    video: Num[Array, 'b T H W C'],
-    visible: Int[Array, 'b k'],
-    masked: Int[Array, 'b m'],
+    self, video: Num[Array, 'b T H W C'], visible: Int[Array, 'b k'], masked: Int[Array, 'b m']
   ) -> dict[str, Float[Array, 'b m _']]:
     """As in `MaskedAutoencoder`."""
     width, dtype = self.regressor['width'], self.common['dtype']

@@ -26,11 +26,7 @@ def _save_dots(primitive, *args, **params) -> bool:
 
 
 # What is kept for the backward pass; the backward pass recomputes the rest.
-REMAT = {
-  'none': None,
-  'dots': _save_dots,
-  'full': jax.checkpoint_policies.nothing_saveable,
-}
+REMAT = {'none': None, 'dots': _save_dots, 'full': jax.checkpoint_policies.nothing_saveable}
 
 
 @jax.custom_vjp

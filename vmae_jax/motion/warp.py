@@ -71,9 +71,7 @@ def _targets(flow: Float[Array, 'H W 2']) -> Float[Array, 'H W 2']:
   return jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height)), -1) + flow
 
 
-def _corners(
-  flow: Float[Array, 'H W 2'],
-) -> tuple[Int[Array, '4 H W 2'], Float[Array, '4 H W']]:
+def _corners(flow: Float[Array, 'H W 2']) -> tuple[Int[Array, '4 H W 2'], Float[Array, '4 H W']]:
   """The four pixels (x, y) around each target of the flow, and their bilinear weights.
 
   Pixels more than one pixel outside the image are moved to one pixel outside.

@@ -136,10 +136,7 @@ def _may_fit(memory: dict[str, int], parts: float) -> bool:
 
 
 def largest_batches(
-  compile_at: Callable[[int, str], CompiledStep],
-  *,
-  start: int,
-  known: Mapping[str, CompiledStep],
+  compile_at: Callable[[int, str], CompiledStep], *, start: int, known: Mapping[str, CompiledStep]
 ) -> Iterator[tuple[str, int, dict[int, CompiledStep]]]:
   """For each remat, the largest power of two of clips per chip that fits.
 

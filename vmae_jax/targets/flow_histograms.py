@@ -4,9 +4,8 @@ import einops
 import jax.numpy as jnp
 import numpy as np
 
-from vmae_jax.errors import UserError
 from vmae_jax.motion.flow import Flow, needs_flow
-from vmae_jax.targets.optical_flow import flow_pairs
+from vmae_jax.targets.optical_flow import flow_of_frames, flow_pairs
 from vmae_jax.types import Array, Float, Num
 
 BINS = 8  # Bins of 45 degrees.
@@ -38,16 +37,9 @@ def _cells(
 ) -> tuple[Float[Array, 'b T h w 2'], dict[str, int]]:
   """Flow of every frame in pixels of the clip, and the numbers of cells: 2 x 2 for each token."""
   _, frames, height, width, _ = clip.shape
-  values = flow.take(flow_pairs(frames, gap=gap))
-  rows, columns = 2 * height // patch[1], 2 * width // patch[2]
-  if values.shape[2] % rows or values.shape[3] % columns:
-    raise UserError(
-      f'{name}: flow on {values.shape[2]} x {values.shape[3]} points cannot be cut into {rows} x '
-      f'{columns} cells: choose another data.size, model.patch or motion.name.'
-    )
-  values = values * jnp.array([width / values.shape[3], height / values.shape[2]])
-  values = jnp.pad(values, ((0, 0), (0, gap), (0, 0), (0, 0), (0, 0)), mode='edge')
-  return values, dict(t=frames // patch[0], rows=rows, columns=columns)
+  cells = dict(rows=2 * height // patch[1], columns=2 * width // patch[2])
+  values = flow_of_frames(clip, flow, gap=gap, **cells, name=name)
+  return values, dict(t=frames // patch[0], **cells)
 
 
 def _of_tokens(cells: Float[Array, 'b t y x k'], *, eps: float = 1e-3) -> Float[Array, 'b n f']:

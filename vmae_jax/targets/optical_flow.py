@@ -14,6 +14,26 @@ def flow_pairs(frames: int, *, gap: int = 1, **_) -> tuple[Pair, ...]:
   return tuple((i, i + gap) for i in range(frames - gap)) if gap > 0 else ()
 
 
+def flow_of_frames(
+  clip: Num[Array, 'b T H W C'], flow: Flow, *, gap: int, rows: int, columns: int, name: str
+) -> Float[Array, 'b T h w 2']:
+  """The flow of every frame, in pixels of the clip; the last ones repeat the last that is known.
+
+  Raises:
+    UserError: the flow's grid does not divide into rows x columns cells; `name` is the target.
+  """
+  _, frames, height, width, _ = clip.shape
+  values = flow.take(flow_pairs(frames, gap=gap))
+  h, w = values.shape[2:4]
+  if rows < 1 or columns < 1 or h % rows or w % columns:
+    raise UserError(
+      f'{name}: flow on {h} x {w} points cannot be cut into {rows} x {columns} cells: choose '
+      'another data.size, model.patch or motion.name, or (for optical_flow) fewer cells.'
+    )
+  values = values * jnp.array([width / w, height / h])
+  return jnp.pad(values, ((0, 0), (0, gap), (0, 0), (0, 0), (0, 0)), mode='edge')
+
+
 @needs_flow(flow_pairs)
 def optical_flow(
   clip: Num[Array, 'b T H W C'],
@@ -51,23 +71,11 @@ def optical_flow(
     UserError: an option is unknown, or the flow's grid does not divide into cells.
   """
   function = lookup(NORMALISATIONS, normalise, 'target optical_flow, normalise')
-  _, frames, height, width, _ = clip.shape
-  pt, ph, pw = patch
-  values = flow.take(flow_pairs(frames, gap=gap))
+  (height, width), (pt, ph, pw) = clip.shape[2:4], patch
   rows, columns = cells * height // ph, cells * width // pw
-  if cells < 1 or values.shape[2] % rows or values.shape[3] % columns:
-    raise UserError(
-      f'optical_flow: flow on {values.shape[2]} x {values.shape[3]} points cannot be cut into '
-      f'{rows} x {columns} cells: choose fewer cells in a token.'
-    )
-  values = values * jnp.array([width / values.shape[3], height / values.shape[2]])
-  values = jnp.pad(values, ((0, 0), (0, gap), (0, 0), (0, 0), (0, 0)), mode='edge')
+  values = flow_of_frames(clip, flow, gap=gap, rows=rows, columns=columns, name='optical_flow')
   values = einops.reduce(values, 'b T (h p) (w q) two -> b T h w two', 'mean', h=rows, w=columns)
   values = einops.rearrange(
-    values,
-    'b (t pt) (h y) (w x) two -> b (t h w) (pt y x two)',
-    pt=pt,
-    y=cells,
-    x=cells,
+    values, 'b (t pt) (h y) (w x) two -> b (t h w) (pt y x two)', pt=pt, y=cells, x=cells
   )
   return function(values, channels=2, eps=eps, scale=scale)

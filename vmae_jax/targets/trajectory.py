@@ -59,9 +59,8 @@ def trajectory(
   """The steps of a token's points, in pixels of the clip over `scale`.
 
   Args:
-    clip: Only its shape is used.
-    followed: Tracks, with the same number q of points in each token (tracking.points squared).
-    patch: Size of a patch in frames, rows and columns.
+    clip, followed, patch: See `TARGETS`; `followed` has q points in each token (tracking.points
+      squared).
     normalise: `patch_std`, as in the released code: steps minus their mean over a token's points,
       over their deviation. Values are at most 1.5 in size for 4 points, and zero if the token moves
       as a whole. `total_length`: steps over the length of their path, as in dense trajectories.

@@ -7,7 +7,8 @@ import jax
 
 from vmae_jax.errors import UserError
 from vmae_jax.evaluation.encoder import build_encoder, load_encoder, resolve, weights_hash
-from vmae_jax.frozen.teacher import AVERAGE, UNTRAINED, Teacher, of_compute_type
+from vmae_jax.frozen.teacher import AVERAGE, Teacher, of_compute_type
+from vmae_jax.frozen.tokenizer import UNTRAINED
 from vmae_jax.hub import local_path
 from vmae_jax.method import build
 from vmae_jax.method.forward import Method
