@@ -29,7 +29,7 @@ def test_tokens_are_those_of_the_encoder(config):
   source = open_source(LABELS['look'][1])
   encoder, encode = build_encoder(config, pool='tokens', layer=2)
   params = init_encoder(config, encoder)
-  tokens = measures._read(config, {2: lambda video: encode(params, video)}, source, 'as they are')
+  tokens = measures._read(config, {2: lambda video: encode(params, video)}, source, '')
   clip = source.open(7).read(range(8))
   wanted = np.asarray(encode(params, clip[None])[0]).reshape(4, -1, encoder.width)
   assert tokens.valid.all() and len(tokens.valid) == 24
