@@ -81,22 +81,21 @@ def raft_from_torch(tensors: Tensors) -> tuple[dict[str, str], dict[str, Any]]:
   refuse(twice, 'are there twice', where)
   refuse([name for name in needed if name not in left], 'are missing', where)
   refuse([name for name in left if name not in needed], 'have no place in it', where)
-  flat, misshapen = {}, []
+  values = {name: left[name].astype(np.float32) for name in needed}
+  values = {name: v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for name, v in values.items()}
+  pairs = [(name, shapes[path].shape) for path, names in sources.items() for name in names]
+  misshapen = {name: left[name].shape for name, shape in pairs if values[name].shape != shape}
+  refuse([f'{name} {shape}' for name, shape in misshapen.items()], 'have other shapes', where)
+  flat = {}
   for path, names in sources.items():
-    values = [left[name].astype(np.float32) for name in names]
-    values = [v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for v in values]
-    wrong = [name for name, v in zip(names, values, strict=True) if v.shape != shapes[path].shape]
-    misshapen += [f'{name} {left[name].shape}' for name in wrong]
-    if wrong:
-      continue
-    flat[path] = values[0]
+    value, *statistics = (values[name] for name in names)
+    flat[path] = value
     if '/norm/' in path:
-      weight, variance, *shift = values
-      flat[path] = scale = weight / np.sqrt(variance + np.float32(1e-5))
+      variance, *shift = statistics
+      flat[path] = scale = value / np.sqrt(variance + np.float32(1e-5))
       if shift:
         bias, mean = shift
         flat[path] = bias - mean * scale
-  refuse(list(dict.fromkeys(misshapen)), 'have other shapes', where)
   return {'size': size}, unflatten_dict(flat, sep='/')
 
 
