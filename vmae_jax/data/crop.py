@@ -112,11 +112,11 @@ def resize(
   return np.rint(start + across[:, None] * (rows.take(right, axis=1) - start)).astype(np.uint8)
 
 
-def _neighbours(there: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """For each of `wanted` pixels, its neighbours among `there` pixels and the second one's share."""
-  at = np.clip((np.arange(wanted) + 0.5) * (there / wanted) - 0.5, 0, there - 1)
+def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """For each of `new` pixels, its two neighbours among `old` pixels and the second one's share."""
+  at = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
   first = at.astype(int)
-  return first, np.minimum(first + 1, there - 1), (at - first).astype(np.float32)
+  return first, np.minimum(first + 1, old - 1), (at - first).astype(np.float32)
 
 
 def view_boxes(height: int, width: int, *, crops: int) -> list[Box]:
@@ -167,13 +167,13 @@ def cut_together(
   return [CutOut(of, box, (box[0] - left, box[1] - top, *box[2:], flip)) for box, flip in drawn]
 
 
-def _weights(start, length, *, size: int, there: int, antialiased: bool, xp) -> Any:
-  """Int32 'r size there': 2**BITS times the share of pixel k, of `there`, in pixel i of `size`.
+def _weights(start, length, *, size: int, count: int, antialiased: bool, xp) -> Any:
+  """Int32 'r size count': 2**BITS times the share of pixel k of `count` in pixel i of `size`.
 
   Pixels outside [start, start + length) have no share; where `length` is 0, no pixel has one.
   """
   i = 2 * xp.arange(size, dtype=np.int32)[:, None] + 1
-  k = xp.arange(there, dtype=np.int32) - start[:, None, None]
+  k = xp.arange(count, dtype=np.int32) - start[:, None, None]
   n = length[:, None, None]
   # Distances in units of 1 / (2 * size) of a pixel.
   if antialiased:
@@ -222,9 +222,9 @@ def resize_visit(
   """
   x, y, width, height, flip = (boxes[:, k] for k in range(5))
   options = dict(size=size, antialiased=resampling == 'antialiased', xp=xp)
-  across = _weights(x, width, there=pixels.shape[2], **options)
+  across = _weights(x, width, count=pixels.shape[2], **options)
   across = xp.where(flip[:, None, None] != 0, across[:, ::-1], across)
-  down = _weights(y, height, there=pixels.shape[1], **options)
+  down = _weights(y, height, count=pixels.shape[1], **options)
   product = functools.partial(_weighted, xp=xp, halves=halves)
   rows = product('rxw,thwc->rthxc', across, pixels)
   return product('ryh,rthxc->rtyxc', down, rows)

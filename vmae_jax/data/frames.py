@@ -67,6 +67,7 @@ def _declared_size(head: bytes) -> int:
   """The size in bytes that the beginning of an AVI or Matroska file declares; 0 if it does not."""
   if head.startswith(b'RIFF') and head[4:8] != b'\xff' * 4:
     return 8 + int.from_bytes(head[4:8], 'little')
+  # Matroska: a name of four bytes, then a length, whose first byte says how many bytes it has.
   at = 0 if head.startswith(b'\x1a\x45\xdf\xa3') else len(head)
   while at + 12 <= len(head):
     name, digits = head[at : at + 4], 9 - head[at + 4].bit_length()

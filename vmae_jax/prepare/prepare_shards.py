@@ -129,16 +129,15 @@ def write_shards(
   try:
     storage.make_folder(out)
     with nullcontext() if storage.is_remote(out) else lock.held(out):
-      manifest = found = check_plan(out, plan)
+      found = check_plan(out, plan)
+      manifest = found if found and 'shards' in found else None  # Else found is only a plan.
       if 'shard_videos' not in plan:
         size = functools.partial(shard_size, encoding=encoding, workers=workers, seconds=seconds)
         plan['shard_videos'] = found['shard_videos'] if found else size(videos)
       each = plan['shard_videos']
       names = shard_names(len(videos), each, first)
       shards = {name: videos[i * each : (i + 1) * each] for i, name in enumerate(names)}
-      if found and 'shards' not in found:
-        manifest = None
-      parts = {} if manifest is None else _parts_of(out, manifest, shards, cut)
+      parts = _parts_of(out, manifest, shards, cut) if manifest else {}
       begun = storage.is_folder(f'{out}/{PARTS}')
       parts |= _read_parts(out) if begun else {}
       again = _again(_failures(out, parts, names), len(videos), retry)
