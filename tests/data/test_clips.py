@@ -162,7 +162,7 @@ def drawn(sampler, source, *, whole=False, sample=1):
   return pixels, sampler.draw(source, 0, sample, pixels)
 
 
-# Of 30 some boxes would not fit into the room of a clip.
+# With 30, some boxes would exceed the room of a clip.
 @pytest.mark.parametrize('size', [40, 30])
 def test_a_decoded_video_is_copied_once_for_all_its_clips(source, size):
   """Where each device has all of them; where devices share a visit the clips are the same."""
@@ -171,7 +171,7 @@ def test_a_decoded_video_is_copied_once_for_all_its_clips(source, size):
   assert pixels.shape == (4, 48, 64, 3)  # Fewer than four clips of 48 x 48.
   clips = crops.resize_visit(pixels, about['box'], size=size)
   np.testing.assert_array_equal(clips, sampler(sized, 0, 1)['video'])
-  larger = Sized(source, (20, 40))  # It says less than there is.
+  larger = Sized(source, (20, 40))  # Smaller than the pictures are.
   with pytest.raises(UserError, match='64 x 48, are larger than its set says'):
     drawn(dataclasses.replace(SAMPLER, repeats=40), larger, whole=True)
 

@@ -46,7 +46,7 @@ class CrashingSource:
 
   def open(self, i):
     if multiprocessing.parent_process() is not None:
-      time.sleep(0.2)  # Others are open meanwhile.
+      time.sleep(0.2)  # Meanwhile others are open.
       if i in self.crashing:
         os.kill(os.getpid(), signal.SIGSEGV)
       time.sleep(0.2)
@@ -70,7 +70,7 @@ def test_samples_that_crash_a_process_are_found_and_replaced(crashing):
       np.testing.assert_array_equal(here[name], np.asarray(there[name]), err_msg=name)
   assert found.failures == expected.failures == {f'video {i}': REASON for i in crashing}
   assert found._readers.culprits == set(crashing) and not found._readers.suspects
-  assert not found._readers.deaths  # They are explained.
+  assert not found._readers.deaths  # All deaths had a culprit.
   expected.close()
   found.close()
 
@@ -133,7 +133,7 @@ def test_memory_is_not_taken_again_while_a_device_may_read_it():
   kept.clear()
   gc.collect()
   again, _ = memory.take(16)
-  jax.block_until_ready(jax.device_put(0))  # JAX lets go of what it held.
+  jax.block_until_ready(jax.device_put(0))  # JAX releases what it held.
   gc.collect()
   assert len(memory.free[16]) == 3 and again.ctypes.data in places
 

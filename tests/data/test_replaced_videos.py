@@ -78,7 +78,7 @@ class Faulty:
 def test_any_error_of_a_video_is_reported_and_the_video_replaced(source):
   clips = SAMPLER(Faulty(source, (1,), KeyError('a\nb')), 0, 1)
   assert clips['replaced'] and clips['failures'][0] == (source.name(1), "KeyError: 'a\\nb'")
-  # As any broken one.
+  # As any broken video.
   broken = Faulty(source, (1,), VideoError('broken'))
   np.testing.assert_array_equal(clips['video'], SAMPLER(broken, 0, 1)['video'])
 

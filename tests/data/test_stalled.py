@@ -22,8 +22,8 @@ from vmae_jax.data.sources import Entry, FileSource, check_paths, open_source
 from vmae_jax.errors import Unavailable, UserError
 from vmae_jax.patience import Closed, NoAnswer, Patience, PatientSource
 
-# Seconds. Only what never answers may be given few: on a busy machine a thread may wait for its
-# turn longer than it decodes.
+# Seconds. Only videos that never answer get a short limit: on a busy machine a thread may wait
+# longer than it decodes.
 LONG = 60.0
 SAMPLER = ClipSampler(frames=3, size=8, stride=2, flip=True, repeats=2, seed=5)
 STALLED = 2
@@ -49,7 +49,7 @@ class StallingSource:
 
   def open(self, i):
     if i in self.stalled:
-      with open(self.pipe, 'rb') as f:  # Waits for somebody who writes.
+      with open(self.pipe, 'rb') as f:  # Waits for a writer.
         f.read()
     return self.source.open(i)
 
@@ -75,7 +75,7 @@ def ask(source, i):
 
 
 def answer(path):
-  os.close(os.open(path, os.O_RDWR))  # Lets go who waits in open.
+  os.close(os.open(path, os.O_RDWR))  # Releases those who wait in open.
 
 
 def start(source, **options):
@@ -104,7 +104,7 @@ def test_a_stalled_video_is_replaced_as_a_broken_one(source, pipe, workers):
   expected, _ = read(FileSource(tuple(entries)))
   assert sum(batch['replaced'].sum() for batch in expected) > 2
   began = time.monotonic()
-  # A process starts while its first videos are being waited for.
+  # A process starts while the caller waits for its first videos.
   batches, failures = read(StallingSource(source, pipe), workers=workers, seconds=4.0)
   assert time.monotonic() - began < 60
   assert_equal(batches, expected)
@@ -134,7 +134,7 @@ def test_what_is_stuck_is_not_waited_for_again_until_it_answers(source, pipe, mo
   deadline = time.monotonic() + 10
   while patient._patience._stuck and time.monotonic() < deadline:
     time.sleep(0.01)
-  plain = FileSource(source.entries)  # It answers now, without a pipe.
+  plain = FileSource(source.entries)  # These answer, without the pipe.
   patient._source = plain
   assert ask(patient, STALLED).num_frames == 12 + STALLED
   assert threading.active_count() == threads  # The thread that came back is used again.
@@ -214,7 +214,7 @@ def test_a_dead_mount_is_reported_at_the_start(dead, files):
   ) as e:
     check_paths(FileSource(tuple(Entry(f'{dead}/{i}.mp4') for i in range(files))), 1.0, seconds=0.3)
   assert time.monotonic() - began < 20 and '\n' not in str(e.value)
-  # What is left are those that are stuck, which do not keep the process from ending.
+  # Only stuck threads are left, which do not keep the process from ending.
   left = {*threading.enumerate()} - before
   assert left and all(thread.name == 'patience' and thread.daemon for thread in left)
 
@@ -244,7 +244,9 @@ def test_a_few_files_that_give_no_answer_are_as_missing_ones(source, dead):
   deadline = time.monotonic() + 10
   while len({*threading.enumerate()} - before) > 3 and time.monotonic() < deadline:
     time.sleep(0.01)
-  assert len({*threading.enumerate()} - before) == 3  # One stuck of each; others have ended.
+  assert (
+    len({*threading.enumerate()} - before) == 3
+  )  # One stuck thread of each; the others have ended.
 
 
 def children():

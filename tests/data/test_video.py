@@ -45,7 +45,7 @@ KINDS = {
   'AV1': dict(name='v.mp4', codec='libsvtav1', height=64),
   'VP9': dict(name='v.webm', codec='libvpx-vp9'),
 }
-# In these a packet is no frame, or a keyframe does not suffice: decoded from the start.
+# In these a packet is no frame, or a keyframe is not enough: they are decoded from the start.
 NEED_COUNTING = ('intra refresh', 'VP8')
 
 
@@ -232,7 +232,7 @@ def test_frames_are_shrunk_one_by_one(tmp_path):
 
       np.testing.assert_array_equal(video.read(indices, shrink=shrink), want)
       assert seen == [(96, 128, 3)] * 3
-      with pytest.raises(ZeroDivisionError):  # Its own errors stay what they are.
+      with pytest.raises(ZeroDivisionError):  # The caller's own errors stay as they are.
         video.read(indices, shrink=lambda image: image[1 // 0])
 
 

@@ -33,9 +33,14 @@ def frames_of(data: bytes) -> np.ndarray:
     ('v.mp4', dict(frames=26), 1.0, [25, 1]),
     ('v.mp4', dict(frames=20), 60.0, [20]),
     ('v.mkv', dict(frames=30, options={'g': '7', 'bf': '3'}), 0.5, [13, 12, 5]),
-    ('v.avi', dict(frames=30, codec='mpeg4', options={'bf': '2'}), 0.4, [11, 10, 9]),  # As stamped.
+    (
+      'v.avi',
+      dict(frames=30, codec='mpeg4', options={'bf': '2'}),
+      0.4,
+      [11, 10, 9],
+    ),  # By its time stamps.
     ('v.webm', dict(frames=30, codec='libvpx'), 0.6, [15, 15]),
-    # Two frames a second, then a gap of four seconds in which nothing is shown anew.
+    # Two frames a second, then a gap of four seconds without a new frame.
     ('v.mp4', dict(frames=6, times=[0, 500, 1000, 1500, 6000, 6500]), 2.0, [4, 2]),
   ],
 )
@@ -50,7 +55,7 @@ def test_all_frames_in_their_order(tmp_path, name, options, seconds, counts):
   whole = frames_of(encode_video(path, encoding).data)
   error = np.abs(np.int32(got) - want).mean(axis=(1, 2, 3))
   usual = np.abs(np.int32(whole) - want).mean(axis=(1, 2, 3))
-  assert error.max() < 2 * usual.max()  # What encoding costs a film that is not cut.
+  assert error.max() < 2 * usual.max()  # `usual` is the error of a film that is not cut.
   shifted = np.abs(np.int32(got[1:]) - want[:-1]).mean(axis=(1, 2, 3))
   assert shifted.min() > 2 * error.max()
   for clip in clips:

@@ -52,8 +52,8 @@ def test_the_picture_and_its_times_stay(tmp_path):
 @pytest.mark.parametrize(
   'name, codec, options',
   [
-    ('v.avi', 'mpeg4', {'bf': '2'}),  # As UCF101 and HMDB51 come.
-    ('v.webm', 'libvpx', {}),  # As Something-Something V2 comes.
+    ('v.avi', 'mpeg4', {'bf': '2'}),  # The format of UCF101 and HMDB51.
+    ('v.webm', 'libvpx', {}),  # The format of Something-Something V2.
     ('v.webm', 'libvpx-vp9', {}),
     ('v.mkv', 'ffv1', {}),
   ],

@@ -322,7 +322,7 @@ def test_a_share_of_each_class_is_held_out(tmp_path):
   train = {video.id for video in layout.splits['train'].videos}
   assert held | train == set(names) and not held & train
   assert [sum(name.startswith(x) for name in held) for x in 'abc'] == [2, 1, 0]
-  touch(tmp_path, 'a/10.mp4')  # One more: those that are held out stay, but for one at most.
+  touch(tmp_path, 'a/10.mp4')  # One more: at most one held-out video changes.
   more = folder(Tree(tmp_path))
   hold_out(more, 0.2)
   assert len(held - {video.id for video in more.splits['val'].videos}) <= 1

@@ -73,7 +73,7 @@ def kill_and_resume(tmp_path, *, videos: int, shard: int, kills: int, apart: int
     return len(packed) * shard + len(files)
 
   for _ in range(kills):
-    # How long a start takes depends on the machine: so many videos later, and a moment more.
+    # The time of a start depends on the machine: kill after so many videos, and a moment later.
     goal = done() + random_.randrange(apart + 1)
     process = start(source, out, *options)
     while process.poll() is None and (done() < goal or not (out / 'train/.parts').exists()):
@@ -103,7 +103,7 @@ def kill_and_resume(tmp_path, *, videos: int, shard: int, kills: int, apart: int
 )
 def test_lists(tmp_path, capsys, name, tree, options, wanted):
   tree(tmp_path / 'source')
-  for _ in range(2):  # Written again, as videos may have come in between.
+  for _ in range(2):  # Written again, as videos may have been added.
     main(name, tmp_path / 'source', f'--out={tmp_path}/lists', *options)
   for split, labels in wanted.items():
     source = open_source(f'{tmp_path}/lists/{split}.txt')

@@ -91,8 +91,8 @@ def test_interrupted_anywhere(videos, tmp_path, encoded, monkeypatch):
       write(videos, out)
       stop = stop_at
       assert contents(out) == want, stop
-      assert len(encoded) - before <= 4 + 1, stop  # What was in work.
-  assert stop > 30  # Every moment had its turn.
+      assert len(encoded) - before <= 4 + 1, stop  # The videos in work.
+  assert stop > 30  # It was killed at every moment.
 
 
 def test_complete_shards_are_kept(videos, tmp_path, encoded):
@@ -113,7 +113,7 @@ def test_failed_videos_are_tried_again(videos, tmp_path, encoded, monkeypatch):
   def slowly(function):
     def call(*arguments):
       nonlocal count
-      if not arguments[0].endswith('.lock'):  # Which is let go when all is done.
+      if not arguments[0].endswith('.lock'):  # The lock is released at the end.
         count += 1
         if count == stop:
           raise Killed
@@ -132,10 +132,13 @@ def test_failed_videos_are_tried_again(videos, tmp_path, encoded, monkeypatch):
       break
     except Killed:
       if (out / 'manifest.json').exists():
-        assert len(ShardSource(str(out))) in (8, 9)  # As before, or all is done but to tidy up.
+        assert len(ShardSource(str(out))) in (
+          8,
+          9,
+        )  # As before, or complete but for removing leftovers.
       stop_at, stop = stop, 0
       if stop_at % 2 and not (out / 'manifest.json').exists():
-        manifest = write(videos, out)  # Only what was begun.
+        manifest = write(videos, out)  # Only the shards that were begun.
       manifest = write(videos, out, retry=True)
       stop = stop_at
       assert set(encoded[before:]) <= {'v4', 'v9'} and manifest['hash'] == want
@@ -284,5 +287,5 @@ def test_shard_sizes(videos, tmp_path, encoded, monkeypatch):
   before = len(encoded)
   whole = write(videos, tmp_path / 'whole', shard_videos=0)
   assert whole['shard_videos'] == 3 and len(encoded) == before + 20
-  assert whole == write(videos, tmp_path / 'whole', shard_videos=0)  # Neither measured again.
+  assert whole == write(videos, tmp_path / 'whole', shard_videos=0)  # Sizes are not measured again.
   assert whole['hash'] == few['hash'] and len(encoded) == before + 20

@@ -62,7 +62,7 @@ def test_upgrade(new, old, tmp_path, memory, capsys):
   for folder in (str(old), 'memory://old'):
     main('upgrade', folder)
   assert 'upgraded memory://old' in capsys.readouterr().out
-  # All but what tells it from others, by which a run finds its own data again.
+  # The same files but for the manifest, which keeps the hash by which a run knows its data.
   files = contents(old)
   assert json.loads(files.pop('manifest.json'))['hash'] == 64 * '7'
   wanted = contents(new)
