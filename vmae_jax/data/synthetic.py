@@ -20,18 +20,8 @@ from vmae_jax.errors import UserError, lookup
 
 # Directions and senses of rotation are those seen on the screen.
 MOTIONS = (
-  'right',
-  'left',
-  'up',
-  'down',
-  'rotate_cw',
-  'rotate_ccw',
-  'approach',
-  'recede',
-  'circle_cw',
-  'circle_ccw',
-  'bounce',
-  'still',
+  *('right', 'left', 'up', 'down', 'rotate_cw', 'rotate_ccw'),
+  *('approach', 'recede', 'circle_cw', 'circle_ccw', 'bounce', 'still'),
 )
 SHAPES = 'disc', 'triangle', 'square', 'star'
 TEXTURES = 'stripes', 'checks', 'rings'
