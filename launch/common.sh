@@ -8,6 +8,9 @@
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv"
 
+# Prints the comment at the top of the script that runs.
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$root/launch/${0##*/}"; }
+
 say() { printf '%s\n' "$*" >&2; }
 
 die() {

@@ -18,8 +18,6 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
-
 method=motionmae videos='' workdir='runs/demo' steps='' overrides=()
 
 parse_arguments() {

@@ -12,8 +12,6 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
-
 case "${1:-}" in --help | -h) usage && exit 0 ;; esac
 backend=cpu
 if compgen -G '/dev/nvidia[0-9]*' >/dev/null; then

@@ -76,7 +76,7 @@ last() {
 }
 
 case "${1:-}" in
-  --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" ;;
+  --help | -h) usage ;;
   '') install ;;
   running) if [ ! -e run/code ] && alive; then echo yes; else echo no; fi ;;
   prune | wait_for_last | start | run | follow | last) "$@" ;;

@@ -35,8 +35,6 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; }
-
 name='' zone='' type='' slices=1 version='' project='' setup=':' spot='' delete='' dry_run=''
 restarts="${MAX_RESTARTS:-20}" wait_seconds=30
 create_flags=() ssh_flags=() run=() # Verb and flags.
