@@ -29,7 +29,7 @@ from vmae_jax.prepare.layouts import Listed
 from vmae_jax.prepare.pool import Lost, run_all
 from vmae_jax.prepare.prepare_shards import Shards, write_shards
 
-# By default Beam's DirectRunner, which runs on this machine, uses all processors.
+# With these, Beam's default, the DirectRunner on this machine, uses all processors.
 DEFAULTS = ('--direct_num_workers=0', '--direct_running_mode=multi_threading')
 
 

@@ -89,8 +89,8 @@ def cut_film(
   Args:
     path: As that of `encode_video`.
     encoding: How.
-    seconds: The length of a clip. The last one has what is left, maybe one frame. A gap of the film
-      that is longer than this gives no clip.
+    seconds: The length of a clip. The last one has what is left, maybe one frame. Seconds of the
+      film without a new frame give no clip.
     done: Whether the clip of a number, from 0, need not be encoded.
 
   Yields:
