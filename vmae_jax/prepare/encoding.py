@@ -89,8 +89,8 @@ def cut_film(
   Args:
     path: As that of `encode_video`.
     encoding: How.
-    seconds: The length of a clip. The last one has what is left, maybe one frame. Seconds of the
-      film without a new frame give no clip.
+    seconds: The length of a clip. The last one has what is left, maybe one frame. If no frame of
+      the film lies in a clip's time, there is no such clip.
     done: Whether the clip of a number, from 0, need not be encoded.
 
   Yields:
