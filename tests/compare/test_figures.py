@@ -30,7 +30,7 @@ def run(*probes, early=()):
     ),
   ],
 )
-def test_what_was_not_asked_is_not_drawn(arms, names, tmp_path):
+def test_missing_measures_are_not_drawn(arms, names, tmp_path):
   draw_figures(summarise(arms, steps=10), tmp_path, {})
   assert sorted(path.name for path in tmp_path.iterdir()) == names
 

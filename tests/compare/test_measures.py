@@ -57,7 +57,7 @@ def planted(labels, kind):
 
 
 @pytest.mark.parametrize(('kind', 'least', 'most'), [('mean', 0.9, 1.0), ('nothing', 0.0, 0.6)])
-def test_probes_find_what_was_planted(kind, least, most):
+def test_probes_find_planted_information(kind, least, most):
   labels, others = (np.arange(n) % 3 for n in (90, 45))
   measures = Measures(labels=LABELS, epochs=8, rates=(3e-3,), batch_size=16)
   further = {'nothing': planted(others, 'nothing'), 'again': planted(others, kind)}

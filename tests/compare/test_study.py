@@ -75,7 +75,7 @@ def start(spec, *flags):
   )
 
 
-def test_a_study_goes_on_where_it_was_stopped(file, tmp_path):
+def test_a_study_continues_after_a_stop(file, tmp_path):
   workdir = tmp_path / 'study'
   process = start(f'{file}:one', f'--workdir={workdir}')
   for line in process.stdout:
@@ -106,7 +106,7 @@ def test_a_study_goes_on_where_it_was_stopped(file, tmp_path):
   assert 'holds a run with another config: optimizer.base_lr was ' in output
 
 
-def test_what_was_measured_otherwise_is_measured_anew(file, tmp_path):
+def test_runs_with_other_measures_are_measured_again(file, tmp_path):
   study = Study(load_config(file))
   study.finetuning = {}  # It runs in other processes, see above.
   path = tmp_path / 'untrained' / '0' / 'result.json'
@@ -120,7 +120,7 @@ def test_what_was_measured_otherwise_is_measured_anew(file, tmp_path):
   assert result['measures'] == study.asked() and list(result['measured']) == ['0']
 
 
-def test_fine_tuning_is_added_to_what_was_measured(file, tmp_path, monkeypatch):
+def test_fine_tuning_is_added_to_measured_runs(file, tmp_path, monkeypatch):
   """Without measuring again; and a study that asks for less leaves what is there."""
   asked = []
 

@@ -34,7 +34,7 @@ def test_what_is_written_is_read(path):
     np.testing.assert_array_equal(a, b)
 
 
-def test_others_can_read_it_and_nothing_else_is_left(path):
+def test_other_libraries_can_read_it_and_no_other_file_is_left(path):
   with safe_open(path, framework='numpy') as f:
     assert set(f.keys()) == {'a/kernel', 'a/n', 'b'}
     metadata = f.metadata()

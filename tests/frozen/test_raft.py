@@ -149,7 +149,7 @@ def test_weights_in_a_file(tmp_path):
 
 
 @pytest.mark.parametrize('path, said', [('', 'no file of weights is given'), ('no', 'no file no')])
-def test_without_weights_it_is_said_where_they_are(path, said):
+def test_the_error_for_missing_weights_says_where_to_get_them(path, said):
   with pytest.raises(UserError, match=rf'{said}: .*raft_small.*vmae_jax\.convert'):
     load_raft(path)
 

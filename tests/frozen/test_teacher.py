@@ -76,7 +76,7 @@ def test_positions_of_another_size_are_interpolated_and_of_fewer_frames_kept():
   np.testing.assert_allclose(ask(make(), short)[0], expected, atol=1e-6)
 
 
-def test_what_does_not_fit_is_told():
+def test_a_teacher_that_does_not_fit_is_an_error():
   with pytest.raises(UserError, match='there has no layer 5: its layers are 1 to 4'):
     ask(make(), video(), layers=(5,))
   with pytest.raises(UserError, match='makes 4x2x2 tokens of a clip, the model 4x4x4'):

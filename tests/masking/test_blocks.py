@@ -43,19 +43,19 @@ def test_one_block_is_a_rectangle_of_its_share_and_shape():
 
 
 @pytest.mark.parametrize('kind, share', [((8, 0.15), 0.628), ((2, 0.7), 0.813)])
-def test_as_much_is_covered_as_by_the_released_masks(kind, share):
+def test_blocks_cover_as_much_as_the_released_masks(kind, share):
   """Means over 7,200 masks of the released procedure, drawn one by one with NumPy: before tokens
   are dropped; of two blocks, the rows that are shown all the same are missing here."""
   _, counted, _ = drawn((kind,), ratio=0.99)
   assert counted.mean() == pytest.approx(share, abs=0.015)
 
 
-def test_what_is_shown_lies_outside_where_there_is_room():
+def test_visible_places_are_outside_of_blocks_if_these_leave_enough():
   hidden, counted, _ = drawn(((8, 0.15),))
   assert ((hidden == 1) | (counted == 0)).all()
   assert 0.55 < counted.mean() < 0.7 and hidden.mean() == pytest.approx(176 / 196)
 
 
-def test_kinds_that_are_none_are_refused():
+def test_wrong_kinds_are_errors():
   with pytest.raises(UserError, match='pairs such as'):
     blocks(jax.random.key(0), None, None, grid=GRID, ratio=0.9, kinds=((8, 15.0),))

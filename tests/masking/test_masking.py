@@ -43,7 +43,7 @@ def test_samples_differ_and_keys_decide(name):
 
 
 @pytest.mark.parametrize('ratio, visible', [(0.9, 20), (0.75, 49), (0.7, 59)])
-def test_counts_a_slot(ratio, visible):
+def test_counts_for_each_slot(ratio, visible):
   for name in ('tube', 'per_slot'):
     slots = (~hidden_map(draw(name, ratio=ratio))).sum((2, 3))
     assert (slots == visible).all()

@@ -31,7 +31,7 @@ def draw(flow, clips=400, **options):
   return shown[:, 0]
 
 
-def test_half_of_what_is_shown_moves_much():
+def test_half_of_the_visible_places_move_much():
   """As TrackMAE's released function at the same size: of 196 places 156 are hidden, 20 of the 98
   that move most are shown, and each of these in 17 to 27 % of 400 masks."""
   fast = np.random.default_rng(0).permutation(196) < 98
@@ -51,7 +51,7 @@ def test_a_point_is_followed_from_the_first_frame():
   assert shown[:, :98].sum() == shown.sum()
 
 
-def test_what_goes_to_and_fro_moves():
+def test_points_that_go_to_and_fro_count_as_moving():
   """The upper half drifts away, the lower one takes longer steps and ends where it began."""
   values = np.zeros((7, 14, 14, 2))
   values[:, :7, :, 0] = 0.05

@@ -161,7 +161,7 @@ def test_a_lone_peak_scores_436():
 
 
 @pytest.mark.parametrize('holes, kept', [('consistent', 1.0), ('previous', 1.0), ('none', 0.0)])
-def test_what_fills_holes_everywhere(monkeypatch, holes, kept):
+def test_holes_are_filled_everywhere(monkeypatch, holes, kept):
   base = one_peak(64, 30, 30)
   maps = maps_of(monkeypatch, base, per_frame=(900.0, 0.0), holes=holes)
   expected = np.tile(base * np.float32(kept), (16, 1, 1))
@@ -261,7 +261,7 @@ def test_exposure_changes_one_slot():
   assert (noisy.sum((2, 3)) == 20).all()
 
 
-def test_exposure_has_its_chance_in_each_slot():
+def test_exposure_is_equally_likely_in_each_slot():
   expose = functools.partial(_expose, scores=jnp.zeros((4, 3, 3)), chance=0.3)
   noise = np.asarray(jax.jit(jax.vmap(expose))(jax.random.split(KEY, 600)))
   slots = (noise != 0).all((2, 3))

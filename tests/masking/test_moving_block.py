@@ -72,7 +72,7 @@ def test_a_blocks_aspect_is_its_height_over_its_width():
   assert inside > 5
 
 
-def test_it_starts_where_things_move():
+def test_the_block_starts_where_content_moves():
   """A corner of 3 x 3 places goes to and fro by 2 pixels a slot, the rest stands still: with 0.1
   added to all, the corner has 9 * 2.1 of 9 * 2.1 + 187 * 0.1 = 50 % of the starts."""
   values = np.zeros((7, 28, 28, 2))

@@ -120,7 +120,7 @@ def test_formulae(name):
   assert np.abs(got - clip).max() > 0.01
 
 
-def test_all_in_their_order():
+def test_all_changes_in_their_order():
   keys, clip = keys_of(2), clips(b=2, T=2, H=8, W=8)
   got = look(keys, clip, **OFF | dict(jitter=1.0, grey=1.0, blur=1.0, solarise=1.0))
   for i in range(2):
@@ -167,7 +167,7 @@ def test_chances_and_amounts_are_independent():
   assert np.abs(correlation).max() < 0.25
 
 
-def test_all_frames_of_a_clip_are_treated_alike():
+def test_all_frames_of_a_clip_are_augmented_alike():
   """A still place keeps one colour while the rest of the picture gets brighter."""
   clip = clips(b=8, T=6, H=8, W=16)
   clip[:, :, :, :8] = clip[:, :1, :, :8]
@@ -178,7 +178,7 @@ def test_all_frames_of_a_clip_are_treated_alike():
   assert (np.ptp(got[:, :, :, 10:], axis=1) > 0.1).mean() > 0.5
 
 
-def test_a_window_looks_like_its_clip():
+def test_a_window_is_augmented_like_its_clip():
   clip = clips(b=6, T=4, H=8, W=8)
   window = np.stack([clip[:, ::2], clip[:, 1::2], 1 - clip[:, ::2]], axis=2)  # b t w H W C
   got = jit(functools.partial(augment, **ALL))(keys_of(6), {'video': clip, 'window': window})
@@ -187,7 +187,7 @@ def test_a_window_looks_like_its_clip():
   np.testing.assert_array_equal(got['window'][:, :, 1], got['video'][:, 1::2])
 
 
-def test_neighbours_change_nothing():
+def test_augmentation_does_not_depend_on_other_clips():
   keys, clip = keys_of(4), clips(b=4)
   whole = look(keys, clip, **ALL)
   assert len({x.tobytes() for x in look(keys, np.repeat(clip[:1], 4, 0), **ALL)}) == 4
@@ -211,7 +211,7 @@ np.save(sys.argv[1], np.asarray(function(keys, clip)))
 """
 
 
-def test_devices_change_nothing(tmp_path):
+def test_augmentation_does_not_depend_on_devices(tmp_path):
   env = started.environment(8)
   command = [sys.executable, '-c', DEVICES, str(tmp_path / 'many.npy')]
   subprocess.run(command, env=env, cwd=started.ROOT, check=True, timeout=300)
@@ -246,7 +246,7 @@ def test_nothing_is_computed_by_default():
     assert build_augmentation(config.augment)(keys, images) is not images
 
 
-def test_pretraining_sees_and_predicts_the_new_look():
+def test_pretraining_uses_augmented_clips():
   """MME: clip, targets and the window that they are followed in; masks stay as they are."""
   config = load_config(f'{started.ROOT}/configs/mme.py:smoke')
   plain = build_method(config)
@@ -276,7 +276,7 @@ def test_pretraining_sees_and_predicts_the_new_look():
     assert (away < 1e-3).mean() > 0.97, name
 
 
-def test_finetuning_trains_on_the_new_look_and_tests_without_it():
+def test_finetuning_trains_on_augmented_clips_and_tests_without():
   config = load_config(f'{started.ROOT}/configs/finetune.py:smoke')
   config.data.erase = config.mixing.chance = 0.0
   plain = build_supervised(config, classes=3)

@@ -50,7 +50,7 @@ def test_a_masking_gets_its_flow_and_targets_their_points_and_codes(monkeypatch)
   assert method.heads.keys() == {'pixels', 'steps', 'places'}
 
 
-def test_a_cosine_has_no_weight_for_each_value():
+def test_cosine_cannot_have_a_weight_for_each_value():
   config = mme.get_config('smoke')
   config.heads.shape.update(target='aligned_hog', options={}, loss='cosine')
   build_method(config)

@@ -110,7 +110,7 @@ def one_by_one(function):
 
 
 @pytest.mark.parametrize('masking', ['per_slot', 'tube', 'random'])
-def test_what_is_decoded_says_nothing_of_what_is_visible(masking):
+def test_decoded_tokens_do_not_depend_on_visible_ones(masking):
   """The share of tokens decoded does not depend on whether any one place is visible."""
   number = jnp.arange(4000)
   batch = {name: number for name in ('epoch', 'sample', 'repeat')}

@@ -90,7 +90,7 @@ def test_cutmix_takes_a_box_from_the_other_clip():
   assert 0.55 < own.mean() < 0.75
 
 
-def test_both_in_turn_or_none():
+def test_mixup_and_cutmix_in_turn_or_none():
   own = shares()
   mixed_up = ((own > 0) & (own < 1)).any((1, 2)).mean()
   assert mixed_up == pytest.approx(0.5, abs=0.05)

@@ -111,7 +111,7 @@ def test_auto(name, dtype, n, m, taken, monkeypatch):
     ('tpu', jnp.float32, 4096, 6, 1),
   ],
 )
-def test_as_many_heads_as_fast_memory_holds(name, dtype, n, g, expected, monkeypatch):
+def test_heads_at_once_fit_into_fast_memory(name, dtype, n, g, expected, monkeypatch):
   monkeypatch.setattr(sharding, 'platform', lambda: name)
   x = jnp.zeros((1, n, g, 1), dtype)
   assert attention_lib._heads_at_once(x, x) == expected
@@ -137,7 +137,7 @@ def test_remat_of_dots_computes_cudnns_attention_once(monkeypatch):
 @pytest.mark.parametrize(
   'capability, chosen', [('7.5', 'xla'), ('8.0', 'cudnn'), ('10.0', 'cudnn'), ('gfx90a', 'xla')]
 )
-def test_cudnn_is_chosen_where_it_has_kernels(capability, chosen, monkeypatch):
+def test_cudnn_is_chosen_if_the_gpu_has_its_kernels(capability, chosen, monkeypatch):
   device = SimpleNamespace(compute_capability=capability)
   monkeypatch.setattr(sharding, 'platform', lambda: 'gpu')
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
@@ -158,7 +158,7 @@ def test_remat_of_dots_computes_attention_once():
   assert exponentials('none') == exponentials('dots') == exponentials('full') - 1
 
 
-def test_remat_computes_again_where_layers_are_written_out():
+def test_remat_recomputes_if_the_loop_is_unrolled():
   def products(remat):
     blocks = Blocks(4, 1, 512, scan=False, remat=remat)
     x = jnp.ones((2, 16, 128))
@@ -195,7 +195,7 @@ for heads in (2, 4):  # Six heads over four devices stay whole.
 """
 
 
-def test_a_device_computes_what_it_holds():
+def test_a_device_computes_its_own_clips_and_heads():
   env = started.environment(8)
   done = subprocess.run(
     [sys.executable, '-c', ON_EIGHT], cwd=started.ROOT, env=env, capture_output=True, text=True
@@ -235,7 +235,7 @@ for remat in ('none', 'full'):
 @pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed: pip install jax[tpu]'
 )
-def test_what_a_tpu_keeps():
+def test_what_a_tpu_keeps_for_the_backward_pass():
   """No scores of attention in its main memory, and what remat says, layers written out."""
   tpu = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1'}
   tpu |= {'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TPU_WORKER_HOSTNAMES': 'localhost'}

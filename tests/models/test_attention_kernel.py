@@ -62,11 +62,11 @@ def test_half_precision():
     (6, 64, 6401, False),  # The scores of 128 queries are too many.
   ],
 )
-def test_what_it_supports(g, e, keys, taken):
+def test_supported_sizes(g, e, keys, taken):
   assert supports(heads=g, head=e, keys=keys) == taken
 
 
-def test_tpus_take_it_where_it_is_supported(monkeypatch):
+def test_tpus_use_the_kernel_if_it_supports_the_sizes(monkeypatch):
   monkeypatch.setattr(sharding, 'platform', lambda: 'tpu')
   half, whole = ([jnp.zeros((1, 1568, 6, 64), x)] * 2 for x in (jnp.bfloat16, jnp.float32))
   assert (choose(*half), choose(*whole)) == ('pallas', 'mapped')
@@ -92,7 +92,7 @@ assert not any(kind in text for kind in ('all-gather', 'all-reduce', 'all-to-all
 """
 
 
-def test_a_device_computes_what_it_holds():
+def test_a_device_computes_its_own_clips_and_heads():
   env = started.environment(4)
   done = subprocess.run(
     [sys.executable, '-c', ON_FOUR], cwd=started.ROOT, env=env, capture_output=True, text=True

@@ -53,7 +53,7 @@ def apply(params, clip, keys=None, **options):
   return np.asarray(jax.jit(model.apply, compiler_options=QUICK)(params, clip, keys))
 
 
-def test_nothing_is_left_out_without_keys(params, clip):
+def test_nothing_is_dropped_without_keys(params, clip):
   plain = apply(params, clip)
   np.testing.assert_array_equal(apply(params, clip, drop_path=0.5, dropout=0.5), plain)
   np.testing.assert_allclose(apply(params, clip, keys(6)), plain, rtol=1e-6)
@@ -61,7 +61,7 @@ def test_nothing_is_left_out_without_keys(params, clip):
     assert np.abs(apply(params, clip, keys(6), **options) - plain).max() > 1e-3
 
 
-def test_a_branch_that_is_left_out_passes_its_input_on(params, clip):
+def test_a_dropped_branch_passes_its_input_on(params, clip):
   """With a rate of almost 1, only the first block (rate 0) and half of the second remain."""
   encoder = params['params']['encoder']['blocks']['block']
   silent = jax.tree.map(lambda x: x.at[1:].set(0), encoder)

@@ -89,7 +89,7 @@ def test_a_tpu_cuts_bytes_into_the_same_patches(monkeypatch):
   np.testing.assert_array_equal(patches, expected)
 
 
-def test_logits_keep_float32_where_products_are_of_halves():
+def test_logits_are_float32_in_half_precision():
   encoder, decoder = parts('demo', (2, 8, 8))
   heads = {'codes': Output('decoder', 64, logits=True), 'pixels': Output('decoder', 64)}
   model = MaskedAutoencoder(encoder, decoder, heads, {'dtype': jnp.bfloat16})
@@ -189,7 +189,7 @@ def test_scan_and_remat_change_nothing(scan, remat):
 
 
 @pytest.mark.parametrize('remat, least', [('full', 1.15), ('dots', 1.08)])
-def test_layers_written_out_are_computed_again_as_remat_says(remat, least):
+def test_unrolled_layers_are_recomputed_as_remat_says(remat, least):
   """By the compiler's count; it had found both passes to be the same and kept everything."""
   x = jnp.zeros((8, 196, 64))
 

@@ -25,7 +25,7 @@ CAMERAS = {
 
 
 @pytest.mark.parametrize('name', CAMERAS)
-def test_a_moving_foreground_is_left_out(name):
+def test_a_moving_foreground_does_not_change_the_cameras_motion(name):
   camera = CAMERAS[name]
   flow = camera.copy()
   flow[8:36, 4:30] += (6, 2.5)  # A third of the frame, at one side.

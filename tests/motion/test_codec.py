@@ -68,7 +68,7 @@ def vectors_of(path, indices):
     ('v.mp4', 'mpeg4', {'bf': '2'}, 18),  # libav does not say how blocks in direct mode move.
   ],
 )
-def test_vectors_are_the_motion_a_frame(tmp_path, name, codec, options, without):
+def test_vectors_are_the_motion_per_frame(tmp_path, name, codec, options, without):
   """Whatever frame a block comes from: before or after it, next to it or four frames away."""
   found = vectors_of(encode(tmp_path / name, codec, options), range(24))
   assert sorted(found) == list(range(24))
@@ -79,7 +79,7 @@ def test_vectors_are_the_motion_a_frame(tmp_path, name, codec, options, without)
     np.testing.assert_allclose(middle, PAN, atol=0.3, err_msg=f'frame {i}')
 
 
-def test_leaving_frames_out_changes_no_vectors(tmp_path):
+def test_skipped_frames_change_no_vectors(tmp_path):
   """Some frames are not decoded, and decoding starts at several keyframes."""
   path = encode(tmp_path / 'v.mp4', options=PYRAMID, frames=40)
   whole = vectors_of(path, range(40))
@@ -106,7 +106,7 @@ def test_frames_that_are_counted(tmp_path):
   'rotation, mirror',
   [(0, (False, False)), (90, (False, False)), (-90, (True, False)), (180, (False, False))],
 )
-def test_clips_and_their_motion_are_cut_alike(tmp_path, rotation, mirror):
+def test_clips_and_their_motion_are_cropped_alike(tmp_path, rotation, mirror):
   """Cut out, resized, mirrored, turned: as an estimator sees it in the pixels of the clip."""
   path = encode(
     tmp_path / 'v.mp4',
@@ -182,7 +182,7 @@ def test_codecs_without_vectors_have_none(tmp_path, codec):
   assert np.isnan(drawn['vectors']).all() and drawn['vectors'].shape == (1, 4, 4, 4, 2)
 
 
-def test_pictures_have_none(tmp_path):
+def test_pictures_have_no_vectors(tmp_path):
   from PIL import Image
 
   Image.fromarray(pan(1)[0]).save(tmp_path / '1.png')
@@ -192,7 +192,7 @@ def test_pictures_have_none(tmp_path):
   assert np.isnan(drawn['vectors']).all()
 
 
-def test_a_window_of_a_video_has_its_own(tmp_path):
+def test_a_window_of_a_video_has_its_own_vectors(tmp_path):
   path = encode(tmp_path / 'v.mp4', options=PLAIN)
   with FileSource((Entry(path, start=10, count=8),)).open(0, vectors=True) as video:
     video.read([0, 5])

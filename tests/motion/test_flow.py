@@ -44,6 +44,6 @@ def test_no_gradient():
 
 
 @pytest.mark.parametrize('pair', [(3, 4), (-1, 0)])
-def test_frames_that_are_not_there(pair):
+def test_frames_that_do_not_exist(pair):
   with pytest.raises(UserError, match='frames 0 to 3'):
     estimate(numbered(), pairs=((0, 1), pair), estimator=differences)

@@ -63,7 +63,7 @@ def test_the_cameras_motion_is_not_recorded_but_followed():
   np.testing.assert_allclose(tracks.positions[0, 3, 2, 1], [12 + 3 * 2, 20 - 3], atol=1e-4)
 
 
-def test_a_median_takes_single_wrong_values_out():
+def test_a_median_removes_single_wrong_values():
   def noisy(clip, *, pairs):
     return moving(clip, pairs=pairs).at[:, :, 6, 6].set(100.0)
 

@@ -141,7 +141,7 @@ def test_no_product_is_rounded_on_accelerators():
   assert program.count('dot_general[') == program.count('precision=(Precision.HIGHEST') > 0
 
 
-def test_a_tpu_looks_up_the_same(monkeypatch):
+def test_a_tpus_look_up_gives_the_same_values(monkeypatch):
   """By products in place of gathers; far outside, too."""
   rng = np.random.default_rng(0)
   image, places = jnp.asarray(rng.random((2, 24, 32), np.float32)), (5, 7)

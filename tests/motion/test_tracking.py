@@ -166,7 +166,7 @@ def test_parity():
   assert 0.5 < tracks.valid.mean() < 1
 
 
-def test_integer_flow_is_truncated_and_cut():
+def test_integer_flow_is_truncated_and_clipped():
   flow = np.broadcast_to(np.array([3.7, -2.2], np.float32), (1, 2, *SIZE, 2))
   assert (run(flow, integer=True).displacements == [3, -2]).all()
   assert not run(0.26 * flow, integer=True).displacements.any()

@@ -60,7 +60,7 @@ def test_whole_pixels_and_no_motion_are_exact():
   np.testing.assert_array_equal(backward(image, constant((8, 10), -3, 2)), moved)
 
 
-def test_what_is_half_outside_fades():
+def test_values_fall_to_zero_beyond_the_edge():
   image = np.ones((4, 4), np.float32)
   warped = backward(image, constant((4, 4), 0.25, 0))
   np.testing.assert_allclose(warped[:, :3], 1)

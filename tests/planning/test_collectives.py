@@ -109,7 +109,7 @@ def test_summary():
   assert rows['collective-permute'] == dict(operations=1, runs=36, bytes=36 * 64, sent=36 * 64.0)
 
 
-def test_a_loop_of_unknown_length_is_told():
+def test_a_loop_of_unknown_length_is_an_error():
   text = PROGRAM.replace('"known_trip_count":{"n":"3"}', '')
   with pytest.raises(ValueError, match='permute is in a loop that does not say'):
     read_collectives(text, devices=8)
@@ -122,11 +122,11 @@ def test_a_loop_of_unknown_length_is_told():
   }
 
 
-def test_unknown_groups_are_told():
+def test_unknown_groups_are_an_error():
   with pytest.raises(ValueError, match='in no known form: .*replica_groups=4x2'):
     read_collectives(PROGRAM.replace('replica_groups={}', 'replica_groups=4x2'), devices=8)
 
 
-def test_no_program():
+def test_text_without_a_program_is_an_error():
   with pytest.raises(ValueError, match='ENTRY'):
     read_collectives('nothing', devices=2)

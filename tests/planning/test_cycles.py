@@ -46,7 +46,7 @@ backend_config={{"known_trip_count":{{"n":"12"}}}}
 """
 
 
-def test_parts_with_loops_as_often_as_they_run_and_fusions_once():
+def test_loops_count_as_often_as_they_run_and_fusions_once():
   assert list(read_cycles(PROGRAM).items()) == [
     ('decoder, attention', 360),
     ('motion_decoder, rest', 17),
@@ -66,12 +66,12 @@ jvp(MaskedAutoencoder)/decoder/blocks/block/attention/pallas_call"}}
 """
 
 
-def test_kernels_by_what_was_counted_in_their_schedules():
+def test_cycles_of_kernels_are_those_of_their_schedules():
   given = 'bf16[4,1568,384]{2,1,0:T(8,128)(2,1)S(1)}, '
   for kernel, bundles in ('forward_kernel_', 328_617), ('backward_kernel__', 586_979):
     (found,) = read_cycles(KERNEL.format(kernel, given)).items()
     assert found == ('decoder, attention', pytest.approx(bundles, rel=0.01))
 
 
-def test_other_compilers_tell_none():
+def test_other_compilers_give_no_cycles():
   assert read_cycles('ENTRY %main (p: f32[8]) -> f32[8] {\n  ROOT %p = f32[8]{0} copy(%p)\n}') == {}

@@ -22,7 +22,7 @@ def test_names(name, known):
   assert gpus.is_gpu(name) == known
 
 
-def test_what_is_missing_is_told(monkeypatch):
+def test_missing_jax_for_cuda_is_an_error(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(UserError, match=r'a100:8 .* pip install "jax\[cuda13\]==.*no GPU'):
     slices.slice_devices('a100:8')
@@ -41,7 +41,7 @@ def test_without_a_gpu_one_line_says_so():
 
 @pytest.mark.slow  # As it needs 0.4 GB of wheels.
 @pytest.mark.skipif(not HERE, reason='JAX for CUDA is not installed: pip install jax[cuda13]')
-def test_what_xla_was_told_is_what_it_tells():
+def test_xla_returns_the_description_that_it_was_given():
   text = gpus.describe(gpus.gpu_devices('a100:2'))
   assert 'NVIDIA A100-SXM4-80GB' in text and 'core_count: 108' in text and 'major: 8' in text
 

@@ -122,7 +122,7 @@ def found_settings(found):
   return [(row['fsdp'], row['remat']) for row in found['settings']]
 
 
-def test_what_fits_as_it_is_needs_no_other_mesh(monkeypatch, capsys):
+def test_a_step_that_fits_needs_no_other_mesh(monkeypatch, capsys):
   chips = Chips(monkeypatch, limit=700)
   found = search(chips, config_of(8))
   assert found_settings(found) == [(1, 'none')] and {parts for parts, *_ in chips.asked} == {1}
@@ -136,7 +136,7 @@ def test_what_fits_as_it_is_needs_no_other_mesh(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
-def test_the_step_of_the_estimate_stands_for_its_own_mesh_and_remat(monkeypatch, remat):
+def test_the_step_of_the_estimate_is_not_compiled_again(monkeypatch, remat):
   chips = Chips(monkeypatch)
   config = config_of(8)
   config.mesh.fsdp, config.model.remat = 2, remat
@@ -229,7 +229,7 @@ def test_search_finds_the_largest(start):
 
 
 @pytest.mark.parametrize('start', [1, 12, 1024])
-def test_search_begins_with_what_is_known(start):
+def test_search_begins_with_known_steps(start):
   compile_at, asked = compiler({'none': 100, 'dots': 30, 'full': 14})
   known = {remat: compile_at(start, remat) for remat in ('none', 'dots')}
   asked.clear()

@@ -31,7 +31,7 @@ def expected(frame):
 
 
 @pytest.mark.parametrize('frames, frame', [('first', 0), ('last', 1)])
-def test_one_code_a_token_in_token_order(frames, frame):
+def test_one_code_for_each_token_in_token_order(frames, frame):
   found = codes(clip(), None, patch=PATCH, encode=encode_by(8), factor=8, frames=frames)
   np.testing.assert_array_equal(found[..., 0], expected(frame))
 

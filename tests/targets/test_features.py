@@ -18,7 +18,7 @@ def ask(**options):
   return np.asarray(features(clip, None, patch=(2, 4, 4), teacher=teacher, **options))
 
 
-def test_layers_stand_one_after_another():
+def test_layers_are_concatenated():
   np.testing.assert_array_equal(ask(), TOKENS[-1])
   np.testing.assert_array_equal(ask(layers=(1, 0)), np.concatenate([TOKENS[1], TOKENS[0]], -1))
 
@@ -30,6 +30,6 @@ def test_normalised_over_a_tokens_values_or_a_clips_tokens(normalise, axis):
   np.testing.assert_allclose(found, np.concatenate(parts, -1), atol=1e-5)
 
 
-def test_another_normalisation_is_refused():
+def test_an_unknown_normalisation_is_an_error():
   with pytest.raises(UserError, match="normalise: there is no 'batch'"):
     ask(normalise='batch')

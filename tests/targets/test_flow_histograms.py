@@ -68,7 +68,7 @@ def test_a_pan_has_no_boundaries_and_a_zoom_one_direction():
   assert abs(found).sum() == pytest.approx(2 * 8 * 4 * 0.5, rel=1e-2)
 
 
-def test_a_grid_that_does_not_divide_is_refused():
+def test_a_grid_that_does_not_divide_is_an_error():
   flow = Flow(jnp.zeros((1, 3, 6, 6, 2)), flow_pairs(4))
   with pytest.raises(UserError, match='6 x 6 points cannot be cut into 4 x 4'):
     hof(CLIP, None, flow=flow, patch=PATCH)

@@ -33,7 +33,7 @@ def test_options():
   np.testing.assert_array_equal(frames(absolute=True), np.abs(frames()))
 
 
-def test_a_still_clip_is_zero_and_reversal_turns_the_sign():
+def test_a_still_clip_is_zero_and_reversal_changes_the_sign():
   still = jnp.tile(clip()[:, :1], (1, 4, 1, 1, 1))
   assert not np.any(frame_difference(still, None, patch=PATCH))
   backwards = frame_difference(clip()[:, ::-1], None, patch=PATCH, normalise='none')
@@ -41,7 +41,7 @@ def test_a_still_clip_is_zero_and_reversal_turns_the_sign():
   np.testing.assert_allclose(backwards[:, 1:], -frames()[:, :0:-1], atol=1e-7)
 
 
-def test_noise_of_still_patches_is_not_blown_up():
+def test_noise_of_still_patches_is_not_amplified():
   still = 0.5 + 1e-3 * clip()
   assert np.abs(frame_difference(still, None, patch=PATCH)).max() < 0.1
 

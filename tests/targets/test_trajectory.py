@@ -115,7 +115,7 @@ def test_patch_std_is_the_unbiased_score_over_a_tokens_points():
   assert np.abs(target(tracks_of(d), grid=(3, 2, 3), eps=1e-6)).max() <= 1.5
 
 
-def test_rigid_motion_is_zero_to_patch_std_and_seen_by_the_mean():
+def test_patch_std_of_rigid_motion_is_zero_and_the_mean_shows_it():
   d = np.broadcast_to(np.array([6.0, -2.0]), (3, 4, 4, 6, 2))
   assert not target(tracks_of(d), grid=(3, 2, 3)).any()
   assert not target(tracks_of(d * [0.6173, 1.1]), grid=(3, 2, 3), eps=1e-6).any()
@@ -136,7 +136,7 @@ def test_the_mean_is_that_of_the_tokens_points_whatever_the_normalisation():
     np.testing.assert_array_equal(found[..., :32], without)
 
 
-def test_one_path_a_token_and_one_step_a_path():
+def test_one_path_for_each_token_and_one_step_for_each_path():
   """Points of a token that go (1, 0), (3, 0), (0, 4), (0, 0), then (1, 1) each."""
   d = np.ones((1, 2, 2, 2, 2))
   d[0, 0] = [[(1, 0), (3, 0)], [(0, 4), (0, 0)]]
@@ -148,21 +148,21 @@ def test_one_path_a_token_and_one_step_a_path():
     target(tracks_of(d), grid=(1, 1, 1), average=True)
 
 
-def test_paths_have_length_one_to_total_length():
+def test_total_length_gives_paths_of_length_one():
   found = target(tracks_of(noisy()), grid=(3, 2, 3), normalise='total_length', eps=1e-6)
   steps = found.reshape(2, 18, 2, 4, 4)
   np.testing.assert_allclose(np.hypot(steps[:, :, 0], steps[:, :, 1]).sum(2), 1, atol=1e-4)
 
 
 @pytest.mark.parametrize('normalise', ['patch_std', 'total_length'])
-def test_the_noise_of_still_places_is_not_blown_up(normalise):
+def test_noise_of_still_places_is_not_amplified(normalise):
   noise = 0.02 * noisy() / 4  # A fiftieth of a pixel.
   assert np.abs(target(tracks_of(noise), grid=(3, 2, 3), normalise=normalise)).max() < 0.3
   assert np.abs(target(tracks_of(400 * noise), grid=(3, 2, 3), normalise=normalise)).max() > 0.5
 
 
 @pytest.mark.parametrize('normalise', ['none', 'patch_std', 'total_length'])
-def test_a_mirrored_clip_has_x_turned_and_cells_mirrored(normalise):
+def test_a_mirrored_clip_has_negative_x_and_mirrored_cells(normalise):
   flow = smooth_flow()
   options = dict(grid=(1, 4, 4), normalise=normalise, mean=True)
   there = target(followed(flow, size=(64, 64)), **options)
