@@ -1,4 +1,4 @@
-"""Figures of studies whose runs were not all asked the same."""
+"""Figures of studies whose runs do not all have the same measures."""
 
 import matplotlib.pyplot as plt
 import pytest
@@ -9,7 +9,7 @@ from vmae_jax.compare.summary import summarise
 
 
 def run(*probes, early=()):
-  """A run that was asked by these probes at its end."""
+  """A run that was measured with these probes after its last step."""
 
   def asked(probes):
     return {label: {probe: {'-1': 0.5} for probe in probes} for label in ('motion', 'look')}

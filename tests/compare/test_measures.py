@@ -1,4 +1,4 @@
-"""What runs of a study are asked."""
+"""How runs of a study are measured."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +47,7 @@ def test_orders_of_frames():
 
 
 def planted(labels, kind):
-  """Tokens that say the class: in their mean, or only in one place of each slot."""
+  """Tokens with the class in their mean, or only in one place of each slot."""
   rng = np.random.default_rng(len(labels))
   tokens = rng.normal(size=(len(labels), 2, 9, 16)).astype(np.float32)
   signs = np.random.default_rng(0).choice([-3.0, 3.0], (3, 16))

@@ -1,4 +1,4 @@
-"""What pages say of the study is what was measured."""
+"""Pages state the measured results of the study."""
 
 import json
 import math

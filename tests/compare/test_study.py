@@ -1,4 +1,4 @@
-"""A study from nothing to its tables, stopped in between."""
+"""A study from the first run to its tables, with a stop in between."""
 
 import json
 import signal
@@ -121,7 +121,7 @@ def test_runs_with_other_measures_are_measured_again(file, tmp_path):
 
 
 def test_fine_tuning_is_added_to_measured_runs(file, tmp_path, monkeypatch):
-  """Without measuring again; and a study that asks for less leaves what is there."""
+  """Runs are not measured again; a study with fewer measures keeps the others."""
   asked = []
 
   def finetune(config, workdir):

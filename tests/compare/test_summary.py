@@ -16,7 +16,7 @@ def test_interval():
 
 
 def run(**steps):
-  """A run whose k-NN accuracy on the label `motion` was so much after so many steps."""
+  """A run with these k-NN accuracies on the label `motion`, by step."""
   measured = {step[1:]: {'motion': {'knn': {'-1': top1}}} for step, top1 in steps.items()}
   return {'config': {'batch_size': 4}, 'clip_flops': 10, 'measured': measured}
 

@@ -1,4 +1,4 @@
-"""Frozen networks as files."""
+"""Files of frozen networks."""
 
 import json
 

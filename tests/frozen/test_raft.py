@@ -1,4 +1,4 @@
-"""RAFT's parts by hand, clips against single pairs, small frames and files of weights."""
+"""RAFT: its parts against definitions, clips against single pairs, small frames, files."""
 
 import functools
 
@@ -40,7 +40,7 @@ def normal(seed, shape):
 
 
 def bilinear(values, y, x):
-  """Of values [h, w], zero outside, by the definition."""
+  """Bilinear interpolation of values [h, w], zero outside, by the definition."""
   total = 0.0
   for row in (int(np.floor(y)), int(np.floor(y)) + 1):
     for column in (int(np.floor(x)), int(np.floor(x)) + 1):

@@ -1,4 +1,4 @@
-"""A tokenizer as a file, and the network's shape rules."""
+"""Files of tokenizers, and sizes of frames."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def test_what_is_saved_is_loaded(tmp_path, params):
 
 
 def test_codes_and_pictures(params):
-  """Non-square frames; bfloat16 changes few codes; a code is its own nearest."""
+  """Frames need not be square; bfloat16 changes few codes; each code is its own nearest code."""
   images = jnp.asarray(np.random.default_rng(1).random((2, 8, 12, 3), np.float32))
 
   def both(model, params, images):

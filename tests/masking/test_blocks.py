@@ -1,4 +1,4 @@
-"""Masks of blocks."""
+"""Block masks."""
 
 import functools
 
@@ -14,7 +14,7 @@ GRID = (4, 14, 14)
 
 @functools.cache
 def drawn(kinds, ratio=0.9, clips=300):
-  """Maps of what is not shown and of what counts, of the first slot, and the masks."""
+  """Maps of hidden places and of places that count, for the first slot, and the masks."""
   one = functools.partial(blocks, clip=None, flow=None, grid=GRID, ratio=ratio, kinds=kinds)
   mask = jax.device_get(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), clips)))
   hidden, counted = np.zeros((2, clips, np.prod(GRID)))

@@ -1,4 +1,4 @@
-"""Masks: exact counts, order, and a function of the key alone."""
+"""Masks: exact counts, order, and dependence on the key alone."""
 
 import functools
 

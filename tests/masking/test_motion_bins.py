@@ -14,7 +14,7 @@ CLIP = jnp.zeros((16, 224, 224, 3))
 
 
 def flow_of(values):
-  """Flow from slot to slot, on a grid of one value a place, in the clip's pixels."""
+  """Flow from slot to slot in the clip's pixels, on a grid with one value for each place."""
   values = np.asarray(values, np.float32) / 16
   return Flow(jnp.asarray(np.broadcast_to(values, (7, 14, 14, 2))), flow_pairs(16))
 
@@ -43,7 +43,7 @@ def test_half_of_the_visible_places_move_much():
 
 
 def test_a_point_is_followed_from_the_first_frame():
-  """What enters a place that was still at first does not make it one that moves."""
+  """Content that enters a place, still in the first frame, does not make it a moving place."""
   values = np.zeros((7, 14, 14, 2))
   values[:, :7, :, 0] = 16.0  # The upper half moves by a place in each step,
   values[3:, 7:, :, 1] = 0.5  # the lower one a little, later on.

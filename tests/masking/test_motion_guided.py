@@ -1,4 +1,4 @@
-"""Motion-guided masks: what is visible follows the flow; counts, parity, golden numbers."""
+"""Motion-guided masks: visible tokens follow the flow; counts, parity, golden numbers."""
 
 import functools
 import math

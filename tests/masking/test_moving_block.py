@@ -15,7 +15,7 @@ CLIP = jnp.zeros((16, 224, 224, 3))
 
 
 def draw(values, clips=64, ratio=0.25, **options):
-  """Hidden places, of flow from slot to slot in the clip's pixels."""
+  """Hidden places for a flow from slot to slot in the clip's pixels."""
   values = np.broadcast_to(np.asarray(values, np.float32) / 8, (7, 28, 28, 2))
   flow = Flow(jnp.asarray(values), flow_pairs(16))
 
@@ -31,7 +31,7 @@ def draw(values, clips=64, ratio=0.25, **options):
 
 
 def test_the_block_moves_with_what_is_under_it():
-  """A pan of a place a slot to the right: the block lies a place further in each slot."""
+  """With a pan of one place to the right in each slot, the block is one place further each time."""
   hidden = draw([16.0, 0.0])
   moved = 0
   for block in hidden:

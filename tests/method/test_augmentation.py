@@ -1,4 +1,4 @@
-"""The look of clips: formulae written out, and what it must not depend on."""
+"""Augmentation of clips against written-out formulae, and what it must not depend on."""
 
 import colorsys
 import functools
@@ -62,7 +62,7 @@ def _draws(key):
 
 
 def only(**options):
-  """Options of a jitter with nothing but what is named."""
+  """Options of a jitter with only the named changes."""
   return dict.fromkeys(STRENGTHS, 0.0) | dict(jitter=1.0) | options
 
 
@@ -247,7 +247,7 @@ def test_nothing_is_computed_by_default():
 
 
 def test_pretraining_uses_augmented_clips():
-  """MME: clip, targets and the window that they are followed in; masks stay as they are."""
+  """MME: augmentation changes clip, targets and the window of points, but not the masks."""
   config = load_config(f'{started.ROOT}/configs/mme.py:smoke')
   plain = build_method(config)
   config.augment.update(ALL)

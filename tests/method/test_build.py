@@ -1,4 +1,4 @@
-"""What a user's own masking and target get, without being named anywhere else."""
+"""What maskings and targets get, including a user's own, and errors of configs."""
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ def test_cosine_cannot_have_a_weight_for_each_value():
 
 
 def codec_images(method, b=2):
-  """A quarter of a cell to the right and half of one upwards a frame of the video, at stride 3."""
+  """Per frame of the video 1/4 of a cell to the right and 1/2 upwards, with stride 3."""
   images = {name: np.zeros((b, *x.shape), x.dtype) for name, x in method.inputs.items()}
   images['vectors'][:] = 0.25, -0.5
   T = images['video'].shape[1]

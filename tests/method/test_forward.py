@@ -1,4 +1,4 @@
-"""What a step does with a batch before the model sees it."""
+"""From a batch to the loss, outside the model."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from vmae_jax.targets.target import Target
 
 
 def transposed(jaxpr):
-  """Type and size of all that is transposed in a program."""
+  """Types and sizes of all transposed arrays in a program."""
   for equation in jaxpr.eqns:
     if equation.primitive.name == 'transpose':
       yield equation.invars[0].aval.dtype, equation.invars[0].aval.size
@@ -59,7 +59,7 @@ def test_bytes_give_the_numbers_of_floats():
 
 
 def test_flops_of_targets_are_the_same_everywhere(monkeypatch):
-  """A TPU's products with zeros are no work that the method asks for."""
+  """A TPU's products with zeros do not count."""
   method = build_method(load_config('configs/mgmae.py:smoke'))
   expected = method.target_flops()
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')

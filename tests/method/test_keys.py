@@ -1,4 +1,4 @@
-"""Every random number of a step is drawn for one purpose."""
+"""Every random number of a step is used for one purpose only."""
 
 import itertools
 import operator
@@ -111,7 +111,7 @@ def one_by_one(function):
 
 @pytest.mark.parametrize('masking', ['per_slot', 'tube', 'random'])
 def test_decoded_tokens_do_not_depend_on_visible_ones(masking):
-  """The share of tokens decoded does not depend on whether any one place is visible."""
+  """The share of decoded tokens is the same whether or not a place is visible."""
   number = jnp.arange(4000)
   batch = {name: number for name in ('epoch', 'sample', 'repeat')}
 

@@ -1,4 +1,4 @@
-"""Losses of a token."""
+"""Losses of tokens."""
 
 import jax
 import numpy as np

@@ -49,7 +49,7 @@ PLAIN = dict(mixing__chance=0.0, data__erase=0.0, model__dropout=0.0, model__dro
 
 
 def wide_head(params):
-  """The head starts at almost nothing: this one tells classes apart."""
+  """A head that distinguishes classes: a fresh one gives almost 0."""
   kernel = params['classifier']['kernel']
   kernel = jnp.sin(jnp.arange(kernel.size)).reshape(kernel.shape)
   classifier = params['classifier'] | {'kernel': kernel}
@@ -96,7 +96,7 @@ def test_a_mixed_loss_lies_between_those_of_its_clips(params, monkeypatch):
 
 
 def test_the_other_clip_is_erased_by_its_own_key(params, monkeypatch):
-  """Nothing of the clips themselves is the same as everything of their partners."""
+  """With a share of 0, the loss is that of the partner clips."""
   config = config_of(**PLAIN | dict(mixing__chance=1.0, data__erase=1.0))
   losses = []
   for share, order in ((0.0, 1), (1.0, -1)):
@@ -120,7 +120,7 @@ def test_each_regulariser_changes_the_loss_and_no_test(key, params):
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(params):
-  """Mixing, erasing and what is left out do not depend on how a batch is cut."""
+  """Mixing, erasing and dropping do not depend on how a batch is split."""
   supervised = build_supervised(config_of(), classes=CLASSES)
   optimizer = optax.sgd(1.0)
   results = []

@@ -236,7 +236,7 @@ for remat in ('none', 'full'):
   importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed: pip install jax[tpu]'
 )
 def test_what_a_tpu_keeps_for_the_backward_pass():
-  """No scores of attention in its main memory, and what remat says, layers written out."""
+  """Main memory holds no scores, and only what remat keeps, with unrolled layers."""
   tpu = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1'}
   tpu |= {'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TPU_WORKER_HOSTNAMES': 'localhost'}
   env = started.environment(

@@ -1,4 +1,4 @@
-"""What fine-tuning adds to the encoder: drop path, dropout, other positions."""
+"""Drop path, dropout and interpolated positions of fine-tuning."""
 
 import jax
 import jax.numpy as jnp

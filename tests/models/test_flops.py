@@ -1,4 +1,4 @@
-"""Counts of what is traced; those of models are in test_models and test_regressed_autoencoder."""
+"""FLOPs of traced functions; those of models are in test_models and test_regressed_autoencoder."""
 
 import jax
 import jax.numpy as jnp

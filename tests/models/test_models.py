@@ -1,4 +1,4 @@
-"""Sizes, positions, patches and the equalities that do not need a reference."""
+"""Sizes, positions, patches, and equalities that need no reference."""
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +113,7 @@ def test_a_bias_and_its_gradient(dtype):
 
 
 def test_queries_keys_and_values_are_never_one_array():
-  """TPUs would have to cut it apart and to copy its parts."""
+  """TPUs would have to cut this array and copy the parts."""
   layer, x = Attention(heads=2), jnp.zeros((2, 5, 8))
   program = jax.make_jaxpr(jax.grad(lambda p: layer.apply(p, x).sum()))(
     layer.init(jax.random.key(0), x)
@@ -190,7 +190,7 @@ def test_scan_and_remat_change_nothing(scan, remat):
 
 @pytest.mark.parametrize('remat, least', [('full', 1.15), ('dots', 1.08)])
 def test_unrolled_layers_are_recomputed_as_remat_says(remat, least):
-  """By the compiler's count; it had found both passes to be the same and kept everything."""
+  """By the compiler's FLOP count: with common subexpressions removed it would keep everything."""
   x = jnp.zeros((8, 196, 64))
 
   def flops(remat):

@@ -1,4 +1,4 @@
-"""MAM2's wiring: who sees what, and where gradients go."""
+"""MAM2's wiring: which tokens each part sees, and where gradients go."""
 
 import jax
 import jax.numpy as jnp

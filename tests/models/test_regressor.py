@@ -1,4 +1,4 @@
-"""CAE's regressor and decoder: equal to the released code's, and what they may look at."""
+"""CAE's regressor and decoder: they equal the released code's; which tokens they see."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""The camera's motion under things that move by themselves."""
+"""The camera's motion, with objects that move by themselves."""
 
 import jax
 import numpy as np

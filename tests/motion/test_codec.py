@@ -1,4 +1,4 @@
-"""Motion from the codec, of videos that are made here with known motion."""
+"""The codec's motion in videos with known motion, which are encoded here."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +69,7 @@ def vectors_of(path, indices):
   ],
 )
 def test_vectors_are_the_motion_per_frame(tmp_path, name, codec, options, without):
-  """Whatever frame a block comes from: before or after it, next to it or four frames away."""
+  """Whichever reference a block has: earlier or later, the next frame or one four frames away."""
   found = vectors_of(encode(tmp_path / name, codec, options), range(24))
   assert sorted(found) == list(range(24))
   has = [i for i, values in found.items() if np.isfinite(values).any()]
@@ -93,7 +93,7 @@ def test_skipped_frames_change_no_vectors(tmp_path):
 
 
 def test_frames_that_are_counted(tmp_path):
-  """Without an order of display there are no vectors; where nothing is reordered there are."""
+  """If frames are reordered and their order of display is unknown, there are no vectors."""
   assert vectors_of(encode(tmp_path / 'v.avi', options=PLAIN), [4, 9]) == {}
   refresh = {'x264-params': 'intra-refresh=1:bframes=0:keyint=8'}
   found = vectors_of(encode(tmp_path / 'v.mp4', options=refresh), [12, 20])
@@ -107,7 +107,7 @@ def test_frames_that_are_counted(tmp_path):
   [(0, (False, False)), (90, (False, False)), (-90, (True, False)), (180, (False, False))],
 )
 def test_clips_and_their_motion_are_cropped_alike(tmp_path, rotation, mirror):
-  """Cut out, resized, mirrored, turned: as an estimator sees it in the pixels of the clip."""
+  """Cropped, resized, mirrored and rotated: an estimator finds this motion in the clip's pixels."""
   path = encode(
     tmp_path / 'v.mp4',
     options=PLAIN,
@@ -161,7 +161,7 @@ def test_flow_is_the_later_frames_velocity_times_the_frames_in_between():
 
 
 def test_missing_vectors():
-  """Neighbours come first, then the nearest frame, then nothing."""
+  """They are filled from neighbours, then from the nearest frame, then with 0."""
   vectors = np.full((1, 5, 4, 4, 2), np.nan, np.float32)
   vectors[0, 1, 0, 0], vectors[0, 1, 0, 1] = (1, 2), (3, 4)
   vectors[0, 4] = 7
@@ -213,7 +213,7 @@ def test_the_synthetic_set_has_a_codecs_motion():
 
 
 def test_encoding_gives_the_same_bytes_each_time():
-  """With x264's mbtree it does not, once in a hundred times."""
+  """With x264's mbtree it gives other bytes once in a hundred times."""
   clip = open_source('synthetic:train,size=48,frames=8').open(0).read(range(8))
   with ThreadPoolExecutor(4) as pool:
     found = pool.map(lambda _: bytes(encode_clip(clip, rate=8).getbuffer()), range(200))

@@ -1,4 +1,4 @@
-"""Points are followed in a clip's own frames or in the video's, and nowhere else."""
+"""Points followed through the clip's frames, the video's frames, or from slot to slot."""
 
 import functools
 
@@ -15,7 +15,7 @@ SPEED = np.array([2.0, -1.0], np.float32)
 
 
 def moving(clip, *, pairs):
-  """An estimator that finds SPEED everywhere, on a grid of half the size, in its own pixels."""
+  """An estimator that returns SPEED everywhere, on a grid of half the size, in its pixels."""
   b, _, H, W, _ = clip.shape
   return jnp.broadcast_to(SPEED / 2, (b, len(pairs), H // 2, W // 2, 2))
 

@@ -1,4 +1,4 @@
-"""The weight-free estimator finds known motions, in the right direction and on any size."""
+"""The estimator without weights finds known motions, in the right direction, at all sizes."""
 
 import functools
 
@@ -16,7 +16,7 @@ PAIRS = ((0, 1), (1, 0))
 
 @functools.lru_cache
 def texture(size, seed=0):
-  """A function of places (in sides of the frame) with detail of several scales."""
+  """A function of positions (in sides of the frame) with detail at several scales."""
   rng = np.random.default_rng(seed)
   waves = rng.normal(size=(40, 2)) * rng.uniform(0.5, size / 10, (40, 1))
   phases, sizes = rng.uniform(0, 2 * np.pi, 40), 1 / (1 + np.hypot(*waves.T))
@@ -142,7 +142,7 @@ def test_no_product_is_rounded_on_accelerators():
 
 
 def test_a_tpus_look_up_gives_the_same_values(monkeypatch):
-  """By products in place of gathers; far outside, too."""
+  """Products replace gathers, also far outside the image."""
   rng = np.random.default_rng(0)
   image, places = jnp.asarray(rng.random((2, 24, 32), np.float32)), (5, 7)
   moved = jnp.asarray(rng.normal(size=(2, 2, 35)) * 12, jnp.float32)

@@ -1,4 +1,4 @@
-"""Points followed along analytic flows, at the frame's edges, and as the released code does."""
+"""Points in analytic flows, at the frame's edges, and as in the released code."""
 
 import collections
 import functools

@@ -1,4 +1,4 @@
-"""Collectives read from texts of compiled programs, and from programs compiled here."""
+"""Collectives in stored texts of compiled programs and in programs that are compiled here."""
 
 import pytest
 

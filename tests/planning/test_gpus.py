@@ -1,4 +1,4 @@
-"""GPUs that are not here: their names, and what a step compiles to for one."""
+"""GPUs that are not present: names, and a step that is compiled for one."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""What a run costs, on numbers known by hand."""
+"""The cost of a run, with numbers computed by hand."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_speed():
 
 @pytest.mark.parametrize('counted, seconds, mfu', [(0.08, 0.08, 0.2), (0.001, 0.016, 1.0)])
 def test_the_compilers_count_replaces_an_assumed_mfu(counted, seconds, mfu):
-  """And a count below the least time (what it leaves out) is not believed."""
+  """A count below the lower bound by arithmetic is not used: the compiler leaves operations out."""
   got = plan.speed(
     clip_flops=200 * 10**9, batch=64, devices=4, sent=0.0, peak=2e14, network=None, mfu=0.4,
     counted=counted,

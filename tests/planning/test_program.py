@@ -1,4 +1,4 @@
-"""Kernels that a compiled program calls."""
+"""Kernels that a compiled program calls, and how often."""
 
 from vmae_jax.planning.program import read_kernels
 

@@ -1,4 +1,4 @@
-"""The search for mesh, remat and batch: on memory known by hand, and once in earnest."""
+"""The search for mesh, remat and batch: with made-up memory, and once with a real compiler."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def test_search():
 
 
 class Chips:
-  """A slice of v5e on which memory and traffic of a step are known by hand.
+  """A slice of v5e on which memory and traffic of a step are made up.
 
   Parameters and gradients take 100 each and moments 200, split by fsdp; activations of a clip
   take 30, 10 or 4. What is sent is `sent` for each part of the parameters.
@@ -112,7 +112,7 @@ def config_of(clips, chips=8):
 
 
 def search(chips, config):
-  """The search after the estimate, which has asked for the config's own step."""
+  """The search after `estimate`, which has compiled the step of the unchanged config."""
   settings, mesh, limit = chips.prepare(config, 'v5e:2x4')
   step, method = chips.compile_step(settings, mesh, limit=limit)
   return search_lib.search(config, 'v5e:2x4', step=step, clip_flops=method.flops())
@@ -203,7 +203,7 @@ def test_clips_of_a_step_are_parts_of_the_batch(monkeypatch):
 
 
 def compiler(shares, *, held=100, limit=1000):
-  """A step that takes `held` and a share for each clip; tells what was compiled."""
+  """A step with memory `held` and a share for each clip; it records what is compiled."""
   asked = []
 
   def compile_at(clips, remat):

@@ -1,4 +1,4 @@
-"""Slices by name."""
+"""Names of slices."""
 
 import types
 

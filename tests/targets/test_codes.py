@@ -1,4 +1,4 @@
-"""The codes of a tokenizer as a target: one a token, in the tokens' order."""
+"""A tokenizer's codes as a target: one for each token, in the order of tokens."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ PATCH = (2, 8, 8)
 
 
 def clip():
-  """Each patch of each frame has a brightness of its own."""
+  """Each patch of each frame has another brightness."""
   place = np.arange(2 * 4 * 3 * 4).reshape(2, 4, 3, 4) / 96
   return jnp.asarray(place.repeat(8, 2).repeat(8, 3)[..., None].repeat(3, -1).astype(np.float32))
 

@@ -1,4 +1,4 @@
-"""A teacher's tokens as values."""
+"""A teacher's tokens as a target."""
 
 import jax.numpy as jnp
 import numpy as np

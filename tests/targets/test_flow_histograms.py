@@ -1,4 +1,4 @@
-"""Histograms of flow and of its boundaries, by hand."""
+"""Histograms of flow and of motion boundaries, with values computed by hand."""
 
 import jax.numpy as jnp
 import numpy as np

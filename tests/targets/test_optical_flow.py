@@ -20,7 +20,7 @@ def flow(values, gap=1):
 
 
 def test_a_constant_flow_in_pixels_of_the_clip():
-  """Flow on a grid of half the size counts twice as many pixels; the last frame repeats."""
+  """Flow on a grid of half the size is doubled; the last frame repeats the one before."""
   values = np.ones((1, 3, 8, 8, 2)) * [1.5, -0.5] * np.array([1, 2, 3]).reshape(1, 3, 1, 1, 1)
   found = optical_flow(CLIP, None, flow=flow(values), patch=PATCH, cells=2, normalise='none')
   assert found.shape == (1, 2 * 2 * 2, 2 * 2 * 2 * 2)
@@ -36,7 +36,7 @@ def test_a_constant_flow_in_pixels_of_the_clip():
 
 
 def test_order_of_places_and_cells():
-  """The mean x of a cell is that of its columns, y that of its rows, and tokens go row by row."""
+  """A cell's x is its columns' mean, its y its rows' mean; tokens are in raster order."""
   y, x = np.mgrid[:16, :16].astype(float)
   values = np.broadcast_to(np.stack([x, y], -1), (1, 3, 16, 16, 2))
   found = optical_flow(CLIP, None, flow=flow(values), patch=PATCH, cells=2, normalise='none')
@@ -70,7 +70,7 @@ def mam2_with_flow():
 
 
 def test_mam2_with_flow_in_place_of_differences():
-  """One override, and the estimator that the config names: a texture that moves to the right."""
+  """With one override and the config's estimator: a texture that moves to the right."""
   config = mam2_with_flow()
   method = build_method(config)
   rng = np.random.default_rng(0)

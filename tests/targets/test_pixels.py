@@ -40,7 +40,7 @@ def test_a_flat_patch_is_zero_and_a_large_eps_keeps_its_noise_small():
 
 
 def test_flat_patches_of_every_brightness_are_finite():
-  """Rounding must not leave less than nothing of a variance."""
+  """Rounding must not make a variance negative."""
   flat = jnp.broadcast_to(
     jnp.arange(256, dtype=jnp.uint8)[:, None, None, None, None], (256, 2, 8, 8, 3)
   )

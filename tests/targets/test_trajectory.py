@@ -1,4 +1,4 @@
-"""The trajectory target: golden values, order, scale, what normalisation leaves of motion."""
+"""The trajectory target: golden values, order, scale, normalisations."""
 
 import functools
 import pathlib
@@ -137,7 +137,7 @@ def test_the_mean_is_that_of_the_tokens_points_whatever_the_normalisation():
 
 
 def test_one_path_for_each_token_and_one_step_for_each_path():
-  """Points of a token that go (1, 0), (3, 0), (0, 4), (0, 0), then (1, 1) each."""
+  """A token's points move by (1, 0), (3, 0), (0, 4) and (0, 0), then each by (1, 1)."""
   d = np.ones((1, 2, 2, 2, 2))
   d[0, 0] = [[(1, 0), (3, 0)], [(0, 4), (0, 0)]]
   found = functools.partial(target, tracks_of(d), grid=(1, 1, 1), normalise='none', scale=1.0)
