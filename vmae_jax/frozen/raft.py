@@ -64,10 +64,7 @@ class RAFT(nn.Module):
       self.convex_mask = ConvexMask(self.dtype)
 
   def features(self, frames: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
-    """The features of frames in [-1, 1] for correlations, at an eighth of the frames' size.
-
-    Raises a UserError if a side of the frames is no multiple of 8.
-    """
+    """The features of frames in [-1, 1] for correlations, at an eighth of the frames' size."""
     height, width = frames.shape[1:3]
     if height % 8 or width % 8:
       raise UserError(

@@ -6,9 +6,9 @@ the device.
 
 How vectors become flow, where there is a choice:
 
-- They become velocities on a coarse grid, in cells per frame of the video: a vector is divided by
-  the number of frames to its reference, with its sign changed if the reference is later (in
-  B-frames). A block with several vectors has their mean.
+- They become velocities on a coarse grid, in cells per frame of the video. A vector points from a
+  block to its place in the reference; it is divided by the number of frames to the reference, which
+  is negative for an earlier one. A block with several vectors has their mean.
 - Decoders give the direction of a reference, but not its number: it is taken to be the nearest
   frame on that side that others may refer to. (H.264 allows any of up to 16; encoders mostly choose
   the nearest.)

@@ -96,10 +96,8 @@ def follow_slots(clip: Float[Array, 'b T H W C'], flow: Flow, *, slot: int, **op
   Points are valid in a slot if they have not left the frame until then.
 
   Args:
-    clip: The clips in [0, 1].
+    clip, slot, **options: As in `follow_clip`.
     flow: Flow of the pairs of `clip_pairs` with the gap `slot`.
-    slot: Frames in a time slot.
-    **options: The options of `_follow`.
 
   Source: TrackMAE (Vandeghen et al., 2026), its released `engine_for_pretraining_cotracker.py`.
   """
