@@ -111,7 +111,7 @@ def test_the_new_method_of_the_front_page_is_one(tmp_path):
   try:
     method = build_method(load_config(f'{tmp_path}/mine.py:smoke'))
     params = jax.eval_shape(method.init, jax.random.key(0))
-    loss, parts = jax.eval_shape(method.loss, params, method._example(), method.frozen)
+    loss, parts = jax.eval_shape(method.loss, params, method.example(), method.frozen)
     assert loss.shape == () and set(parts) == {'loss_pixels', 'loss_bright'}
     mask = MASKINGS['columns'](jax.random.key(0), None, None, grid=(2, 4, 4), ratio=0.5)
     assert sorted(mask.visible.tolist() + mask.masked.tolist()) == list(range(32))

@@ -33,7 +33,7 @@ def test_a_masking_gets_its_flow_and_targets_their_points_and_codes(monkeypatch)
 
   @needs('tokenizer')
   def places(clip, followed, *, patch, encode, factor):
-    return encode(clip[:, 0]).reshape(len(clip), -1, 1).repeat(4, axis=1)
+    return encode(unit_range(clip[:, 0])).reshape(len(clip), -1, 1).repeat(4, axis=1)
 
   for table, function in ((MASKINGS, mine), (TARGETS, steps), (TARGETS, places)):
     monkeypatch.setitem(table, function.__name__, function)

@@ -30,7 +30,7 @@ def test_the_clip_is_cut_into_patches_as_bytes(look):
   if look:  # Of changed colours there are no bytes.
     config.augment.grey = 0.5
   method = build_method(config)
-  batch = method._example()
+  batch = method.example()
   params = jax.eval_shape(method.init, jax.random.key(0))
   traced = jax.make_jaxpr(lambda *x: method.forward(*x).predictions)(params, batch, {})
   video = batch['video'].size
@@ -80,11 +80,11 @@ def test_the_loss_is_the_mean_over_all_tokens_that_count(monkeypatch):
     predictions={'plain': predicted, 'weighed': predicted},
     own_losses={'alignment': jnp.array([[3.0, 100.0], [5.0, 1.0]])},
   )
-  monkeypatch.setattr(Method, 'forward', lambda *_: out)
   method = build_method(load_config('configs/videomae.py:smoke'))._replace(
     heads={'plain': Head(None, mse, 0.5), 'weighed': Head(None, l1, 10.0)},
     own_losses={'alignment': 2.0},
   )
+  monkeypatch.setattr(Method, 'forward', lambda *_: out)
   loss, parts = jax.jit(lambda: method.loss({}, {}, {}))()
   # A token that its target gives no weight still counts in the mean.
   expected = {'loss_plain': 14 / 3, 'loss_weighed': 4 / 3, 'loss_alignment': 9 / 3}

@@ -154,7 +154,7 @@ def test_each_part_of_a_step_has_keys_of_its_own(monkeypatch):
   method = build_method(config)
   purposes = asked(monkeypatch, forward)
   params = jax.eval_shape(method.init, jax.random.key(0))
-  jax.eval_shape(method.forward, params, method._example(), {})
+  jax.eval_shape(method.forward, params, method.example(), {})
   assert sorted(purposes) == ['decoded share', 'look', 'mask', 'order of frames']
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,7 +55,8 @@ def build_method(config, *, teachers: Mapping[str, Teacher] | None = None) -> Me
   frozen = {name: params for name, params in frozen.items() if params is not None}
 
   method = Method(
-    model=None,
+    # Outputs of the model follow from the targets: until these are known it predicts nothing.
+    model=types.SimpleNamespace(apply=lambda *_, **__: ({}, {})),
     augment=build_augmentation(config.augment),
     flow=flow,
     follow=follow,
@@ -73,29 +75,20 @@ def build_method(config, *, teachers: Mapping[str, Teacher] | None = None) -> Me
     seed=config.seed,
   )
 
-  def mask(keys, images, frozen):
-    hidden = masking(keys, images['video'], flow(images, frozen))
-    return decoder_masking(keys, hidden) if decoder_masking else hidden
+  def mask_and_targets(*batch_and_frozen):
+    out = method.forward({}, *batch_and_frozen)
+    return out.mask, out.targets
 
-  def targets(images, frozen):
-    moved = flow(images, frozen)
-    followed, clip = follow(images, moved, frozen), images['video']
-    return {name: head.target(clip, moved, followed, frozen) for name, head in heads.items()}
-
-  images = {
-    name: jax.ShapeDtypeStruct((1, *x.shape), jnp.float32 if x.dtype == jnp.uint8 else x.dtype)
-    for name, x in method.inputs.items()
-  }
-  keys = jax.random.split(jax.random.key(0), 1)
-  all_frozen = frozen | teacher_lib.averaged(teachers)
-  hidden = jax.eval_shape(mask, keys, images, all_frozen)
-  if not hidden.visible.size or not hidden.masked.size:
+  given = method.example(), frozen | teacher_lib.averaged(teachers)
+  mask, targets = jax.eval_shape(mask_and_targets, *given)
+  visible, masked = mask.visible.size, mask.masked.size
+  if not visible or not masked:
     raise UserError(
-      f'masking {config.masking.name} with ratio {config.masking.ratio} leaves '
-      f'{hidden.visible.size} of {"x".join(map(str, grid))} tokens visible and '
-      f'{hidden.masked.size} to predict: change masking.ratio or decoder_masking.ratio.'
+      f'masking {config.masking.name} with ratio {config.masking.ratio} leaves {visible} of '
+      f'{"x".join(map(str, grid))} tokens visible and {masked} to predict: change masking.ratio or '
+      'decoder_masking.ratio.'
     )
-  outputs = _outputs(config, jax.eval_shape(targets, images, all_frozen), tokenizer)
+  outputs = _outputs(config, targets, tokenizer)
   return method._replace(model=build_model(config, heads=outputs))
 
 

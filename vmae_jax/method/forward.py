@@ -176,7 +176,7 @@ class Method(NamedTuple):
     return jax.eval_shape(
       lambda *given: self.forward(*given).mask,
       params,
-      self._example(),
+      self.example(),
       self.frozen | averaged(self.teachers),
     )
 
@@ -212,7 +212,7 @@ class Method(NamedTuple):
     frozen = self.frozen | averaged(self.teachers)
     # On TPUs look-ups are products, most of whose factors are 0; these should not count.
     with jax.sharding.use_abstract_mesh(sharding.as_on_cpu()):
-      return flops_lib.traced_flops(ask, self._example(), frozen)
+      return flops_lib.traced_flops(ask, self.example(), frozen)
 
   @property
   def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -231,7 +231,7 @@ class Method(NamedTuple):
     """`inputs`, with images in [0, 1]."""
     return {name: batch[name] for name in self.inputs} | jax.tree.map(unit_range, images)
 
-  def _example(self) -> dict[str, jax.ShapeDtypeStruct]:
+  def example(self) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a batch of one clip."""
     number = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = self.inputs | dict.fromkeys(('epoch', 'sample', 'repeat'), number)
