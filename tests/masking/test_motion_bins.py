@@ -63,5 +63,5 @@ def test_other_shares():
   values = np.zeros((14, 14, 2))
   values[:7] = 3.0
   assert (draw(flow_of(values), moving=0.15)[:, :98].sum(1) == 6).all()
-  with pytest.raises(UserError, match='118 moving places and 39 others'):
+  with pytest.raises(UserError, match='118 moving and 39 other places'):
     motion_bins(jax.random.key(0), CLIP, flow_of(values), grid=GRID, ratio=0.2, moving=0.755)

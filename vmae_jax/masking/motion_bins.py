@@ -53,8 +53,8 @@ def motion_bins(
   fast, half = int(moving * visible), math.ceil(n / 2)
   if not 0 <= moving <= 1 or fast > half or visible - fast > n - half:
     raise UserError(
-      f'masking motion_bins: {fast} moving places and {visible - fast} others are to be visible, '
-      f'of {half} and {n - half}: choose another moving or masking.ratio.'
+      f'masking motion_bins: {fast} moving and {visible - fast} other places cannot be visible, of '
+      f'{half} and {n - half}: choose another moving or masking.ratio.'
     )
   tracks = track(flow.take(flow_pairs(len(clip), gap=gap))[None], size=clip.shape[1:3], pitch=pitch)
   lengths = jnp.linalg.norm(tracks.displacements[0], axis=-1).mean(axis=0).reshape(-1)

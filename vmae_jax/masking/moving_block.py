@@ -12,7 +12,7 @@ from vmae_jax.motion.flow import Flow, needs_flow
 from vmae_jax.motion.tracking import median, track
 from vmae_jax.types import Array, Float, Key
 
-STILL = 0.1  # Added to the lengths of steps, in pixels: in a still clip all are equally likely.
+STILL = 0.1  # Added to all lengths of steps, in pixels: in a still clip places are equally likely.
 
 
 @needs_flow(flow_pairs)

@@ -55,7 +55,7 @@ def build_method(config, *, teachers: Mapping[str, Teacher] | None = None) -> Me
   frozen = {name: params for name, params in frozen.items() if params is not None}
 
   method = Method(
-    # Outputs of the model follow from the targets: until these are known it predicts nothing.
+    # The model's outputs follow from the targets' shapes; until these are known there are none.
     model=types.SimpleNamespace(apply=lambda *_, **__: ({}, {})),
     augment=build_augmentation(config.augment),
     flow=flow,
@@ -122,8 +122,8 @@ def _head(
   codes = _needs(head, 'tokenizer')
   if codes != (head.loss == 'cross_entropy'):
     raise UserError(
-      f'heads.{name} has target {head.target} and loss {head.loss}: the target codes needs the '
-      'loss cross_entropy, and no other target can have it.'
+      f'heads.{name} has target {head.target} and loss {head.loss}: codes need the loss '
+      'cross_entropy, and other targets cannot have it.'
     )
   other_clip, repeats = head.get('other_clip', False), config.data.repeats
   if other_clip and config.batch_size // config.optimizer.accumulate <= repeats:

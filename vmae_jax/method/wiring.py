@@ -58,7 +58,7 @@ def _own_sizes(key: str, own: dict[str, int], decoder: dict) -> dict[str, int]:
     own = {'mlp': 4 * own['width']} | own
   width, heads = (own.get(name, decoder[name]) for name in ('width', 'heads'))
   if width % heads:
-    raise UserError(f'{key}: the width {width} is no multiple of its {heads} heads.')
+    raise UserError(f'{key}: the width {width} is no multiple of its {heads} heads: change one.')
   return own
 
 
@@ -77,7 +77,8 @@ def model_arguments(model) -> tuple[dict, dict, dict]:
   decoder['mlp'] = model.get('decoder_mlp') or decoder['mlp']  # Older runs have no such key.
   if decoder['width'] % decoder['heads']:
     raise UserError(
-      f'model: the decoder width {decoder["width"]} is no multiple of its {decoder["heads"]} heads.'
+      f'model: the decoder width {decoder["width"]} is no multiple of its {decoder["heads"]} '
+      'heads: change one.'
     )
   return encoder, decoder, common
 

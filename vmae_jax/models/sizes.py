@@ -14,7 +14,7 @@ _TABLE = {  # Of the encoder, then of the decoder.
   'h': ((1280, 32, 16, 5120), (640, 12, 8, 2560)),
   'giant': ((1408, 40, 16, 6144), (512, 4, 8, 2234)),
 }
-# Size -> width, depth, heads and mlp (hidden units) of the encoder, and decoder: the same of it.
+# Size -> width, depth, heads and mlp (hidden units) of the encoder, and `decoder`: its own.
 SIZES = {
   size: dict(zip(_NAMES, encoder, strict=True), decoder=dict(zip(_NAMES, decoder, strict=True)))
   for size, (encoder, decoder) in _TABLE.items()

@@ -30,7 +30,7 @@ class Replay(ClipSampler):
   def draw(self, source, epoch, sample, pixels):
     if 'first' not in vars(self):
       drawn = super().draw(source, epoch, sample, pixels)
-      vars(self)['first'] = drawn, [x.copy() for x in pixels]  # The dataclass is frozen.
+      vars(self)['first'] = drawn, [x.copy() for x in pixels]  # As the dataclass is frozen.
     drawn, first = vars(self)['first']
     for row, x in zip(pixels, first, strict=True):
       row[:] = x

@@ -198,7 +198,7 @@ def _collective(match, line: str, computation: str, times: int, devices: int) ->
   total = sum(sizes)
   if match['start'] and kind == 'all-gather':  # The shape is (part of a device, whole array).
     total = total * group // (group + 1)
-  elif match['start'] and kind == 'collective-permute':  # (from, to, two semaphores)
+  elif match['start'] and kind == 'collective-permute':  # The shape is (from, to, two semaphores).
     total = sizes[0]
   elif kind == 'all-reduce' and _FUSED_SCATTER.match(computation):
     kind = 'reduce-scatter'

@@ -126,7 +126,7 @@ def _sobel(
   return gx, gy
 
 
-# A polynomial for arctan(sqrt(s)) / sqrt(s), s in [0, 1]: slope * it(slope^2) is an angle, in bins.
+# A polynomial p(s) for arctan(sqrt(s)) / sqrt(s), s in [0, 1]: x p(x^2) is arctan(x), here in bins.
 _SERIES = Chebyshev.interpolate(lambda s: np.arctan(np.sqrt(s)) / np.sqrt(s), 8, domain=[0, 1])
 _ARCTAN = (BINS / np.pi * Polynomial.cast(_SERIES).coef[::-1]).astype(np.float32)
 
