@@ -136,12 +136,6 @@ def _head(
   teacher = teachers[head.options.teacher] if _needs(head, 'teacher') else None
 
   def target(clip, flow, followed, frozen):
-    found = own_target(clip, flow, followed, frozen)
-    if other_clip:  # Rolls by all clips of one video, which are neighbours in the batch.
-      return jax.tree.map(lambda x: jnp.roll(x, repeats, axis=0), found)
-    return found
-
-  def own_target(clip, flow, followed, frozen):
     given = {'flow': flow} if asks_for_flow else {}
     if codes:
       model, params = tokenizer.model, {'params': frozen['tokenizer']}
@@ -150,8 +144,11 @@ def _head(
     if teacher:
       params = teacher_lib.params_of(head.options.teacher, teacher, frozen)
       given['teacher'] = functools.partial(teacher.tokens, params)
-    values = function(clip, followed, **given)
-    return values if isinstance(values, Target) else Target(values)
+    found = function(clip, followed, **given)
+    found = found if isinstance(found, Target) else Target(found)
+    if other_clip:  # Rolls by all clips of one video, which are neighbours in the batch.
+      found = jax.tree.map(lambda x: jnp.roll(x, repeats, axis=0), found)
+    return found
 
   return Head(target, loss, head.weight, bool(teacher and teacher.where == AVERAGE))
 
