@@ -102,11 +102,12 @@ def hog(
         f'hog: frames of {H} x {W} pixels do not divide into squares of {side}: choose another '
         'data.size, model.patch (cells are half as wide) or gaussian.'
       )
-  gx, gy = _sobel(frames.astype(jnp.float32), spec.pad)
+  # Rows and columns last: a TPU pads the last axis to 128.
+  gx, gy = _sobel(jnp.moveaxis(frames.astype(jnp.float32), -1, -3), spec.pad)
   size = jnp.sqrt(gx * gx + gy * gy)
   phase = _phase(gy, gx) if spec.from_y else _phase(gx, gy)
   if gaussian:
-    size *= _gaussian(gaussian, (H, W))[..., None]
+    size *= _gaussian(gaussian, (H, W))
   bins = _pool(size, phase, spec.weight, cell)
   bins /= jnp.asarray(std, jnp.float32)[:, None] * (cell**2 if spec.mean else 1)
   if norm == 'l2':
@@ -115,14 +116,14 @@ def hog(
 
 
 def _sobel(
-  frames: Float[Array, '*b H W C'], pad: str
-) -> tuple[Float[Array, '*b H W C'], Float[Array, '*b H W C']]:
+  frames: Float[Array, '*b H W'], pad: str
+) -> tuple[Float[Array, '*b H W'], Float[Array, '*b H W']]:
   """Eight times the slopes of brightness: to the left, and upwards."""
-  padded = jnp.pad(frames, [(0, 0)] * (frames.ndim - 3) + [(1, 1), (1, 1), (0, 0)], mode=pad)
-  above, middle, below = padded[..., :-2, :, :], padded[..., 1:-1, :, :], padded[..., 2:, :, :]
+  padded = jnp.pad(frames, [(0, 0)] * (frames.ndim - 2) + [(1, 1)] * 2, mode=pad)
+  above, middle, below = padded[..., :-2, :], padded[..., 1:-1, :], padded[..., 2:, :]
   down, across = above - below, above + 2 * middle + below
-  gx = across[..., :-2, :] - across[..., 2:, :]
-  gy = down[..., :-2, :] + 2 * down[..., 1:-1, :] + down[..., 2:, :]
+  gx = across[..., :-2] - across[..., 2:]
+  gy = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
   return gx, gy
 
 
@@ -145,29 +146,28 @@ def _phase(x: Float[Array, '*b'], y: Float[Array, '*b']) -> Float[Array, '*b']:
 
 
 def _pool(
-  size: Float[Array, '*b H W C'],
-  phase: Float[Array, '*b H W C'],
+  size: Float[Array, '*b C H W'],
+  phase: Float[Array, '*b C H W'],
   weight: Callable[[Array, int], Array],
   cell: int,
 ) -> Float[Array, '*b Hc Wc C 9']:
   """The sum of gradients over each cell, for each bin.
 
   One pass sums all bins over a cell's rows, so that weights stay in registers: 9 weights for each
-  pixel would need nine times the memory of the clip.
+  pixel would need nine times the memory of the clip. Columns are summed by a product.
   """
-  channels = size.shape[-1]
-  size, phase = (
-    einops.rearrange(x, '... (h p) W C -> ... h p (W C)', p=cell) for x in (size, phase)
-  )
+  size, phase = (einops.rearrange(x, '... (h p) W -> ... h p W', p=cell) for x in (size, phase))
   rows = jax.lax.reduce(
     tuple(size * weight(phase, k) for k in range(BINS)),
     (np.float32(0),) * BINS,
     lambda x, y: tuple(map(operator.add, x, y)),
     (size.ndim - 2,),
   )
-  return einops.reduce(
-    jnp.stack(rows, axis=-1), '... h (w p C) k -> ... h w C k', 'sum', p=cell, C=channels
+  in_cell = np.kron(
+    np.eye(size.shape[-1] // cell, dtype=np.float32), np.ones((cell, 1), np.float32)
   )
+  bins = [jnp.matmul(x, in_cell, precision=jax.lax.Precision.HIGHEST) for x in rows]
+  return jnp.moveaxis(jnp.stack(bins, axis=-1), -4, -2)
 
 
 def _gaussian(side: int, shape: tuple[int, int]) -> Float[np.ndarray, 'H W']:
