@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vmae_jax import sharding
 from vmae_jax.motion.tracking import median, track
 
 pytestmark = pytest.mark.optimised
@@ -131,6 +132,19 @@ def test_between_pixels_the_flow_is_bilinear():
 
 
 # Patches of 14 (ViT-giant) have cells of 7: their middle lies between pixels.
+def test_a_tpu_tracks_the_same_without_a_gather(monkeypatch):
+  rng = np.random.default_rng(0)
+  flow = rng.normal(0, 2, (2, 3, 14, 18, 2)).astype(np.float32)
+  described = jnp.asarray(rng.normal(size=flow.shape), jnp.float32)
+  follow = functools.partial(track, size=(56, 72), described=described)
+  expected = jax.jit(follow)(flow)
+  monkeypatch.setattr(sharding, 'platform', lambda: 'tpu')
+  found = jax.jit(lambda flow: follow(flow))(flow)
+  for x, y in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    np.testing.assert_allclose(x, y, atol=1e-4)
+  assert 'gather' not in str(jax.make_jaxpr(lambda flow: follow(flow))(flow))
+
+
 @pytest.mark.parametrize('size, pitch', [(SIZE, 8), ((84, 126), 7)])
 def test_a_mirrored_clip_has_mirrored_tracks(size, pitch):
   flow = np.random.default_rng(1).normal(0, 0.5, (1, STEPS, 24, 32, 2)).astype(np.float32)

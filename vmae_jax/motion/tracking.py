@@ -14,6 +14,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vmae_jax import sharding
+from vmae_jax.frozen.raft_correlation import hat
 from vmae_jax.types import Array, Bool, Float
 
 LONGEST = 20  # In pixels; the released code clips each component of a step to +- this.
@@ -94,6 +96,10 @@ def _bilinear(
   rows, columns, _ = flow.shape
   last = jnp.array([columns - 1, rows - 1], jnp.float32)
   place = jnp.clip(position / _scale(flow, size)[:2] - 0.5, 0, last)
+  if sharding.platform() == 'tpu':  # It gathers value by value; most weights are 0.
+    weights = hat(place[..., 0], columns), hat(place[..., 1], rows)
+    found = jnp.einsum('yxf,HWy->HWfx', flow, weights[1], precision='highest')
+    return (found * weights[0][..., None, :]).sum(-1) * _scale(flow, size)
   low = jnp.floor(place)
   part = place - low
   (x, y), (x2, y2) = (jnp.moveaxis(i.astype(int), -1, 0) for i in (low, jnp.minimum(low + 1, last)))
