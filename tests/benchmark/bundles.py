@@ -81,7 +81,10 @@ def count(topology: str, shape: tuple[int, ...], implementation: str) -> dict[st
 
 
 _BUNDLE = re.compile(r' *(?:0x[0-9a-f]+|0) +(LB:|LH:|LE:|PB:|PF:|CT:|:)')
-_EXIT = re.compile(r'(%p\d+_p\d+) = scmp\.\w+\.s32\.totalorder %s\w+, (\d+) /\* loop exit test')
+_EXIT = re.compile(
+  r'(%p\d+_p\d+) = scmp\.\w+\.s32\.totalorder (?:\(%p\w+\), )?%s\w+, (\d+) /\* loop exit test'
+)
+_BACK = re.compile(r'sbr\.rel \(!(%p\w+)\)')
 
 
 def bundles(schedule: str) -> int:
@@ -90,21 +93,19 @@ def bundles(schedule: str) -> int:
   The outermost loop is the grid's, in which two turns more than there are programs start the first
   copy and end the last. Code that is skipped in some turns counts in all.
   """
-  counts, loops = [0], []  # Of the loops that a line is in, and (exit test, turns) of each.
+  counts, turns = [0], {}  # Of the loops that a line is in; by exit test, which may be inside.
   for line in schedule.splitlines():
     match = _BUNDLE.match(line)
     if match is None:
       continue
     if match[1] == 'LB:':
       counts.append(0)
-      loops.append(('', 0))
     counts[-1] += 1
     if test := _EXIT.search(line):
-      loops[-1] = (test[1], int(test[2]))
-    if loops and loops[-1][0] and f'sbr.rel (!{loops[-1][0]})' in line:
-      turns = loops.pop()[1] - (2 if not loops else 0)
-      body = counts.pop()
-      counts[-1] += body * turns
+      turns[test[1]] = int(test[2])
+    if (back := _BACK.search(line)) and back[1] in turns:
+      body, times = counts.pop(), turns.pop(back[1])
+      counts[-1] += body * (times if len(counts) > 1 else times - 2)
   return counts[0]
 
 

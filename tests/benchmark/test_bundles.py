@@ -27,6 +27,13 @@ LB: loop body
 def test_bodies_of_loops_count_as_often_as_they_run():
   # Three around a grid of 7 - 2 programs, each of four and three times three.
   assert bundles.bundles(SCHEDULE) == 3 + 5 * (4 + 3 * 3)
+  # The outer loop's test may come earlier, and depend on the inner one's.
+  test = '   0x7   : > { %p9_p3 = scmp.ge.s32.totalorder %s2_s2, 7 /* loop exit test */ }\n'
+  later = '   0x6   : > { %v2'
+  assert test in SCHEDULE and later in SCHEDULE
+  moved = test.replace('totalorder', 'totalorder (%p6_p2),').replace(': >', ': >>')
+  moved = SCHEDULE.replace(test, '').replace(later, moved + later)
+  assert bundles.bundles(moved) == 3 + 5 * (3 + 3 * 4)
 
 
 def test_table():

@@ -69,8 +69,31 @@ jvp(MaskedAutoencoder)/decoder/blocks/block/attention/pallas_call"}}
 def test_cycles_of_kernels_are_those_of_their_schedules():
   given = 'bf16[4,1568,384]{2,1,0:T(8,128)(2,1)S(1)}, '
   for kernel, bundles in ('forward_kernel_', 328_617), ('backward_kernel__', 586_979):
-    (found,) = read_cycles(KERNEL.format(kernel, given)).items()
+    text = KERNEL.format(kernel, given)
+    (found,) = read_cycles(text).items()
     assert found == ('decoder, attention', pytest.approx(bundles, rel=0.01))
+  # The backward kernel is given the statistics.
+  statistics = 'f32[4,6,1,1568]{3,2,1,0:T(1,128)}'
+  text = text.replace(statistics, given).replace(
+    '{2,1,0}}, meta', f'{{2,1,0}}, {statistics}}}, meta'
+  )
+  assert text.count(statistics) == 1 and read_cycles(text) == dict([found])
+
+
+SEARCH = """ENTRY %main (p: f32[8]) -> f32[8] {{
+  %search_kernel.3 = (f32[30,2,{n}]{{2,1,0:T(2,128)S(1)}}, f32[30,8,8,{n}]{{3,2,1,0:T(8,128)}}) \
+custom-call(%a, %b, %c, %d, %e), custom_call_target="tpu_custom_call", \
+operand_layout_constraints={{bf16[30,2,{w},128]{{3,2,1,0}}, bf16[30,2,{w},128]{{3,2,1,0}}, \
+f32[30,2,{n}]{{2,1,0}}, f32[2,{n}]{{1,0}}, f32[4,1,{n}]{{2,1,0}}}}, \
+metadata={{op_name="jit(step)/jvp()/pallas_call"}}
+}}
+"""
+
+
+def test_cycles_of_the_search_for_flow_are_those_of_its_schedules():
+  for n, w, bundles in (128, 48, 228_996), (256, 80, 537_906), (768, 128, 1_966_326):
+    (found,) = read_cycles(SEARCH.format(n=n, w=w)).items()
+    assert found == ('masks, targets, loss', pytest.approx(bundles, rel=0.01))
 
 
 def test_other_compilers_give_no_cycles():

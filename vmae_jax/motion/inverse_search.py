@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vmae_jax import sharding
+from vmae_jax.motion.inverse_search_kernel import search_kernel
+from vmae_jax.motion.patch_fit import PATCH, STRIDE, PatchFit
 from vmae_jax.types import Array, Float
 
-PATCH, STRIDE = 8, 4  # Side of a patch, and pixels to the next one, half a side: four overlap.
 MAX_SIDE = 128  # Maximum side of the finest level in pixels, to save time.
 MIN_SIDE = 16  # Minimum side of the coarsest level in pixels.
 GREY = (0.299, 0.587, 0.114)
@@ -57,27 +58,22 @@ def inverse_search(
     level = jnp.pad(level, ((0, 0), (0, 0), *more), mode='edge')
     size = level.shape[-2:]
     places = tuple((n - PATCH) // STRIDE + 1 for n in size)
-    down, right = _gradient(level)
-    first, down, right = (_cut(x[:, i].reshape(rows, *size)) for x in (level, down, right))
-    second = level[:, j].reshape(rows, *size)
+    first, second = (level[:, frames].reshape(rows, *size) for frames in (i, j))
     if flow is None:
-      moved = jnp.zeros((rows, 2, first.shape[-1]))
+      moved = jnp.zeros((rows, 2, np.prod(places)))
     else:
       flow = 2 * _apply(*map(_enlarge, flow.shape[-2:], size), flow)
-      moved = _cut(flow.reshape(rows * 2, *size)).mean((1, 2)).reshape(rows, 2, -1)
-    moved = _search(
-      first, down, right, second, moved, places, rounds=rounds, steps=steps, damping=damping
-    )
-    weight = 1 / jnp.maximum(jnp.abs(_look_up(second, moved, places) - first), noise)
+      moved = _apply(*map(_mean, size), flow).reshape(rows, 2, -1)
+    search = search_kernel if sharding.platform() == 'tpu' else _search
+    options = dict(rounds=rounds, steps=steps, damping=damping, noise=noise)
+    moved, weight = search(first, second, moved, places, **options)
     both = [_paste(weight * moved[:, None, None, axis], places) for axis in range(2)]
     flow = (jnp.stack(both, 1) / _paste(weight, places)[:, None])[..., :h, :w]
   return jnp.moveaxis(flow.reshape(len(clip), len(pairs), *flow.shape[1:]), 2, -1)
 
 
 def _search(
-  first: Float[Array, 'r p p n'],
-  down: Float[Array, 'r p p n'],
-  right: Float[Array, 'r p p n'],
+  first: Float[Array, 'r h w'],
   second: Float[Array, 'r h w'],
   moved: Float[Array, 'r 2 n'],
   places: tuple[int, int],
@@ -85,44 +81,32 @@ def _search(
   rounds: int,
   steps: int,
   damping: float,
-) -> Float[Array, 'r 2 n']:
+  noise: float,
+) -> tuple[Float[Array, 'r 2 n'], Float[Array, 'r p p n']]:
   """Improves `moved`, how far (right, down) each of `places` (y by x) patches has moved.
 
-  A patch's mean brightness is subtracted, so that a change of light has no effect.
+  Returns:
+    How far, and how well that explains each pixel: 1 over the difference in brightness.
   """
-  first, down, right = (_without_mean(patches) for patches in (first, down, right))
-  xx, xy, yy = ((a * b).sum((1, 2)) for a, b in ((right, right), (right, down), (down, down)))
-  xx, yy = xx + damping, yy + damping
-  determinant = xx * yy - xy * xy
+  first, down, right = (_cut(image) for image in (first, *_gradient(first)))
 
-  def difference(moved):
-    return _without_mean(_look_up(second, moved, places)) - first
+  def look_up(moved):
+    return _look_up(second, moved, places)
 
-  def misfit(moved):
-    return jnp.square(difference(moved)).sum((1, 2))
+  fit = PatchFit(first, down, right, look_up=look_up, damping=damping)
 
-  def better(state, other):
-    moved, least = state
-    error = misfit(other)
-    moved = jnp.where((error < least)[:, None], other, moved)
-    return (moved, jnp.minimum(error, least)), None
-
-  def step(_, moved):
-    error = difference(moved)
-    px, py = (right * error).sum((1, 2)), (down * error).sum((1, 2))
-    return moved - jnp.stack([yy * px - xy * py, xx * py - xy * px], 1) / determinant[:, None]
-
-  def improve(_, state):
+  def improve(_, place):
     y, x = places
-    moved = state[0].reshape(-1, 2, y, x)
+    moved = place.moved.reshape(-1, 2, y, x)
     around = jnp.pad(moved, ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
     corners = ((1, 0), (1, 2), (0, 1), (2, 1))
     neighbours = [around[..., top : top + y, left : left + x] for top, left in corners]
-    neighbours = jnp.stack([other.reshape(state[0].shape) for other in neighbours])
-    state, _ = jax.lax.scan(better, state, neighbours)
-    return better(state, jax.lax.fori_loop(0, steps, step, state[0]))[0]
+    neighbours = jnp.stack([other.reshape(place.moved.shape) for other in neighbours])
+    place, _ = jax.lax.scan(lambda *x: (fit.better(*x), None), place, neighbours)
+    return fit.descend(place, steps)
 
-  return jax.lax.fori_loop(0, rounds, improve, (moved, misfit(moved)))[0]
+  place = jax.lax.fori_loop(0, rounds, improve, fit.at(moved))
+  return place.moved, 1 / jnp.maximum(jnp.abs(place.shown - first), noise)
 
 
 def _levels(grey: Float[Array, 'b T H W']) -> list[Float[Array, 'b T _ _']]:
@@ -140,10 +124,10 @@ def _levels(grey: Float[Array, 'b T H W']) -> list[Float[Array, 'b T _ _']]:
 
 
 def _gradient(
-  image: Float[Array, 'b T h w'],
-) -> tuple[Float[Array, 'b T h w'], Float[Array, 'b T h w']]:
+  image: Float[Array, 'r h w'],
+) -> tuple[Float[Array, 'r h w'], Float[Array, 'r h w']]:
   """Central differences: downwards, and to the right."""
-  around = jnp.pad(image, ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
+  around = jnp.pad(image, ((0, 0), (1, 1), (1, 1)), mode='edge')
   down = around[..., 2:, 1:-1] - around[..., :-2, 1:-1]
   return down / 2, (around[..., 1:-1, 2:] - around[..., 1:-1, :-2]) / 2
 
@@ -172,10 +156,6 @@ def _paste(patches: Float[Array, 'r p p n'], places: tuple[int, int]) -> Float[A
   return tiles.transpose(0, 3, 1, 4, 2).reshape(rows, y * STRIDE, x * STRIDE)
 
 
-def _without_mean(patches: Float[Array, 'r p p n']) -> Float[Array, 'r p p n']:
-  return patches - patches.mean((1, 2), keepdims=True)
-
-
 def _look_up(
   image: Float[Array, 'r h w'], moved: Float[Array, 'r 2 n'], places: tuple[int, int]
 ) -> Float[Array, 'r p p n']:
@@ -188,8 +168,6 @@ def _look_up(
   wide = w + 2 * PATCH + 1
   left = jnp.clip(x + moved[:, 0], -PATCH, w)
   top = jnp.clip(y + moved[:, 1], -PATCH, h)
-  if sharding.platform() == 'tpu':
-    return _look_up_by_products(image, left, top)
   column, row = jnp.floor(left), jnp.floor(top)
   right, down = (left - column)[:, None, None], (top - row)[:, None, None]
   corner = ((row + PATCH) * wide + column + PATCH).astype(jnp.int32)[:, None]
@@ -200,29 +178,6 @@ def _look_up(
   ).reshape(rows, PATCH + 1, PATCH + 1, -1)
   shown = shown[:, :, :-1] * (1 - right) + shown[:, :, 1:] * right
   return shown[:, :-1] * (1 - down) + shown[:, 1:] * down
-
-
-def _look_up_by_products(
-  image: Float[Array, 'r h w'], left: Float[Array, 'r n'], top: Float[Array, 'r n']
-) -> Float[Array, 'r p p n']:
-  """The image in patches at (left, top) without a gather, which a TPU does value by value.
-
-  A product with weights that are mostly 0 interpolates along rows. Of its result, a patch's rows
-  are then selected by shifts of 64, 32, ..., 1 rows, one for each bit of the first row's number.
-  """
-  h, w = image.shape[1:]
-  bits = [2**k for k in reversed(range((h + PATCH).bit_length()))]
-  image = jnp.pad(image, ((0, 0), (PATCH, sum(bits) + 1 - h), (0, 0)), mode='edge')
-  at = jnp.clip(left[:, None] + np.arange(PATCH)[:, None], 0, w - 1)
-  weights = jnp.maximum(0, 1 - jnp.abs(at[:, :, None] - np.arange(w)[:, None]))
-  # Factors are exact to 2**-16, and so is brightness: to a 250th of one of its 256 levels.
-  rows = jnp.einsum('rhw,rqwn->rhqn', image, weights, precision='high')
-  first = jnp.floor(top)
-  down, first = (top - first)[:, None, None], (first + PATCH).astype(jnp.int32)[:, None, None]
-  for bit in bits:
-    kept = bit + PATCH  # The rows that lower bits may still select.
-    rows = jnp.where(first & bit, rows[:, bit : bit + kept], rows[:, :kept])
-  return rows[:, :-1] * (1 - down) + rows[:, 1:] * down
 
 
 def _apply(
@@ -240,6 +195,13 @@ def _halve(n: int) -> Float[np.ndarray, 'm n']:
     for place, weight in zip(range(2 * row - 1, 2 * row + 3), (1, 3, 3, 1), strict=True):
       line[min(max(place, 0), n - 1)] += weight / 8
   return out
+
+
+def _mean(n: int) -> Float[np.ndarray, 'm n']:
+  """n pixels to the means of the patches that begin at every STRIDE-th."""
+  start = np.arange(0, n - PATCH + 1, STRIDE)[:, None]
+  at = np.arange(n)
+  return ((at >= start) & (at < start + PATCH)).astype(np.float32) / PATCH
 
 
 def _enlarge(n: int, m: int) -> Float[np.ndarray, 'm n']:

@@ -41,9 +41,10 @@ _SCOPE = re.compile(r'op_name="([^"]*)"')
 _MODULE = re.compile(r'/((?:\w+_)?(?:encoder|decoder|regressor))/')
 _LAYER = re.compile(r'/(attention|mlp)\d?/')
 # Bundles of the attention kernels: for each program of the grid, and for each combination of head,
-# 128 queries and one key. They were counted for v5e and are used for other chips, too.
-_KERNELS = {'forward': (386, 0.662), 'backward': (572, 1.186)}
-_KERNEL = re.compile(r'%\S*?(forward|backward)_kernel\S* = .*custom_call_target="tpu_custom_call"')
+# 128 queries and one key; of the search for flow: for each 128 patches, and for these and each
+# column of the image. They were counted for v5e and are used for other chips, too.
+_KERNELS = {'forward': (386, 0.662), 'backward': (572, 1.186), 'search': (5_660, 41.1)}
+_KERNEL = re.compile(rf'%\S*?({"|".join(_KERNELS)})_kernel\S* = .*target="tpu_custom_call"')
 _SHAPES = re.compile(r'\b(?:bf16|f32)\[([\d,]+)\]')
 
 
@@ -256,11 +257,17 @@ def _part(scope: str) -> str:
 
 
 def _kernel(line: str) -> int:
-  """Cycles of a kernel, from the shapes of its queries, keys and statistics ('b g 1 n')."""
-  shapes = [tuple(map(int, shape.split(','))) for shape in _SHAPES.findall(line)]
-  b, g, _, n = next(shape for shape in shapes if len(shape) == 4)
+  """Cycles of a kernel, from the shapes of its arguments and its statistics ('b g 1 n')."""
+  start, each = _KERNELS[kind := _KERNEL.search(line)[1]]
   given = line.index('operand_layout_constraints')
-  _, m, d = tuple(map(int, _SHAPES.findall(line[given:])[1].split(',')))
-  start, each = _KERNELS[_KERNEL.search(line)[1]]
+  every, arguments = (
+    [tuple(map(int, shape.split(','))) for shape in _SHAPES.findall(text)]
+    for text in (line, line[given:])
+  )
+  if kind == 'search':
+    (r, _, columns, _), _, (_, _, n) = arguments[:3]
+    return round(r * n / LANES * (start + columns * each))
+  b, g, _, n = next(shape for shape in every if len(shape) == 4)
+  _, m, d = arguments[1]
   programs = b * d // max(LANES, d // g)
   return round(programs * start + b * g * math.ceil(n / LANES) * m * each)
