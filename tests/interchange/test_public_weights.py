@@ -35,7 +35,7 @@ def test_public_weights_to_a_run_and_the_run_to_transformers(tmp_path):
   save_public(tmp_path / 'public')
   report = convert(tmp_path / 'public', tmp_path / 'ours', to='orbax')
   assert 'public in transformers: largest difference' in report
-  assert 'its eps is 1e-12, as config.json says' in report
+  assert 'the eps is 1e-12, as config.json says' in report
   started.run(
     tmp_path / 'run',
     *(f'init_from={tmp_path / "ours"}', 'steps=2', 'model.eps=1e-12', 'log.pictures=1'),
