@@ -130,7 +130,7 @@ def test_bfloat16_at_an_eighth():
 
 def test_sides_are_multiples_of_8():
   frames = jnp.zeros((1, 60, 64, 3))
-  with pytest.raises(UserError, match='60 x 64 pixels .* multiples of 8'):
+  with pytest.raises(UserError, match='60 x 64 pixels: .* multiples of 8'):
     jax.eval_shape(RAFT('small').init, jax.random.key(0), frames, frames)
 
 

@@ -86,7 +86,7 @@ def test_what_config_json_says(tmp_path):
   )
   assert info['id2label'] == dict(enumerate('abcde')) and info['classes'] == 5
   assert (info['mean'], info['std'], info['eps']) == ((0.5,) * 3, (0.25,) * 3, 1e-5)
-  assert ['its eps is 1e-05, as' in note for note in info['notes']] == [True]
+  assert ['the eps is 1e-05, as' in note for note in info['notes']] == [True]
   _, info = load_pretrained(folder(tmp_path, tensors, processor, layer_norm_eps=1e-6))
   assert len(info['notes']) == 1 and 'fc_norm eps 1e-05' in info['notes'][0]
   # Transformers' own default, which files leave out.
