@@ -204,7 +204,7 @@ def test_report(tmp_path):
   assert '2 ok, 1 odd, 1 short, 2 broken' in done.stdout
   assert f'odd: {folder}/tiny.mp4: ' in done.stdout
   assert f'short: {folder}/short.mp4: 5 frames, a clip spans 20' in done.stdout
-  assert 'same content: ' in done.stdout and 'another has too: 1' in done.stdout
+  assert 'same content: ' in done.stdout and 'duplicates of other files: 1' in done.stdout
   with open(out / 'report.csv', newline='') as f:
     rows = {os.path.basename(row['path']): row for row in csv.DictReader(f)}
   status = {name: row['status'] for name, row in rows.items()}

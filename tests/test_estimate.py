@@ -154,7 +154,7 @@ MISTAKES = [
   ([LOCAL, '--mfu=40'], ['--mfu=40', 'up to 1']),
   ([LOCAL, '--videos=0'], ['--videos=0', 'above 0']),
   ([LOCAL, '--out=nowhere/a.json'], ['--out=nowhere/a.json']),
-  ([LOCAL, '--config=configs/finetune.py:demo'], ['none for pre-training']),
+  ([LOCAL, '--config=configs/finetune.py:demo'], ['is not for pre-training']),
   ([LOCAL, '--config=configs/videomae.py:q'], ['SIZE,DATASET']),
   ([LOCAL, '--config.masking.ratoi=1'], ["Did you mean 'ratio'"]),
 ]
