@@ -26,6 +26,7 @@ import itertools
 import json
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -176,7 +177,8 @@ def _peak_memory() -> int:
   stats = [device.memory_stats() for device in jax.local_devices()]
   if all(stats):
     return max(x['peak_bytes_in_use'] for x in stats)
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == 'darwin' else peak * 1024  # macOS tells bytes, Linux KiB.
 
 
 def table(result: dict[str, Any]) -> str:

@@ -249,6 +249,16 @@ def test_a_checkpoint_that_one_process_cannot_read_stays(away, kind, message, co
     restore(copied)
 
 
+def test_an_outage_of_another_process_counts_more_than_damage(copied, monkeypatch):
+  other = ('OSError: of process 1', True)
+  monkeypatch.setattr(checkpointer, 'gather', lambda about: [about, other if about else None])
+  for path in (copied / 'checkpoints' / '2').rglob('d/*'):
+    path.unlink()
+  with pytest.raises(Unavailable, match='the checkpoint of step 2 .*process 1'):
+    restore(copied)
+  assert (copied / 'checkpoints' / '2').is_dir()
+
+
 def test_an_outage_removes_no_checkpoint(copied, monkeypatch):
   """The newest checkpoint stays, and the next start goes on from it."""
   read = Checkpointer._read

@@ -179,7 +179,8 @@ class Checkpointer:
       except Exception as e:  # Damaged bytes make exceptions of all types.
         failure = e
       errors = list(filter(None, gather(failure and (one_line(failure), is_outage(failure)))))
-      reason, outage = errors[0] if errors else (None, False)
+      # Where a store is away for one process, what others have read may be a part.
+      reason, outage = max(errors, key=lambda error: error[1], default=(None, False))
       if outage:
         raise Unavailable(
           f'the checkpoint of step {step} in {self._folder} cannot be read now: {reason}. Start '
