@@ -19,8 +19,8 @@ patch normalised with a lower bound for its deviation; VideoMAE's recipe, also i
 UCF101. Positions are fixed; in the paper they are learnt.
 Expected after fine-tuning, according to the abstract: 1.2 points above prior work on SSv2 and
 3.2 on UCF101 (ViT-B, pre-trained on the same set).
-Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of three seeds:
-77.6 of 100 on motions and 20.8 on looks; untrained 58.3 and 16.2 (vmae_jax/compare).
+Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of four seeds:
+75.7 of 100 on motions and 21.9 on looks; untrained 58.6 and 15.6 (vmae_jax/compare).
 """
 
 from configs import videomae
