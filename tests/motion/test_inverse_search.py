@@ -146,6 +146,20 @@ def test_no_product_is_rounded_on_accelerators():
   assert program.count('dot_general[') == program.count('precision=(Precision.HIGHEST') > 0
 
 
+@pytest.mark.parametrize('size', [(24, 32), (112, 100)])
+def test_a_tpu_looks_up_the_same(size):
+  """Far outside, too: without a round the search weighs what is shown where patches are."""
+  rng = np.random.default_rng(0)
+  first, second = jnp.asarray(rng.random((2, 2, *size), np.float32))
+  places = tuple((n - 8) // 4 + 1 for n in size)
+  moved = jnp.asarray(rng.normal(size=(2, 2, np.prod(places))) * size[1] / 3, jnp.float32)
+  options = dict(rounds=0, steps=0, damping=1e-3, noise=1e-3)
+  searches = inverse_search_lib._search, search_kernel
+  expected, found = (search(first, second, moved, places, **options) for search in searches)
+  np.testing.assert_array_equal(found[0], moved)
+  np.testing.assert_allclose(1 / found[1], 1 / expected[1], atol=1e-5)
+
+
 def test_a_tpu_finds_the_same_flow(monkeypatch):
   """By the kernel, interpreted; with frames of several levels, whose sides differ, too."""
   turned = moved(motions(64)['rotation'], 64)[None]
