@@ -79,7 +79,7 @@ parse_type() {
   case "$type" in [1-9]*'*'*) slices="${type%%\**}" type="${type#*\*}" ;; esac
   if [[ "$type" =~ $shape ]]; then
     for side in $(printf '%s' "${type#*:}" | tr x ' '); do chips=$((chips * side)); done
-    case "$type" in v4* | v5p*) chips=$((chips * 2)) ;; esac # Two cores a chip, which names count.
+    case "$type" in v4* | v5p*) chips=$((chips * 2)) ;; esac # These names count cores, two a chip.
     type="${type%%:*}-$chips"
     say "--type=$given: $slices of Google's $type, in its default shape."
   fi

@@ -2,8 +2,8 @@
 
 Tests spend most of their time compiling, and XLA half of that on optimizing programs that then run
 for milliseconds. Modules marked `optimised`, which compare numbers with other implementations, are
-compiled with all optimizations, and with `tests/run.sh --avx2` as for training. With
-`tests/run.sh --slow` everything is.
+compiled with all optimizations, but by older code generators (`tests/hurry.py`).
+`tests/run.sh --slow` and `--avx2` compile everything as for training.
 
 Programs that one test has compiled are kept for all others, also in other processes, and for the
 next call of pytest if JAX_COMPILATION_CACHE_DIR names a folder: it then takes a third of the time.
@@ -116,7 +116,7 @@ def shards(tmp_path, memory, monkeypatch):
 
 @pytest.fixture
 def no_pause(monkeypatch):
-  """Second attempts at what lies elsewhere come at once."""
+  """Second attempts at remote files come at once."""
   from vmae_jax import storage
 
   monkeypatch.setattr(storage, 'PAUSE', 0.0)

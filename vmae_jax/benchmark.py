@@ -178,7 +178,7 @@ def _peak_memory() -> int:
   if all(stats):
     return max(x['peak_bytes_in_use'] for x in stats)
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return peak if sys.platform == 'darwin' else peak * 1024  # macOS tells bytes, Linux KiB.
+  return peak if sys.platform == 'darwin' else peak * 1024  # Bytes on macOS, KiB on Linux.
 
 
 def table(result: dict[str, Any]) -> str:

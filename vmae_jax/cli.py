@@ -64,7 +64,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _expand_home(arg: str) -> str:
-  """--NAME=~/PATH with the home folder, which shells leave out; other arguments as they are."""
+  """Expands ~ in --NAME=~/PATH, where shells do not; returns other arguments as they are."""
   name, _, value = arg.partition('=')
   expand = name.startswith('-') and value.startswith('~/')
   return f'{name}={os.path.expanduser(value)}' if expand else arg

@@ -20,7 +20,7 @@ from vmae_jax.models.sizes import SIZES
 
 
 class Number(NamedTuple):
-  """A default with the least and the greatest value that a config may set; None leaves it open."""
+  """A default, which may be None, with the least and the greatest value that a config may set."""
 
   value: int | float | None
   least: float

@@ -64,7 +64,7 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
 def _import_beside(file: str) -> None:
   """Makes `from configs import NAME` find files beside a config file, and those of the package.
 
-  It holds for ml_collections, too, which loads the file again.
+  ml_collections, which loads the file again, then finds them, too.
   """
   if 'configs' not in sys.modules:
     spec = ModuleSpec('configs', None, is_package=True)

@@ -140,7 +140,7 @@ def _watch(over: threading.Event) -> None:
 
 
 def _leave_instead_of_aborting() -> None:
-  """Ends the process with one line where JAX's client aborts it because another one is lost.
+  """Ends the process with one line when JAX's client aborts it because another one is lost.
 
   JAX offers a callback in place of the abort, but not to Python: its argument has no Python type
   (jaxlib 0.10).

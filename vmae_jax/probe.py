@@ -54,7 +54,7 @@ def main(argv):
   if storage.is_folder(f'{folder}/state'):
     folder = os.path.dirname(os.path.dirname(folder))
   out = _OUT.value
-  if not out and storage.is_folder(f'{folder}/checkpoints'):  # Only to the folder of a run.
+  if not out and storage.is_folder(f'{folder}/checkpoints'):  # Only a run's folder gets the file.
     out = storage.join(folder, 'probe.json')
   if out:
     cli.check_file(out)

@@ -134,7 +134,7 @@ def platform() -> str:
 def spec(*names: str | tuple[str, ...] | None, shape: tuple[int, ...], mesh) -> P:
   """How an array's axes are split over those of a mesh.
 
-  An axis whose size does not divide, as in small models, stays whole, which is always correct.
+  An axis whose size is not divisible, as in small models, stays whole, which is always correct.
   """
 
   def divides(name, size):

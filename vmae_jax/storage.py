@@ -183,7 +183,7 @@ def touch(path: str, data: bytes) -> None:
 
 
 def stamp(path: str) -> str:
-  """A text that is another one after each change of a file."""
+  """A text that differs after each change of a file."""
   if is_remote(path):
     return _attempt(path, lambda fs: fs.ukey(path))
   return str(os.stat(path).st_mtime_ns)

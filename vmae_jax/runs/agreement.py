@@ -1,7 +1,7 @@
 """Checks before the first step that all processes of a run have the same code, config and data.
 
-Processes that differ would hang or, worse, train without an error: each computes its part of
-another step.
+Processes that differ would hang or, worse, train without an error, although the parts that they
+compute are not of the same step.
 """
 
 import collections

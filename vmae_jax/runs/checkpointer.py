@@ -54,8 +54,8 @@ class Checkpointer:
   All processes of a run must call each method but `close`, and get the same outcome.
 
   Raises:
-    UserError: files cannot be written there, or folders not renamed.
-    Unavailable: the same for now, such as on a full disk.
+    UserError: files cannot be written there, or folders cannot be renamed.
+    Unavailable: they cannot now, such as on a full disk.
   """
 
   def __init__(self, workdir: str, *, keep: int, keep_every_steps: int, config: dict):
@@ -179,7 +179,7 @@ class Checkpointer:
       except Exception as e:  # Damaged bytes make exceptions of all types.
         failure = e
       errors = list(filter(None, gather(failure and (one_line(failure), is_outage(failure)))))
-      # Where a store is away for one process, what others have read may be a part.
+      # An outage for one process comes first: damage that others see may be a part of it.
       reason, outage = max(errors, key=lambda error: error[1], default=(None, False))
       if outage:
         raise Unavailable(
@@ -197,7 +197,7 @@ class Checkpointer:
         raise self._none_readable(failures)
       return None
     if failures:
-      logging.warning('step %s is used; the others are renamed to STEP.damaged.', restored.step)
+      logging.warning('step %s is used; the newer ones are renamed to STEP.damaged.', restored.step)
       self._tidy(lambda: [_set_aside(f'{self._folder}/{step}') for step in failures])
     self._saved = restored.step
     return restored

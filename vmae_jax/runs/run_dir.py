@@ -76,7 +76,7 @@ def prepare_run_dir(
     elif main:
       _write_json(path, now)
     if main:
-      remove_unfinished(workdir)  # First, as what they left may fill the disk.
+      remove_unfinished(workdir)  # Before more is written, as they may fill the disk.
       path = f'{workdir}/{ENVIRONMENT_FILE}'
       earlier = _read_json(path) if storage.is_file(path) else []
       _write_json(path, [*earlier, environment()])
@@ -113,7 +113,7 @@ def go_on_as_before(
 ) -> None:
   """Sets the keys of `config` that the run in the folder lacks because it is older than they are.
 
-  `earlier` has the value that describes runs from before each key. There may be no run yet.
+  `earlier` says for each key how runs behaved before it existed. There may be no run yet.
   """
   workdir = os.fspath(workdir)
   with _one_line_errors(workdir):

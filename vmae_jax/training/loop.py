@@ -83,9 +83,8 @@ def run(config, workdir: str, mesh: Mesh, task: Task) -> TrainState:
     networks = same_networks(task.method.frozen, extra.get('networks', {}))
     kept = extra.get('log', {})
     if check_same_data(extra.get('data', {}), data, changed=config.data.changed):
-      kept = kept | {
-        'counted_from': (start, int(state.replaced))
-      }  # Counts broken videos from here.
+      # Broken videos are counted from here on.
+      kept = kept | {'counted_from': (start, int(state.replaced))}
     step_fn = jit_step(step_function, state, mesh)
     # Frozen networks are whole on every device: they are small compared with the train state.
     frozen = jax.device_put(task.method.frozen, sharding.replicated(mesh))

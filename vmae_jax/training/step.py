@@ -43,7 +43,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, Array]]]:
   """A pure step: gradients, update, metrics. The caller jits it and donates the state.
 
-  Its third argument are the parameters of frozen networks, since jit would turn arrays of a closure
+  The third argument is the parameters of frozen networks, since jit would turn arrays of a closure
   into constants. A step whose loss or gradient is not finite is counted, and leaves parameters,
   moments and EMA as they were.
 
