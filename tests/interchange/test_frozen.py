@@ -43,7 +43,7 @@ def test_mistakes_with_frozen_networks(tmp_path):
     convert(source, out)
   with pytest.raises(UserError, match="--kind: there is no 'vqgam'. Did you mean 'vqgan'"):
     convert(source, out, kind='vqgam')
-  with pytest.raises(UserError, match='not a VQGAN of taming'):
+  with pytest.raises(UserError, match='a.safetensors is not a VQGAN of taming'):
     convert(source, out, kind='vqgan')
   with pytest.raises(UserError, match='would be overwritten: give another --out'):
     convert(source, source, kind='vqgan')

@@ -210,7 +210,10 @@ def _within_tolerance(what: str, difference: float) -> str:
 
 def _convert_frozen(checkpoint: Checkpoint, out: Path, *, kind: str) -> str:
   """Writes a frozen network, reads it back and compares; returns one line about it."""
-  config, params = FROZEN[kind].read(checkpoint.tensors)
+  try:
+    config, params = FROZEN[kind].read(checkpoint.tensors)
+  except UserError as e:
+    raise UserError(f'{checkpoint.path} is {e}') from e
   save_params(out, params, kind=kind, config=config)
   written, written_config = load_params(out, kind=kind)
   if not _same_values(written, params) or written_config != json.loads(json.dumps(config)):
