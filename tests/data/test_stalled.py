@@ -244,9 +244,8 @@ def test_a_few_files_that_give_no_answer_are_as_missing_ones(source, dead):
   deadline = time.monotonic() + 10
   while len({*threading.enumerate()} - before) > 3 and time.monotonic() < deadline:
     time.sleep(0.01)
-  assert (
-    len({*threading.enumerate()} - before) == 3
-  )  # One stuck thread of each; the others have ended.
+  # Each call leaves one stuck thread; the others have ended.
+  assert len({*threading.enumerate()} - before) == 3
 
 
 def children():

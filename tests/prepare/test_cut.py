@@ -33,12 +33,8 @@ def frames_of(data: bytes) -> np.ndarray:
     ('v.mp4', dict(frames=26), 1.0, [25, 1]),
     ('v.mp4', dict(frames=20), 60.0, [20]),
     ('v.mkv', dict(frames=30, options={'g': '7', 'bf': '3'}), 0.5, [13, 12, 5]),
-    (
-      'v.avi',
-      dict(frames=30, codec='mpeg4', options={'bf': '2'}),
-      0.4,
-      [11, 10, 9],
-    ),  # By its time stamps.
+    # By its time stamps.
+    ('v.avi', dict(frames=30, codec='mpeg4', options={'bf': '2'}), 0.4, [11, 10, 9]),
     ('v.webm', dict(frames=30, codec='libvpx'), 0.6, [15, 15]),
     # Two frames a second, then a gap of four seconds without a new frame.
     ('v.mp4', dict(frames=6, times=[0, 500, 1000, 1500, 6000, 6500]), 2.0, [4, 2]),

@@ -45,9 +45,8 @@ def test_crash_and_hang(monkeypatch):
   source = FileSource(tuple(map(Entry, paths)))
   everything = list(examine_all(source, workers=1, seconds=4.0))
   found = {f.path: f for f in everything}
-  assert (
-    set(found) == set(paths) and len(everything) == 6
-  )  # A file that is named twice is examined once.
+  # A file that is named twice is examined once.
+  assert set(found) == set(paths) and len(everything) == 6
   assert found['crash'].reason == 'crashes the decoder (exit 11)'
   assert found['hang'].reason == 'not decoded after 4 s'
   assert all(found[path].frames == 1 and not found[path].reason for path in 'abcd')

@@ -132,10 +132,8 @@ def test_failed_videos_are_tried_again(videos, tmp_path, encoded, monkeypatch):
       break
     except Killed:
       if (out / 'manifest.json').exists():
-        assert len(ShardSource(str(out))) in (
-          8,
-          9,
-        )  # As before, or complete but for removing leftovers.
+        # As before, or complete except for leftovers.
+        assert len(ShardSource(str(out))) in (8, 9)
       stop_at, stop = stop, 0
       if stop_at % 2 and not (out / 'manifest.json').exists():
         manifest = write(videos, out)  # Only the shards that were begun.

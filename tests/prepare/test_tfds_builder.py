@@ -118,9 +118,8 @@ def test_video_sets_of_tfds(name, video, label, tmp_path):
   features = tfds.builder(name, data_dir=str(tmp_path)).info.features
   *shape, channels = (size or 8 for size in features[video].shape)
   frames = np.zeros((*shape, channels), np.uint8)
-  frames += np.arange(0, 10 * len(frames), 10, np.uint8)[
-    :, None, None, None
-  ]  # Each has another grey.
+  greys = np.arange(0, 10 * len(frames), 10, np.uint8)  # One for each frame.
+  frames += greys[:, None, None, None]
   example = {video: frames} | ({} if label is None else {'label': label})
   declare(f'Like{video.title().replace("_", "")}', features, example)
   source = open_source(f'tfds:like_{video}:train', root=str(tmp_path))
