@@ -64,10 +64,10 @@ class ClipSampler:
 
     The devices resize what is cut out of the frames to `size` x `size`. If the source says how
     large its pictures are, a cut-out has room for the largest box, up to 10 / 7 of `size`; else up
-    to 8 / 7 of `size`. Larger boxes are resized on the host. All boxes of one decoded video are
-    copied as one cut-out of the whole picture where that is smaller. If several devices share a
-    visit, each clip gets a cut-out of that size: so the devices resize the same boxes, and pixels
-    do not depend on the mesh.
+    to 8 / 7 of `size`. Larger boxes are resized on the host. If the whole picture is smaller than
+    all cut-outs of a visit, the clips share one cut-out with room for the whole picture. If several
+    devices share the visit, each clip has a cut-out with this room instead: so the devices resize
+    the same boxes, and pixels do not depend on the mesh.
 
     Args:
       source: Its `largest`, if it has that, is the (height, width) that no picture exceeds.

@@ -98,8 +98,8 @@ def resize(
 
   'antialiased' averages over all pixels where it shrinks (Pillow's bilinear filter, as in
   VideoMAE's pre-training). 'bilinear' uses only the four nearest pixels, as VideoMAE's fine-tuning
-  (F.interpolate) and its tests (cv2.resize) do; they keep floats or compute with 11 bits, here
-  results are rounded to whole numbers, at most one level away.
+  (F.interpolate) and its tests (cv2.resize) do. The former keeps floats, the latter computes with
+  11 bits; here results are rounded to whole numbers, which differ by at most one level.
   """
   if frame.shape[:2] == size:
     return frame

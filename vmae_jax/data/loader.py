@@ -319,4 +319,4 @@ class Loader:
     self._thread.join(timeout=30)
     while not self._queue.empty():
       self._queue.get_nowait()
-    self._queue.put(StopIteration())  # For a caller that still waits.
+    self._queue.put(StopIteration())  # For callers that still wait or call later.

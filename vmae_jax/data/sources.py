@@ -63,7 +63,7 @@ class Source(Protocol):
   def open(self, i: int) -> Frames:
     """Opens the video; raises a VideoError where it cannot be read.
 
-    A method that uses the codec's motion also passes `vectors=True`; the video may then have
+    It also gets `vectors=True` if the run uses the codec's motion; the video may then have
     `vectors`, as a `Video` does.
     """
 
@@ -257,7 +257,7 @@ def check_paths(
   files, to see whether they have the disk at all.
 
   Args:
-    source: Only files are checked: of other sources nothing.
+    source: The data set; only files are checked, so shards, for example, are not.
     max_bad_share: The share of missing files that is tolerated; they will be replaced.
     seconds: A file that gives no answer for so long, as on a dead network mount, counts as missing.
     most: If there are more files than this (0 means SAMPLE), a fixed sample of so many is checked.

@@ -202,7 +202,7 @@ class Video(Frames):
     return [*sorted(odd), *logged[:2]]
 
   def _places(self) -> list[list[int]]:
-    """The frames farthest from each keyframe: to read them decodes all that follows it."""
+    """The frames farthest from each keyframe: reading them decodes all that follows it."""
     if not self._indexed:
       return []
     frame = np.full(len(self._packets), -1)  # Packet -> frame.

@@ -21,7 +21,7 @@ GREY = (128, 128, 128)  # Around frames of another shape.
 def datasheet(
   findings: Sequence[Finding], labels: Sequence[int], class_names: Sequence[str]
 ) -> str:
-  """Broken videos, lengths, rates, sizes, codecs, classes and duplicates, one in each line.
+  """Broken videos, lengths, rates, sizes, codecs, classes and duplicates, as lines of text.
 
   Args:
     findings: One for every file or record.

@@ -16,7 +16,7 @@ from vmae_jax.errors import UserError, VideoError
 from vmae_jax.prepare.layouts import Layout, Listed, Split, Tree
 
 SPLITS = ('train', 'val', 'test-dev', 'test-challenge')
-TOGETHER = ('train', 'val')  # Are in one archive.
+TOGETHER = ('train', 'val')  # These are in one archive.
 VOID = 255  # The value of pixels whose object is not known.
 MOST_OBJECTS = 32  # A mask with higher values has shades of grey instead of numbers of objects.
 

@@ -84,7 +84,7 @@ def examine(path: str) -> Finding | Lost:
 
 
 def examine_record(source: ShardSource, i: int) -> Finding | Lost:
-  """Decodes all frames of a record and compares their number with its header; as `examine`."""
+  """As `examine`, for a record, whose number of frames is also compared with its header."""
   name = source.name(i)
   try:
     header, data = source.read(i)

@@ -86,7 +86,7 @@ class Tree:
     return sorted(path for paths in self._videos.values() for path in paths)
 
   def find(self, stem: str, *, within: str = '') -> str | None:
-    """The path of a video, by its name without suffix, directly in a folder of the name `within`.
+    """The path of a video, by its name without suffix; with `within`, directly in such a folder.
 
     Of several it is the first one in a folder of replacements (the common copy of Kinetics has one
     for broken files), else the first.

@@ -88,15 +88,15 @@ def run_all(
 ) -> Iterator[tuple[Any, Any]]:
   """Does tasks in parallel; yields (task, result) as they come.
 
-  A task without a result is done once more, in a new process: the process may have died by the task
-  before, or by another program that took the memory.
+  A task without a result is done once more, in a new process: the task before may have killed the
+  process, or another program may have taken the memory.
 
   Args:
     function: A function of a module, so that other processes find it. It must not raise. If it
       returns a `Lost`, it is called once more.
-    tasks: Its arguments, not None; they are begun in this order.
+    tasks: Its arguments, not None; they are started in this order.
     workers: Processes. One that dies is replaced.
-    seconds: A task that takes longer, from its begin or its last `renew`, is given up and its
+    seconds: A task that takes longer, from its start or its last `renew`, is given up and its
       worker is replaced.
 
   Yields:

@@ -29,8 +29,8 @@ SUMMARY = 'prepare.json'  # Marks a folder that this command has written.
 class DataSet(NamedTuple):
   """A data set that has a command."""
 
-  # (videos, annotations, split) -> Layout. It has no `annotations`, the folder of lists, if the
-  # data set has none, and no `split` if it has no official splits 1 to 3.
+  # (videos, annotations, split) -> Layout. It has `annotations`, the folder of lists, only if these
+  # may lie apart from the videos, and `split` only if the data set has official splits 1 to 3.
   read: Callable[..., Layout]
   # Number of classes of the whole data set, and of videos in each of its splits.
   whole: dict[str, int | tuple[int, ...]]

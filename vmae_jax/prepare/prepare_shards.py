@@ -175,7 +175,7 @@ def _read_parts(out: str) -> dict[str, Part]:
   """What `staging.pack` has said of the shards that are packed."""
   there, done = set(storage.names(f'{out}/{PARTS}')), set(storage.names(out))
   names = [name for name in there if name.endswith('.json') and name != 'plan.json']
-  with ThreadPoolExecutor(32) as pool:  # Network disks and buckets only cost waiting.
+  with ThreadPoolExecutor(32) as pool:  # Network disks and buckets mostly make it wait.
     texts = pool.map(lambda name: storage.read_text(f'{out}/{PARTS}/{name}'), names)
     parts = {name[:-5]: json.loads(text) for name, text in zip(names, texts, strict=True)}
   return {
@@ -256,7 +256,7 @@ def _encode_missing(
     left[name] = len(places)
   pilots = tasks[:: -(-len(tasks) // PILOT)] if tasks and tasks[0].encoding is not None else []
   others = [task for task in tasks if task not in pilots]
-  with ThreadPoolExecutor(32) as pool:  # Network disks only cost waiting.
+  with ThreadPoolExecutor(32) as pool:  # Network disks mostly make it wait.
     sizes = dict(zip(tasks, pool.map(_size, [task.video for task in tasks]), strict=True))
   before = after = 0
   bar = tqdm(total=videos, initial=videos - len(tasks), unit='video', desc=out, smoothing=0.05)

@@ -52,8 +52,8 @@ def stage(task: Task) -> int | str | Lost | OSError:
   """Runs in the workers: writes the records of a video.
 
   Returns:
-    The bytes of its records; the reason if it has none, which is written as well; `Lost` if another
-    try may succeed; or the error of the disk that is written to.
+    How many bytes its encoded clips have; the reason if it failed, which is written as well; `Lost`
+    if another try may succeed; or the error of the disk that is written to.
   """
   size = 0
   try:
@@ -169,8 +169,8 @@ def pack(folder: str, videos: Sequence[Listed], out: str, name: str) -> dict[str
   """Packs the records of a folder, which has a result for each video, and removes the folder.
 
   `out`, a local folder, gets the shard, under the name that `content` gives, and then NAME.json.
-  That name has the shard's hash, so that NAME.json always fits its shard, even if two workers
-  write both at the same time.
+  As the shard's name contains its hash, NAME.json always fits its shard, even if two workers
+  write both files at the same time.
 
   Returns:
     What NAME.json holds: what `write_shard` returns, and the `failures`.
