@@ -27,7 +27,7 @@ text only says that there is one). We do not copy the release's random bias and 
 HOG, or its lossy flow. The release removes the camera's motion from the flow: here
 --config.tracking.camera. The paper compares trajectories with flow, HOF and MBH: heads.motion with
 the target optical_flow, hof or mbh, no options, and the activation none.
---config.heads.shape.target=none turns a head off.
+--config.heads.shape.target=none turns the head for shape off.
 The recipe for K400 is the release's; SSv2's was not released (400 epochs, as the table of results
 says). UCF101's is VideoMAE's.
 Expected after fine-tuning (ViT-B, top-1, the release's table): K400 81.8, SSv2 69.2.

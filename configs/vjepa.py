@@ -47,7 +47,7 @@ def get_config(arg=None):
   if arg not in ('demo', 'videos', 'smoke'):
     c.optimizer.base_lr, c.optimizer.base_min_lr = 6.25e-4 / 12, 1e-6 / 12
   else:
-    c.optimizer.ema, c.optimizer.ema_end = 0.98, 0.996  # Over a tenth as many steps.
+    c.optimizer.ema, c.optimizer.ema_end = 0.98, 0.996  # Averages a tenth as many steps.
   return c
 
 

@@ -62,7 +62,7 @@ class Measures:
   # Label -> (name, data) of further held-out sets, for the last of `probes`, which is trained on
   # the label's training data.
   held_out: Mapping[str, Sequence[Sequence[str]]] = dataclasses.field(default_factory=dict)
-  arrow: bool = False  # Whether to measure if probes distinguish clips from reversed clips.
+  arrow: bool = False  # Also measures whether probes distinguish clips from reversed clips.
   epochs: int = 10  # Passes over the training data for attentive probes.
   rates: tuple[float, ...] = (1e-3, 3e-4)  # Learning rates that attentive probes choose from.
   batch_size: int = 64  # Clips in a batch.

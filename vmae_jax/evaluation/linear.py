@@ -11,7 +11,7 @@ import optax
 from vmae_jax.evaluation.results import a_tenth, accuracy, count_classes
 from vmae_jax.types import Array, Float, Int
 
-EPS = 1e-6  # As of the BatchNorm of MAE's linear probe.
+EPS = 1e-6  # That of the BatchNorm in MAE's linear probe.
 MAX_STEPS = 200  # L-BFGS stops here if it has not converged.
 STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on standardised features.
 

@@ -62,7 +62,7 @@ def _boundary_f(truth: Bool[np.ndarray, 'H W'], found: Bool[np.ndarray, 'H W']) 
 
 
 def boundary(mask: Bool[np.ndarray, 'H W']) -> Bool[np.ndarray, 'H W']:
-  """Pixels that differ from the pixel to the right, below, or to the right below.
+  """Pixels that differ from the pixel to the right, the one below, or the one below right.
 
   Pixels of the last row have only the one to the right, those of the last column the one below.
   """

@@ -14,7 +14,7 @@ from vmae_jax.models.encoder import Encoder
 from vmae_jax.models.patches import token_grid
 from vmae_jax.types import Array, Float, Num
 
-# A config may give this, or UNTRAINED, in place of a path: the moving average of the trained model.
+# A config may give this in place of a path: the teacher is the moving average of the model itself.
 AVERAGE = 'average'
 
 

@@ -47,7 +47,7 @@ def flow_pairs(
 def _steps(
   frames: int, base_frame: str, warp: str, released_left_flow: bool
 ) -> tuple[list[Pair], list[Pair]]:
-  """The frames of each step, in order: of the steps back from the base frame, and of those on."""
+  """Pairs of frames in the order of the steps: those back from the base frame, those on."""
   check_name(warp, WARPS, 'masking motion_guided, warp')
   choose = lookup(BASE_FRAMES, base_frame, 'masking motion_guided, base_frame')
   # A random base frame may be any frame: both lists have all steps, and not all of them are taken.

@@ -48,8 +48,8 @@ def effective_rank(tokens: Float[Array, 'b m d']) -> Float[Array, '']:
   """In how many directions tokens differ: the participation ratio of their covariance.
 
   It is (sum of eigenvalues)^2 / (sum of their squares), computed without eigenvalues: d if tokens
-  spread evenly, 1 if they lie on a line, 0 if all are equal. A teacher that is the moving average
-  of its student can collapse to the last.
+  spread evenly, 1 if they lie on a line, 0 if all are equal. The tokens of a teacher that is the
+  moving average of its student can collapse to one value.
   """
   x = tokens.reshape(-1, tokens.shape[-1])
   x = x - x.mean(axis=0)

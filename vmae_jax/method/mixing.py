@@ -16,7 +16,7 @@ Side = Float[Array, ''] | Int[Array, '']
 
 
 def pair(batch: dict[str, Array]) -> dict:
-  """The batch with the clips that its clips may be mixed with as `other`: the batch in reverse.
+  """Adds `other`, the clips that those of the batch may be mixed with: the same in reverse order.
 
   Clips are paired before a batch is split into parts, so that pairs do not depend on the parts.
   """

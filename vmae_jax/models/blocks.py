@@ -25,7 +25,7 @@ def _save_dots(primitive, *args, **params) -> bool:
   )
 
 
-# What is kept for the backward pass; the backward pass recomputes the rest.
+# What is kept for the backward pass, which recomputes the rest; 'none' recomputes nothing.
 REMAT = {'none': None, 'dots': _save_dots, 'full': jax.checkpoint_policies.nothing_saveable}
 
 
@@ -75,8 +75,9 @@ class Attention(nn.Module):
     """x times the kernels of q, k and v, each split over `tensor` by heads.
 
     If the kernel were split as one matrix, a device would have q and half of k, and activations
-    would have to move between devices. The products are three, since cutting one apart costs a TPU
-    more than it saves; but one over `tensor`, which would sum the three gradients of x separately.
+    would have to move between devices. There are three products, since cutting apart the result of
+    one costs a TPU more than it saves. If `tensor` has several devices there is one product, since
+    the gradients of x from three would be summed over the devices separately.
     """
     kernel = constrain_heads(kernel.reshape(len(kernel), 3, -1), heads=self.heads)
     if tensor_ways() > 1:
@@ -150,7 +151,7 @@ class Shared(nn.Module, kw_only=True):
   # True loops over one compiled block: large models compile much faster. False unrolls the loop,
   # which takes fewer copies.
   scan: bool = False
-  remat: str = 'none'  # What is kept for the backward pass, a key of REMAT.
+  remat: str = 'none'  # How much the backward pass recomputes, a key of REMAT.
   # Initial value of the learnt factors (`LayerScale`) on the branches of a block; 0: none.
   layer_scale: float = 0.0
 

@@ -55,7 +55,7 @@ class Encoder(Shared):
     """Latents of the visible tokens, in the order of `visible`; of all tokens without it.
 
     Args:
-      video: Clips in uint8 or floats in [0, 1]; normalised if `mean` is None.
+      video: Clips in uint8 or floats in [0, 1]; already normalised clips if `mean` is None.
       visible: Token indices, or None for all.
       keep: Factors of the blocks' branches, see `drop_path`.
     """

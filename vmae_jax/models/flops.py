@@ -103,7 +103,7 @@ def _head_flops(heads: dict[str, Output], decoder: str, width: int) -> int:
 
 
 def training_flops(forward: int) -> int:
-  """FLOPs of forward and backward pass: the backward pass has two products for each product."""
+  """FLOPs of forward and backward pass, which has two products for each of the forward pass."""
   return 3 * forward
 
 

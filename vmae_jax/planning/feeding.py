@@ -25,7 +25,7 @@ Opened = tuple[int, Callable[[np.ndarray], Any]]
 
 
 class Replay(ClipSampler):
-  """Gives the clips of its first visit at every visit, by one copy, as for decoded pictures."""
+  """Gives the clips of its first visit at every visit; this takes a copy, as decoded frames do."""
 
   def draw(self, source, epoch, sample, pixels):
     if 'first' not in vars(self):

@@ -82,7 +82,7 @@ def untried(device) -> dict[str, bool]:
 
 
 def describe(devices: list) -> str:
-  """XLA's description of GPUs: the true one of GPUs that are present, of others that above."""
+  """XLA's description of GPUs: what those that are present report, for others the one above."""
   return str(xla_client.get_topology_for_devices(devices).target_config)
 
 

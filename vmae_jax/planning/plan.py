@@ -6,7 +6,7 @@ from typing import NamedTuple
 class Feed(NamedTuple):
   """What is assumed about the data."""
 
-  decode_rate: float  # Clips that one core decodes in a second; only a video's first clip counts.
+  decode_rate: float  # Videos from which one core decodes a clip in a second; repeats cost nothing.
   video_bytes: float  # Bytes of a video file.
   repeats: int  # Clips cut from one decoded video.
   clip_bytes: int  # Bytes sent to the device for each clip.

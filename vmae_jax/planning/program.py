@@ -6,9 +6,9 @@ a fusion calls its computation once. Results are for one device and one run of t
 The cycles of each operation are libtpu's estimates, from which the compiler chooses between
 programs. They are no measurement, and do not include gathers, for which there is no estimate, or
 the time that chips wait for each other. They show where time goes, and which of two programs the
-compiler takes for cheaper. There are none for our kernels (`vmae_jax.models.attention_kernel`):
-these were counted in the compiler's final schedules, at one bundle of instructions per cycle
-(`benchmark bundles`).
+compiler considers cheaper. There are none for our kernels (`vmae_jax.models.attention_kernel`,
+`vmae_jax.motion.inverse_search_kernel`): their cycles were counted in the compiler's final
+schedules, at one bundle of instructions per cycle (`benchmark bundles`).
 """
 
 import collections

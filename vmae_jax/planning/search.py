@@ -36,7 +36,7 @@ def search(config, topology: str, *, step: CompiledStep, clip_flops: int) -> dic
   config, mesh, limit = prepare(config, topology)
   devices = list(mesh.devices.flat)
   ways = mesh.shape['data'] * mesh.shape['fsdp']
-  step_clips = ways * config.optimizer.accumulate  # Clips in a batch for one clip at a time a chip.
+  step_clips = ways * config.optimizer.accumulate  # A batch with one clip at a time on each chip.
   wanted = config.batch_size // step_clips
   first = mesh.shape['fsdp']
   compiled = {(first, config.model.remat, wanted): step}
@@ -140,9 +140,9 @@ def largest_batches(
 ) -> Iterator[tuple[str, int, dict[int, CompiledStep]]]:
   """For each remat, the largest power of two of clips per chip that fits.
 
-  Every answer is compiled: this number fits and twice the number does not. For each remat, the
-  memory of one step gives the first guess. This is a step in `known`, or one with twice the clips
-  that fit with less remat.
+  Every answer is compiled: this number fits and twice the number does not. The first guess for a
+  remat comes from the memory of one step: that in `known`, or one with twice the clips that fit
+  with less remat.
 
   Args:
     compile_at: (clips per chip, remat) -> the compiled step.
