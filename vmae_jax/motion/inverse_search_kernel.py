@@ -85,8 +85,9 @@ def _halves(image: Float[Array, 'r h w']) -> Float[Array, 'r 2 x y']:
   """
   image = jnp.pad(image.swapaxes(1, 2) - 0.5, ((0, 0), (PATCH, PATCH), (0, 0)), mode='edge')
   image = jnp.pad(image, ((0, 0), (0, -image.shape[1] % 16), (0, -image.shape[2] % LANES)))
-  high = image.astype(jnp.bfloat16)
-  return jnp.stack([high, (image - high.astype(jnp.float32)).astype(jnp.bfloat16)], axis=1)
+  # The compiler may leave out a conversion to bfloat16 and back, but not this.
+  high = jax.lax.reduce_precision(image, exponent_bits=8, mantissa_bits=7)
+  return jnp.stack([high, image - high], axis=1).astype(jnp.bfloat16)
 
 
 def _edges(places: tuple[int, int]) -> Float[np.ndarray, '4 1 n']:
