@@ -60,7 +60,7 @@ DEFAULTS = dict(
     dtype='auto',  # For matrix products; auto: bfloat16, on CPU float32.
     attention='auto',  # auto, xla, cudnn, mapped, pallas (TPU).
     scan=False,  # Loop over layers instead of writing them out.
-    remat='none',  # none, dots, full: what the backward pass computes again.
+    remat='none',  # The backward pass recomputes: none, dots (all but large products), full (all).
   ),
   decoders=dict(),  # DECODER=dict(width, depth, heads, mlp): what differs in one decoder.
   regressor=dict(
