@@ -23,6 +23,7 @@ def _run(folder, *arguments):
   )
 
 
+@pytest.mark.slow
 def test_given_videos(tmp_path):
   (tmp_path / 'videos').mkdir()
   video = Path(write_video(tmp_path / 'video.mp4', frames=4)).read_bytes()

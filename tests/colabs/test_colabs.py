@@ -187,6 +187,7 @@ def test_pretrain_all(tmp_path, monkeypatch):
   assert pictures == 1 + 1 + 9
 
 
+@pytest.mark.slow
 def test_finetune_and_export(tmp_path, monkeypatch):
   """With PyTorch where it is installed, as in a full run: the exported logits are equal."""
   torch = None not in map(importlib.util.find_spec, ('torch', 'transformers'))
