@@ -160,6 +160,13 @@ def test_a_tpu_looks_up_the_same(size):
   np.testing.assert_allclose(1 / found[1], 1 / expected[1], atol=1e-5)
 
 
+def test_a_tpu_takes_the_same_means_of_patches():
+  flow = jnp.asarray(np.random.default_rng(0).normal(size=(3, 24, 32)), jnp.float32)
+  found = inverse_search_lib._apply(*map(inverse_search_lib._mean, (24, 32)), flow)
+  expected = inverse_search_lib._cut(flow).mean((1, 2)).reshape(3, 5, 7)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_a_tpu_finds_the_same_flow(monkeypatch):
   """By the kernel, interpreted; in frames of several levels, whose sides differ."""
   clip = jnp.asarray(moved(motions(64)['rotation'], 64)[None, :, 3:45])

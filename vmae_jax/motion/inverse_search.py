@@ -50,7 +50,7 @@ def inverse_search(
   """
   i, j = (np.array(frames) for frames in zip(*pairs, strict=True))
   rows = len(clip) * len(pairs)
-  flow = None
+  flow, on_tpu = None, sharding.platform() == 'tpu'
   # Not a matrix product, in which accelerators would round brightness.
   for level in reversed(_levels((clip * jnp.array(GREY)).sum(-1))):
     h, w = level.shape[-2:]
@@ -63,8 +63,11 @@ def inverse_search(
       moved = jnp.zeros((rows, 2, np.prod(places)))
     else:
       flow = 2 * _apply(*map(_enlarge, flow.shape[-2:], size), flow)
-      moved = _apply(*map(_mean, size), flow).reshape(rows, 2, -1)
-    search = search_kernel if sharding.platform() == 'tpu' else _search
+      flows = flow.reshape(rows * 2, *size)
+      # A TPU is slow at cutting; elsewhere sums keep their order, and runs of before their flow.
+      mean = _apply(*map(_mean, size), flows) if on_tpu else _cut(flows).mean((1, 2))
+      moved = mean.reshape(rows, 2, -1)
+    search = search_kernel if on_tpu else _search
     options = dict(rounds=rounds, steps=steps, damping=damping, noise=noise)
     moved, weight = search(first, second, moved, places, **options)
     both = [_paste(weight * moved[:, None, None, axis], places) for axis in range(2)]

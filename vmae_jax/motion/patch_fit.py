@@ -90,8 +90,8 @@ class PatchFit:
 
 
 def _sum(patches: Float[Array, '*r p p n']) -> Float[Array, '*r 1 n']:
-  return patches.sum(-3).sum(-2, keepdims=True)
+  return patches.sum((-3, -2))[..., None, :]
 
 
 def _without_mean(patches: Float[Array, '*r p p n']) -> Float[Array, '*r p p n']:
-  return patches - (_sum(patches) / PATCH**2)[..., None, :, :]
+  return patches - patches.mean((-3, -2), keepdims=True)
