@@ -1,5 +1,6 @@
 """Runs of `python -m vmae_jax.pretrain` as a user starts them, small enough for tests."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -10,12 +11,16 @@ import sys
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from tests.hurry import XLA_FLAGS
 from vmae_jax.errors import EXIT_UNAVAILABLE
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = f'{ROOT}/configs/videomae.py:smoke'
+NEEDS_LIBTPU = pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed: pip install jax[tpu]'
+)
 
 
 def environment(devices=1, *, cache=None, **more):
@@ -30,6 +35,21 @@ def environment(devices=1, *, cache=None, **more):
     'JAX_DISABLE_MOST_OPTIMIZATIONS': os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'],
   }
   return env | {name: str(value) for name, value in more.items()}
+
+
+def compile_for_tpus(program):
+  """Runs a program that compiles for TPUs that this machine lacks; returns what it printed."""
+  env = environment(
+    PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path[1:]]),
+    ALLOW_MULTIPLE_LIBTPU_LOAD=1,
+    TPU_ACCELERATOR_TYPE='v5litepod-4',
+    TPU_SKIP_MDS_QUERY=1,
+    TPU_WORKER_HOSTNAMES='localhost',
+  )
+  command = [sys.executable, '-c', program]
+  done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done.stdout
 
 
 def start(workdir, *overrides, env, config=SMOKE, flags=()):

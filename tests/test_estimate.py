@@ -1,6 +1,5 @@
 """`python -m vmae_jax.estimate`: its figures for a step on four devices, and what it refuses."""
 
-import importlib.util
 import json
 import os
 import re
@@ -288,11 +287,6 @@ def test_time_and_cost_in_words():
   assert 'give --videos=N' in '\n'.join(estimate._time(result, result['speed']))
 
 
-NEEDS_LIBTPU = pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed: pip install jax[tpu]'
-)
-
-
 def compiled_for(topology, folder):
   """The same for TPUs that this machine lacks, and what was printed."""
   out = folder / 'estimate.json'
@@ -305,7 +299,7 @@ def compiled_for(topology, folder):
 
 
 @pytest.mark.slow
-@NEEDS_LIBTPU
+@started.NEEDS_LIBTPU
 @pytest.mark.parametrize(
   'topology, device, peak', [('v5e:2x2', 'TPU v5 lite', 197e12), ('v5p:2x2x1', 'TPU v5', 459e12)]
 )
@@ -328,7 +322,7 @@ def test_a_tpu_that_this_machine_lacks(topology, device, peak, tmp_path):
 
 
 @pytest.mark.slow
-@NEEDS_LIBTPU
+@started.NEEDS_LIBTPU
 def test_two_slices_that_this_machine_lacks(tmp_path):
   result, text = compiled_for('2*v5e:2x2', tmp_path)
   assert (result['devices'], result['slices'], result['hosts']) == (8, 2, 2)

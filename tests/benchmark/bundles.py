@@ -5,6 +5,7 @@ schedules: bundles of instructions, one a cycle, which are counted here, bodies 
 they run. Waiting for memory is in neither.
 """
 
+import collections
 import json
 import os
 import re
@@ -20,7 +21,8 @@ TOPOLOGIES = ('v5e:1x1', 'v6e:1x1', 'v4:2x2x1', 'v5p:2x2x1')
 # Clips on a chip, tokens, heads and their size: ViT-B's decoder and encoder, ViT-L's encoder.
 SHAPES = ((4, 1568, 6, 64), (32, 160, 12, 64), (8, 160, 16, 64))
 IMPLEMENTATIONS = ('xla', 'mapped', 'pallas')
-_COMPILE = """
+# Prints cycles of all but kernels, and temporary bytes.
+ATTENTION = """
 import json, sys
 import jax, jax.numpy as jnp
 from vmae_jax import sharding
@@ -51,19 +53,19 @@ def benchmark_bundles(*, topologies: list[str]) -> Iterator[list[dict[str, Any]]
     for shape in SHAPES:
       for implementation in IMPLEMENTATIONS:
         row = dict(topology=topology, shape=list(shape), implementation=implementation)
-        rows.append(row | count(topology, shape, implementation))
+        rows.append(row | count(ATTENTION, topology, implementation, json.dumps(shape)))
         print(rows[-1], flush=True)
         yield list(rows)
 
 
-def count(topology: str, shape: tuple[int, ...], implementation: str) -> dict[str, Any]:
-  """Cycles of the compiler's operations, bundles of kernels by name, and temporary bytes."""
+def count(program: str, *arguments: str) -> dict[str, Any]:
+  """What a program that compiles prints as JSON, and bundles of kernels, added up by name."""
   with tempfile.TemporaryDirectory() as folder:
     dump = f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_emit_annotations=true'
     tpu = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4'}
     tpu |= {'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost'}
     done = subprocess.run(
-      [sys.executable, '-c', _COMPILE, topology, implementation, json.dumps(shape)],
+      [sys.executable, '-c', program, *arguments],
       cwd=ROOT,
       env=os.environ | tpu | {'LIBTPU_INIT_ARGS': dump},
       capture_output=True,
@@ -76,7 +78,9 @@ def count(topology: str, shape: tuple[int, ...], implementation: str) -> dict[st
       for path in Path(folder).glob('*_kernel*-final_bundles.txt')
       if 'schedule-analysis' not in path.name
     ]
-    kernels = {re.search(r'([a-z]+_kernel)', p.name)[1]: bundles(p.read_text()) for p in schedules}
+    kernels = collections.Counter()
+    for path in schedules:
+      kernels[re.search(r'([a-z]+_kernel)', path.name)[1]] += bundles(path.read_text())
   return json.loads(done.stdout.splitlines()[-1]) | {'bundles': kernels}
 
 

@@ -1,9 +1,8 @@
 """Bundles counted in a schedule of the form that libtpu writes, by hand."""
 
-import importlib.util
-
 import pytest
 
+from tests import started
 from tests.benchmark import bundles
 
 SCHEDULE = """
@@ -58,11 +57,37 @@ def test_rows_grow_by_each_implementation_of_each_shape(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed: pip install jax[tpu]'
-)
+@started.NEEDS_LIBTPU
 def test_the_kernels_of_a_chip_that_is_not_here():
-  found = bundles.count('v5e:1x1', (8, 160, 16, 64), 'pallas')
+  found = bundles.count(bundles.ATTENTION, 'v5e:1x1', 'pallas', '[8, 160, 16, 64]')
   assert set(found['bundles']) == {'forward_kernel', 'backward_kernel'}
   # A program for each of 8 clips and 8 pairs of heads.
   assert all(300 < n / (8 * 8) < 3000 for n in found['bundles'].values()), found
+
+
+SEARCH = """
+import json
+import jax, jax.numpy as jnp
+from vmae_jax import sharding
+from vmae_jax.motion.inverse_search import inverse_search
+from vmae_jax.planning.program import read_cycles
+from vmae_jax.planning.slices import slice_devices
+
+jax.config.update('jax_platforms', 'cpu')
+jax.config.update('jax_enable_compilation_cache', False)
+mesh = sharding.make_mesh(devices=slice_devices('v5e:1x1')[:1])
+clip = jax.ShapeDtypeStruct((1, 3, 64, 64, 3), jnp.float32, sharding=sharding.batch_sharding(mesh))
+with jax.set_mesh(mesh):
+  search = jax.jit(lambda clip: inverse_search(clip, pairs=((0, 1), (1, 2))))
+  text = search.lower(clip).compile().as_text()
+others = '\\n'.join(x for x in text.splitlines() if 'tpu_custom_call' not in x)
+print(json.dumps({'cycles': [sum(read_cycles(x).values()) for x in (text, others)]}))
+"""
+
+
+@pytest.mark.slow
+@started.NEEDS_LIBTPU
+def test_estimate_counts_the_search_for_flow_as_its_schedules_do():
+  found = bundles.count(SEARCH)
+  whole, others = found['cycles']
+  assert whole - others == pytest.approx(found['bundles']['search_kernel'], rel=0.03)

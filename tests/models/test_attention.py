@@ -1,7 +1,5 @@
 """Attention's implementations agree, keep no scores, and stay on their devices."""
 
-import importlib.util
-import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -232,21 +230,11 @@ for remat in ('none', 'full'):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed: pip install jax[tpu]'
-)
+@started.NEEDS_LIBTPU
 def test_what_a_tpu_keeps_for_the_backward_pass():
   """Main memory holds no scores, and only what remat keeps, with unrolled layers."""
-  tpu = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1'}
-  tpu |= {'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TPU_WORKER_HOSTNAMES': 'localhost'}
-  env = started.environment(
-    1, PYTHONPATH=os.pathsep.join([str(started.ROOT), *sys.path[1:]]), **tpu
-  )
-  done = subprocess.run(
-    [sys.executable, '-c', FOR_TPU], cwd=started.ROOT, env=env, capture_output=True, text=True
-  )
-  assert done.returncode == 0, done.stderr[-3000:]
-  attention_alone, none, full = map(int, done.stdout.split())
+  printed = started.compile_for_tpus(FOR_TPU)
+  attention_alone, none, full = map(int, printed.split())
   scores = 8 * 6 * 1568**2 * 2  # Of the clips of a chip, in half precision.
   assert attention_alone < scores / 2
   assert full < none / 3

@@ -1,8 +1,6 @@
 """The kernel for TPUs, interpreted: it agrees with plain attention and stays on its device."""
 
 import functools
-import importlib.util
-import os
 import subprocess
 import sys
 
@@ -129,16 +127,6 @@ for name in ('v4:2x2x1', 'v5e:2x2', 'v5p:2x2x1', 'v6e:2x2'):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed: pip install jax[tpu]'
-)
+@started.NEEDS_LIBTPU
 def test_compiles_for_every_tpu():
-  tpu = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1'}
-  tpu |= {'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TPU_WORKER_HOSTNAMES': 'localhost'}
-  env = started.environment(
-    1, PYTHONPATH=os.pathsep.join([str(started.ROOT), *sys.path[1:]]), **tpu
-  )
-  done = subprocess.run(
-    [sys.executable, '-c', FOR_TPUS], cwd=started.ROOT, env=env, capture_output=True, text=True
-  )
-  assert done.returncode == 0, done.stderr[-3000:]
+  started.compile_for_tpus(FOR_TPUS)

@@ -1,10 +1,6 @@
 """The estimator without weights finds known motions, in the right direction, at all sizes."""
 
 import functools
-import importlib.util
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -199,14 +195,6 @@ for name in ('v4:2x2x1', 'v5e:2x2', 'v5p:2x2x1', 'v6e:2x2'):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed: pip install jax[tpu]'
-)
+@started.NEEDS_LIBTPU
 def test_compiles_for_every_tpu_and_each_device_searches_its_own_pairs():
-  tpu = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1'}
-  tpu |= {'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TPU_WORKER_HOSTNAMES': 'localhost'}
-  paths = os.pathsep.join([str(started.ROOT), *sys.path[1:]])
-  env = started.environment(1, PYTHONPATH=paths, **tpu)
-  command = [sys.executable, '-c', FOR_TPUS]
-  done = subprocess.run(command, cwd=started.ROOT, env=env, capture_output=True, text=True)
-  assert done.returncode == 0, done.stderr[-3000:]
+  started.compile_for_tpus(FOR_TPUS)

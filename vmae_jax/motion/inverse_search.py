@@ -64,7 +64,8 @@ def inverse_search(
     else:
       flow = 2 * _apply(*map(_enlarge, flow.shape[-2:], size), flow)
       flows = flow.reshape(rows * 2, *size)
-      # A TPU is slow at cutting; elsewhere sums keep their order, and runs of before their flow.
+      # TPUs are slow at cutting. Elsewhere the order of sums stays as it was, so that old runs that
+      # are continued get the same flow.
       mean = _apply(*map(_mean, size), flows) if on_tpu else _cut(flows).mean((1, 2))
       moved = mean.reshape(rows, 2, -1)
     search = search_kernel if on_tpu else _search

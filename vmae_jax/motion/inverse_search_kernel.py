@@ -1,9 +1,9 @@
 """The search of one level of `inverse_search` as a kernel for TPUs.
 
-A TPU gathers value by value, so a patch is looked up in two other ways: its rows by a product with
-a matrix that holds a single one in each column, and its columns by a choice between the image and
-the image moved by 64, 32, ..., 1 pixels. All images and patches of a pair of frames stay in the
-vector memory until they have been found; 128 patches lie side by side in the lanes.
+A TPU gathers value by value, so patches are looked up in two other ways: their rows by a product
+with a matrix that holds a single one in each column, their columns by choosing between the rows and
+the rows moved by 64, 32, ..., 1 pixels. During the search, all images and patches of a pair of
+frames stay in the vector memory, with 128 patches side by side in the lanes.
 """
 
 import functools

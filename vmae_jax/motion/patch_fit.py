@@ -75,12 +75,11 @@ class PatchFit:
 
   def _choose(self, place: Place, other: Place) -> Place:
     less = other.misfit < place.misfit
-    shown = jnp.where(less[..., None, :, :], other.shown, place.shown)
-    moved, misfit = (
-      jnp.where(less, new, old)
-      for new, old in ((other.moved, place.moved), (other.misfit, place.misfit))
+    return Place(
+      jnp.where(less, other.moved, place.moved),
+      jnp.where(less[..., None, :, :], other.shown, place.shown),
+      jnp.where(less, other.misfit, place.misfit),
     )
-    return Place(moved, shown, misfit)
 
   def _step(self, place: Place) -> Float[Array, '*r 2 n']:
     error = self._difference(place.shown)
