@@ -38,8 +38,8 @@ for arguments in json.load(sys.stdin):
 """
 SMALL = ('--steps=3', '--batch=2')
 SMALL += ('--config.data.threads=1', '--config.data.repeats=1', '--config.data.frames=4')
-CONFIGS = ('videomae', 'mam2', 'finetune')
-OTHERS = ('motionmae', 'mgmae', 'mme')
+CONFIGS = ('videomae', 'mam2')
+OTHERS = ('motionmae', 'mgmae', 'mme', 'finetune')
 VIDEOMAE = '--config=configs/videomae.py:smoke'
 MISTAKES = {  # Flags -> their error message.
   (): 'give --config=FILE',

@@ -209,6 +209,7 @@ def test_finetune_and_export(tmp_path, monkeypatch):
   assert f'in PyTorch: {said}\n' in text
 
 
+@pytest.mark.slow
 def test_segment_a_video(tmp_path, monkeypatch):
   text, pictures = execute(read('segment_a_video'), tmp_path, monkeypatch)
   found = dict(re.findall(r'(?m)^(.+?) +J (\d\.\d\d) ', text))
