@@ -29,7 +29,8 @@ esac
 
 ensure_venv "$root/tests/$requirements"
 cd "$root"
-# A file's tests stay together, as they share what they have compiled, and files come in the order
-# that tests/conftest.py gives them.
-exec "$venv/bin/python" -m pytest -m "$choice" --numprocesses=auto --dist=loadfile \
-  --no-loadscope-reorder "$@"
+# One process more than there are cores, as many tests wait for other processes. A file's tests stay
+# together, as they share what they have compiled, and files come in the order that
+# tests/conftest.py gives them.
+exec "$venv/bin/python" -m pytest -m "$choice" --dist=loadfile --no-loadscope-reorder \
+  --numprocesses="$(($(getconf _NPROCESSORS_ONLN) + 1))" "$@"
