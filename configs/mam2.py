@@ -45,8 +45,8 @@ VQGAN f16 at 224 costs 847 a clip. Counted by `Method.flops` (VideoMAE: 203). Me
 times with a very small tokenizer; for ViT-S 3.84 and 1.14, as the tokenizer does not shrink.
 Expected after fine-tuning (the abstract, ViT-B, top-1): K400 82.3, SSv2 71.3, UCF101 91.5,
 HMDB51 62.5.
-Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of four seeds:
-65.0 of 100 on motions and 15.5 on looks; untrained 58.6 and 15.6 (vmae_jax/compare).
+Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of five seeds:
+63.7 of 100 on motions and 15.7 on looks; untrained 58.0 and 15.1 (vmae_jax/compare).
 """
 
 from configs import videomae

@@ -19,8 +19,8 @@ released code differs from the paper, its behaviour is an option of the masking,
 (vmae_jax/masking/motion_guided.py names them).
 Expected after fine-tuning (the authors' model zoo, ViT-B, top-1): SSv2 71.0 (800 epochs) and
 72.3 (2400), K400 81.2 (800) and 81.8 (1600), with MGMAE's recipe and RAFT-small's flow.
-Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of four seeds:
-49.8 of 100 on motions and 30.1 on looks; untrained 58.6 and 15.6 (vmae_jax/compare).
+Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of five seeds:
+49.7 of 100 on motions and 27.2 on looks; untrained 58.0 and 15.1 (vmae_jax/compare).
 """
 
 from configs import videomae

@@ -31,8 +31,8 @@ the target optical_flow, hof or mbh, no options, and the activation none.
 The recipe for K400 is the release's; SSv2's was not released (400 epochs, as the table of results
 says). UCF101's is VideoMAE's.
 Expected after fine-tuning (ViT-B, top-1, the release's table): K400 81.8, SSv2 69.2.
-Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of four seeds:
-46.0 of 100 on motions and 9.4 on looks; untrained 58.6 and 15.6 (vmae_jax/compare).
+Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of five seeds:
+47.2 of 100 on motions and 9.2 on looks; untrained 58.0 and 15.1 (vmae_jax/compare).
 """
 
 from configs import videomae

@@ -19,8 +19,8 @@ patch normalised by its deviation plus 0.03; VideoMAE's recipe, also its masking
 Positions are fixed; in the paper they are learnt.
 Expected after fine-tuning, according to the abstract: 1.2 points above prior work on SSv2 and
 3.2 on UCF101 (ViT-B, pre-trained on the same set).
-Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of four seeds:
-75.7 of 100 on motions and 21.9 on looks; untrained 58.6 and 15.6 (vmae_jax/compare).
+Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of five seeds:
+75.8 of 100 on motions and 22.4 on looks; untrained 58.0 and 15.1 (vmae_jax/compare).
 """
 
 from configs import videomae

@@ -17,8 +17,8 @@ Cost, as published by the authors: ViT-B, K400, 800 epochs: 27 hours on 64 V100.
 Expected after fine-tuning (the authors' model zoo, top-1): K400 S 79.0, B 81.5 (1600 epochs),
 L 85.2, H 86.6; SSv2 S 66.8, B 70.8 (2400), L 74.3; UCF101 B 91.3. The loss ends near 0.6 with
 ViT-S on K400.
-Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of four seeds:
-52.7 of 100 on motions and 31.2 on looks; untrained 58.6 and 15.6 (vmae_jax/compare).
+Measured here: the demo's frozen encoder, attentive probe, made-up clips, mean of five seeds:
+54.1 of 100 on motions and 31.6 on looks; untrained 58.0 and 15.1 (vmae_jax/compare).
 """
 
 from vmae_jax import config as base
