@@ -1,5 +1,6 @@
 """The command `prepare`: killed and started again, its lists, and the mistakes of users."""
 
+import contextlib
 import os
 import random
 import signal
@@ -69,8 +70,10 @@ def kill_and_resume(tmp_path, *, videos: int, shard: int, kills: int, apart: int
     """Videos, in shards that are packed and in others."""
     parts = out / 'train/.parts'
     packed = [path.stem for path in parts.glob('shard-*.json')]
-    files = [path for path in parts.glob('shard-*/*.json') if path.parent.name not in packed]
-    return len(packed) * shard + len(files)
+    with contextlib.suppress(FileNotFoundError):  # A shard's folder goes when it is packed.
+      files = [path for path in parts.glob('shard-*/*.json') if path.parent.name not in packed]
+      return len(packed) * shard + len(files)
+    return done()
 
   for _ in range(kills):
     # The time of a start depends on the machine: kill after so many videos, and a moment later.
