@@ -72,9 +72,9 @@ def test_a_pipeline_that_failed_continues(source, tmp_path, monkeypatch, capfd):
         prepare(source, out, *options)
       assert '\n' not in str(e.value)
     assert not (out / 'train/manifest.json').exists()
-    # A shard's name has its hash until all are there.
-    done = [path for path in (out / 'train' / PARTS).glob('shard-*.tar.*') if len(path.suffix) == 17]
-    times = {path.stat().st_mtime_ns for path in done}
+    # Until all shards are there, their names end with 16 digits of their hash.
+    parts = (out / 'train' / PARTS).glob(f'shard-*.tar.{"?" * 16}')
+    times = {path.stat().st_mtime_ns for path in parts}
     assert 0 < len(times) < VIDEOS // SHARD
     prepare(source, out, *engine)
     assert contents(out) == want
