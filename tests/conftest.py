@@ -10,6 +10,7 @@ next call of pytest if JAX_COMPILATION_CACHE_DIR names a folder: it then takes a
 """
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -27,6 +28,8 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # A worker inherits it.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='vmae_jax_compiled_')
   atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 jaxtyping.install_import_hook('vmae_jax', 'beartype.beartype')
+# Tracing makes many objects that stay: looking for garbage less often takes a tenth off the tests.
+gc.set_threshold(200_000, 100, 100)
 
 
 # Long modules start first, so that at the end no process waits for one of them.
