@@ -50,6 +50,14 @@ def test_tables(summary):
     assert line in page
 
 
+def test_table_of_fine_tuning():
+  found = json.loads((ROOT / 'tests/compare/results/finetuned.json').read_text())
+  text = (ROOT / 'vmae_jax/compare/README.md').read_text()
+  assert f'after {found["steps"]} steps from runs of seed {found["seed"]}\n' in text
+  for name, accuracies in found['arms'].items():
+    assert f'| {name} | {" | ".join(f"{100 * x:.1f}" for x in accuracies.values())} |' in text
+
+
 def test_no_arm_is_left_out(summary):
   from configs import compare
 
