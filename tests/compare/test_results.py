@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import statistics
 
 import pytest
@@ -58,6 +59,15 @@ def test_table_of_fine_tuning():
     assert f'| {name} | {" | ".join(f"{100 * x:.1f}" for x in accuracies.values())} |' in text
 
 
+def test_table_of_layers():
+  found = json.loads((ROOT / 'tests/compare/results/layers.json').read_text())
+  text = (ROOT / 'vmae_jax/compare/README.md').read_text()
+  for arm, layers in found['arms'].items():
+    for layer, accuracies in layers.items():
+      values = [f'{100 * x:.1f}' for x in accuracies.values()]
+      assert f'| {arm}, {layer} | {", ".join(values[:3])} | {", ".join(values[3:])} |' in text
+
+
 def test_no_arm_is_left_out(summary):
   from configs import compare
 
@@ -84,35 +94,63 @@ def test_configs_name_what_was_measured(summary, file, name):
   assert f'{motion} of 100 on motions and {look} on looks; untrained {" and ".join(fresh)}' in text
 
 
-# Arm, the one that it is compared with, probe of motion, what both pages or the study's say.
+# One arm, the arm that is subtracted, what is measured, what pages say.
 DIFFERENCES = [
-  ('MotionMAE', 'pixels twice', 'linear', '10.2 ± 5.2', True),
-  ('pixels twice', 'pixels', 'linear', '28.6 ± 3.5', True),
-  ('pixels twice', 'pixels', 'attentive', '15.9 ± 5.9', False),
-  ('MotionMAE', 'pixels', 'linear', '+38.8 ± 3.1', False),
-  ('MotionMAE', 'pixels', 'attentive', '+21.7 ± 11.0', False),
-  ('pixels and flow', 'pixels', 'linear', '+33.7 ± 1.7', False),
-  ('pixels and flow', 'pixels twice', 'attentive', '4.5 ± 2.1', False),
-  ('pixels and flow', 'pixels twice', 'knn', '10.9 ± 2.6', False),
-  ('MAM2', 'pixels', 'attentive', '+9.6 ± 8.5', False),
-  ('MME', 'pixels', 'linear', '+25.0 ± 17.6', False),
-  ('MotionMAE', 'differences of another clip', 'linear', '8.8 ± 3.7', False),
-  ('MotionMAE', 'differences of another clip', 'attentive', '6.1 ± 5.1', False),
-  ('differences of another clip', 'pixels twice', 'linear', '1.4 ± 3.7', False),
-  ('differences of another clip', 'pixels twice', 'attentive', '-0.3 ± 5.5', False),
+  ('MotionMAE', 'pixels twice', 'motion/linear', '10.2 ± 5.2'),
+  ('MotionMAE', 'pixels twice', 'motion/knn', '11.3 ± 9.0'),
+  ('MotionMAE', 'pixels twice', 'motion/attentive', '5.8 ± 6.5'),
+  ('pixels twice', 'pixels', 'motion/linear', '28.6 ± 3.5'),
+  ('pixels twice', 'pixels', 'motion/attentive', '15.9 ± 5.9'),
+  ('MotionMAE', 'pixels', 'motion/linear', '+38.8 ± 3.1'),
+  ('MotionMAE', 'pixels', 'motion/attentive', '+21.7 ± 11.0'),
+  ('pixels and flow', 'pixels', 'motion/linear', '+33.7 ± 1.7'),
+  ('pixels and flow', 'pixels', 'motion/attentive', '+20.4 ± 8.0'),
+  ('pixels and flow', 'pixels twice', 'motion/attentive', '4.5 ± 2.1'),
+  ('pixels and flow', 'pixels twice', 'motion/knn', '10.9 ± 2.6'),
+  ('MAM2', 'pixels', 'motion/linear', '+8.4 ± 3.1'),
+  ('MAM2', 'pixels', 'motion/attentive', '+9.6 ± 8.5'),
+  ('MME', 'pixels', 'motion/knn', '+24.3 ± 12.5'),
+  ('MME', 'pixels', 'motion/linear', '+25.0 ± 17.6'),
+  ('MME', 'pixels', 'motion/attentive', '-6.9 ± 21.4'),
+  ('pixels and differences, tubes', 'pixels', 'motion/attentive', '-0.2 ± 7.1'),
+  ('pixels', 'pixels and differences, guided masks', 'motion/linear', '5.2 ± 3.6'),
+  ('untrained', 'pixels', 'motion/linear', '+11.2 ± 3.0'),
+  ('untrained', 'pixels', 'motion/attentive', '+3.8 ± 8.4'),
+  ('differences of another clip', 'pixels', 'motion/linear', '+30.0 ± 2.5'),
+  ('differences of another clip', 'pixels', 'motion/attentive', '+15.5 ± 10.0'),
+  ('differences of another clip', 'pixels twice', 'motion/linear', '1.4 ± 3.7'),
+  ('differences of another clip', 'pixels twice', 'motion/knn', '1.5 ± 5.2'),
+  ('differences of another clip', 'pixels twice', 'motion/attentive', '-0.3 ± 5.5'),
+  ('MotionMAE', 'differences of another clip', 'motion/linear', '8.8 ± 3.7'),
+  ('MotionMAE', 'differences of another clip', 'motion/attentive', '6.1 ± 5.1'),
+  ('pixels', 'MME', 'look/linear', '10.0 ± 2.7'),
+  ('pixels', 'pixels and flow', 'look/linear', '3.0 ± 3.9'),
+  ('pixels', 'MME', 'look/attentive', '22.4 ± 2.4'),
+  ('pixels', 'MAM2', 'look/attentive', '15.9 ± 3.8'),
+  ('pixels', 'pixels and flow', 'look/attentive', '9.5 ± 6.7'),
+  ('pixels', 'MotionMAE', 'look/attentive', '9.2 ± 8.4'),
+  ('pixels', 'differences of another clip', 'look/attentive', '8.0 ± 4.9'),
+  ('pixels', 'pixels twice', 'look/attentive', '6.5 ± 5.4'),
+  ('pixels', 'pixels and differences, guided masks', 'look/attentive', '2.0 ± 1.8'),
+  ('pixels', 'MGMAE', 'look/attentive', '4.4 ± 9.7'),
 ]
 
 
-@pytest.mark.parametrize(('arm', 'other', 'probe', 'said', 'on_both'), DIFFERENCES)
-def test_differences_that_pages_name(summary, arm, other, probe, said, on_both):
+def difference(summary, one, other, measure):
   """By hand: 2.776 is Student's t of five values, two-sided, 95 %."""
-  one, two = (
-    summary['arms'][name]['measures'][f'motion/{probe}/-1']['values'] for name in (arm, other)
-  )
-  found = [100 * (a - b) for a, b in zip(one, two, strict=True)]
-  half = 2.776 * statistics.stdev(found) / math.sqrt(5)
-  sign = '+' if said.startswith('+') else ''
-  assert said == f'{sign}{statistics.mean(found):.1f} ± {half:.1f}'
-  pages = ['vmae_jax/compare/README.md', *(['README.md'] if on_both else [])]
-  for page in pages:
-    assert said in ' '.join((ROOT / page).read_text().split())
+  a, b = (summary['arms'][name]['measures'][f'{measure}/-1']['values'] for name in (one, other))
+  found = [100 * (x - y) for x, y in zip(a, b, strict=True)]
+  return f'{statistics.mean(found):.1f} ± {2.776 * statistics.stdev(found) / math.sqrt(5):.1f}'
+
+
+@pytest.mark.parametrize(('one', 'other', 'measure', 'said'), DIFFERENCES)
+def test_differences_that_the_page_names(summary, one, other, measure, said):
+  assert difference(summary, one, other, measure) == said.removeprefix('+')
+  text = ' '.join((ROOT / 'vmae_jax/compare/README.md').read_text().split())
+  assert re.search(rf'(?<![-+\d]){re.escape(said)}(?!\d)', text)
+
+
+def test_differences_that_the_front_page_names(summary):
+  text = ' '.join((ROOT / 'README.md').read_text().split())
+  for one, other in (('MotionMAE', 'pixels twice'), ('pixels twice', 'pixels')):
+    assert difference(summary, one, other, 'motion/linear') in text
