@@ -23,10 +23,17 @@ KEYS = (
   'look/attentive/-1',
 )
 
+FINE_TUNED = [f'motion of {clips} clips/fine-tuned' for clips in (82, 819, 8192)]
+
 
 @pytest.fixture
 def summary():
   return json.loads((ROOT / 'tests/compare/results/frozen.json').read_text())
+
+
+@pytest.fixture
+def finetuned():
+  return json.loads((ROOT / 'tests/compare/results/finetuned.json').read_text())
 
 
 def short(summary):
@@ -51,12 +58,13 @@ def test_tables(summary):
     assert line in page
 
 
-def test_table_of_fine_tuning():
-  found = json.loads((ROOT / 'tests/compare/results/finetuned.json').read_text())
+def test_table_of_fine_tuning(finetuned):
+  assert all(arm['seeds'] == [1, 2, 3, 4, 5] for arm in finetuned['arms'].values())
+  keys = [f'{measure}/-1' for measure in FINE_TUNED]
+  assert all(list(arm['measures']) == keys for arm in finetuned['arms'].values())
   text = (ROOT / 'vmae_jax/compare/README.md').read_text()
-  assert f'after {found["steps"]} steps from runs of seed {found["seed"]}\n' in text
-  for name, accuracies in found['arms'].items():
-    assert f'| {name} | {" | ".join(f"{100 * x:.1f}" for x in accuracies.values())} |' in text
+  for line in rows(finetuned['arms'], keys, 'measures'):
+    assert line in text
 
 
 def test_table_of_layers():
@@ -133,6 +141,21 @@ DIFFERENCES = [
   ('pixels', 'pixels twice', 'look/attentive', '6.5 ± 5.4'),
   ('pixels', 'pixels and differences, guided masks', 'look/attentive', '2.0 ± 1.8'),
   ('pixels', 'MGMAE', 'look/attentive', '4.4 ± 9.7'),
+  ('MotionMAE', 'pixels', FINE_TUNED[0], '23.0 ± 6.2'),
+  ('MotionMAE', 'pixels', FINE_TUNED[1], '26.2 ± 12.7'),
+  ('MotionMAE', 'pixels', FINE_TUNED[2], '35.6 ± 30.6'),
+  ('pixels twice', 'pixels', FINE_TUNED[0], '19.2 ± 3.4'),
+  ('pixels twice', 'pixels', FINE_TUNED[1], '24.0 ± 17.2'),
+  ('pixels twice', 'pixels', FINE_TUNED[2], '30.4 ± 31.1'),
+  ('MotionMAE', 'pixels twice', FINE_TUNED[0], '3.9 ± 8.3'),
+  ('MotionMAE', 'pixels twice', FINE_TUNED[1], '2.2 ± 9.1'),
+  ('MotionMAE', 'pixels twice', FINE_TUNED[2], '5.3 ± 5.0'),
+  ('differences of another clip', 'pixels twice', FINE_TUNED[0], '0.2 ± 4.8'),
+  ('differences of another clip', 'pixels twice', FINE_TUNED[1], '5.8 ± 8.9'),
+  ('differences of another clip', 'pixels twice', FINE_TUNED[2], '-9.5 ± 29.6'),
+  ('MotionMAE', 'differences of another clip', FINE_TUNED[0], '3.7 ± 5.5'),
+  ('MotionMAE', 'differences of another clip', FINE_TUNED[1], '-3.6 ± 8.3'),
+  ('MotionMAE', 'differences of another clip', FINE_TUNED[2], '14.8 ± 27.5'),
 ]
 
 
@@ -144,8 +167,9 @@ def difference(summary, one, other, measure):
 
 
 @pytest.mark.parametrize(('one', 'other', 'measure', 'said'), DIFFERENCES)
-def test_differences_that_the_page_names(summary, one, other, measure, said):
-  assert difference(summary, one, other, measure) == said.removeprefix('+')
+def test_differences_that_the_page_names(summary, finetuned, one, other, measure, said):
+  found = finetuned if measure in FINE_TUNED else summary
+  assert difference(found, one, other, measure) == said.removeprefix('+')
   text = ' '.join((ROOT / 'vmae_jax/compare/README.md').read_text().split())
   assert re.search(rf'(?<![-+\d]){re.escape(said)}(?!\d)', text)
 
@@ -154,3 +178,11 @@ def test_differences_that_the_front_page_names(summary):
   text = ' '.join((ROOT / 'README.md').read_text().split())
   for one, other in (('MotionMAE', 'pixels twice'), ('pixels twice', 'pixels')):
     assert difference(summary, one, other, 'motion/linear') in text
+
+
+def test_fine_tuning_on_the_front_page(finetuned):
+  text = ' '.join((ROOT / 'README.md').read_text().split())
+  for arm in ('MotionMAE', 'pixels twice', 'pixels'):
+    values = [100 * x for x in finetuned['arms'][arm]['measures'][f'{FINE_TUNED[0]}/-1']['values']]
+    half = 2.776 * statistics.stdev(values) / math.sqrt(5)
+    assert f'{arm} {statistics.mean(values):.1f} ± {half:.1f}' in text
